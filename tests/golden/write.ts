@@ -1,0 +1,57 @@
+/**
+ * Writes, for every golden LoRA case of one adapter, an adapter of this library with its logits, for verify.py to read into the real PEFT:
+ *
+ *     deno run -A tests/golden/write.ts FOLDER && python3 tests/golden/verify.py FOLDER/*
+ *
+ * @module
+ */
+import { forward } from "../../lib/adapters/forward.ts";
+import { getPeftModel } from "../../lib/adapters/inject.ts";
+import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
+import { savePretrained } from "../../lib/adapters/save.ts";
+import { openDevice } from "../../lib/device/open.ts";
+import { readJsonFile } from "../../lib/io/json.ts";
+import { openSafetensors, writeSafetensors } from "../../lib/io/safetensors.ts";
+import { createTorchRandom } from "../../lib/methods/torch-random.ts";
+import { toFloat32 } from "../../lib/tensor/convert.ts";
+import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { golden, goldenBase, peftLora } from "../adapters/bases.ts";
+import cases from "./cases.json" with { type: "json" };
+
+const SEED = 3;
+const [folder] = Deno.args;
+if (!folder) {
+  console.error("usage: deno run -A tests/golden/write.ts FOLDER");
+  Deno.exit(2);
+}
+using device = await openDevice("cpu");
+for (const { name, kind, adapters } of cases.lora) {
+  if (adapters.length) continue;
+  const record = await readJsonFile(`${golden}lora/${name}/case.json`);
+  const config = record.config as Record<string, unknown>;
+  const base = { ...await goldenBase(kind, device), source: `base/${kind}` };
+  const fresh = getPeftModel(base, peftLora(config), { seed: SEED });
+  const random = createTorchRandom(9);
+  const leaves = new Map<string, Tensor>();
+  for (const [leaf, start] of trainableLeaves(fresh)) {
+    const values = await toFloat32(start);
+    const shift = random.normal(values.length, { std: 0.15 });
+    leaves.set(leaf, tensor(values.map((x, i) => x + shift[i]), { shape: start.shape }));
+  }
+  const model = withLeaves(fresh, leaves);
+  await savePretrained(model, `${folder}/${name}`);
+  const { tensors } = await openSafetensors(`${golden}lora/${name}/expected.safetensors`);
+  const inputIds = tensors.get("in.input_ids")!, attentionMask = tensors.get("in.attention_mask")!;
+  const { logits } = await forward(model, { inputIds, attentionMask });
+  await writeSafetensors(`${folder}/${name}/outputs.safetensors`, {
+    "in.input_ids": inputIds,
+    "in.attention_mask": attentionMask,
+    "adapted.logits": logits,
+  });
+  // Where PEFT cannot read its own config, ours says the same in another way.
+  const asked = record.reload_error ? {} : { config };
+  await Deno.writeTextFile(
+    `${folder}/${name}/case.json`,
+    JSON.stringify({ kind, seed: SEED, ...asked }),
+  );
+}
