@@ -1,0 +1,78 @@
+/**
+ * The errors that this library throws. Each message says what was tried, what was found and what to do.
+ *
+ * @module
+ */
+
+/** What every error of this library extends; `code` is stable and safe to switch on. */
+export class GraftError extends Error {
+  /** A stable, machine-readable name such as `"TARGET_NOT_FOUND"`. */
+  readonly code: string;
+  /** Facts behind the message (names asked for, names found, offsets …). */
+  readonly details: Readonly<Record<string, unknown>>;
+
+  /** Makes an error with a stable code, a message and the facts behind it. */
+  constructor(code: string, message: string, details: Readonly<Record<string, unknown>> = {}) {
+    super(message);
+    this.name = new.target.name;
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** A value is unacceptable although its type is right (Python's `ValueError`). */
+export class ValueError extends GraftError {}
+
+/** A config file or a config argument is not valid: unknown or ill-typed fields, settings that contradict. */
+export class ConfigError extends ValueError {}
+
+/** A pattern of target modules matches nothing, or matches what cannot be adapted. */
+export class TargetError extends ValueError {}
+
+/** Shapes or dtypes that do not fit an operation. */
+export class ShapeError extends ValueError {}
+
+/** A file is damaged, incomplete or not what its name says. */
+export class FileError extends GraftError {}
+
+/** Weights in a checkpoint and the model they are loaded into do not fit together. */
+export class CheckpointError extends GraftError {}
+
+/** A device is missing, lost, out of memory, or refused a program. */
+export class DeviceError extends GraftError {}
+
+/** Training stopped: a loss is not finite, data is empty, a resume does not fit. */
+export class TrainingError extends GraftError {}
+
+/** A method cannot do what was asked (merge, mixed batch, this kind of layer). */
+export class UnsupportedError extends GraftError {}
+
+/**
+ * The names nearest to `name` among `known`, best first, for "did you mean" hints.
+ *
+ * @param name What was asked for.
+ * @param known What exists.
+ * @param count How many to return at most.
+ */
+export function nearestNames(name: string, known: Iterable<string>, count = 3): string[] {
+  const scored = [...new Set(known)].map((k) => ({ k, d: editDistance(name, k) }));
+  scored.sort((a, b) => a.d - b.d || (a.k < b.k ? -1 : 1));
+  const limit = Math.max(3, Math.ceil(name.length * 0.6));
+  return scored.filter((s) => s.d <= limit || s.k.includes(name)).slice(0, count).map((s) => s.k);
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      row[j] = Math.min(
+        previous[j] + 1,
+        row[j - 1] + 1,
+        previous[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1),
+      );
+    }
+    previous = row;
+  }
+  return previous[b.length];
+}
