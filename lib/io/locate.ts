@@ -1,0 +1,56 @@
+/**
+ * What a text that names a model stands for: a path, a URL or a model on the hub.
+ *
+ * @module
+ */
+import { FileError } from "../errors.ts";
+import { pathOf } from "./atomic.ts";
+
+/** Where something lies. */
+export type Place =
+  | { readonly kind: "folder"; readonly path: string }
+  | { readonly kind: "file"; readonly path: string }
+  | { readonly kind: "url"; readonly url: string }
+  | { readonly kind: "hub"; readonly id: string };
+
+/**
+ * Finds out what a source is. What exists on this machine comes first, so a folder hides a model of the same name on the hub.
+ *
+ * @param source A path, a `file:` or `http(s):` URL, or the id of a model on the hub (`organization/name`).
+ * @throws {FileError} `FILE_NOT_FOUND` where it is none of these.
+ */
+export async function locate(source: string | URL): Promise<Place> {
+  const text = String(source);
+  if (/^https?:/.test(text)) return { kind: "url", url: text };
+  const path = pathOf(source);
+  try {
+    const { isDirectory } = await Deno.stat(path);
+    return { kind: isDirectory ? "folder" : "file", path };
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) {
+      throw error;
+    }
+  }
+  const id = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
+  if (id.test(path) && !/\.(gguf|safetensors|json|bin)$/i.test(path)) {
+    return { kind: "hub", id: path };
+  }
+  throw new FileError(
+    "FILE_NOT_FOUND",
+    `${path} does not exist, and is not the id of a model on the hub (organization/name) either.`,
+    { path },
+  );
+}
+
+/** Whether a file or folder exists. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await Deno.stat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return false;
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,41 @@
+/**
+ * Files: safetensors, GGUF, checkpoint folders, the hub, tokenizers and chat templates.
+ *
+ * @module
+ */
+export { byteTokenizerFiles, type ByteTokenizerOptions } from "./byte-tokenizer.ts";
+export { applyChatTemplate, type ChatMessage, type ChatTemplateOptions } from "./chat-template.ts";
+export {
+  type Checkpoint,
+  type CheckpointSource,
+  openCheckpoint,
+  type OpenCheckpointOptions,
+} from "./checkpoint.ts";
+export { createDecodeStream, type DecodeStream } from "./decode-stream.ts";
+export { type GgufFile, openGguf } from "./gguf.ts";
+export type { GgufValue } from "./gguf-reader.ts";
+export {
+  type Download,
+  downloadFromHub,
+  type DownloadOptions,
+  type DownloadProgress,
+  type HubOptions,
+} from "./hub.ts";
+export type { JsonObject } from "./json.ts";
+export {
+  createModel,
+  loadModel,
+  type LoadModelOptions,
+  type ModelDeviceOptions,
+} from "./load-model.ts";
+export { tokenizerOf } from "./model-tokenizer.ts";
+export { renderChat } from "./render-chat.ts";
+export * from "./safetensors.ts";
+export { saveModel, type SaveModelOptions } from "./save-model.ts";
+export {
+  createTokenizer,
+  loadTokenizer,
+  type Tokenizer,
+  type TokenizerFiles,
+  type TokenizerSource,
+} from "./tokenizer.ts";

@@ -1,0 +1,205 @@
+/**
+ * `saveModel`: a model as a checkpoint folder that transformers reads.
+ *
+ * @module
+ */
+import { basename, dirname, join, resolve } from "node:path";
+import { FileError } from "../errors.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import { castTensor } from "../tensor/convert.ts";
+import { byteLength, isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { pathOf } from "./atomic.ts";
+import { wrap } from "./byte-source.ts";
+import { tokenizerOf } from "./model-tokenizer.ts";
+import { writeSafetensors } from "./safetensors.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** How to save a model. */
+export interface SaveModelOptions {
+  /** Type of the floating weights; as they are by default, and f32 for those that are block-quantized. */
+  readonly dtype?: "f32" | "f16" | "bf16";
+  /** Bytes of weights in a file at most, unless one tensor alone has more; 5 · 10⁹ by default. */
+  readonly maxShardSize?: number;
+  /** The tokenizer to save beside the model, or `false` for none; by default that of the place that the model was loaded from, if there is one. */
+  readonly tokenizer?: Tokenizer | false;
+}
+
+/** transformers' names of types in `config.json`. */
+const TORCH_DTYPES: Readonly<Record<string, string>> = {
+  f32: "float32",
+  f16: "float16",
+  bf16: "bfloat16",
+  f64: "float64",
+};
+
+/** Files of an earlier save that the new one replaces by others, or by none. */
+const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors\.index\.json$/;
+
+/**
+ * Saves a model: `config.json`, `generation_config.json` where it has one, `model.safetensors` or numbered shards with
+ * `model.safetensors.index.json`, and the tokenizer. Tied parameters are stored once.
+ *
+ * Everything is written into a folder beside the target first. A target that does not exist yet appears whole or not at all; in one that exists,
+ * the files are replaced one by one when all of them are complete, and other files stay.
+ *
+ * @param model The model; adapters are merged before (`mergeAndUnload`).
+ * @param folder Where to save it.
+ * @throws {FileError} where writing fails; the target is as it was.
+ *
+ * @example
+ * ```ts ignore
+ * import { loadModel, saveModel } from "@graft/peft";
+ * const model = await loadModel("SmolLM2-135M-Instruct.Q4_1.gguf");
+ * await saveModel(model, "smollm2/", { dtype: "f16" });
+ * ```
+ */
+export async function saveModel(
+  model: ModelGraph,
+  folder: string | URL,
+  options: SaveModelOptions = {},
+): Promise<void> {
+  const target = resolve(pathOf(folder));
+  const parameters = storedParameters(model, options.dtype);
+  const temporary = join(
+    dirname(target),
+    `.${basename(target)}.${crypto.randomUUID().slice(0, 8)}.tmp`,
+  );
+  await onDisk(target, () => Deno.mkdir(temporary, { recursive: true }));
+  try {
+    await writeWeights(temporary, parameters, options.maxShardSize ?? 5e9);
+    const files: Record<string, unknown> = { "config.json": savedConfig(model, parameters) };
+    if (Object.keys(model.generationConfig).length) {
+      files["generation_config.json"] = model.generationConfig;
+    }
+    const tokenizer = options.tokenizer ?? await ownTokenizer(model);
+    if (tokenizer) {
+      files["tokenizer.json"] = tokenizer.files.tokenizer;
+      files["tokenizer_config.json"] = tokenizer.files.config;
+    }
+    for (const [name, contents] of Object.entries(files)) {
+      await onDisk(target, () => Deno.writeTextFile(join(temporary, name), json(contents)));
+    }
+    await onDisk(target, () => moveInto(temporary, target));
+  } finally {
+    await Deno.remove(temporary, { recursive: true }).catch(() => {}); // it has moved when all went well
+  }
+}
+
+function storedParameters(
+  model: ModelGraph,
+  dtype: SaveModelOptions["dtype"],
+): Map<string, Tensor> {
+  const stored = new Map<string, Tensor>();
+  for (const [name, tensor] of model.parameters) {
+    const to = isBlockType(tensor.dtype)
+      ? dtype ?? "f32"
+      : isFloating(tensor.dtype)
+      ? dtype
+      : undefined;
+    stored.set(name, to ? castTensor(tensor, to) : tensor);
+  }
+  return stored;
+}
+
+/** The config with the type that most weights have, and without a tie that a change has cut. */
+function savedConfig(
+  model: ModelGraph,
+  parameters: ReadonlyMap<string, Tensor>,
+): Record<string, unknown> {
+  const config: Record<string, unknown> = { ...model.config };
+  const cut = Object.keys(model.architecture.tied(model.config)).some((name) =>
+    !model.tied.has(name)
+  );
+  if (cut) config.tie_word_embeddings = false;
+  const sizes = new Map<string, number>();
+  for (const { dtype, shape } of parameters.values()) {
+    sizes.set(dtype, (sizes.get(dtype) ?? 0) + sizeOf(shape));
+  }
+  const [most] = [...sizes].sort((a, b) => b[1] - a[1]).map(([dtype]) => TORCH_DTYPES[dtype]);
+  if (most) config["torch_dtype" in config ? "torch_dtype" : "dtype"] = most;
+  delete config.quantization_config;
+  return config;
+}
+
+async function writeWeights(
+  folder: string,
+  parameters: ReadonlyMap<string, Tensor>,
+  maxShardSize: number,
+): Promise<void> {
+  const metadata = { format: "pt" };
+  const shards: Map<string, Tensor>[] = [];
+  let room = 0;
+  let total = 0;
+  for (const [name, tensor] of parameters) {
+    const bytes = byteLength(tensor.dtype, tensor.shape);
+    if (shards.length === 0 || bytes > room) {
+      shards.push(new Map());
+      room = maxShardSize;
+    }
+    shards[shards.length - 1].set(name, tensor);
+    room -= bytes;
+    total += bytes;
+  }
+  if (shards.length === 1) {
+    await writeSafetensors(join(folder, "model.safetensors"), shards[0], { metadata });
+    return;
+  }
+  const number = (n: number) => String(n).padStart(5, "0");
+  const weightMap: Record<string, string> = {};
+  for (const [i, shard] of shards.entries()) {
+    const file = `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
+    await writeSafetensors(join(folder, file), shard, { metadata });
+    for (const name of shard.keys()) weightMap[name] = file;
+  }
+  const elements = [...parameters.values()].reduce((n, { shape }) => n + sizeOf(shape), 0);
+  const index = {
+    metadata: { total_parameters: elements, total_size: total },
+    weight_map: weightMap,
+  };
+  const path = join(folder, "model.safetensors.index.json");
+  await onDisk(path, () => Deno.writeTextFile(path, json(index)));
+}
+
+async function ownTokenizer(model: ModelGraph): Promise<Tokenizer | false> {
+  try {
+    return await tokenizerOf(model);
+  } catch (error) {
+    if (error instanceof FileError && error.code === "TOKENIZER_MISSING") return false;
+    throw error;
+  }
+}
+
+/** As Python writes it: keys of the outermost object in order, two spaces. */
+function json(contents: unknown): string {
+  const sorted = Object.entries(contents as object).sort(([a], [b]) => (a < b ? -1 : 1));
+  return JSON.stringify(Object.fromEntries(sorted), null, 2) + "\n";
+}
+
+async function moveInto(from: string, to: string): Promise<void> {
+  try {
+    // Onto nothing, or onto an empty folder.
+    await Deno.rename(from, to);
+    return;
+  } catch (error) {
+    if (!await Deno.stat(to).then((found) => found.isDirectory, () => false)) throw error;
+  }
+  const names = [...Deno.readDirSync(from)].map((entry) => entry.name);
+  for (const name of names) await Deno.rename(join(from, name), join(to, name));
+  for (const { name } of [...Deno.readDirSync(to)]) {
+    if (WEIGHT_FILES.test(name) && !names.includes(name)) await Deno.remove(join(to, name));
+  }
+}
+
+async function onDisk<T>(path: string, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (cause) {
+    throw wrap(
+      cause,
+      "WRITE_FAILED",
+      `${path} could not be written; check that it may be written to and has room`,
+      { path },
+    );
+  }
+}
