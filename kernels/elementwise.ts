@@ -1,0 +1,82 @@
+/**
+ * The fused elementwise kernel: any number of elementwise nodes over one index space, read from few buffers and written to one or several.
+ *
+ * @module
+ */
+import { foldWorkgroups } from "../lib/ops/kernel-rule.ts";
+import type { Value } from "../lib/ops/value.ts";
+import { sizeOf } from "../lib/tensor/dtype.ts";
+import {
+  type FusedDispatch,
+  joinSource,
+  type Leaf,
+  packQuad,
+  storeType,
+  writeExpression,
+} from "./expression.ts";
+import { workgroupNumber } from "./wgsl.ts";
+
+/** What to compute. */
+export interface ElementwiseOptions {
+  /** The values to store; all have the same number of elements. */
+  readonly roots: readonly Value[];
+  /** Gives the buffer in which a value lies, or null where the value is computed. */
+  readonly leaf: (value: Value) => Leaf | null;
+  /** Key of the leaf that the root of this number overwrites; it is read pointwise only. */
+  readonly inPlace?: ReadonlyMap<number, string>;
+  /** Invocations per workgroup. */
+  readonly workgroupSize?: number;
+  /** Quads of elements per invocation. */
+  readonly quads?: number;
+}
+
+/** Every invocation computes four neighbouring elements at a time, so that buffers are read and written as vectors. */
+export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
+  const { roots, leaf, inPlace = new Map<number, string>() } = options;
+  const total = Math.ceil(sizeOf(roots[0].shape) / 4);
+  const size = options.workgroupSize ?? 64;
+  // A loop saves on the start of invocations, but only where enough of them are left to fill a GPU.
+  const quads = options.quads ?? (total >= size * 4 * 1024 ? 4 : 1);
+  const written = new Set(inPlace.values());
+  const expression = writeExpression({ roots, leaf, name: "result", firstBinding: 0, written });
+  const bindings: FusedDispatch["bindings"][number][] = [...expression.leaves];
+  const declarations: string[] = [], stores: string[] = [];
+  roots.forEach((root, i) => {
+    const key = inPlace.get(i);
+    let variable = `output${i}`;
+    if (key !== undefined) {
+      variable = `resultLeaf${expression.leaves.findIndex((l) => l.key === key)}`;
+    } else {
+      declarations.push(
+        `@group(0) @binding(${bindings.length}) var<storage, read_write> ${variable}: array<${
+          storeType(root.dtype)
+        }>;`,
+      );
+      bindings.push({ output: i });
+    }
+    stores.push(`${variable}[q] = ${packQuad(root.dtype, roots.length === 1 ? "r" : `r.r${i}`)};`);
+  });
+  const body = ["let r = result4(q * 4u);", ...stores];
+  const first = `${workgroupNumber("group")} * ${size * quads}u + local`;
+  const main = quads === 1 ? [`let q = ${first};`, `if (q < ${total}u) {`, ...body, "}"] : [
+    `let first = ${first};`,
+    `for (var k = 0u; k < ${quads}u; k++) {`,
+    `let q = first + k * ${size}u;`,
+    `if (q < ${total}u) {`,
+    ...body,
+    "}",
+    "}",
+  ];
+  return {
+    source: joinSource([
+      expression.source,
+      ...declarations,
+      `@compute @workgroup_size(${size})`,
+      "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {",
+      ...main,
+      "}",
+    ], expression.functions),
+    bindings,
+    workgroups: foldWorkgroups(Math.ceil(total / (size * quads))),
+  };
+}

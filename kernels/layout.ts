@@ -1,0 +1,122 @@
+/**
+ * Kernels that only move elements: transposes through workgroup memory, and concatenation.
+ *
+ * @module
+ */
+import { type IndexMap, mapExpression } from "../lib/ops/index-map.ts";
+import { foldWorkgroups } from "../lib/ops/kernel-rule.ts";
+import type { ValueType } from "../lib/ops/value.ts";
+import { sizeOf } from "../lib/tensor/dtype.ts";
+import { STORAGE, workgroupNumber } from "./wgsl.ts";
+
+/** A kernel that reads binding 0 and writes binding 1. */
+export interface LayoutKernel {
+  /** WGSL with entry point `main`. */
+  readonly source: string;
+  /** Workgroups in x, y, z. */
+  readonly workgroups: readonly [number, number, number];
+}
+
+/** Side of the square tiles that a transpose goes through. */
+const TILE = 16;
+
+/**
+ * A copy whose map changes the last axis: 16 × 16 tiles are read along the input's last axis and written along the output's, so that neighbouring invocations
+ * touch neighbouring elements on both sides.
+ *
+ * @param map From the flat output index to the flat input index.
+ * @param dtype A type of 32 bits per element.
+ * @returns null where the map keeps the last axis, or the axes are too short for tiles.
+ */
+export function transposeKernel(map: IndexMap, dtype: ValueType): LayoutKernel | null {
+  const { factors } = map;
+  if (STORAGE[dtype].perWord !== 1 || factors.length < 2) return null;
+  const last = factors.length - 1;
+  const fast = factors.findIndex((f) => f.stride === 1);
+  if (fast < 0 || fast === last || factors[last].stride === 0) return null;
+  const n = factors[last].extent, m = factors[fast].extent;
+  if (n < TILE || m < TILE) return null;
+  // Worth of one count of `fast` in the output, and the other factors as the batch.
+  const place = sizeOf(factors.slice(fast + 1).map((f) => f.extent));
+  const batch = factors.filter((_, i) => i !== fast && i !== last);
+  const batchSize = sizeOf(batch.map((f) => f.extent));
+  const outputStrides = factors.map((_, i) => sizeOf(factors.slice(i + 1).map((f) => f.extent)))
+    .filter((_, i) => i !== fast && i !== last);
+  const across = Math.ceil(n / TILE), down = Math.ceil(m / TILE);
+  const { word } = STORAGE[dtype];
+  const from = mapExpression({ offset: map.offset, factors: batch }, "batch");
+  const to = mapExpression({
+    offset: 0,
+    factors: batch.map((f, i) => ({ extent: f.extent, stride: outputStrides[i] })),
+  }, "batch");
+  return {
+    source: `
+@group(0) @binding(0) var<storage, read> source: array<${word}>;
+@group(0) @binding(1) var<storage, read_write> output: array<${word}>;
+// One column more than the tile, so that a column's elements lie in different banks.
+var<workgroup> tile: array<${word}, ${TILE * (TILE + 1)}>;
+@compute @workgroup_size(${TILE}, ${TILE})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let id = ${workgroupNumber("group")};
+  let batch = id / ${across * down}u;
+  let row = ((id / ${across}u) % ${down}u) * ${TILE}u;
+  let column = (id % ${across}u) * ${TILE}u;
+  if (batch < ${batchSize}u && row + local.x < ${m}u && column + local.y < ${n}u) {
+    tile[local.y * ${TILE + 1}u + local.x] =
+      source[${from} + (row + local.x) + (column + local.y) * ${factors[last].stride}u];
+  }
+  workgroupBarrier();
+  if (batch < ${batchSize}u && row + local.y < ${m}u && column + local.x < ${n}u) {
+    output[${to} + (row + local.y) * ${place}u + column + local.x] =
+      tile[local.x * ${TILE + 1}u + local.y];
+  }
+}
+`,
+    workgroups: foldWorkgroups(batchSize * across * down),
+  };
+}
+
+/** Where a piece goes. */
+export interface PieceOptions {
+  /** Element type of piece and output. */
+  readonly dtype: ValueType;
+  /** Number of runs of neighbouring elements in the piece. */
+  readonly rows: number;
+  /** Elements of a run. */
+  readonly length: number;
+  /** Elements from one run to the next in the output. */
+  readonly pitch: number;
+  /** Elements before the first run in the output. */
+  readonly offset: number;
+}
+
+/**
+ * Copies a piece of a concatenation to its place.
+ *
+ * @returns null where runs do not begin and end between words, as they may with types of less than 32 bits.
+ */
+export function pieceKernel(options: PieceOptions): LayoutKernel | null {
+  const { dtype, rows } = options;
+  const { perWord, word } = STORAGE[dtype];
+  const words = [options.length, options.pitch, options.offset].map((n) => n / perWord);
+  if (!words.every(Number.isInteger)) return null;
+  const vector = words.every((n) => n % 4 === 0) ? 4 : 1;
+  const [length, pitch, offset] = words.map((n) => n / vector);
+  const type = vector === 4 ? `vec4<${word}>` : word;
+  const total = rows * length;
+  const size = 64;
+  return {
+    source: `
+@group(0) @binding(0) var<storage, read> source: array<${type}>;
+@group(0) @binding(1) var<storage, read_write> output: array<${type}>;
+@compute @workgroup_size(${size})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let i = ${workgroupNumber("group")} * ${size}u + local;
+  if (i < ${total}u) {
+    output[(i / ${length}u) * ${pitch}u + ${offset}u + i % ${length}u] = source[i];
+  }
+}
+`,
+    workgroups: foldWorkgroups(Math.ceil(total / size)),
+  };
+}

@@ -1,0 +1,298 @@
+/**
+ * Products of few rows with a matrix, as in decoding one token: every weight is read once and used `m` times, so the memory's speed is the limit
+ * (0.5·m FLOP per byte of an f32 weight, 4·m with 4 bits) and a tile would idle.
+ *
+ * Two layouts of the weight, two kinds of adapter:
+ * - lines are output columns ([N, K], a linear layer): on hardware neighbouring invocations read neighbouring 16-byte chunks of a
+ *   line and add up in workgroup memory; on a software adapter an invocation takes whole lines, several at a time, as each chunk of `a` that it
+ *   loads costs as much as one of the weight.
+ * - lines are steps of k ([K, N], the gradient of a linear layer): neighbours take neighbouring columns; on hardware the steps are split over the workgroup.
+ *
+ * @module
+ */
+import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { sizeOf } from "../lib/tensor/dtype.ts";
+import { type MatmulProblem, matrixIndex } from "./matmul-problem.ts";
+import { chunkWidth, declareOperand, readsFour } from "./operand.ts";
+import { workgroupNumber } from "./wgsl.ts";
+
+/** Most rows of `a` for which these kernels are meant. */
+export const VECTOR_ROWS = 4;
+
+/** Whether {@link vectorMatmul} can run a product. */
+export function isVectorProblem({ m, k, n, a, b }: MatmulProblem): boolean {
+  return m <= VECTOR_ROWS && !a.kMajor && k % 4 === 0 &&
+    (b.kMajor ? n % 4 === 0 && readsFour(b.operand) : chunkWidth(b.operand) > 0);
+}
+
+/** The product of a few rows; `software` chooses the form without workgroup memory. */
+export function vectorMatmul(
+  problem: MatmulProblem,
+  options: { readonly software: boolean },
+): Kernel {
+  const make = problem.b.kMajor
+    ? options.software ? columnsPerInvocation : columnsPerWorkgroup
+    : options.software
+    ? linesPerInvocation
+    : linesPerWorkgroup;
+  return make(problem);
+}
+
+interface Frame {
+  /** Declarations of the operands and the output. */
+  readonly declare: string;
+  readonly bindings: Kernel["dispatches"][number]["bindings"];
+  /** Statements that find the stacks of `matrix`. */
+  readonly stacks: string;
+}
+
+function frame(problem: MatmulProblem, access: "four" | "chunk", output: string): Frame {
+  const { batch, a, b } = problem;
+  const bindingsA = a.operand.bindings.length, bindingsB = b.operand.bindings.length;
+  return {
+    declare: declareOperand(a.operand, { name: "aAt", binding: 0, access: "four" }) +
+      declareOperand(b.operand, { name: "bAt", binding: bindingsA, access }) +
+      `@group(0) @binding(${
+        bindingsA + bindingsB
+      }) var<storage, read_write> output: array<${output}>;\n`,
+    bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
+    stacks: `let stackA = ${matrixIndex("matrix", batch, a)} * ${a.operand.lines}u;
+  let stackB = ${matrixIndex("matrix", batch, b)} * ${b.operand.lines}u;`,
+  };
+}
+
+const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+
+function linesPerInvocation(problem: MatmulProblem): Kernel {
+  const { m, n, k, batch, b } = problem;
+  const width = chunkWidth(b.operand), fours = width / 4;
+  const lines = n % 8 === 0 && n >= 256 ? 8 : 4;
+  const groups = Math.ceil(n / lines), total = groups * sizeOf(batch);
+  const f = frame(problem, "chunk", "f32");
+  const exact = n % lines === 0;
+  const set = range(lines).map((j) =>
+    `let line${j} = stackB + ${exact ? `column + ${j}u` : `min(column + ${j}u, ${n - 1}u)`};`
+  );
+  const sums = range(m).flatMap((i) => range(lines).map((j) => `var sum${i}x${j} = 0.0;`));
+  const load = range(m).flatMap((i) =>
+    range(fours).map((q) => `let a${i}x${q} = aAt(stackA + ${i}u, c * ${fours}u + ${q}u);`)
+  );
+  const add = range(lines).map((j) =>
+    `{ let b = bAt(line${j}, c); ${
+      range(m).map((i) =>
+        `sum${i}x${j} += ${range(fours).map((q) => `dot(a${i}x${q}, b[${q}])`).join(" + ")};`
+      ).join(" ")
+    } }`
+  );
+  const store = range(m).flatMap((i) =>
+    range(lines).map((j) =>
+      `${
+        exact ? "" : `if (column + ${j}u < ${n}u) `
+      }{ let at = (matrix * ${m}u + ${i}u) * ${n}u + column + ${j}u; output[at] = epilogue(sum${i}x${j}, at); }`
+    )
+  );
+  return {
+    variant: `vector-${lines}-lines`,
+    dispatches: [{
+      source: `${f.declare}
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let group = ${workgroupNumber("id")} * 8u + lane;
+  if (group >= ${total}u) { return; }
+  let matrix = group / ${groups}u;
+  let column = (group % ${groups}u) * ${lines}u;
+  ${f.stacks}
+  ${set.join("\n  ")}
+  ${sums.join("\n  ")}
+  for (var c = 0u; c < ${k / width}u; c++) {
+    ${load.join("\n    ")}
+    ${add.join("\n    ")}
+  }
+  ${store.join("\n  ")}
+}
+`,
+      bindings: f.bindings,
+      workgroups: foldWorkgroups(Math.ceil(total / 8)),
+      epilogue: true,
+    }],
+  };
+}
+
+function linesPerWorkgroup(problem: MatmulProblem): Kernel {
+  const { m, n, k, batch, b } = problem;
+  const width = chunkWidth(b.operand), fours = width / 4;
+  const chunks = k / width;
+  // 32 invocations on a line read 512 bytes in a row; short lines get fewer, so that all have work.
+  let lanes = 32;
+  while (lanes > 4 && lanes > chunks) lanes /= 2;
+  const lines = 128 / lanes;
+  const groups = Math.ceil(n / lines), total = groups * sizeOf(batch);
+  const f = frame(problem, "chunk", "f32");
+  return {
+    variant: `vector-workgroup-${lanes}`,
+    dispatches: [{
+      source: `${f.declare}
+var<workgroup> partial: array<f32, ${128 * m}>;
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let group = ${workgroupNumber("id")};
+  if (group >= ${total}u) { return; }
+  let matrix = group / ${groups}u;
+  let lane = thread % ${lanes}u;
+  let column = (group % ${groups}u) * ${lines}u + thread / ${lanes}u;
+  ${f.stacks}
+  let line = stackB + min(column, ${n - 1}u);
+  ${range(m).map((i) => `var sum${i} = 0.0;`).join("\n  ")}
+  for (var c = lane; c < ${chunks}u; c += ${lanes}u) {
+    let b = bAt(line, c);
+    ${
+        range(m).flatMap((i) =>
+          range(fours).map((q) =>
+            `sum${i} += dot(aAt(stackA + ${i}u, c * ${fours}u + ${q}u), b[${q}]);`
+          )
+        ).join("\n    ")
+      }
+  }
+  ${range(m).map((i) => `partial[${i * 128}u + thread] = sum${i};`).join("\n  ")}
+  for (var half = ${lanes / 2}u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) {
+      ${
+        range(m).map((i) =>
+          `partial[${i * 128}u + thread] += partial[${i * 128}u + thread + half];`
+        ).join("\n      ")
+      }
+    }
+  }
+  if (lane == 0u && column < ${n}u) {
+    ${
+        range(m).map((i) =>
+          `{ let at = (matrix * ${m}u + ${i}u) * ${n}u + column; output[at] = epilogue(partial[${
+            i * 128
+          }u + thread], at); }`
+        ).join("\n    ")
+      }
+  }
+}
+`,
+      bindings: f.bindings,
+      workgroups: foldWorkgroups(total),
+      epilogue: true,
+    }],
+  };
+}
+
+function columnsPerInvocation(problem: MatmulProblem): Kernel {
+  const { m, n, k, batch } = problem;
+  const fours = n % 8 === 0 && n >= 256 ? 2 : 1;
+  const groups = n / 4 / fours, total = groups * sizeOf(batch);
+  const f = frame(problem, "four", "vec4<f32>");
+  return {
+    variant: `vector-${4 * fours}-columns`,
+    dispatches: [{
+      source: `${f.declare}
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let group = ${workgroupNumber("id")} * 8u + lane;
+  if (group >= ${total}u) { return; }
+  let matrix = group / ${groups}u;
+  let column = (group % ${groups}u) * ${fours}u;
+  ${f.stacks}
+  ${
+        range(m).flatMap((i) => range(fours).map((j) => `var sum${i}x${j} = vec4<f32>();`))
+          .join("\n  ")
+      }
+  for (var k = 0u; k < ${k / 4}u; k++) {
+    ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
+    ${
+        range(4).flatMap((c) =>
+          range(fours).map((j) =>
+            `{ let b = bAt(stackB + k * 4u + ${c}u, column + ${j}u); ${
+              range(m).map((i) => `sum${i}x${j} += a${i}.${"xyzw"[c]} * b;`).join(" ")
+            } }`
+          )
+        ).join("\n    ")
+      }
+  }
+  ${
+        range(m).flatMap((i) =>
+          range(fours).map((j) =>
+            `{ let at = (matrix * ${m}u + ${i}u) * ${
+              n / 4
+            }u + column + ${j}u; output[at] = epilogue4(sum${i}x${j}, at * 4u); }`
+          )
+        ).join("\n  ")
+      }
+}
+`,
+      bindings: f.bindings,
+      workgroups: foldWorkgroups(Math.ceil(total / 8)),
+      epilogue: true,
+    }],
+  };
+}
+
+function columnsPerWorkgroup(problem: MatmulProblem): Kernel {
+  const { m, n, k, batch } = problem;
+  const slices = 8, across = 16;
+  const groups = Math.ceil(n / 4 / across), total = groups * sizeOf(batch);
+  const f = frame(problem, "four", "vec4<f32>");
+  return {
+    variant: "vector-workgroup-columns",
+    dispatches: [{
+      source: `${f.declare}
+var<workgroup> partial: array<vec4<f32>, ${slices * across * m}>;
+
+@compute @workgroup_size(${slices * across})
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let group = ${workgroupNumber("id")};
+  if (group >= ${total}u) { return; }
+  let matrix = group / ${groups}u;
+  let slice = thread / ${across}u;
+  let column = (group % ${groups}u) * ${across}u + thread % ${across}u;
+  ${f.stacks}
+  let place = min(column, ${n / 4 - 1}u);
+  ${range(m).map((i) => `var sum${i} = vec4<f32>();`).join("\n  ")}
+  for (var k = slice; k < ${k / 4}u; k += ${slices}u) {
+    ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
+    ${
+        range(4).map((c) =>
+          `{ let b = bAt(stackB + k * 4u + ${c}u, place); ${
+            range(m).map((i) => `sum${i} += a${i}.${"xyzw"[c]} * b;`).join(" ")
+          } }`
+        ).join("\n    ")
+      }
+  }
+  ${range(m).map((i) => `partial[${i * slices * across}u + thread] = sum${i};`).join("\n  ")}
+  for (var half = ${slices / 2}u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (slice < half) {
+      ${
+        range(m).map((i) =>
+          `partial[${i * slices * across}u + thread] += partial[${
+            i * slices * across
+          }u + thread + half * ${across}u];`
+        ).join("\n      ")
+      }
+    }
+  }
+  if (slice == 0u && column < ${n / 4}u) {
+    ${
+        range(m).map((i) =>
+          `{ let at = (matrix * ${m}u + ${i}u) * ${
+            n / 4
+          }u + column; output[at] = epilogue4(partial[${
+            i * slices * across
+          }u + thread], at * 4u); }`
+        ).join("\n    ")
+      }
+  }
+}
+`,
+      bindings: f.bindings,
+      workgroups: foldWorkgroups(total),
+      epilogue: true,
+    }],
+  };
+}

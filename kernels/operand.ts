@@ -1,0 +1,230 @@
+/**
+ * How matrix kernels read their operands, whatever these are stored as.
+ *
+ * @module
+ */
+import type { KernelDispatch } from "../lib/ops/kernel-rule.ts";
+
+/** What can be bound: an input by number, the output, a temporary. */
+export type Binding = KernelDispatch["bindings"][number];
+
+/** A block-quantized format; see `QuantizedValue` in lib/ops/matmul-quantized.ts. */
+export interface QuantizedFormat {
+  /** 4 or 8. */
+  readonly bits: 4 | 8;
+  /** Elements that share a scale, along a line. */
+  readonly block: number;
+  /** There is a buffer of offsets. */
+  readonly offsets: boolean;
+}
+
+/** What elements are stored as. */
+export type OperandFormat = "f32" | "f16" | "bf16" | QuantizedFormat;
+
+/** A stack of row-major matrices: `count · lines` lines one after the other, each of `length` elements. */
+export interface Operand {
+  /** What elements are stored as. */
+  readonly format: OperandFormat;
+  /** Lines per matrix. */
+  readonly lines: number;
+  /** Elements per line. */
+  readonly length: number;
+  /** The buffers: one, or packed, scales and offsets of a quantized operand. */
+  readonly bindings: readonly Binding[];
+  /**
+   * The lines are those of attention heads, which lie interleaved: stored as [stacks, lines, count, length], and numbered as if stored as
+   * [stacks, count, lines, length]. Not for quantized operands.
+   */
+  readonly heads?: { readonly count: number; readonly lines: number };
+}
+
+/** Whether lines can be read four elements at a time. */
+export function readsFour(operand: Operand): boolean {
+  return operand.length % 4 === 0;
+}
+
+/**
+ * Elements that one load of 16 bytes gives (8 bytes where a line or a block is not a multiple of more): what {@link chunkFunction}
+ * reads at once. 0 where lines cannot be read so.
+ */
+export function chunkWidth({ format, length }: Operand): number {
+  if (format === "f32") return length % 4 ? 0 : 4;
+  if (typeof format === "string") return length % 8 ? length % 4 ? 0 : 4 : 8;
+  return Math.min(128 / format.bits, format.block);
+}
+
+/**
+ * Declares an operand's buffers and a function that reads it.
+ *
+ * @param operand What to declare.
+ * @param options `name` prefixes the names; `binding` is the number of its first binding. With access `element` the function is
+ * `fn NAME(line: u32, at: u32) -> f32`; with `four` it is `fn NAME(line: u32, at: u32) -> vec4<f32>`, where `at` counts fours; with `chunk`
+ * it is `fn NAME(line: u32, at: u32) -> array<vec4<f32>, W / 4>` for the {@link chunkWidth} W, where `at` counts chunks. `line` counts through the
+ * whole stack.
+ */
+export function declareOperand(
+  operand: Operand,
+  options: {
+    readonly name: string;
+    readonly binding: number;
+    readonly access: "element" | "four" | "chunk";
+  },
+): string {
+  const { format } = operand;
+  if (typeof format !== "string") return declareQuantized(operand, format, options);
+  const { name, binding, access } = options;
+  const { length } = operand;
+  const row = storedLine("line", operand);
+  const head = (type: string) =>
+    `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<${type}>;\n`;
+  if (access === "element") {
+    const index = `${row} * ${length}u + at`;
+    if (format === "f32") {
+      return `${
+        head("f32")
+      }fn ${name}(line: u32, at: u32) -> f32 { return ${name}Data[${index}]; }\n`;
+    }
+    // The wanted half is moved to where the conversion expects it, which costs less than choosing between two results.
+    const half = `(word >> (16u * (i & 1u)))`;
+    return `${head("u32")}fn ${name}(line: u32, at: u32) -> f32 {
+  let i = ${index};
+  let word = ${name}Data[i >> 1u];
+  return ${format === "bf16" ? `bitcast<f32>(${half} << 16u)` : `unpack2x16float(${half}).x`};
+}
+`;
+  }
+  if (access === "chunk") {
+    const width = chunkWidth(operand);
+    const result = `array<vec4<f32>, ${width / 4}>`;
+    const signature = `fn ${name}(line: u32, at: u32) -> ${result} {`;
+    const index = `${row} * ${length / width}u + at`;
+    if (format === "f32") {
+      return `${head("vec4<f32>")}${signature} return ${result}(${name}Data[${index}]); }\n`;
+    }
+    const words = width / 2;
+    const parts = Array.from(
+      { length: width / 4 },
+      (_, i) => widen(format, `w[${2 * i}]`, `w[${2 * i + 1}]`),
+    );
+    return `${head(`vec${words}<u32>`)}${signature}
+  let w = ${name}Data[${index}];
+  return ${result}(${parts.join(", ")});
+}
+`;
+  }
+  const index = `${row} * ${length / 4}u + at`;
+  const signature = `fn ${name}(line: u32, at: u32) -> vec4<f32> {`;
+  return format === "f32"
+    ? `${head("vec4<f32>")}${signature} return ${name}Data[${index}]; }\n`
+    : `${head("vec2<u32>")}${signature}
+  let w = ${name}Data[${index}];
+  return ${widen(format, "w.x", "w.y")};
+}
+`;
+}
+
+/** WGSL expression of where a line lies, in lines. */
+function storedLine(line: string, { heads }: Operand): string {
+  if (!heads || heads.count === 1) return line;
+  const { count, lines } = heads;
+  return `((${line} / ${
+    lines * count
+  }u * ${lines}u + ${line} % ${lines}u) * ${count}u + ${line} / ${lines}u % ${count}u)`;
+}
+
+/** Four elements from the two words that hold them. */
+function widen(format: "f16" | "bf16", low: string, high: string): string {
+  return format === "f16"
+    ? `vec4<f32>(unpack2x16float(${low}), unpack2x16float(${high}))`
+    : `bitcast<vec4<f32>>(vec4<u32>(${low} << 16u, ${low} & 0xffff0000u, ${high} << 16u, ${high} & 0xffff0000u))`;
+}
+
+function declareQuantized(
+  operand: Operand,
+  format: QuantizedFormat,
+  options: {
+    readonly name: string;
+    readonly binding: number;
+    readonly access: "element" | "four" | "chunk";
+  },
+): string {
+  const { name, binding, access } = options;
+  const { bits, block, offsets } = format;
+  const { length } = operand;
+  const width = chunkWidth(operand);
+  const words = access === "chunk" ? width * bits / 32 : 1;
+  const zero = bits === 4 ? "8.0" : "128.0";
+  const mask = bits === 4 ? "15u" : "255u";
+  let text = `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<${
+    words === 1 ? "u32" : `vec${words}<u32>`
+  }>;
+@group(0) @binding(${binding + 1}) var<storage, read> ${name}Scales: array<f32>;
+`;
+  if (offsets) {
+    text += `@group(0) @binding(${binding + 2}) var<storage, read> ${name}Offsets: array<f32>;\n`;
+  }
+  // (q − zero) · scale + offset, as one product and one sum per element.
+  const scale = (elements: string) => `
+  let block = line * ${length / block}u + ${elements};
+  let scale = ${name}Scales[block];
+  let bias = ${offsets ? `${name}Offsets[block] - ` : "-"}${zero} * scale;
+`;
+  // Four elements that begin at bit `from` of a word.
+  const four = (word: string, from: string) =>
+    `vec4<f32>((vec4<u32>(${word}) >> (vec4<u32>(0u, ${bits}u, ${2 * bits}u, ${
+      3 * bits
+    }u)${from})) & vec4<u32>(${mask})) * scale + bias`;
+  switch (access) {
+    case "element": {
+      const perWord = 32 / bits;
+      return `${text}fn ${name}(line: u32, at: u32) -> f32 {${scale(`at / ${block}u`)}
+  let word = ${name}Data[line * ${length / perWord}u + at / ${perWord}u];
+  return f32((word >> (${bits}u * (at % ${perWord}u))) & ${mask}) * scale + bias;
+}
+`;
+    }
+    case "four":
+      return `${text}fn ${name}(line: u32, at: u32) -> vec4<f32> {${scale(`at / ${block / 4}u`)}
+  let word = ${name}Data[line * ${length * bits / 32}u + ${bits === 4 ? "(at >> 1u)" : "at"}];
+  return ${four("word", bits === 4 ? " + 16u * (at & 1u)" : "")};
+}
+`;
+    case "chunk": {
+      const parts = Array.from({ length: width / 4 }, (_, i) => {
+        const bit = i * 4 * bits;
+        const word = words === 1 ? "w" : `w[${bit >> 5}]`;
+        return four(word, bit & 31 ? ` + ${bit & 31}u` : "");
+      });
+      return `${text}fn ${name}(line: u32, at: u32) -> array<vec4<f32>, ${width / 4}> {${
+        scale(block === width ? "at" : `at / ${block / width}u`)
+      }
+  let w = ${name}Data[line * ${length / width}u + at];
+  return array<vec4<f32>, ${width / 4}>(${parts.join(",\n    ")});
+}
+`;
+    }
+  }
+}
+
+/**
+ * WGSL expression of the number of the matrix, in a stack whose leading dimensions broadcast to those of the output, that output matrix `index`
+ * is made from.
+ */
+export function broadcastMatrix(
+  index: string,
+  output: readonly number[],
+  operand: readonly number[],
+): string {
+  const lead = output.length - operand.length;
+  if (operand.every((d) => d === 1)) return "0u";
+  if (lead === 0 && operand.every((d, i) => d === output[i])) return index;
+  const terms: string[] = [];
+  let outer = 1, inner = 1;
+  for (let i = output.length - 1; i >= 0; i--) {
+    const d = operand[i - lead] ?? 1;
+    if (d !== 1) terms.push(`((${index} / ${outer}u) % ${d}u) * ${inner}u`);
+    outer *= output[i];
+    inner *= d;
+  }
+  return `(${terms.join(" + ")})`;
+}

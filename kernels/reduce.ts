@@ -1,0 +1,311 @@
+/**
+ * Sums and maxima over one run of neighbouring axes: [outer, reduced, inner] → [outer, inner], of any elementwise expression, and with one applied to the result.
+ *
+ * Sums are made of short sequential parts that are added in a tree, so that their error grows with the logarithm of the length.
+ *
+ * @module
+ */
+import { foldWorkgroups } from "../lib/ops/kernel-rule.ts";
+import type { Value } from "../lib/ops/value.ts";
+import { sizeOf } from "../lib/tensor/dtype.ts";
+import {
+  type FusedDispatch,
+  joinSource,
+  type Leaf,
+  writeExpression,
+  type WrittenExpression,
+} from "./expression.ts";
+import { literal, STORAGE, workgroupNumber } from "./wgsl.ts";
+
+/** What to reduce. */
+export interface ReduceOptions {
+  /** The `reduce` node; its axes are neighbours. */
+  readonly node: Value;
+  /** What is stored: the node itself, or an elementwise function of it. */
+  readonly root: Value;
+  /** Gives the buffer in which a value lies, or null where the value is computed. */
+  readonly leaf: (value: Value) => Leaf | null;
+}
+
+/** A reduction in one dispatch, or in two with a temporary between them. */
+export interface ReduceKernel {
+  /** The dispatches, in order. */
+  readonly dispatches: readonly FusedDispatch[];
+  /** Bytes of each temporary. */
+  readonly temporaries: readonly number[];
+}
+
+/** A value's dimensions around the axes that a reduction sums over. */
+export interface ReduceShape {
+  /** Product of the dimensions before. */
+  readonly outer: number;
+  /** Product of the reduced ones. */
+  readonly length: number;
+  /** Product of those behind. */
+  readonly inner: number;
+}
+
+/** The dimensions of a reduction whose axes are neighbours (axes of length 1 do not count). */
+export function reduceShape(node: Value): ReduceShape {
+  const { shape } = node.inputs[0];
+  const axes = (node.attributes.axes as readonly number[]).filter((a) => shape[a] > 1);
+  const [first, last] = [axes[0] ?? 0, axes[axes.length - 1] ?? 0];
+  return {
+    outer: sizeOf(shape.slice(0, first)),
+    length: sizeOf(shape.slice(first, last + 1)),
+    inner: sizeOf(shape.slice(last + 1)),
+  };
+}
+
+/** Invocations per workgroup. */
+const SIZE = 64;
+/** Elements that one invocation adds up in sequence before the sum goes to the next level. */
+const BLOCK = 16;
+/** Elements of a row, or rows of a column, from which on the work is split over several workgroups. */
+const SPLIT_ROW = 16384;
+const SPLIT_COLUMN = 64;
+
+/** The kernels of a reduction. */
+export function reduceKernel(options: ReduceOptions): ReduceKernel {
+  const { node, root, leaf } = options;
+  const shape = reduceShape(node);
+  const [x] = node.inputs;
+  const input = writeExpression({
+    roots: [x],
+    leaf,
+    name: "input",
+    firstBinding: 0,
+  });
+  const epilogue = (firstBinding: number) =>
+    writeExpression({
+      roots: [root],
+      parameter: node,
+      leaf: (v) => v === node ? null : leaf(v),
+      name: "finish",
+      firstBinding,
+      scalarOnly: true,
+    });
+  const chunk = chunkOf(shape);
+  if (!chunk) {
+    const finish = epilogue(input.leaves.length);
+    const last = stage({ shape, node, input, finish, root });
+    const bindings = [...input.leaves, ...finish.leaves, { output: 0 }];
+    return { dispatches: [{ ...last, bindings }], temporaries: [] };
+  }
+  // [outer, length, inner] → [outer, chunks, inner] → [outer, inner]
+  const partial = stage({ shape, node, input, chunk });
+  const { register } = STORAGE[node.dtype];
+  const again: WrittenExpression = {
+    source: [
+      `@group(0) @binding(0) var<storage, read> partial: array<${register}>;`,
+      `fn input(index: u32) -> ${register} { return partial[index]; }`,
+    ].join("\n"),
+    functions: [],
+    leaves: [],
+    pointwise: new Set(),
+  };
+  const finish = epilogue(1);
+  const last = stage({
+    shape: { ...shape, length: chunk.count },
+    node,
+    input: again,
+    scalar: true,
+    finish,
+    root,
+    first: 1,
+  });
+  return {
+    dispatches: [
+      { ...partial, bindings: [...input.leaves, { temporary: 0 }] },
+      { ...last, bindings: [{ temporary: 0 }, ...finish.leaves, { output: 0 }] },
+    ],
+    temporaries: [shape.outer * chunk.count * shape.inner * 4],
+  };
+}
+
+interface Chunk {
+  /** Number of parts. */
+  readonly count: number;
+  /** Elements of each but the last. */
+  readonly length: number;
+}
+
+/** How the reduced axis is split, so that long sums of few results keep many workgroups busy. */
+function chunkOf({ outer, length, inner }: ReduceShape): Chunk | null {
+  if (
+    inner === 1
+      ? length < SPLIT_ROW || outer >= 256
+      : length <= SPLIT_COLUMN || outer * inner >= 65536
+  ) {
+    return null;
+  }
+  const parts = inner === 1
+    ? Math.min(1024, length / (SPLIT_ROW / 4))
+    : Math.min(256, length / (SPLIT_COLUMN / 2));
+  // Whole quads, so that rows can still be read as vectors.
+  const part = Math.ceil(length / parts / 4) * 4;
+  return { count: Math.ceil(length / part), length: part };
+}
+
+interface StageOptions {
+  readonly shape: ReduceShape;
+  readonly node: Value;
+  readonly input: WrittenExpression;
+  /** The input has no function of four elements. */
+  readonly scalar?: boolean;
+  /** The part of the axis that each workgroup reduces, where there are several. */
+  readonly chunk?: Chunk;
+  /** What is applied to the result. */
+  readonly finish?: WrittenExpression;
+  readonly root?: Value;
+  /** Bindings before those of `finish`, when they are not `input`'s leaves. */
+  readonly first?: number;
+}
+
+function stage(options: StageOptions): Omit<FusedDispatch, "bindings"> {
+  const { shape, node, input, finish, root } = options;
+  const output = (options.first ?? input.leaves.length) + (finish?.leaves.length ?? 0);
+  const { register } = STORAGE[node.dtype];
+  const stored = finish ? root!.dtype : node.dtype;
+  const storedWord = STORAGE[stored];
+  if (storedWord.perWord !== 1) {
+    throw new TypeError(`A reduction cannot store ${stored}.`);
+  }
+  const sum = node.attributes.fn === "sum";
+  const text: Text = {
+    ...options,
+    register,
+    combine: (a, b) => sum ? `(${a} + ${b})` : `max(${a}, ${b})`,
+    identity: sum
+      ? literal(0, node.dtype)
+      : literal(register === "f32" ? -Infinity : register === "i32" ? -2147483648 : 0, node.dtype),
+    store: (value, index) => {
+      const v = finish ? `finish(${value}, ${index})` : value;
+      return `output[${index}] = ${stored === "bool" ? `select(0u, 1u, ${v})` : v};`;
+    },
+  };
+  const { main, workgroups } = shape.inner === 1 ? rows(text) : columns(text);
+  return {
+    source: joinSource([
+      input.source,
+      ...(finish ? [finish.source] : []),
+      `@group(0) @binding(${output}) var<storage, read_write> output: array<${storedWord.word}>;`,
+      ...main,
+    ], [...input.functions, ...(finish?.functions ?? [])]),
+    workgroups,
+  };
+}
+
+interface Text extends StageOptions {
+  readonly register: string;
+  readonly combine: (a: string, b: string) => string;
+  readonly identity: string;
+  readonly store: (value: string, index: string) => string;
+}
+
+const HEAD =
+  "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {";
+
+/** Rows of neighbouring elements: a power of two of invocations shares a row. */
+function rows(text: Text): { main: string[]; workgroups: readonly [number, number, number] } {
+  const { shape: { outer, length }, register: t, combine, identity, chunk, scalar } = text;
+  const part = chunk?.length ?? length, count = chunk?.count ?? 1;
+  const quads = !scalar && length % 4 === 0 && part % 4 === 0;
+  const units = quads ? part / 4 : part;
+  let threads = 1;
+  while (threads < 256 && threads * 8 <= units) threads *= 2;
+  const perGroup = Math.max(1, SIZE / threads);
+  const size = threads * perGroup;
+  const results = outer * count;
+  const vector = quads ? `vec4<${t}>` : t;
+  const none = quads ? `${vector}(${identity})` : identity;
+  const fold = quads
+    ? combine(combine("total.x", "total.y"), combine("total.z", "total.w"))
+    : "total";
+  const read = quads ? `input4(first + u * 4u)` : `input(first + u)`;
+  // A chunk may end before the row does, but the last one must not run over into the next row.
+  const end = chunk && count * part !== length
+    ? `min(${units}u, (${length}u - chunk * ${part}u) / ${quads ? 4 : 1}u)`
+    : `${units}u`;
+  const main = [
+    ...(threads > 1 ? [`var<workgroup> shared_: array<${t}, ${size}>;`] : []),
+    `@compute @workgroup_size(${size})`,
+    HEAD,
+    `let result = ${workgroupNumber("group")} * ${perGroup}u + local / ${threads}u;`,
+    `let lane = local % ${threads}u;`,
+    `var total = ${none};`,
+    `if (result < ${results}u) {`,
+    ...(chunk
+      ? [
+        `let chunk = result % ${count}u;`,
+        `let first = (result / ${count}u) * ${length}u + chunk * ${part}u;`,
+        `let end = ${end};`,
+      ]
+      : [`let first = result * ${length}u;`, `let end = ${end};`]),
+    // Blocks of a few elements, and then their sums.
+    `for (var b = lane; b < end; b += ${threads * BLOCK}u) {`,
+    `var block = ${none};`,
+    `for (var u = b; u < min(end, b + ${threads * BLOCK}u); u += ${threads}u) { block = ${
+      combine("block", read)
+    }; }`,
+    `total = ${combine("total", "block")};`,
+    "}",
+    "}",
+  ];
+  if (threads > 1) {
+    main.push(`shared_[local] = ${fold};`, "workgroupBarrier();");
+    for (let s = threads / 2; s >= 1; s /= 2) {
+      main.push(
+        `if (lane < ${s}u) { shared_[local] = ${
+          combine("shared_[local]", `shared_[local + ${s}u]`)
+        }; }`,
+        "workgroupBarrier();",
+      );
+    }
+    main.push(
+      `if (lane == 0u && result < ${results}u) { ${text.store("shared_[local]", "result")} }`,
+    );
+  } else {
+    main.push(`if (result < ${results}u) { ${text.store(fold, "result")} }`);
+  }
+  main.push("}");
+  return { main, workgroups: foldWorkgroups(Math.ceil(results / perGroup)) };
+}
+
+/** Columns: each invocation goes down one, or four neighbouring ones. */
+function columns(text: Text): { main: string[]; workgroups: readonly [number, number, number] } {
+  const { shape: { outer, length, inner }, register: t, combine, identity, chunk, scalar } = text;
+  const part = chunk?.length ?? length, count = chunk?.count ?? 1;
+  const quads = !scalar && inner % 4 === 0;
+  const across = quads ? inner / 4 : inner;
+  const total = outer * count * across;
+  const vector = quads ? `vec4<${t}>` : t;
+  const none = quads ? `${vector}(${identity})` : identity;
+  const read = quads ? "input4" : "input";
+  const stores = quads
+    ? ["x", "y", "z", "w"].map((c, i) => text.store(`total.${c}`, `at + ${i}u`))
+    : [text.store("total", "at")];
+  const main = [
+    `@compute @workgroup_size(${SIZE})`,
+    HEAD,
+    `let id = ${workgroupNumber("group")} * ${SIZE}u + local;`,
+    `if (id >= ${total}u) { return; }`,
+    `let column = (id % ${across}u) * ${quads ? 4 : 1}u;`,
+    `let part = id / ${across}u;`,
+    `let start = (part % ${count}u) * ${part}u;`,
+    `let end = min(${length}u, start + ${part}u);`,
+    `let first = (part / ${count}u) * ${length * inner}u + column;`,
+    `var total = ${none};`,
+    `for (var b = start; b < end; b += ${BLOCK}u) {`,
+    `var block = ${none};`,
+    `for (var r = b; r < min(end, b + ${BLOCK}u); r++) { block = ${
+      combine("block", `${read}(first + r * ${inner}u)`)
+    }; }`,
+    `total = ${combine("total", "block")};`,
+    "}",
+    `let at = part * ${inner}u + column;`,
+    ...stores,
+    "}",
+  ];
+  return { main, workgroups: foldWorkgroups(Math.ceil(total / SIZE)) };
+}

@@ -1,0 +1,71 @@
+/**
+ * `constant`: a value that is part of the program.
+ *
+ * @module
+ */
+import { sizeOf, type TypedArray } from "../tensor/dtype.ts";
+import { type OnnxContext, onnxTypeOf } from "./onnx-rule.ts";
+import { literal } from "../../kernels/wgsl.ts";
+import type { Operation } from "./operation.ts";
+import { checkShapes } from "./shapes.ts";
+import type { Graph, Value, ValueType } from "./value.ts";
+
+/**
+ * A constant. One number fills the shape; a list gives every element. Large contents belong in an input.
+ *
+ * @param graph The graph that is being traced.
+ * @param value A number, or the elements in row-major order.
+ * @param options `shape` defaults to `[]` for a number and to one dimension for a list; `dtype` to `f32`.
+ */
+export function constant(
+  graph: Graph,
+  value: number | readonly number[],
+  options: { readonly shape?: readonly number[]; readonly dtype?: ValueType } = {},
+): Value {
+  const shape = options.shape ?? (typeof value === "number" ? [] : [value.length]);
+  const spec = { shape, dtype: options.dtype ?? "f32" as const };
+  checkShapes(
+    typeof value === "number" || value.length === sizeOf(shape),
+    "constant",
+    `as many numbers as its shape holds`,
+    [spec],
+  );
+  return graph.node("constant", [], { value, shape, dtype: spec.dtype }, spec);
+}
+
+function emitConstant({ node, constant: initializer, scalar, emit, ints }: OnnxContext): string {
+  const { value } = node.attributes;
+  const type = onnxTypeOf(node.dtype);
+  if (typeof value === "number") {
+    const x = scalar(value, type);
+    return node.shape.length ? emit("Expand", [x, ints(node.shape)]) : x;
+  }
+  return initializer(arrayOf(value as readonly number[], node.dtype), node.shape, type);
+}
+
+function arrayOf(values: readonly number[], dtype: ValueType): TypedArray {
+  switch (dtype) {
+    case "i32":
+      return Int32Array.from(values);
+    case "u32":
+      return Uint32Array.from(values);
+    case "u8":
+      return Uint8Array.from(values);
+    case "bool":
+      return Uint8Array.from(values, (v) => v ? 1 : 0);
+    default:
+      return Float32Array.from(values);
+  }
+}
+
+/** The rules of `constant`. */
+export const constantOperation: Operation = {
+  name: "constant",
+  gradient: null,
+  onnx: { emit: emitConstant },
+  flops: () => 0,
+  kernel: {
+    kind: "elementwise",
+    expression: (node) => literal(node.attributes.value as number, node.dtype),
+  },
+};

@@ -1,0 +1,29 @@
+/**
+ * Functions made of primitives that architectures and methods share.
+ *
+ * @module
+ */
+import { add, max, mul } from "./binary.ts";
+import { erf, sigmoid, tanh } from "./unary.ts";
+import type { Value } from "./value.ts";
+
+/** x · sigmoid(x) */
+export function silu(x: Value): Value {
+  return mul(x, sigmoid(x));
+}
+
+/** The exact Gaussian error linear unit (Hendrycks and Gimpel, 2016, arXiv:1606.08415). */
+export function gelu(x: Value): Value {
+  return mul(mul(x, 0.5), add(erf(mul(x, Math.SQRT1_2)), 1));
+}
+
+/** Its tanh approximation, `gelu_new` of GPT-2. */
+export function geluTanh(x: Value): Value {
+  const inner = mul(add(x, mul(mul(mul(x, x), x), 0.044715)), Math.sqrt(2 / Math.PI));
+  return mul(mul(x, 0.5), add(tanh(inner), 1));
+}
+
+/** max(x, 0) */
+export function relu(x: Value): Value {
+  return max(x, 0);
+}

@@ -1,0 +1,98 @@
+/**
+ * What a program is made of: hash-consed nodes of primitive operations over shaped values.
+ *
+ * @module
+ */
+import type { ScalarType } from "../tensor/dtype.ts";
+
+/** The types that values inside a program have. */
+export type ValueType = Extract<ScalarType, "f32" | "f16" | "bf16" | "i32" | "u32" | "u8" | "bool">;
+
+/** A shape and an element type. */
+export interface Spec {
+  /** Dimensions, outermost first. */
+  readonly shape: readonly number[];
+  /** Element type. */
+  readonly dtype: ValueType;
+}
+
+/** Plain data that belongs to a node beside its inputs; part of its identity. */
+export type Attribute =
+  | string
+  | number
+  | boolean
+  | null
+  | readonly Attribute[]
+  | { readonly [key: string]: Attribute };
+
+/** Attributes by name. */
+export type Attributes = Readonly<Record<string, Attribute>>;
+
+/**
+ * One node of a program: an operation, its inputs and its attributes. Within one {@link Graph} two nodes of the same operation,
+ * inputs and attributes are the same object.
+ */
+export interface Value extends Spec {
+  /** Position in the graph's creation order; inputs always have lower numbers. */
+  readonly id: number;
+  /** Name of the primitive in the registry of operations. */
+  readonly op: string;
+  /** What the operation reads. */
+  readonly inputs: readonly Value[];
+  /** Attributes of the operation. */
+  readonly attributes: Attributes;
+  /** The graph that the node belongs to. */
+  readonly graph: Graph;
+}
+
+/**
+ * Where nodes are interned while a function is traced. It grows only; a finished {@link Program} keeps
+ * the nodes that its outputs reach.
+ */
+export interface Graph {
+  /** Gives the node of this operation, making it when it does not exist yet. */
+  node(op: string, inputs: readonly Value[], attributes: Attributes, spec: Spec): Value;
+}
+
+/** Makes an empty graph. */
+export function createGraph(): Graph {
+  const nodes = new Map<string, Value>();
+  const graph: Graph = {
+    node(op, inputs, attributes, spec) {
+      const key = `${op}(${inputs.map((v) => v.id).join(",")})${stringify(attributes)}`;
+      const known = nodes.get(key);
+      if (known) return known;
+      for (const v of inputs) {
+        if (v.graph !== graph) {
+          throw new TypeError(
+            `The inputs of ${op} come from two traces. Use a value only inside the function that is being traced.`,
+          );
+        }
+      }
+      const value: Value = {
+        id: nodes.size,
+        op,
+        inputs: Object.freeze([...inputs]),
+        attributes,
+        shape: Object.freeze([...spec.shape]),
+        dtype: spec.dtype,
+        graph,
+      };
+      nodes.set(key, value);
+      return value;
+    },
+  };
+  return graph;
+}
+
+/** Attributes as text with sorted keys, so that equal attributes give equal text. */
+export function stringify(attribute: Attribute): string {
+  if (attribute === null || typeof attribute !== "object") {
+    return Object.is(attribute, -0) ? "-0" : typeof attribute === "number"
+      ? String(attribute) // JSON has no infinity
+      : JSON.stringify(attribute);
+  }
+  if (Array.isArray(attribute)) return `[${attribute.map(stringify).join(",")}]`;
+  const entries = Object.entries(attribute).sort(([a], [b]) => (a < b ? -1 : 1));
+  return `{${entries.map(([k, v]) => `${k}:${stringify(v)}`).join(",")}}`;
+}
