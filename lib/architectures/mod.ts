@@ -1,0 +1,33 @@
+/**
+ * The registry of architectures. Another family is a file in this folder and a line here.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../errors.ts";
+import type { Architecture, ModelConfig } from "../model/architecture.ts";
+import { gpt2 } from "./gpt2.ts";
+import { llama } from "./llama.ts";
+
+/** All architectures that the library brings. */
+export const ARCHITECTURES: readonly Architecture[] = [gpt2, llama];
+
+/**
+ * The architecture for a config.
+ *
+ * @throws {UnsupportedError} where no architecture serves its `model_type`.
+ */
+export function architectureOf(
+  config: ModelConfig,
+  architectures: readonly Architecture[] = ARCHITECTURES,
+): Architecture {
+  const found = architectures.find((a) => a.modelTypes.includes(config.model_type as string));
+  if (!found) {
+    throw new UnsupportedError(
+      "ARCHITECTURE_UNKNOWN",
+      `No architecture serves the model_type ${JSON.stringify(config.model_type)}; known are ${
+        architectures.flatMap((a) => a.modelTypes).join(", ")
+      }.`,
+    );
+  }
+  return found;
+}

@@ -1,0 +1,168 @@
+/**
+ * Frequencies of rotary position embeddings and the ways to stretch them over longer sequences.
+ *
+ * @module
+ */
+import { ConfigError } from "../errors.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import type { HostInputs, ModelConfig } from "../model/architecture.ts";
+
+/** The `rope_scaling` (or newer `rope_parameters`) entry of a config, with the base frequency. */
+export interface RopeConfig {
+  /** Kind of scaling. */
+  readonly type: string;
+  /** Base of the frequencies. */
+  readonly theta: number;
+  /** Size of what is rotated. */
+  readonly size: number;
+  /** The other entries as they stand in the config. */
+  readonly parameters: Readonly<Record<string, unknown>>;
+  /** `max_position_embeddings`. */
+  readonly maxPositions: number;
+}
+
+/** Reads the rotary settings of a config in its older and newer spelling. */
+export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
+  const parameters = (config.rope_parameters ?? config.rope_scaling ?? {}) as Readonly<
+    Record<string, unknown>
+  >;
+  const partial = (parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1) as number;
+  return {
+    type: (parameters.rope_type ?? parameters.type ?? "default") as string,
+    theta: (parameters.rope_theta ?? config.rope_theta ?? 10000) as number,
+    size: Math.floor(headSize * partial),
+    parameters,
+    maxPositions: (config.max_position_embeddings ?? 2048) as number,
+  };
+}
+
+/**
+ * Frequencies (radians per position, one for each pair) and the factor on cosine and sine.
+ *
+ * The kinds: `default`; `linear` (Chen et al., 2023, arXiv:2306.15595); `dynamic` NTK scaling; `yarn` (Peng et al., 2023,
+ * arXiv:2309.00071); `llama3` (Llama 3.1); `longrope` (Ding et al., 2024, arXiv:2402.13753).
+ *
+ * @param rope Settings.
+ * @param length Length of the whole sequence, which `dynamic` and `longrope` depend on.
+ */
+export function ropeFrequencies(
+  rope: RopeConfig,
+  length: number,
+): { readonly frequencies: Float64Array; readonly factor: number } {
+  const { size, theta, parameters: p, maxPositions } = rope;
+  const number = (name: string, otherwise?: number): number => {
+    const value = p[name] ?? otherwise;
+    if (typeof value !== "number") {
+      throw new ConfigError(
+        "ROPE_PARAMETER",
+        `RoPE scaling of type "${rope.type}" needs the number "${name}" in rope_scaling; found ${
+          JSON.stringify(p)
+        }.`,
+      );
+    }
+    return value;
+  };
+  const plain = (base: number) =>
+    Float64Array.from({ length: size / 2 }, (_, i) => base ** (-2 * i / size));
+  switch (rope.type) {
+    case "default":
+      return { frequencies: plain(theta), factor: 1 };
+    case "linear": {
+      const factor = number("factor");
+      return { frequencies: plain(theta).map((f) => f / factor), factor: 1 };
+    }
+    case "dynamic": {
+      const original = number("original_max_position_embeddings", maxPositions);
+      const factor = number("factor");
+      const n = Math.max(length, original);
+      const base = theta * ((factor * n / original) - (factor - 1)) ** (size / (size - 2));
+      return { frequencies: plain(base), factor: 1 };
+    }
+    case "llama3": {
+      const factor = number("factor"),
+        low = number("low_freq_factor"),
+        high = number("high_freq_factor");
+      const original = number("original_max_position_embeddings");
+      return {
+        frequencies: plain(theta).map((f) => {
+          const wavelength = 2 * Math.PI / f;
+          if (wavelength < original / high) return f;
+          if (wavelength > original / low) return f / factor;
+          const smooth = (original / wavelength - low) / (high - low);
+          return (1 - smooth) * f / factor + smooth * f;
+        }),
+        factor: 1,
+      };
+    }
+    case "yarn": {
+      const original = number("original_max_position_embeddings", maxPositions);
+      const factor = number("factor", maxPositions / original);
+      const magnitude = (scale: number, m: number) =>
+        scale <= 1 ? 1 : 0.1 * m * Math.log(scale) + 1;
+      const mscale = p.mscale as number | undefined,
+        mscaleAll = p.mscale_all_dim as number | undefined;
+      const attention = (p.attention_factor as number | undefined) ??
+        (mscale && mscaleAll
+          ? magnitude(factor, mscale) / magnitude(factor, mscaleAll)
+          : magnitude(factor, 1));
+      const dimension = (rotations: number) =>
+        size * Math.log(original / (rotations * 2 * Math.PI)) / (2 * Math.log(theta));
+      const truncate = p.truncate !== false;
+      let low = dimension(number("beta_fast", 32)), high = dimension(number("beta_slow", 1));
+      if (truncate) [low, high] = [Math.floor(low), Math.ceil(high)];
+      low = Math.max(low, 0);
+      high = Math.min(high, size - 1);
+      if (low === high) high += 0.001;
+      return {
+        frequencies: plain(theta).map((f, i) => {
+          const ramp = Math.min(1, Math.max(0, (i - low) / (high - low)));
+          return (f / factor) * ramp + f * (1 - ramp);
+        }),
+        factor: attention,
+      };
+    }
+    case "longrope": {
+      const original = number("original_max_position_embeddings", maxPositions);
+      const factor = p.factor as number | undefined ?? maxPositions / original;
+      const list = (length > original ? p.long_factor : p.short_factor) as
+        | readonly number[]
+        | undefined;
+      if (!Array.isArray(list) || list.length !== size / 2) {
+        throw new ConfigError(
+          "ROPE_PARAMETER",
+          `RoPE scaling of type "longrope" needs long_factor and short_factor with ${
+            size / 2
+          } numbers each.`,
+        );
+      }
+      const attention = (p.attention_factor as number | undefined) ??
+        (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original)));
+      return { frequencies: plain(theta).map((f, i) => f / list[i]), factor: attention };
+    }
+    default:
+      throw new ConfigError(
+        "ROPE_TYPE",
+        `RoPE scaling of type "${rope.type}" is not known; known are default, linear, dynamic, yarn, llama3 and longrope.`,
+      );
+  }
+}
+
+/** Cosines and sines [B, T, size / 2] at the given positions, computed on the host in double precision. */
+export function ropeTables(
+  rope: RopeConfig,
+  inputs: HostInputs,
+): Readonly<Record<"rope.cos" | "rope.sin", Tensor>> {
+  const { frequencies, factor } = ropeFrequencies(rope, inputs.length);
+  const half = frequencies.length, n = inputs.positions.length;
+  const cos = new Float32Array(n * half), sin = new Float32Array(n * half);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < half; j++) {
+      // transformers rounds frequencies and angles to single precision, and outputs are compared with its own.
+      const angle = Math.fround(inputs.positions[i] * Math.fround(frequencies[j]));
+      cos[i * half + j] = Math.cos(angle) * factor;
+      sin[i * half + j] = Math.sin(angle) * factor;
+    }
+  }
+  const shape = [...inputs.shape, half];
+  return { "rope.cos": tensor(cos, { shape }), "rope.sin": tensor(sin, { shape }) };
+}
