@@ -1,0 +1,105 @@
+/**
+ * What a PEFT method has to say about itself.
+ *
+ * @module
+ */
+import type { ForwardPass } from "../model/forward-pass.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import type { Site, SiteKind } from "../model/site.ts";
+import type { Value } from "../ops/value.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { PeftConfig } from "./config.ts";
+import type { TorchRandom } from "./torch-random.ts";
+
+/** Tensors of one site by leaf name, such as `lora_A`. */
+export type Leaves = Readonly<Record<string, Tensor>>;
+
+/** What one adapter holds for one site. */
+export interface SiteLeaves {
+  /** Trained leaves, which are saved. */
+  readonly leaves: Leaves;
+  /** Fixed ones that follow from the base and the config, and are computed again on load. */
+  readonly frozen: Leaves;
+  /** Leaves that are the transpose of another site's, which holds them (tied embeddings). */
+  readonly tied?: Readonly<Record<string, { readonly path: string; readonly leaf: string }>>;
+}
+
+/** What a method gets to make the leaves of one site. */
+export interface InitContext<C extends PeftConfig> {
+  /** The site. */
+  readonly site: Site;
+  /** The adapter's config, complete. */
+  readonly config: C;
+  /** The base model. */
+  readonly model: ModelGraph;
+  /** Random numbers as torch's global generator gives them, in the order of the sites. */
+  readonly random: TorchRandom;
+  /** The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out]. */
+  weight(): Promise<Float32Array>;
+}
+
+/** What a method gets to trace one site. */
+export interface SiteContext<C extends PeftConfig> {
+  /** The pass that is being traced, for dropout and the base's weights. */
+  readonly pass: ForwardPass;
+  /** The site. */
+  readonly site: Site;
+  /** The adapter's config, complete. */
+  readonly config: C;
+  /** Leaves as values: trained and frozen ones, in f32. */
+  readonly leaves: Readonly<Record<string, Value>>;
+  /** Factor on the adapter's own scaling, 1 unless the caller asked for another. */
+  readonly multiplier: number;
+}
+
+/** What a method gets in the forward pass of one site. */
+export interface ForwardContext<C extends PeftConfig> extends SiteContext<C> {
+  /** What goes into the site: [..., in], or token ids for an embedding. */
+  readonly x: Value;
+  /** What came out so far: the base's output and the parts of adapters that are active before this one. */
+  readonly result: Value;
+  /** Runs the site without any adapter on any input. */
+  base(x: Value): Value;
+}
+
+/** What a method gets to merge one site. */
+export interface MergeContext<C extends PeftConfig> extends SiteContext<C> {
+  /** The weight in f32, as the layer stores it. */
+  readonly weight: Value;
+  /** The bias, where the layer has one. */
+  readonly bias?: Value;
+}
+
+/** One PEFT method. Registering one from outside is the same call that the library itself uses. */
+// deno-lint-ignore no-explicit-any -- a registry holds methods of different configs
+export interface PeftMethod<C extends PeftConfig = any> {
+  /** PEFT's name of the method, such as `LORA`. */
+  readonly peftType: string;
+  /** What the keys of its leaves start with, such as `lora_`. */
+  readonly prefix: string;
+  /** Completes and checks a config in camelCase. Throws `ConfigError`. */
+  parseConfig(config: unknown): C;
+  /** Kinds of sites that it can adapt. */
+  readonly siteKinds: readonly SiteKind[];
+  /** Suffixes of target modules by `model_type`, for configs that name none. */
+  readonly defaultTargets: Readonly<Record<string, readonly string[]>>;
+  /** Shapes of the trained leaves of one site; known before anything is computed. */
+  leafShapes(config: C, site: Site): Readonly<Record<string, readonly number[]>>;
+  /** Shapes of the fixed leaves of one site; without it there are none. */
+  frozenShapes?(config: C, site: Site): Readonly<Record<string, readonly number[]>>;
+  /**
+   * Which leaves of a linear head are the transposes of which leaves of the embedding that it is tied to (`ensureWeightTying`), such as
+   * `lora_A` of `lora_embedding_B`; a method without it cannot tie.
+   */
+  readonly tiedLeaves?: Readonly<Record<string, string>>;
+  /** Makes the leaves of one site. */
+  init(context: InitContext<C>): Promise<SiteLeaves>;
+  /** Only the fixed leaves, for an adapter that is being loaded; `null` where there are none. */
+  frozen?(context: InitContext<C>): Promise<Leaves>;
+  /** Traces the site with the adapter. */
+  forward(context: ForwardContext<C>): Value;
+  /** Traces the merged weights; absent where a method cannot be merged. */
+  merge?(context: MergeContext<C>): { readonly weight: Value; readonly bias?: Value };
+  /** The end of a leaf's checkpoint key, such as `lora_A.weight`, after the module path. */
+  keyOf(leaf: string, site: Site): string;
+}

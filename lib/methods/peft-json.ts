@@ -1,0 +1,126 @@
+/**
+ * `adapter_config.json`: configs as PEFT writes and reads them.
+ *
+ * @module
+ */
+import { ConfigError } from "../errors.ts";
+import { jsonName, type PeftConfig, unknownFields } from "./config.ts";
+import { defaultMethods, methodEntryOf, type MethodRegistry } from "./mod.ts";
+
+/** Which methods exist. */
+export interface PeftJsonOptions {
+  /** The library's own methods by default. */
+  readonly registry?: MethodRegistry;
+}
+
+/**
+ * A config as the text of an `adapter_config.json`, byte for byte as PEFT 0.21 writes the same fields: sorted keys, two
+ * spaces, no newline at the end, and `inference_mode` always true. (Lists that are sets in Python have no order there.)
+ *
+ * @param config A complete config, of a registered method.
+ * @throws {UnsupportedError} where its method is not registered.
+ *
+ * @example
+ * ```ts
+ * import { loraConfig, toPeftJson } from "@graft/peft";
+ * const json = toPeftJson(loraConfig({ r: 4, targetModules: ["q_proj", "v_proj"] }));
+ * console.log(JSON.parse(json).lora_alpha); // 8
+ * ```
+ */
+export function toPeftJson(config: PeftConfig, options: PeftJsonOptions = {}): string {
+  const schema = methodEntryOf(config.peftType, options.registry).config;
+  const floats = new Set(schema.floats);
+  const fields = Object.keys(schema.fields).map((name): [string, unknown, boolean] => [
+    jsonName(schema, name),
+    name === "inferenceMode" ? true : config[name as keyof PeftConfig],
+    floats.has(name),
+  ]);
+  const lines = fields.sort(byKey).map(([key, value, float]) =>
+    `  ${quote(key)}: ${
+      typeof value === "number" ? pythonNumber(value, float) : write(value, "  ")
+    }`
+  );
+  return `{\n${lines.join(",\n")}\n}`;
+}
+
+/**
+ * Reads the contents of an `adapter_config.json`.
+ *
+ * @param json The parsed file. Fields that it lacks, as those of older releases of PEFT do, take their defaults. `runtime_config`, which
+ * belongs to a process and not to an adapter, is left out, as in PEFT.
+ * @throws {ConfigError} for a field that the method does not have, for an ill-typed one, and where `peft_type` is missing.
+ * @throws {UnsupportedError} for a method that is not registered, and for settings that are not supported.
+ *
+ * @example
+ * ```ts
+ * import { fromPeftJson, type LoraConfig } from "@graft/peft";
+ * const config = fromPeftJson({ peft_type: "LORA", r: 4, target_modules: ["q_proj"] }) as LoraConfig;
+ * console.log(config.r, config.loraAlpha); // 4 8
+ * ```
+ */
+export function fromPeftJson(
+  json: Readonly<Record<string, unknown>>,
+  options: PeftJsonOptions = {},
+): PeftConfig {
+  const { registry = defaultMethods } = options;
+  const { peft_type: peftType } = json;
+  if (typeof peftType !== "string") {
+    throw new ConfigError(
+      "CONFIG_PEFT_TYPE",
+      `An adapter_config.json must name its method as peft_type, one of ${
+        [...registry.keys()].join(", ")
+      }; found ${JSON.stringify(peftType) ?? "no such field"}.`,
+    );
+  }
+  const { config: schema, method } = methodEntryOf(peftType, registry);
+  const names = new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
+  const given = Object.entries(json).filter(([key]) => key !== "runtime_config");
+  const unknown = given.map(([key]) => key).filter((key) => !names.has(key));
+  if (unknown.length) throw unknownFields(schema, unknown, [...names.keys()]);
+  return method.parseConfig(
+    Object.fromEntries(given.map(([key, value]) => [names.get(key), value])),
+  );
+}
+
+function byKey([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...unknown[]]): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+/** A value as `json.dumps(…, indent=2, sort_keys=True)` writes it. */
+function write(value: unknown, indent: string): string {
+  if (typeof value === "string") return quote(value);
+  if (typeof value === "number") return pythonNumber(value, false);
+  if (typeof value !== "object" || value === null) return JSON.stringify(value ?? null);
+  const inner = `${indent}  `;
+  const [open, close, items] = Array.isArray(value)
+    ? ["[", "]", value.map((item) => write(item, inner))]
+    : [
+      "{",
+      "}",
+      Object.entries(value).sort(byKey).map(([k, v]) => `${quote(k)}: ${write(v, inner)}`),
+    ];
+  if (items.length === 0) return open + close;
+  return `${open}\n${items.map((item) => inner + item).join(",\n")}\n${indent}${close}`;
+}
+
+/** A string in quotes, with everything outside ASCII escaped, as Python does by default. */
+function quote(text: string): string {
+  return JSON.stringify(text).replace(
+    /[\u007f-\uffff]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** A number as Python prints an int or a float: exponents from 1e16 on and below 1e-4, with two digits at least. */
+function pythonNumber(value: number, float: boolean): string {
+  const magnitude = Math.abs(value);
+  const whole = Number.isInteger(value);
+  if (whole && !float && Number.isSafeInteger(value)) return String(value);
+  if (magnitude !== 0 && (magnitude < 1e-4 || magnitude >= 1e16)) {
+    return value.toExponential().replace(
+      /e([+-])(\d+)$/,
+      (_, sign, digits) => `e${sign}${digits.padStart(2, "0")}`,
+    );
+  }
+  return Object.is(value, -0) ? "-0.0" : whole ? `${value}.0` : String(value);
+}

@@ -1,0 +1,175 @@
+/**
+ * Random numbers as torch's CPU generator gives them, so that an adapter starts with the values that it has in Python after
+ * `torch.manual_seed`. The generator is the Mersenne Twister MT19937 (Matsumoto and Nishimura, 1998).
+ *
+ * @module
+ */
+import { ValueError } from "../errors.ts";
+
+/**
+ * A stream of random numbers. Each call moves it on; made anew from the same seed it gives the same numbers. It belongs to one initialization
+ * and is not shared.
+ */
+export interface TorchRandom {
+  /** Uniform in [low, high), as `tensor.uniform_` of a float32 tensor of this size. */
+  uniform(
+    size: number,
+    range?: { readonly low?: number; readonly high?: number },
+  ): Float32Array<ArrayBuffer>;
+  /** Normal, as `tensor.normal_` and `torch.randn` of a float32 tensor of this size. */
+  normal(
+    size: number,
+    parameters?: { readonly mean?: number; readonly std?: number },
+  ): Float32Array<ArrayBuffer>;
+  /** A permutation of 0 … size − 1, as `torch.randperm`. */
+  permutation(size: number): Int32Array<ArrayBuffer>;
+  /** Moves on as `uniform(size)` would, without making the numbers. */
+  skip(size: number): void;
+}
+
+const LENGTH = 624, MIDDLE = 397;
+
+/**
+ * Random numbers as after `torch.manual_seed(seed)`.
+ *
+ * @param seed A whole number; as in torch, only its lower 32 bits count.
+ * @throws {ValueError} for anything else.
+ *
+ * @example
+ * ```ts no-eval
+ * console.log(createTorchRandom(0).uniform(2)); // torch.manual_seed(0); torch.rand(2): [0.4963, 0.7682]
+ * ```
+ */
+export function createTorchRandom(seed: number): TorchRandom {
+  if (!Number.isSafeInteger(seed)) {
+    throw new ValueError("SEED", `A seed must be a whole number; found ${seed}.`, { seed });
+  }
+  const state = new Int32Array(LENGTH);
+  state[0] = Number(BigInt.asIntN(32, BigInt(seed)));
+  for (let i = 1; i < LENGTH; i++) {
+    const x = state[i - 1] ^ (state[i - 1] >>> 30);
+    state[i] = Math.imul(1812433253, x) + i;
+  }
+  let next = LENGTH;
+  // The second of a pair of normal numbers waits here for the next small tensor.
+  let spare: number | undefined;
+
+  function refill(): void {
+    for (let i = 0; i < LENGTH - MIDDLE; i++) {
+      state[i] = state[i + MIDDLE] ^ twist(state[i], state[i + 1]);
+    }
+    for (let i = LENGTH - MIDDLE; i < LENGTH - 1; i++) {
+      state[i] = state[i + MIDDLE - LENGTH] ^ twist(state[i], state[i + 1]);
+    }
+    state[LENGTH - 1] = state[MIDDLE - 1] ^ twist(state[LENGTH - 1], state[0]);
+    next = 0;
+  }
+
+  function bits32(): number {
+    if (next === LENGTH) refill();
+    return temper(state[next++]);
+  }
+
+  /** Fills a part of an array with 24-bit uniform numbers. */
+  function fill(out: Float32Array, begin: number): void {
+    for (let i = begin; i < out.length;) {
+      if (next === LENGTH) refill();
+      const end = Math.min(out.length, i + LENGTH - next);
+      while (i < end) out[i++] = (temper(state[next++]) & 0xffffff) * 2 ** -24;
+    }
+  }
+
+  /** A uniform number of 53 bits. */
+  function double(): number {
+    const high = bits32() & 0x1fffff;
+    return (high * 2 ** 32 + (bits32() >>> 0)) * 2 ** -53;
+  }
+
+  function smallNormal(): number {
+    if (spare !== undefined) {
+      const value = spare;
+      spare = undefined;
+      return value;
+    }
+    const angle = 2 * Math.PI * double();
+    const radius = Math.sqrt(-2 * Math.log1p(-double()));
+    spare = radius * Math.sin(angle);
+    return radius * Math.cos(angle);
+  }
+
+  return {
+    uniform(size, { low = 0, high = 1 } = {}) {
+      const out = new Float32Array(size);
+      fill(out, 0);
+      const from = Math.fround(low), width = Math.fround(Math.fround(high) - from);
+      // One rounding for both steps, as in a fused multiply-add.
+      if (from !== 0 || width !== 1) {
+        for (let i = 0; i < size; i++) {
+          out[i] = out[i] * width + from;
+        }
+      }
+      return out;
+    },
+    normal(size, { mean = 0, std = 1 } = {}) {
+      const out = new Float32Array(size);
+      if (size < 16) {
+        for (let i = 0; i < size; i++) out[i] = smallNormal() * std + mean;
+        return out;
+      }
+      fill(out, 0);
+      const scale = { mean: Math.fround(mean), std: Math.fround(std) };
+      for (let i = 0; i + 16 <= size; i += 16) boxMuller(out, i, scale);
+      if (size % 16) {
+        // What does not fill a block of 16 is made with the last 16, all from new numbers.
+        fill(out, size - 16);
+        boxMuller(out, size - 16, scale);
+      }
+      return out;
+    },
+    permutation(size) {
+      const out = Int32Array.from({ length: size }, (_, i) => i);
+      for (let i = 0; i < size - 1; i++) {
+        const j = i + (bits32() >>> 0) % (size - i);
+        [out[i], out[j]] = [out[j], out[i]];
+      }
+      return out;
+    },
+    skip(size) {
+      for (let left = size; left > 0;) {
+        if (next === LENGTH) refill();
+        const step = Math.min(left, LENGTH - next);
+        next += step;
+        left -= step;
+      }
+    },
+  };
+}
+
+function twist(a: number, b: number): number {
+  const x = (a & 0x80000000) | (b & 0x7fffffff);
+  return (x >>> 1) ^ (b & 1 ? 0x9908b0df : 0);
+}
+
+function temper(x: number): number {
+  x ^= x >>> 11;
+  x ^= (x << 7) & 0x9d2c5680;
+  x ^= (x << 15) & 0xefc60000;
+  return x ^ (x >>> 18);
+}
+
+const TWO_PI = Math.fround(2 * Math.PI);
+
+/** Turns 16 uniform numbers into normal ones: 8 radii, then 8 angles (Box and Muller, 1958), rounded to float32 at each step as torch does. */
+function boxMuller(
+  out: Float32Array,
+  begin: number,
+  { mean, std }: { readonly mean: number; readonly std: number },
+): void {
+  const { fround } = Math;
+  for (let i = begin; i < begin + 8; i++) {
+    const radius = fround(Math.sqrt(fround(-2 * fround(Math.log(1 - out[i])))));
+    const angle = fround(TWO_PI * out[i + 8]);
+    out[i] = fround(radius * fround(Math.cos(angle))) * std + mean;
+    out[i + 8] = fround(radius * fround(Math.sin(angle))) * std + mean;
+  }
+}

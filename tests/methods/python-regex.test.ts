@@ -1,0 +1,49 @@
+import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { ConfigError } from "../../lib/errors.ts";
+import { pythonRegExp } from "../../lib/methods/python-regex.ts";
+
+Deno.test("Python's expressions match whole texts", () => {
+  const cases: [string, string, boolean][] = [
+    ["q_proj", "q_proj", true],
+    ["q_proj", "x.q_proj", false],
+    ["q|v", "qv", false],
+    [String.raw`.*\.(?P<part>q|v)_proj`, "model.layers.0.self_attn.v_proj", true],
+    [String.raw`(?P<a>ab?)\.(?P=a)`, "ab.ab", true],
+    [String.raw`(?P<a>ab?)\.(?P=a)`, "ab.a", false],
+    [String.raw`layers\.\d{,2}\.x`, "layers.12.x", true],
+    [String.raw`layers\.\d{,2}\.x`, "layers.123.x", false],
+    ["(?i)Q_PROJ", "q_proj", true],
+    ["(?i:Q)_PROJ", "q_proj", false],
+    ["(?#which)q", "q", true],
+    [String.raw`\Aq\Z`, "q", true],
+    ["[]x]+", "]x]", true],
+    ["[^]x]+", "ab", true],
+    [String.raw`[\].]+`, ".].", true],
+    ["(?:(?:.*embed|^m$)|^model$)", "model", true],
+    ["(?!.*q_proj).*_proj", "a.v_proj", true],
+    ["(?!.*q_proj).*_proj", "a.q_proj", false],
+    ["", "", true],
+  ];
+  for (const [pattern, text, matches] of cases) {
+    assertEquals(pythonRegExp(pattern).test(text), matches, `${pattern} on ${text}`);
+  }
+});
+
+Deno.test("what JavaScript lacks is refused with its name", () => {
+  const cases: [string, string][] = [
+    ["(?x) q", "verbose"],
+    ["(?>a)b", "atomic"],
+    ["a++", "possessive"],
+    ["(a)?(?(1)b|c)", "conditions"],
+    ["a(?i)b", "at the start"],
+    [String.raw`\q`, "no meaning"],
+    ["(a", "group"],
+    ["a\\", "backslash"],
+    ["*", "repeat"],
+  ];
+  for (const [pattern, reason] of cases) {
+    const error = assertThrows(() => pythonRegExp(pattern), ConfigError);
+    assertStringIncludes(error.message, reason);
+    assert(error.message.includes(JSON.stringify(pattern)));
+  }
+});
