@@ -1,0 +1,192 @@
+/**
+ * `getPeftModel` and `addAdapter`: new adapters on a base.
+ *
+ * @module
+ */
+import { ValueError } from "../errors.ts";
+import type { PeftConfig } from "../methods/config.ts";
+import type { MethodRegistry } from "../methods/mod.ts";
+import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
+import { castTensor } from "../tensor/convert.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { gatheredRows, lazyLeaves } from "./lazy-leaves.ts";
+import type { Adapter, AnyModel, PeftModel, TokenRows } from "./peft-model.ts";
+import { type AdapterPlan, checkPlan, planAdapter } from "./plan.ts";
+
+/** How to make an adapter. */
+export interface InjectOptions {
+  /** Seed of the random numbers that leaves start from: they are those of `torch.manual_seed`. 0 by default. */
+  readonly seed?: number;
+  /** Entries and layers of the config that name nothing are no error as long as something is adapted. */
+  readonly allowUnmatched?: boolean;
+  /** Methods to choose from; the library's own by default. */
+  readonly registry?: MethodRegistry;
+}
+
+/**
+ * A model with one new adapter, which is active and trainable. The base stays as it is, and its weights are shared. What the adapter's
+ * leaves start from is computed when they are first needed.
+ *
+ * @param base The base model.
+ * @param config A config as `loraConfig` makes it.
+ * @param options The adapter's name (`"default"`), and see {@link InjectOptions}.
+ * @throws {TargetError} where an entry of the config names nothing, or something that cannot be adapted; `planAdapter` tells without throwing.
+ * @throws {ConfigError} where the config is not valid.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" }));
+ * console.log(model.active); // ["default"]
+ * ```
+ */
+export function getPeftModel(
+  base: ModelGraph,
+  config: PeftConfig,
+  options: InjectOptions & { readonly adapterName?: string } = {},
+): PeftModel {
+  const { adapterName = "default" } = options;
+  const empty = emptyModel(base);
+  const adapter = createAdapter(base, config, { ...options, adapterName });
+  return withNewAdapter(empty, adapter, { active: true });
+}
+
+/**
+ * The model with one more adapter, which is trainable and not active yet; see `setAdapter`.
+ *
+ * @param model A model with adapters.
+ * @param adapterName The new adapter's name.
+ * @param config A config as `loraConfig` makes it.
+ * @throws {ValueError} where the name is taken or cannot be the name of a folder; otherwise as {@link getPeftModel}.
+ *
+ * @example
+ * ```ts
+ * import { addAdapter, createModel, getPeftModel, loraConfig, setAdapter } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const one = getPeftModel(base, loraConfig());
+ * const two = addAdapter(one, "style", loraConfig({ r: 4, targetModules: "all-linear" }));
+ * console.log(two.active, setAdapter(two, "style").active); // ["default"] ["style"]
+ * ```
+ */
+export function addAdapter(
+  model: PeftModel,
+  adapterName: string,
+  config: PeftConfig,
+  options: InjectOptions = {},
+): PeftModel {
+  checkNewName(model, adapterName);
+  const adapter = createAdapter(model.base, config, { ...options, adapterName });
+  return withNewAdapter(model, adapter, { active: false });
+}
+
+/** A model without any adapter. */
+export function emptyModel(base: AnyModel): PeftModel {
+  if (base.type === "peft") {
+    throw new ValueError(
+      "ALREADY_PEFT",
+      `The model already has adapters (${
+        [...base.adapters.keys()].join(", ")
+      }). Use addAdapter to add another, or give the base.`,
+    );
+  }
+  return {
+    type: "peft",
+    base,
+    adapters: new Map(),
+    active: [],
+    enabled: true,
+    multipliers: new Map(),
+    trainable: [],
+  };
+}
+
+/** The model with an adapter that was made for it. */
+export function withNewAdapter(
+  model: PeftModel,
+  adapter: Adapter,
+  options: { readonly active: boolean },
+): PeftModel {
+  const { name, config } = adapter;
+  return {
+    ...model,
+    adapters: new Map([...model.adapters, [name, adapter]]),
+    active: options.active ? [name] : model.active,
+    trainable: config.inferenceMode ? model.trainable : [...model.trainable, name],
+  };
+}
+
+/**
+ * Refuses a name for a new adapter.
+ *
+ * @throws {ValueError} where it is taken or cannot be the name of a folder.
+ */
+export function checkNewName(model: PeftModel, name: string): void {
+  if (model.adapters.has(name)) {
+    throw new ValueError(
+      "ADAPTER_EXISTS",
+      `There is already an adapter named ${JSON.stringify(name)}; the model has ${
+        [...model.adapters.keys()].join(", ")
+      }. Choose another name, or delete that one first.`,
+      { name },
+    );
+  }
+  checkName(name);
+}
+
+function checkName(name: string): void {
+  if (/^[^./\\\0]+$/.test(name)) return;
+  throw new ValueError(
+    "ADAPTER_NAME",
+    `${
+      JSON.stringify(name)
+    } cannot name an adapter: it becomes the name of a folder and part of a key, so it must not be empty or hold a dot or a slash.`,
+    { name },
+  );
+}
+
+/** Makes an adapter for a base. With `loaded`, its trained leaves are about to be replaced. */
+export function createAdapter(
+  base: ModelGraph,
+  config: PeftConfig,
+  options: InjectOptions & { readonly adapterName: string; readonly loaded?: boolean },
+): Adapter {
+  const { adapterName, seed = 0, loaded = false } = options;
+  checkName(adapterName);
+  const plan = checkPlan(planAdapter(base, config, options), options);
+  return {
+    name: adapterName,
+    method: plan.method,
+    config: loaded ? plan.config : { ...plan.config, baseModelNameOrPath: base.source || null },
+    sites: lazyLeaves(base, { plan, seed, loaded }),
+    parameters: copiedParameters(base, plan),
+    tokens: tokenRows(base, plan),
+  };
+}
+
+/** Copies in f32: one object for each parameter, as its identity tells which of them are tied. */
+function copiedParameters(base: ModelGraph, plan: AdapterPlan): ReadonlyMap<string, Tensor> {
+  const copies = new Map<string, Tensor>();
+  for (const owner of new Set(plan.parameters.values())) {
+    copies.set(owner, { ...castTensor(parameterOf(base, owner), "f32") });
+  }
+  return new Map([...plan.parameters].map(([name, owner]) => [name, copies.get(owner)!]));
+}
+
+function tokenRows(base: ModelGraph, plan: AdapterPlan): ReadonlyMap<string, TokenRows> {
+  const rows = new Map<string, TokenRows>();
+  for (const { owner, indices } of plan.tokens.values()) {
+    if (rows.has(owner)) continue;
+    const table = parameterOf(base, `${owner}.weight`);
+    rows.set(owner, { indices, rows: gatheredRows(table, indices) });
+  }
+  return new Map([...plan.tokens].map(([path, { owner }]) => [path, rows.get(owner)!]));
+}

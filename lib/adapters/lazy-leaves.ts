@@ -1,0 +1,154 @@
+/**
+ * Leaves that are computed when the first of them is asked for.
+ *
+ * @module
+ */
+import type { Leaves, PeftMethod, SiteLeaves } from "../methods/method.ts";
+import { createTorchRandom } from "../methods/torch-random.ts";
+import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
+import type { Site } from "../model/site.ts";
+import { toFloat32 } from "../tensor/convert.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { AdapterPlan } from "./plan.ts";
+import type { PlannedSite } from "./plan-targets.ts";
+
+/**
+ * The leaves of all sites of a plan. Shapes are known; contents come from the method, for all sites in one go and in their order, so that
+ * the random numbers are those of torch, when the first is read.
+ *
+ * @param base The base.
+ * @param options The plan, a seed, and whether the trained leaves come from elsewhere, so that only the fixed ones need computing.
+ */
+export function lazyLeaves(
+  base: ModelGraph,
+  options: { readonly plan: AdapterPlan; readonly seed: number; readonly loaded?: boolean },
+): ReadonlyMap<string, SiteLeaves> {
+  const { plan: { method, sites } } = options;
+  const initial = once(() => makeAll(base, options, (context) => method.init(context)));
+  const { frozen: remake } = method;
+  const fixed = options.loaded && remake
+    ? once(() =>
+      makeAll(base, options, async (context) => ({
+        leaves: {},
+        frozen: await remake.call(method, context),
+      }))
+    )
+    : initial;
+  const where = placeOf(base.parameters.values());
+  const lazy = (
+    shapes: PlannedSite["leaves"],
+    read: (leaf: string) => Promise<Tensor>,
+  ): Record<string, Tensor> =>
+    Object.fromEntries(
+      Object.entries(shapes).map(([leaf, shape]) => [leaf, {
+        dtype: "f32",
+        shape,
+        where,
+        data: async () => (await checked(read(leaf), { leaf, shape, method })).data(),
+      }]),
+    );
+  return new Map(sites.map((planned) => {
+    const { path } = planned.site;
+    return [path, {
+      leaves: lazy(planned.leaves, async (leaf) => (await initial()).get(path)!.leaves[leaf]),
+      frozen: lazy(planned.frozen, async (leaf) => (await fixed()).get(path)!.frozen[leaf]),
+      ...(Object.keys(planned.tied).length ? { tied: planned.tied } : {}),
+    }];
+  }));
+}
+
+type Make = (context: Parameters<PeftMethod["init"]>[0]) => Promise<SiteLeaves>;
+
+async function makeAll(
+  model: ModelGraph,
+  options: { readonly plan: AdapterPlan; readonly seed: number },
+  make: Make,
+): Promise<ReadonlyMap<string, SiteLeaves>> {
+  const { plan: { config, sites }, seed } = options;
+  const random = createTorchRandom(seed);
+  const made = new Map<string, SiteLeaves>();
+  for (const { site, tied } of sites) {
+    const weight = () => weightOutIn(model, site);
+    const all = await make({ site, config, model, random, weight });
+    made.set(site.path, all);
+    // In PEFT the tied layer is initialised last and writes into what it shares.
+    for (const [leaf, source] of Object.entries(tied)) {
+      const own = made.get(source.path)!;
+      if (!all.leaves[leaf]) continue;
+      const leaves: Leaves = { ...own.leaves, [source.leaf]: transposed(all.leaves[leaf]) };
+      made.set(source.path, { ...own, leaves });
+    }
+  }
+  return made;
+}
+
+/** A site's weight in f32: of a linear layer as [out, in] however it is stored, of others as stored. */
+async function weightOutIn(model: ModelGraph, site: Site): Promise<Float32Array> {
+  const stored = parameterOf(model, `${site.path}.weight`);
+  const values = await toFloat32(stored);
+  return site.kind === "conv1d" ? transposeValues(values, stored.shape) : values;
+}
+
+/** The transpose of a matrix, whose contents are read when its own are asked for. */
+export function transposed(matrix: Tensor): Tensor {
+  const { shape } = matrix;
+  return {
+    dtype: "f32",
+    shape: [shape[1], shape[0]],
+    where: matrix.where,
+    data: async () => transposeValues(await toFloat32(matrix), shape),
+  };
+}
+
+function transposeValues(values: Float32Array, shape: readonly number[]): Float32Array {
+  const [rows, columns] = shape;
+  const out = new Float32Array(values.length);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) out[j * rows + i] = values[i * columns + j];
+  }
+  return out;
+}
+
+/** Where what follows from these tensors is: computed on a device where one of them is, as the weights of a merged model are. */
+function placeOf(tensors: Iterable<Tensor>): Tensor["where"] {
+  return [...tensors].some(({ where }) => where === "device") ? "device" : "host";
+}
+
+/** Rows of a matrix, read when they are asked for, once. */
+export function gatheredRows(matrix: Tensor, indices: readonly number[]): Tensor {
+  const width = matrix.shape[1];
+  const read = once(async () => {
+    const values = await toFloat32(matrix);
+    const rows = new Float32Array(indices.length * width);
+    indices.forEach((row, i) =>
+      rows.set(values.subarray(row * width, (row + 1) * width), i * width)
+    );
+    return rows;
+  });
+  return { dtype: "f32", shape: [indices.length, width], where: placeOf([matrix]), data: read };
+}
+
+async function checked(
+  found: Promise<Tensor | undefined>,
+  of: { readonly leaf: string; readonly shape: readonly number[]; readonly method: PeftMethod },
+): Promise<Tensor> {
+  const made = await found;
+  if (made?.shape.join() === of.shape.join()) return made!;
+  throw new TypeError(
+    `${of.method.peftType} declares the leaf ${of.leaf} with shape [${of.shape}] and made ${
+      made ? `one of shape [${made.shape}]` : "none"
+    }.`,
+  );
+}
+
+/** Runs something at most once, and again only after it failed. */
+function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let pending: Promise<T> | undefined;
+  return () => {
+    pending ??= make().catch((error) => {
+      pending = undefined;
+      throw error;
+    });
+    return pending;
+  };
+}

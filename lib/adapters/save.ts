@@ -1,0 +1,167 @@
+/**
+ * `savePretrained`: adapters as PEFT's files.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { FileError } from "../errors.ts";
+import { pathOf } from "../io/atomic.ts";
+import { type GroupedFile, writeFilesAtomic } from "../io/atomic-files.ts";
+import { readTextFile } from "../io/json.ts";
+import { exists } from "../io/locate.ts";
+import { writeSafetensors } from "../io/safetensors.ts";
+import { PEFT_VERSION, type PeftConfig } from "../methods/config.ts";
+import type { MethodRegistry } from "../methods/mod.ts";
+import { toPeftJson } from "../methods/peft-json.ts";
+import { pythonRegExp } from "../methods/python-regex.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import { hashBase } from "./hash-base.ts";
+import { modelCard } from "./model-card.ts";
+import type { Adapter, PeftModel } from "./peft-model.ts";
+import { adapterOf } from "./select.ts";
+import { getAdapterStateDict, type StateDictOptions } from "./state-dict.ts";
+
+/** Names of the files, as PEFT has them. */
+export const ADAPTER_FILES = {
+  config: "adapter_config.json",
+  weights: "adapter_model.safetensors",
+  card: "README.md",
+} as const;
+
+/** Where the weights' file keeps the digest of its base, which PEFT passes over. */
+export const BASE_DIGEST = "base_digest";
+
+/** How to save adapters. */
+export interface SaveOptions extends StateDictOptions {
+  /** Names of the adapters to save; all by default. */
+  readonly selectedAdapters?: readonly string[];
+  /**
+   * Whether a digest of the base is stored with the weights, so that loading them onto another base of the same shape is noticed. It takes
+   * reading the base once. True by default.
+   */
+  readonly recordBase?: boolean;
+  /** Methods that are known; the library's own by default. */
+  readonly registry?: MethodRegistry;
+}
+
+/**
+ * Saves adapters as `adapter_config.json` and `adapter_model.safetensors`, with a model card: the files that Python PEFT writes and reads. The
+ * adapter `default` goes into the folder itself, others into subfolders of their name.
+ *
+ * All files are written under temporary names first and take their places together: when anything fails, the folder is as it was.
+ *
+ * @param model A model with adapters.
+ * @param folder Where to save; made where it does not exist.
+ * @throws {ValueError} for a name that the model does not have.
+ * @throws {FileError} where writing fails.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, savePretrained } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ r: 4 }));
+ * const folder = await Deno.makeTempDir();
+ * await savePretrained(model, folder);
+ * console.log([...Deno.readDirSync(folder)].map(({ name }) => name).sort());
+ * // ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+ * await Deno.remove(folder, { recursive: true });
+ * ```
+ */
+export async function savePretrained(
+  model: PeftModel,
+  folder: string | URL,
+  options: SaveOptions = {},
+): Promise<void> {
+  const { selectedAdapters = [...model.adapters.keys()], recordBase = true } = options;
+  const adapters = selectedAdapters.map((name) => adapterOf(model, name));
+  const root = pathOf(folder);
+  if (await exists(root) && !(await Deno.stat(root)).isDirectory) {
+    throw new FileError(
+      "NOT_A_FOLDER",
+      `${root} is a file; savePretrained needs the path of a folder.`,
+      { path: root },
+    );
+  }
+  const digest = recordBase ? await hashBase(model.base) : undefined;
+  const files: GroupedFile[] = [];
+  for (const adapter of adapters) {
+    const at = adapter.name === "default" ? root : join(root, adapter.name);
+    const tensors = getAdapterStateDict(model, adapter.name, options);
+    const metadata = { format: "pt", ...(digest ? { [BASE_DIGEST]: digest } : {}) };
+    files.push(
+      {
+        path: join(at, ADAPTER_FILES.weights),
+        write: (staged) => writeSafetensors(staged, tensors, { metadata }),
+      },
+      text(
+        join(at, ADAPTER_FILES.config),
+        toPeftJson(savedConfig(model.base, adapter), { registry: options.registry }),
+      ),
+    );
+  }
+  if (adapters.length) files.push(await cardFile(root, model, adapters));
+  await writeFilesAtomic(files);
+}
+
+async function cardFile(
+  root: string,
+  model: PeftModel,
+  adapters: readonly Adapter[],
+): Promise<GroupedFile> {
+  const path = join(root, ADAPTER_FILES.card);
+  const { config } = adapters.find(({ name }) => model.active.includes(name)) ?? adapters[0];
+  const baseModel = config.baseModelNameOrPath ?? model.base.source;
+  const existing = await exists(path) ? await readTextFile(path) : undefined;
+  return text(path, modelCard({ config, baseModel: baseModel || null, existing }));
+}
+
+function text(path: string, contents: string): GroupedFile {
+  return { path, write: (staged) => Deno.writeTextFile(staged, contents) };
+}
+
+/** The config with what PEFT fills in on saving. */
+function savedConfig(base: ModelGraph, { config, sites }: Adapter): PeftConfig {
+  return {
+    ...withUnorderedPatterns(config, [...sites.keys()]),
+    peftVersion: PEFT_VERSION,
+    inferenceMode: true,
+    baseModelNameOrPath: config.baseModelNameOrPath ?? (base.source || null),
+    autoMapping: config.taskType === null ? autoMapping(base) : null,
+  };
+}
+
+/**
+ * In `rankPattern` and `alphaPattern` the first key that fits counts, but the file has its keys sorted. Where that would change what a
+ * module gets, the patterns become one key for each module.
+ */
+function withUnorderedPatterns(config: PeftConfig, paths: readonly string[]): PeftConfig {
+  const fields: Record<string, unknown> = {};
+  for (const field of ["rankPattern", "alphaPattern"]) {
+    const patterns = (config as unknown as Record<string, Record<string, number>>)[field];
+    if (!patterns) continue;
+    const find = (keys: readonly string[], path: string) =>
+      patterns[keys.find((key) => pythonRegExp(`(.*\\.)?(${key})`).test(path)) ?? ""];
+    const keys = Object.keys(patterns), sorted = [...keys].sort();
+    if (paths.every((path) => find(keys, path) === find(sorted, path))) continue;
+    fields[field] = Object.fromEntries(
+      paths.map((path) => [path, find(keys, path)]).filter(([, value]) => value !== undefined),
+    );
+  }
+  return { ...config, ...fields };
+}
+
+/** The Python class of the base, from which PEFT makes a model where no task type says what it is for. */
+function autoMapping({ config }: ModelGraph): PeftConfig["autoMapping"] {
+  const names = config.architectures;
+  const name = Array.isArray(names) ? names[0] : undefined;
+  if (typeof name !== "string" || typeof config.model_type !== "string") return null;
+  const module = config.model_type.replaceAll("-", "_");
+  return {
+    base_model_class: name,
+    parent_library: `transformers.models.${module}.modeling_${module}`,
+  };
+}

@@ -1,0 +1,202 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { forward } from "../../lib/adapters/forward.ts";
+import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
+import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
+import { mergeAndUnload, unload } from "../../lib/adapters/merge.ts";
+import type { AnyModel, PeftModel } from "../../lib/adapters/peft-model.ts";
+import { disableAdapters, setAdapter, withAdapterScale } from "../../lib/adapters/select.ts";
+import type { Device } from "../../lib/device/device.ts";
+import { UnsupportedError, ValueError } from "../../lib/errors.ts";
+import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { defaultMethods, type MethodRegistry } from "../../lib/methods/mod.ts";
+import { createTorchRandom } from "../../lib/methods/torch-random.ts";
+import type { ModelGraph } from "../../lib/model/model-graph.ts";
+import { float32ToBits, toFloat32 } from "../../lib/tensor/convert.ts";
+import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { testOnDevices } from "../devices.ts";
+import { goldenBase, peftLora } from "./bases.ts";
+
+const INPUTS = { inputIds: [[5, 41, 3, 60, 7], [9, 9, 12, 0, 33]] };
+
+async function randomized(model: PeftModel, seed = 5): Promise<PeftModel> {
+  const random = createTorchRandom(seed);
+  const all: PeftModel = { ...model, active: [...model.adapters.keys()] };
+  const leaves = new Map<string, Tensor>();
+  for (const [name, leaf] of trainableLeaves(all)) {
+    const start = await toFloat32(leaf);
+    const shift = random.normal(start.length, { std: 0.2 });
+    leaves.set(name, tensor(start.map((x, i) => x + shift[i]), { shape: leaf.shape }));
+  }
+  return { ...withLeaves(all, leaves), active: model.active };
+}
+
+async function logitsOf(model: AnyModel): Promise<Float32Array> {
+  return await toFloat32((await forward(model, INPUTS)).logits);
+}
+
+/** The largest difference as a share of the largest logit. */
+async function apart(a: AnyModel, b: AnyModel): Promise<number> {
+  const [x, y] = [await logitsOf(a), await logitsOf(b)];
+  return Math.max(...x.map((v, i) => Math.abs(v - y[i]))) / Math.max(...y.map(Math.abs));
+}
+
+async function assertMerges(model: PeftModel): Promise<ModelGraph> {
+  const merged = mergeAndUnload(model);
+  assert(await apart(model, model.base) > 1e-3, "the adapter changes something");
+  assert(await apart(merged, model) < 2e-5, `merged: ${await apart(merged, model)}`);
+  return merged;
+}
+
+testOnDevices("several adapters merge in turn, scaled as they are", async (device) => {
+  const base = await goldenBase("gpt2", device);
+  const one = getPeftModel(
+    base,
+    loraConfig({ r: 3, targetModules: ["c_attn", "wte"], bias: "lora_only" }),
+  );
+  const two = addAdapter(
+    one,
+    "two",
+    loraConfig({
+      r: 2,
+      useDora: true,
+      targetModules: ["c_attn", "c_fc"],
+      trainableTokenIndices: [9, 5],
+    }),
+  );
+  const model = setAdapter(await randomized(two), ["default", "two"]);
+  await assertMerges(model);
+  await assertMerges(setAdapter(model, ["two", "default"]));
+  await assertMerges(setAdapter(model, "two"));
+  const named = mergeAndUnload(model, { adapterNames: ["two"] });
+  assert(await apart(named, setAdapter(model, "two")) < 2e-5);
+  await withAdapterScale(model, -0.5, assertMerges);
+});
+
+testOnDevices("tied weights part only where one of them changes", async (device) => {
+  const base = await goldenBase("llama_tied", device);
+  const merge = async (config: Record<string, unknown>) => {
+    const complete = peftLora({ target_modules: ["o_proj"], r: 3, ...config });
+    return await assertMerges(await randomized(getPeftModel(base, complete)));
+  };
+  for (const target of ["embed_tokens", "lm_head"]) {
+    const merged = await merge({ target_modules: [target] });
+    assertEquals(merged.tied.size, 0);
+    assert(merged.parameters.has("lm_head.weight"));
+    // The other of the two is still the base's own.
+    const other = target === "lm_head" ? "model.embed_tokens.weight" : "lm_head.weight";
+    assert(merged.parameters.get(other) === base.parameters.get("model.embed_tokens.weight"));
+  }
+  assertEquals((await merge({ modules_to_save: ["lm_head"] })).tied.size, 0);
+  assertEquals((await merge({ trainable_token_indices: { lm_head: [5] } })).tied.size, 0);
+  for (
+    const config of [
+      { modules_to_save: ["lm_head"], ensure_weight_tying: true },
+      { trainable_token_indices: [5, 60] },
+      {},
+    ]
+  ) {
+    const merged = await merge(config);
+    assertEquals([...merged.tied], [["lm_head.weight", "model.embed_tokens.weight"]]);
+    assert(!merged.parameters.has("lm_head.weight"));
+  }
+});
+
+testOnDevices("the base, and what no adapter touches, is shared and unchanged", async (device) => {
+  const base = await goldenBase("llama", device);
+  const before = await logitsOf(base);
+  const model = await randomized(getPeftModel(base, loraConfig({ targetModules: ["q_proj"] })));
+  const merged = await assertMerges(model);
+  const changed = [...base.parameters].filter(([name, t]) => merged.parameters.get(name) !== t);
+  assertEquals(
+    changed.map(([name]) => name),
+    [0, 1].map((i) => `model.layers.${i}.self_attn.q_proj.weight`),
+  );
+  assert(unload(model) === base);
+  assertEquals(await logitsOf(base), before);
+  assertEquals(merged.source, null);
+  assert(merged.config === base.config);
+});
+
+testOnDevices("a merged model can be adapted and merged again", async (device) => {
+  const base = await goldenBase("llama", device);
+  const first = await randomized(getPeftModel(base, loraConfig({ targetModules: "all-linear" })));
+  const merged = mergeAndUnload(first);
+  const config = loraConfig({
+    r: 2,
+    initLoraWeights: "pissa",
+    targetModules: ["q_proj"],
+    modulesToSave: ["layers.1.mlp.up_proj"],
+  });
+  // Nothing of the merged model has been computed yet when its weights are decomposed and copied.
+  const fresh = getPeftModel(merged, config);
+  assert(await apart(fresh, merged) < 2e-5);
+  await assertMerges(await randomized(fresh));
+});
+
+testOnDevices("block-quantized weights are merged in f32", async (device) => {
+  const plain = await goldenBase("llama", device);
+  const name = "model.layers.0.self_attn.q_proj.weight";
+  const random = createTorchRandom(1);
+  const blocks = new Uint8Array(32 * 34);
+  for (let row = 0; row < 32; row++) {
+    const [scale] = float32ToBits(Float32Array.of(0.001 * (row + 1)), "f16");
+    blocks.set([scale & 255, scale >> 8], row * 34);
+    blocks.set(random.normal(32, { std: 40 }).map((x) => Math.round(x) & 255), row * 34 + 2);
+  }
+  const quantized = tensor(blocks, { dtype: "q8_0", shape: [32, 32] });
+  const base = { ...plain, parameters: new Map(plain.parameters).set(name, quantized) };
+  const config = loraConfig({ targetModules: ["q_proj"], useDora: true });
+  const merged = await assertMerges(await randomized(getPeftModel(base, config)));
+  assertEquals(merged.parameters.get(name)!.dtype, "f32");
+});
+
+testOnDevices("merged weights can be stored in 16 bits", async (device) => {
+  const base = await goldenBase("llama", device);
+  const model = await randomized(getPeftModel(base, loraConfig()));
+  const merged = mergeAndUnload(model, { dtype: "bf16" });
+  assertEquals(merged.parameters.get("model.layers.0.self_attn.v_proj.weight")!.dtype, "bf16");
+  assertEquals(merged.parameters.get("model.norm.weight")!.dtype, "f32");
+  const difference = await apart(merged, model);
+  assert(difference > 1e-6 && difference < 2e-2, `${difference}`);
+});
+
+testOnDevices("sites of one shape share one program", async (device: Device) => {
+  const base = await goldenBase("llama", device);
+  const config = loraConfig({ r: 7, targetModules: ["gate_proj", "up_proj"] });
+  const merged = mergeAndUnload(await randomized(getPeftModel(base, config)));
+  const read = async (layer: number, name: string) => {
+    await merged.parameters.get(`model.layers.${layer}.mlp.${name}.weight`)!.data();
+    return device.memory().pipelinesCreated;
+  };
+  const first = await read(0, "gate_proj");
+  assertEquals(await read(0, "up_proj"), first);
+  assertEquals(await read(1, "gate_proj"), first);
+});
+
+testOnDevices("what cannot be merged says so", async (device) => {
+  const base = await goldenBase("llama", device);
+  const biased = getPeftModel(base, loraConfig({ loraBias: true }));
+  assertThrows(() => mergeAndUnload(biased), UnsupportedError, "loraBias");
+
+  const lora = defaultMethods.get("LORA")!;
+  const registry: MethodRegistry = new Map([
+    ["LORA", { ...lora, method: { ...lora.method, merge: undefined } }],
+  ]);
+  const unmergeable = getPeftModel(base, loraConfig(), { registry });
+  const error = assertThrows(() => mergeAndUnload(unmergeable), UnsupportedError);
+  assertEquals(error.code, "MERGE_METHOD");
+
+  const model = getPeftModel(base, loraConfig());
+  assertThrows(() => mergeAndUnload(disableAdapters(model)), ValueError, "disabled");
+  assertThrows(() => mergeAndUnload({ ...model, active: [] }), ValueError, "no adapter");
+  assertThrows(() => mergeAndUnload(model, { adapterNames: ["other"] }), ValueError, "other");
+
+  const flaky = { ...base.parameters.get("model.layers.0.self_attn.q_proj.weight")! };
+  const failing: Tensor = { ...flaky, data: () => Promise.reject(new Error("unplugged")) };
+  const parameters = new Map(base.parameters).set(
+    "model.layers.0.self_attn.q_proj.weight",
+    failing,
+  );
+  const merged = mergeAndUnload(getPeftModel({ ...base, parameters }, loraConfig()));
+  await assertRejects(() => forward(merged, INPUTS), Error, "unplugged");
+});
