@@ -1,0 +1,162 @@
+/**
+ * Checkpoints of a training run: folders from which it goes on to the same losses.
+ *
+ * @module
+ */
+import { FileError, TrainingError } from "../errors.ts";
+import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
+import { readJsonFile } from "../io/json.ts";
+import { type Tensor } from "../tensor/tensor.ts";
+import { fromVector, type Packing, toVector } from "./packing.ts";
+import type { OptimizerVectors } from "./session.ts";
+import type { HistoryEntry } from "./report.ts";
+
+/** Where a run stands. */
+export interface Progress {
+  /** Optimizer steps taken. */
+  readonly step: number;
+  /** Batches taken from the data. */
+  readonly batches: number;
+  /** Seed of the run. */
+  readonly seed: number;
+  /** What has been recorded so far. */
+  readonly history: readonly HistoryEntry[];
+}
+
+const FORMAT = 1;
+const PARTS = ["parameters", "mean", "square"] as const;
+
+/**
+ * Writes `<folder>/checkpoint-<step>`: trained leaves and both moments by name, and where the run stands. The folder
+ * appears whole or not at all.
+ *
+ * @param folder The run's folder.
+ * @param contents Where the run stands, and its state.
+ * @param options `beside` writes more files into the new folder before it appears, such as the adapter itself.
+ * @returns Path of the checkpoint.
+ */
+export async function writeCheckpoint(
+  folder: string,
+  contents: {
+    readonly progress: Progress;
+    readonly packing: Packing;
+    readonly vectors: OptimizerVectors;
+  },
+  options: { readonly beside?: (folder: string) => Promise<void> } = {},
+): Promise<string> {
+  const { progress, packing, vectors } = contents;
+  const path = `${folder}/checkpoint-${progress.step}`;
+  await Deno.mkdir(folder, { recursive: true });
+  const temporary = await Deno.makeTempDir({ dir: folder, prefix: ".checkpoint-" });
+  try {
+    const tensors = new Map<string, Tensor>();
+    for (const part of PARTS) {
+      for (const [name, tensor] of await fromVector(packing, vectors[part])) {
+        tensors.set(`${part}.${name}`, tensor);
+      }
+    }
+    await writeSafetensors(`${temporary}/optimizer.safetensors`, tensors);
+    await options.beside?.(temporary);
+    await Deno.writeTextFile(
+      `${temporary}/trainer_state.json`,
+      JSON.stringify({ format: FORMAT, ...progress }, null, 2),
+    );
+    await Deno.chmod(temporary, 0o755).catch(() => {}); // Windows has no modes
+    await replaceFolder(temporary, path);
+  } catch (error) {
+    await Deno.remove(temporary, { recursive: true }).catch(() => {});
+    throw error;
+  }
+  return path;
+}
+
+async function replaceFolder(from: string, to: string): Promise<void> {
+  const old = `${from}-old`;
+  const existed = await Deno.rename(to, old).then(() => true, () => false);
+  try {
+    await Deno.rename(from, to);
+  } catch (error) {
+    if (existed) await Deno.rename(old, to);
+    throw error;
+  }
+  if (existed) await Deno.remove(old, { recursive: true });
+}
+
+/**
+ * Reads a checkpoint.
+ *
+ * @param path A `checkpoint-<step>` folder, or a run's folder, of which the latest is taken.
+ * @param packing Leaves that the model has; those of the checkpoint are the same.
+ * @throws {TrainingError} where there is none, or it belongs to another model or config.
+ */
+export async function readCheckpoint(
+  path: string,
+  packing: Packing,
+): Promise<{ readonly progress: Progress; readonly vectors: OptimizerVectors }> {
+  const folder = await latestCheckpoint(path);
+  const { format, ...progress } = await readJsonFile(`${folder}/trainer_state.json`) as unknown as
+    & Progress
+    & { readonly format: number };
+  if (format !== FORMAT) {
+    throw new FileError(
+      "CHECKPOINT_FORMAT",
+      `${folder}/trainer_state.json has format ${format}; this version reads format ${FORMAT}.`,
+    );
+  }
+  const file = await openSafetensors(`${folder}/optimizer.safetensors`);
+  const expected = new Map<string, readonly number[]>(
+    PARTS.flatMap((part) =>
+      [...packing.leaves.values()].map((l) => [`${part}.${l.name}`, l.shape] as const)
+    ),
+  );
+  const differs = [...expected].filter(([name, shape]) =>
+    file.tensors.get(name)?.shape.join() !== shape.join()
+  )
+    .map(([name]) => name);
+  const extra = [...file.tensors.keys()].filter((name) => !expected.has(name));
+  if (differs.length || extra.length) {
+    throw new TrainingError(
+      "RESUME_MISMATCH",
+      `The checkpoint ${folder} was written for other leaves than this model trains: ` +
+        [
+          ...differs.map((n) => `${n} is missing or of another shape`),
+          ...extra.map((n) => `${n} is not trained here`),
+        ]
+          .slice(0, 4).join("; ") +
+        ". Resume with the model and adapter config of the run.",
+      { differs, extra },
+    );
+  }
+  const vector = (part: string) =>
+    toVector(
+      packing,
+      new Map(
+        [...packing.leaves.keys()].map((name) => [name, file.tensors.get(`${part}.${name}`)!]),
+      ),
+    );
+  return {
+    progress,
+    vectors: {
+      parameters: await vector("parameters"),
+      mean: await vector("mean"),
+      square: await vector("square"),
+    },
+  };
+}
+
+async function latestCheckpoint(path: string): Promise<string> {
+  const found: number[] = [];
+  try {
+    for await (const entry of Deno.readDir(path)) {
+      if (entry.name === "trainer_state.json") return path;
+      const match = /^checkpoint-(\d+)$/.exec(entry.name);
+      if (match) found.push(Number(match[1]));
+    }
+  } catch (cause) {
+    if (!(cause instanceof Deno.errors.NotFound)) throw cause;
+  }
+  if (found.length === 0) {
+    throw new TrainingError("RESUME_MISSING", `There is no checkpoint to resume from in ${path}.`);
+  }
+  return `${path}/checkpoint-${Math.max(...found)}`;
+}

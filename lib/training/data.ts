@@ -1,0 +1,347 @@
+/**
+ * From text to batches: JSON lines, tokens with labels, rows that are padded or packed.
+ *
+ * @module
+ */
+import { FileError, TrainingError, ValueError } from "../errors.ts";
+import type { ChatMessage } from "../io/chat-template.ts";
+import { isObject, readTextFile } from "../io/json.ts";
+import { renderChat } from "../io/render-chat.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
+import { randomOrder } from "../tensor/random.ts";
+import type { TrainingBatch } from "./batch.ts";
+
+/** Text that is learned as a whole. */
+export interface TextExample {
+  /** The text. */
+  readonly text: string;
+}
+
+/** A text of which the second part is learned, given the first. */
+export interface CompletionExample {
+  /** What is given. */
+  readonly prompt: string;
+  /** What is learned. */
+  readonly completion: string;
+}
+
+/** A chat of which the assistant's turns are learned. */
+export interface ChatExample {
+  /** The turns in order. */
+  readonly messages: readonly ChatMessage[];
+}
+
+/** One line of a data set. */
+export type Example = TextExample | CompletionExample | ChatExample;
+
+/** Tokens and what is learned of them. */
+export interface TokenizedExample {
+  /** Token ids. */
+  readonly ids: readonly number[];
+  /** The ids that are learned, and −100 for those that are only given. Not shifted. */
+  readonly labels: readonly number[];
+}
+
+/**
+ * Reads examples from a file of JSON lines: `{"text"}`, `{"prompt", "completion"}` or `{"messages"}`, one in each line. Other fields are ignored, empty lines
+ * skipped.
+ *
+ * @param path The file.
+ * @throws {FileError} `DATA_LINE`, with the file's name and the number of the line, for a line that is none of these; `FILE_NOT_FOUND`.
+ * @throws {TrainingError} `DATASET_EMPTY` where there is no line.
+ */
+export async function readJsonl(path: string): Promise<Example[]> {
+  return parseJsonl(await readTextFile(path), path);
+}
+
+/** Parses what {@link readJsonl} reads. */
+export function parseJsonl(text: string, name: string): Example[] {
+  const examples: Example[] = [];
+  for (const [i, line] of text.replace(/^\ufeff/, "").split(/\r?\n/).entries()) {
+    if (line.trim() === "") continue;
+    const fail = (problem: string) =>
+      new FileError(
+        "DATA_LINE",
+        `Line ${
+          i + 1
+        } of ${name} ${problem}. Each line is an object {"text"}, {"prompt", "completion"} or {"messages"}.`,
+        { name, line: i + 1 },
+      );
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch (cause) {
+      throw fail(`is not valid JSON (${(cause as Error).message})`);
+    }
+    const problem = problemOf(value);
+    if (problem) throw fail(problem);
+    examples.push(value as unknown as Example);
+  }
+  if (examples.length === 0) {
+    throw new TrainingError(
+      "DATASET_EMPTY",
+      `${name} holds no example: it has no line with data.`,
+      {
+        name,
+      },
+    );
+  }
+  return examples;
+}
+
+function problemOf(value: unknown): string | null {
+  if (!isObject(value)) return "holds no JSON object";
+  const text = (name: string) => typeof value[name] === "string";
+  if ("messages" in value) {
+    const { messages } = value;
+    if (!Array.isArray(messages) || messages.length === 0) return 'has "messages" that are no list';
+    const bad = messages.findIndex((m) => !isObject(m) || typeof m.role !== "string");
+    if (bad >= 0) return `has a message (number ${bad + 1}) without a "role"`;
+    return messages.some((m) => m.role === "assistant")
+      ? null
+      : 'has no message of the "assistant", so nothing to learn';
+  }
+  if ("prompt" in value || "completion" in value) {
+    return text("prompt") && text("completion")
+      ? null
+      : 'needs both "prompt" and "completion" as strings';
+  }
+  if (!("text" in value)) {
+    const names = Object.keys(value);
+    return `has none of the known fields${names.length ? ` (found ${names.join(", ")})` : ""}`;
+  }
+  return text("text") ? null : 'has a "text" that is no string';
+}
+
+/** How examples become tokens. */
+export interface TokenizeOptions {
+  /** Reads text. */
+  readonly tokenizer: Tokenizer;
+  /** Longer texts are cut into several examples of this many tokens; longer completions and chats lose their end. */
+  readonly maxLength?: number;
+  /** Whether the end-of-text token is put after texts and completions, and learned; true by default. */
+  readonly appendEos?: boolean;
+}
+
+/**
+ * The tokens of examples and the labels that belong to them: all of a text, the completion of a prompt, the assistant's turns of a chat, each turn with the
+ * tokens that the template ends it with.
+ *
+ * A chat whose template writes earlier turns differently once later ones follow (as those do that drop a turn's reasoning) becomes one
+ * example for each of the assistant's turns.
+ *
+ * @throws {TrainingError} `DATASET_EMPTY` where no token is left to learn.
+ * @throws {ValueError} `CHAT_TEMPLATE_MISSING` for chats without a template.
+ */
+export function tokenizeExamples(
+  examples: readonly Example[],
+  options: TokenizeOptions,
+): TokenizedExample[] {
+  const { maxLength = Infinity } = options;
+  if (!(maxLength >= 2)) {
+    throw new ValueError("DATA_LENGTH", `maxLength must be 2 at least, not ${maxLength}.`);
+  }
+  const tokenized: TokenizedExample[] = [];
+  for (const example of examples) {
+    for (const { ids, labels } of tokenize(example, options)) {
+      const end = "text" in example ? ids.length : Math.min(ids.length, maxLength);
+      for (let start = 0; start < end; start += maxLength) {
+        const cut = {
+          ids: ids.slice(start, start + maxLength),
+          labels: labels.slice(start, start + maxLength),
+        };
+        // The first token is predicted by nothing.
+        if (cut.labels.some((label, i) => i > 0 && label !== IGNORED_LABEL)) tokenized.push(cut);
+      }
+    }
+  }
+  if (tokenized.length === 0) {
+    throw new TrainingError(
+      "DATASET_EMPTY",
+      examples.length === 0
+        ? "There is nothing to train on: the data set holds no example."
+        : `None of the ${examples.length} examples has a token to learn${
+          maxLength === Infinity ? "" : ` within its first ${maxLength}`
+        }: they are empty, or their prompts take up all the room.`,
+      { examples: examples.length },
+    );
+  }
+  return tokenized;
+}
+
+interface Piece {
+  readonly ids: readonly number[];
+  readonly learned: boolean;
+}
+
+function tokenize(example: Example, options: TokenizeOptions): TokenizedExample[] {
+  const { tokenizer, appendEos = true } = options;
+  const end = appendEos && tokenizer.eosId !== undefined ? [tokenizer.eosId] : [];
+  const ended = (ids: readonly number[]) => ids[ids.length - 1] === end[0] ? ids : [...ids, ...end];
+  if ("messages" in example) return tokenizeChat(example.messages, tokenizer);
+  if ("prompt" in example) {
+    // Apart, as the prompt will stand alone when the model is used.
+    const prompt = withoutEnd(tokenizer.encode(example.prompt), tokenizer);
+    const completion = tokenizer.encode(example.completion, { addSpecialTokens: false });
+    return [join([{ ids: prompt, learned: false }, { ids: ended(completion), learned: true }])];
+  }
+  return [join([{ ids: ended(tokenizer.encode(example.text)), learned: true }])];
+}
+
+/** Some tokenizers end each text; a prompt goes on. */
+function withoutEnd(ids: readonly number[], tokenizer: Tokenizer): readonly number[] {
+  return ids.length && ids[ids.length - 1] === tokenizer.eosId ? ids.slice(0, -1) : ids;
+}
+
+function join(pieces: readonly Piece[]): TokenizedExample {
+  return {
+    ids: pieces.flatMap((piece) => piece.ids),
+    labels: pieces.flatMap(({ ids, learned }) =>
+      learned ? ids : new Array<number>(ids.length).fill(IGNORED_LABEL)
+    ),
+  };
+}
+
+function tokenizeChat(messages: readonly ChatMessage[], tokenizer: Tokenizer): TokenizedExample[] {
+  const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
+  const turns = messages.flatMap(({ role }, i) => {
+    if (role !== "assistant") return [];
+    const before = renderChat(tokenizer, messages.slice(0, i), { addGenerationPrompt: true });
+    const after = renderChat(tokenizer, messages.slice(0, i + 1));
+    if (!after.startsWith(before)) {
+      throw new ValueError(
+        "CHAT_TEMPLATE",
+        `The chat template does not begin the assistant's turn (message ${
+          i + 1
+        }) with what it writes as the generation prompt, ` +
+          "so it cannot be told which tokens are the assistant's. Give the data as prompt and completion.",
+        { message: i + 1 },
+      );
+    }
+    return [{ before, after, answer: after.slice(before.length) }];
+  });
+  const grows = turns.every(({ before }, i) => i === 0 || before.startsWith(turns[i - 1].after));
+  if (!grows) {
+    return turns.map(({ before, answer }) =>
+      join([{ ids: encode(before), learned: false }, { ids: encode(answer), learned: true }])
+    );
+  }
+  return [join(turns.flatMap(({ before, answer }, i) => {
+    const given = before.slice(i === 0 ? 0 : turns[i - 1].after.length);
+    return [{ ids: encode(given), learned: false }, { ids: encode(answer), learned: true }];
+  }))];
+}
+
+/** How tokenized examples become batches. */
+export interface BatchOptions {
+  /** Rows in a batch; the last batch may have fewer. */
+  readonly batchSize: number;
+  /** Shuffles examples with this seed; they keep their order without it. */
+  readonly seed?: number;
+  /** Which pass over the data, from 0; each has an order of its own. */
+  readonly epoch?: number;
+}
+
+/**
+ * One example in each row, padded on the right to the length of the longest in the batch, rounded up so that few programs are compiled.
+ *
+ * @param examples From {@link tokenizeExamples}.
+ * @param options `multipleOf` is what lengths are rounded up to (16 by default), `padId` what padding holds (0 by default).
+ */
+export function padExamples(
+  examples: readonly TokenizedExample[],
+  options: BatchOptions & { readonly multipleOf?: number; readonly padId?: number },
+): TrainingBatch[] {
+  const { multipleOf = 16, padId = 0 } = options;
+  return batched(shuffled(examples, options), options.batchSize).map((rows) => {
+    const longest = Math.max(...rows.map((row) => row.ids.length));
+    const length = Math.ceil(longest / multipleOf) * multipleOf;
+    const filled = (row: readonly number[], value: number) => [
+      ...row,
+      ...new Array<number>(length - row.length).fill(value),
+    ];
+    return {
+      inputIds: rows.map((row) => filled(row.ids, padId)),
+      attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
+      labels: rows.map((row) => filled(row.labels, IGNORED_LABEL)),
+    };
+  });
+}
+
+/**
+ * Several examples in each row of `length` tokens, one after the other. `segments` numbers them from 1 (padding is 0), so that they do not see each other,
+ * and positions begin at 0 in each. Examples stay whole; each goes into the first row that has room.
+ *
+ * @param examples From {@link tokenizeExamples}.
+ * @param options `length` of a row; `padId` is what padding holds (0 by default).
+ * @throws {ValueError} `DATA_LENGTH` for an example that is longer than a row.
+ */
+export function packExamples(
+  examples: readonly TokenizedExample[],
+  options: BatchOptions & { readonly length: number; readonly padId?: number },
+): TrainingBatch[] {
+  const { length, padId = 0 } = options;
+  const rows: { ids: number[]; labels: number[]; segments: number[]; positions: number[] }[] = [];
+  // The first row with so much room is looked for among those that are not full.
+  let open = 0;
+  for (const { ids, labels } of shuffled(examples, options)) {
+    const count = ids.length;
+    if (count > length) {
+      throw new ValueError(
+        "DATA_LENGTH",
+        `An example of ${count} tokens does not fit into rows of ${length}. Tokenize with maxLength ${length}, or pack longer rows.`,
+        { count, length },
+      );
+    }
+    let at = open;
+    while (at < rows.length && rows[at].ids.length + count > length) at++;
+    const row = rows[at] ??= { ids: [], labels: [], segments: [], positions: [] };
+    const segment = (row.segments[row.segments.length - 1] ?? 0) + 1;
+    for (let i = 0; i < count; i++) {
+      row.ids.push(ids[i]);
+      row.labels.push(i === 0 ? IGNORED_LABEL : labels[i]);
+      row.segments.push(segment);
+      row.positions.push(i);
+    }
+    while (open < rows.length && rows[open].ids.length > length - 2) open++;
+  }
+  for (const row of rows) {
+    while (row.ids.length < length) {
+      row.ids.push(padId);
+      row.labels.push(IGNORED_LABEL);
+      row.segments.push(0);
+      row.positions.push(0);
+    }
+  }
+  return batched(rows, options.batchSize).map((some) => ({
+    inputIds: some.map((row) => row.ids),
+    labels: some.map((row) => row.labels),
+    segments: some.map((row) => row.segments),
+    positionIds: some.map((row) => row.positions),
+  }));
+}
+
+function shuffled(
+  examples: readonly TokenizedExample[],
+  options: BatchOptions,
+): readonly TokenizedExample[] {
+  if (examples.length === 0) {
+    throw new TrainingError(
+      "DATASET_EMPTY",
+      "There is nothing to train on: the data set holds no example.",
+    );
+  }
+  const { seed, epoch = 0 } = options;
+  if (seed === undefined) return examples;
+  return randomOrder(examples.length, { seed, stream: epoch }).map((i) => examples[i]);
+}
+
+function batched<T>(rows: readonly T[], size: number): T[][] {
+  if (!Number.isInteger(size) || size < 1) {
+    throw new ValueError("BATCH_SIZE", `batchSize must be a whole number above 0, not ${size}.`);
+  }
+  const batches: T[][] = [];
+  for (let i = 0; i < rows.length; i += size) batches.push(rows.slice(i, i + size));
+  return batches;
+}

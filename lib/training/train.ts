@@ -1,0 +1,294 @@
+/**
+ * `train`: from a model and data to a trained model.
+ *
+ * @module
+ */
+import { trainableLeaves, withLeaves } from "../adapters/leaves.ts";
+import type { AnyModel } from "../adapters/peft-model.ts";
+import { savePretrained } from "../adapters/save.ts";
+import { TrainingError, ValueError } from "../errors.ts";
+import type { AdamWOptions } from "./adamw.ts";
+import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
+import { type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { evaluateWith } from "./evaluate.ts";
+import { fromVector, packLeaves } from "./packing.ts";
+import { createPace, type HistoryEntry, type StepReport } from "./report.ts";
+import { learningRateFactor, type Schedule } from "./schedule.ts";
+import { openSession, type TrainingSession } from "./session.ts";
+
+/** Batches, or a function that gives those of an epoch (from 0). Arrays and functions are gone through again when they end. */
+export type TrainingData =
+  | Iterable<TrainingBatch>
+  | AsyncIterable<TrainingBatch>
+  | ((epoch: number) => Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>);
+
+/** Settings of {@link train}. */
+export interface TrainOptions extends AdamWOptions {
+  /** Peak learning rate. */
+  readonly learningRate: number;
+  /** Optimizer steps; by default one pass over the data. */
+  readonly steps?: number;
+  /** Passes over the data, where `steps` is not given and the data is an array. */
+  readonly epochs?: number;
+  /** Course of the learning rate; `constant` by default. */
+  readonly schedule?: Schedule;
+  /** Steps over which the learning rate rises from 0. */
+  readonly warmupSteps?: number;
+  /** Batches per optimizer step; 1 by default. Each label of them has equal weight. */
+  readonly gradientAccumulation?: number;
+  /** Gradients of a larger norm are scaled down to it; off by default. */
+  readonly maxGradientNorm?: number;
+  /** Computes activations again in the backward pass, which saves memory and costs a third more time; off by default. */
+  readonly gradientCheckpointing?: boolean;
+  /** Seed of dropout; 0 by default. */
+  readonly seed?: number;
+  /** Data to evaluate on. */
+  readonly evalData?: readonly TrainingBatch[];
+  /** Evaluates every so many steps, and after the last. */
+  readonly evalEvery?: number;
+  /** Where and how often (in steps) to write checkpoints; one more is written when the signal stops the run. */
+  readonly checkpoint?: { readonly folder: string; readonly every?: number };
+  /** A checkpoint, or a run's folder, to go on from. The data begins where the run left off. */
+  readonly resume?: string;
+  /** Ends the run after the step at which it is aborted. */
+  readonly signal?: AbortSignal;
+  /** Is told about each step. */
+  readonly onStep?: (report: StepReport) => void;
+}
+
+/** What {@link train} gives. */
+export interface TrainResult<M extends AnyModel> {
+  /** The trained model; the given one is unchanged. */
+  readonly model: M;
+  /** One entry per optimizer step, those before a resume included. */
+  readonly history: readonly HistoryEntry[];
+  /** `true` where the signal ended the run. */
+  readonly stopped: boolean;
+  /** The last checkpoint that was written. */
+  readonly checkpoint?: string;
+}
+
+/**
+ * Trains a model with AdamW on next-token cross-entropy: the leaves of its trainable active adapters, or all parameters of a base
+ * model. The given model is not changed.
+ *
+ * @param model What to train.
+ * @param data Batches of token ids.
+ * @param options Learning rate, steps and more.
+ * @throws {TrainingError} where there is nothing to train, no data, a loss or gradient that is not finite, or a checkpoint that does
+ * not fit.
+ *
+ * @example
+ * ```ts ignore
+ * import { getPeftModel, loadModel, loraConfig, train } from "@graft/peft";
+ * const base = await loadModel("path/to/model");
+ * const model = getPeftModel(base, loraConfig({ r: 8, taskType: "CAUSAL_LM" }));
+ * const { model: trained, history } = await train(model, [{ inputIds: [[1, 2, 3, 4]] }], {
+ *   learningRate: 1e-3,
+ *   steps: 10,
+ * });
+ * console.log(history.at(-1)?.loss);
+ * ```
+ */
+export async function train<M extends AnyModel>(
+  model: M,
+  data: TrainingData,
+  options: TrainOptions,
+): Promise<TrainResult<M>> {
+  const { seed = 0, gradientAccumulation: group = 1, checkpoint, signal } = options;
+  const steps = stepsOf(data, options);
+  checkOptions({ ...options, gradientAccumulation: group, steps });
+  const leaves = trainableLeaves(model);
+  if (leaves.size === 0) {
+    throw new TrainingError(
+      "NOTHING_TO_TRAIN",
+      "The model has nothing to train: none of its active adapters is trainable. Load the adapter with isTrainable, or activate it.",
+    );
+  }
+  const packing = packLeaves(leaves);
+  const resumed = options.resume ? await readCheckpoint(options.resume, packing) : undefined;
+  using session = await openSession(model, leaves, {
+    ...options,
+    packing,
+    dropout: true,
+    accumulates: group > 1,
+  });
+  if (resumed) await session.write(resumed.vectors);
+  let progress: Progress = resumed?.progress ?? { step: 0, batches: 0, seed, history: [] };
+  let written: string | undefined;
+  const result = async (): Promise<M> =>
+    withLeaves(model, await fromVector(packing, (await session.read()).parameters));
+  const save = async () => {
+    if (!checkpoint || written?.endsWith(`-${progress.step}`)) return;
+    const vectors = await session.read();
+    const trained = withLeaves(model, await fromVector(packing, vectors.parameters));
+    written = await writeCheckpoint(checkpoint.folder, { progress, packing, vectors }, {
+      beside: async (folder) => {
+        if (trained.type === "peft") await savePretrained(trained, folder);
+      },
+    });
+  };
+
+  const pace = createPace();
+  const source = batchesOf(data, progress.batches);
+  try {
+    while (progress.step < steps && !signal?.aborted) {
+      const batches: PreparedBatch[] = [];
+      while (batches.length < group) {
+        const next = await source.next();
+        if (next.done) break;
+        batches.push(await prepareBatch(model, next.value));
+      }
+      if (batches.length === 0) {
+        if (progress.batches > 0) break; // data that cannot be gone through again has ended
+        throw new TrainingError("DATASET_EMPTY", "The training data holds no batch.");
+      }
+      const entry = await takeStep(session, batches, {
+        ...options,
+        seed: progress.seed,
+        step: progress.step + 1,
+        steps,
+        firstBatch: progress.batches,
+        lastCheckpoint: written,
+      });
+      const evaluated = options.evalData &&
+          (entry.step === steps || (options.evalEvery && entry.step % options.evalEvery === 0))
+        ? { ...entry, evalLoss: (await evaluateWith(session, model, options.evalData)).loss }
+        : entry;
+      progress = {
+        ...progress,
+        step: entry.step,
+        batches: progress.batches + batches.length,
+        history: [...progress.history, evaluated],
+      };
+      options.onStep?.({ ...evaluated, steps, ...pace.step(entry.tokens, steps - entry.step) });
+      if (checkpoint?.every && entry.step % checkpoint.every === 0) await save();
+    }
+  } finally {
+    await source.return?.(undefined);
+  }
+  const stopped = signal?.aborted === true && progress.step < steps;
+  if (stopped) await save();
+  return { model: await result(), history: progress.history, stopped, checkpoint: written };
+}
+
+async function takeStep(
+  session: TrainingSession,
+  batches: readonly PreparedBatch[],
+  at: TrainOptions & {
+    readonly seed: number;
+    readonly step: number;
+    readonly steps: number;
+    readonly firstBatch: number;
+    readonly lastCheckpoint: string | undefined;
+  },
+): Promise<HistoryEntry> {
+  const targets = batches.reduce((n, b) => n + b.targets, 0);
+  if (targets === 0) {
+    throw new TrainingError(
+      "LABELS_EMPTY",
+      `No label counts in the batches of step ${at.step} (from batch ${at.firstBatch}): all are −100 or padding.`,
+    );
+  }
+  const learningRate = at.learningRate *
+    learningRateFactor(at.schedule ?? "constant", {
+      step: at.step - 1,
+      steps: at.steps,
+      warmupSteps: at.warmupSteps,
+    });
+  let loss = 0, gradientNorm = 0;
+  for (const [i, batch] of batches.entries()) {
+    const last = i === batches.length - 1;
+    // A different mask for each batch of the run, and the same ones again after a resume.
+    const run = { lossScale: 1 / targets, seed: dropoutSeed(at.seed, at.firstBatch + i) };
+    if (last) {
+      const out = await session.update(batch, { ...run, step: at.step, learningRate });
+      loss += out.loss;
+      gradientNorm = out.gradientNorm;
+    } else {
+      loss += await session.accumulate(batch, run);
+    }
+    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
+      const what = Number.isFinite(loss) ? "gradient" : "loss";
+      const value = Number.isFinite(loss) ? gradientNorm : loss;
+      throw new TrainingError(
+        "NOT_FINITE",
+        `The ${what} of batch ${at.firstBatch + i} at step ${at.step} is ${value} ` +
+          `(learning rate ${learningRate}). Training stopped; ` +
+          (at.lastCheckpoint
+            ? `the last good checkpoint is ${at.lastCheckpoint}.`
+            : "no checkpoint of this run had been written.") +
+          " Try a lower learning rate, warm-up or maxGradientNorm, or look at that batch.",
+        {
+          step: at.step,
+          batch: at.firstBatch + i,
+          learningRate,
+          loss,
+          gradientNorm,
+          checkpoint: at.lastCheckpoint,
+        },
+      );
+    }
+  }
+  return {
+    step: at.step,
+    loss,
+    learningRate,
+    gradientNorm,
+    tokens: batches.reduce((n, b) => n + b.tokens, 0),
+  };
+}
+
+function dropoutSeed(seed: number, batch: number): number {
+  return (Math.imul(seed, 0x9e3779b1) + batch) | 0;
+}
+
+function stepsOf(data: TrainingData, options: TrainOptions): number {
+  if (options.steps !== undefined) return options.steps;
+  if (Array.isArray(data)) {
+    return Math.ceil(data.length / (options.gradientAccumulation ?? 1)) * (options.epochs ?? 1);
+  }
+  if (options.epochs !== undefined) {
+    throw new ValueError(
+      "TRAIN_OPTIONS",
+      "epochs needs data whose length is known: give an array of batches, or steps.",
+    );
+  }
+  return Infinity;
+}
+
+function checkOptions(options: TrainOptions): void {
+  const positive = (
+    name: "learningRate" | "steps" | "gradientAccumulation" | "maxGradientNorm",
+  ) => {
+    const value = options[name];
+    if (value !== undefined && !(value > 0 || (name === "steps" && value === 0))) {
+      throw new ValueError("TRAIN_OPTIONS", `${name} must be above 0; it is ${value}.`);
+    }
+  };
+  positive("learningRate");
+  positive("steps");
+  positive("gradientAccumulation");
+  positive("maxGradientNorm");
+  if (options.steps === Infinity && options.schedule && options.schedule !== "constant") {
+    throw new ValueError(
+      "TRAIN_OPTIONS",
+      `The schedule "${options.schedule}" needs a number of steps.`,
+    );
+  }
+}
+
+/** Batches one after the other, from number `skip` on. */
+async function* batchesOf(data: TrainingData, skip: number): AsyncGenerator<TrainingBatch> {
+  const again = typeof data === "function" || Array.isArray(data);
+  let left = skip;
+  for (let epoch = 0; epoch === 0 || again; epoch++) {
+    let count = 0;
+    for await (const batch of typeof data === "function" ? data(epoch) : data) {
+      count++;
+      if (left > 0) left--;
+      else yield batch;
+    }
+    if (count === 0) return;
+  }
+}
