@@ -30,6 +30,8 @@ const TILE = 32;
 /** Fours per line of a tile in workgroup memory; one more than there are, against bank conflicts. */
 const STRIDE = TILE / 4 + 1;
 const THREADS = 64;
+/** Steps of the inner loops that are written out. */
+const UNROLL = 2;
 
 const I = [0, 1, 2, 3] as const;
 
@@ -104,6 +106,15 @@ fn ${name}At(line: u32, at: u32) -> vec4<f32> {
 `;
 }
 
+const unrolled = (text: (u: number) => string) =>
+  Array.from({ length: UNROLL }, (_, u) => `{ ${text(u)} }`).join("\n      ");
+
+/**
+ * WGSL for the size of a tile as a number that compilers do not see through: some unroll every loop of constant length, nested ones too, and
+ * then take minutes.
+ */
+const WHOLE = `let whole = ${TILE}u + thread / ${THREADS}u;`;
+
 /** WGSL that adds `x · yᵀ` over all of D to `into0` … `into3`. The two give the line of a row of each side. */
 function product(
   into: string,
@@ -133,10 +144,14 @@ function product(
       ${transpose("tileY")}
       }
       workgroupBarrier();
-      for (var d = 0u; d < ${TILE}u; d++) {
-        let a = tileX[d * ${STRIDE}u + y];
-        let b = tileY[d * ${STRIDE}u + x];
-        ${I.map((i) => `${into}${i} += a.${"xyzw"[i]} * b;`).join(" ")}
+      for (var d = 0u; d < whole; d += ${UNROLL}u) {
+        ${
+    unrolled((u) =>
+      `let a = tileX[(d + ${u}u) * ${STRIDE}u + y];
+        let b = tileY[(d + ${u}u) * ${STRIDE}u + x];
+        ${I.map((i) => `${into}${i} += a.${"xyzw"[i]} * b;`).join(" ")}`
+    )
+  }
       }
       workgroupBarrier();
     }`;
@@ -157,10 +172,14 @@ function accumulate(
       tileX[line * ${STRIDE}u + four] = ${z}At(${lineZ("line")}, ${c * 8}u + four);
     }
     workgroupBarrier();
-    for (var n = 0u; n < ${TILE}u; n++) {
-      let w = tileW[n * ${STRIDE}u + y];
-      let z = tileX[n * ${STRIDE}u + x];
-      ${I.map((i) => `acc${i}x${c} += w.${"xyzw"[i]} * z;`).join(" ")}
+    for (var n = 0u; n < whole; n += ${UNROLL}u) {
+      ${
+        unrolled((u) =>
+          `let w = tileW[(n + ${u}u) * ${STRIDE}u + y];
+      let z = tileX[(n + ${u}u) * ${STRIDE}u + x];
+      ${I.map((i) => `acc${i}x${c} += w.${"xyzw"[i]} * z;`).join(" ")}`
+        )
+      }
     }
     workgroupBarrier();`,
   ).join("\n    ");
@@ -390,6 +409,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sequence = group / ${tiles * heads}u;
   let x = thread % 8u;
   let y = thread / 8u;
+  ${WHOLE}
   ${rows}
   ${keyRange(problem, low, high)}
   ${part === "logSum" ? "" : accumulators(chunks)}
@@ -459,6 +479,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sequence = group / ${tiles * groups}u;
   let x = thread % 8u;
   let y = thread / 8u;
+  ${WHOLE}
   ${
       I.map((i) =>
         `let key${i} = i32(first + y * 4u + ${i}u);

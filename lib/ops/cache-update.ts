@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { cacheUpdateKernel } from "../../kernels/cache-update.ts";
 import { ONNX_TYPES, type OnnxContext } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes } from "./shapes.ts";
@@ -49,4 +50,13 @@ export const cacheUpdateOperation: Operation = {
   gradient: null,
   onnx: { emit: emitCacheUpdate },
   flops: () => 0,
+  kernel: {
+    kind: "kernel",
+    inPlace: 0,
+    variants: (node) => {
+      const [batch, capacity, heads, depth] = node.shape;
+      const rows = node.inputs[1].shape[1];
+      return [cacheUpdateKernel({ batch, capacity, rows, length: heads * depth }, node.dtype)];
+    },
+  },
 };

@@ -3,6 +3,8 @@
  *
  * @module
  */
+import { rowVariants } from "../../kernels/rows.ts";
+import { crossEntropyGradKernel, crossEntropyKernel } from "../../kernels/cross-entropy.ts";
 import type { OnnxContext } from "./onnx-rule.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { Operation } from "./operation.ts";
@@ -76,6 +78,14 @@ export const crossEntropyOperation: Operation = {
   },
   onnx: { emit: emitCrossEntropy },
   flops: (node) => 5 * sizeOf(node.inputs[0].shape),
+  kernel: {
+    kind: "kernel",
+    variants: (node, features) => {
+      const [rows, length] = node.inputs[0].shape;
+      const size = { rows, length, ignored: IGNORED_LABEL };
+      return rowVariants((options) => crossEntropyKernel(size, options), features);
+    },
+  },
 };
 
 /**
@@ -87,4 +97,12 @@ export const crossEntropyGradOperation: Operation = {
   gradient: null,
   onnx: { emit: emitCrossEntropyGrad },
   flops: (node) => 6 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    variants: (node, features) => {
+      const [rows, length] = node.shape;
+      const size = { rows, length, ignored: IGNORED_LABEL };
+      return rowVariants((options) => crossEntropyGradKernel(size, options), features);
+    },
+  },
 };

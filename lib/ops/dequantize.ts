@@ -3,9 +3,15 @@
  *
  * @module
  */
+import { dequantizeKernel } from "../../kernels/gather.ts";
 import { emitDequantize } from "./onnx-quantized.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { quantizedInputs, quantizedShape, type QuantizedValue } from "./matmul-quantized.ts";
+import {
+  quantizedInputs,
+  quantizedOperand,
+  quantizedShape,
+  type QuantizedValue,
+} from "./matmul-quantized.ts";
 import type { Operation } from "./operation.ts";
 import type { Value } from "./value.ts";
 
@@ -25,4 +31,9 @@ export const dequantizeOperation: Operation = {
   gradient: null,
   onnx: { emit: (context) => emitDequantize(context, 0) },
   flops: (node) => 2 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    epilogue: true,
+    variants: (node) => [dequantizeKernel(quantizedOperand(node, 0))],
+  },
 };

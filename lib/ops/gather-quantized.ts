@@ -3,9 +3,15 @@
  *
  * @module
  */
+import { dequantizeKernel } from "../../kernels/gather.ts";
 import { emitGatherQuantized } from "./onnx-quantized.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { quantizedInputs, quantizedShape, type QuantizedValue } from "./matmul-quantized.ts";
+import {
+  quantizedInputs,
+  quantizedOperand,
+  quantizedShape,
+  type QuantizedValue,
+} from "./matmul-quantized.ts";
 import type { Operation } from "./operation.ts";
 import { reshape } from "./reshape.ts";
 import { checkShapes } from "./shapes.ts";
@@ -31,4 +37,11 @@ export const gatherQuantizedOperation: Operation = {
   gradient: null,
   onnx: { emit: emitGatherQuantized },
   flops: (node) => 2 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    epilogue: true,
+    variants: (node) => [
+      dequantizeKernel(quantizedOperand(node, 1), { ids: { input: 0, count: node.shape[0] } }),
+    ],
+  },
 };

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { gatherKernel } from "../../kernels/gather.ts";
 import { cast } from "./cast.ts";
 import type { Operation } from "./operation.ts";
 import { reshape } from "./reshape.ts";
@@ -38,4 +39,11 @@ export const gatherOperation: Operation = {
   },
   onnx: { emit: ({ inputs, emit }) => emit("Gather", inputs, { axis: 0 }) },
   flops: () => 0,
+  kernel: {
+    kind: "kernel",
+    variants: (node) => {
+      const [rows, length] = node.inputs[0].shape;
+      return [gatherKernel({ count: node.shape[0], rows, length }, node.dtype)];
+    },
+  },
 };

@@ -3,6 +3,8 @@
  *
  * @module
  */
+import { rowVariants } from "../../kernels/rows.ts";
+import { layerNormKernel } from "../../kernels/norm.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { add, mul, sub } from "./binary.ts";
 import type { Operation } from "./operation.ts";
@@ -57,4 +59,14 @@ export const layerNormOperation: Operation = {
       }),
   },
   flops: (node) => 8 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    epilogue: true,
+    variants: (node, features) => {
+      const length = node.shape[node.shape.length - 1];
+      const epsilon = node.attributes.epsilon as number;
+      const size = { rows: sizeOf(node.shape) / length, length, epsilon };
+      return rowVariants((options) => layerNormKernel(size, options), features);
+    },
+  },
 };

@@ -18,26 +18,45 @@ const EXACT = 1;
 
 /** ONNX for `matmulQuantized`. */
 export function emitMatmulQuantized(context: OnnxContext): string {
-  const { node, inputs: [x, , , offsets], emit, ints } = context;
+  const { node, inputs: [x, , , offsets], emit } = context;
   const weight = quantizedOf(node, 1);
-  const [rows, columns] = quantizedShape(weight);
   if (!node.attributes.transposeB) return emit("MatMul", [x, emitDequantize(context, 1)]);
-  const m = node.shape[0];
-  const embed = context.embeddable(1) && context.embeddable(2);
-  const product = m <= FEW_ROWS && embed ? emitPackedProduct(context) : emit(
+  const [rows] = quantizedShape(weight);
+  const packed = node.shape[0] <= FEW_ROWS &&
+    node.inputs.every((_, i) => i === 0 || context.embeddable(i));
+  const product = packed ? emitPackedProduct(context) : emit(
     "FusedMatMul",
     [x, emitScaled(context, 1, allRows(context, rows))],
     { transB: 1 },
     MICROSOFT,
   );
-  if (!offsets) return product;
+  if (!weight.offsets) return product;
   // Σ x·(q·scale + offset) = Σ x·q·scale + Σ over blocks of offset · Σ x.
-  const blocks = columns / weight.block;
-  const sums = emit("ReduceSum", [
-    emit("Reshape", [x, ints([m, blocks, weight.block])]),
-    ints([2]),
-  ], { keepdims: 0 });
-  return emit("Gemm", [sums, offsets, product], { transB: 1 });
+  const added = packed
+    ? context.embed(3, {
+      shape: weight.offsets.shape,
+      type: "f32",
+      label: "offsets",
+      prepare: (data) => data,
+    })
+    : offsets;
+  return emit("Gemm", [emitBlockSums(context, weight.block), added, product], { transB: 1 });
+}
+
+/** Sums of each row of the node's first input over the blocks of the weight. */
+function emitBlockSums(
+  { node, inputs: [x], emit, ints, constant }: OnnxContext,
+  block: number,
+): string {
+  const [m, columns] = node.inputs[0].shape, blocks = columns / block;
+  if (m > FEW_ROWS) {
+    const cut = emit("Reshape", [x, ints([m, blocks, block])]);
+    return emit("ReduceSum", [cut, ints([2])], { keepdims: 0 });
+  }
+  // One product with zeros and ones is one node less than cutting and adding.
+  const ones = new Float32Array(columns * blocks);
+  for (let k = 0; k < columns; k++) ones[k * blocks + Math.floor(k / block)] = 1;
+  return emit("MatMul", [x, constant(ones, [columns, blocks])]);
 }
 
 /** `MatMulNBits`, whose weights have to be constants to be fast. */

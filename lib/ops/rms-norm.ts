@@ -3,6 +3,8 @@
  *
  * @module
  */
+import { rowVariants } from "../../kernels/rows.ts";
+import { rmsNormKernel } from "../../kernels/norm.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { add, mul, sub } from "./binary.ts";
 import type { Operation } from "./operation.ts";
@@ -46,4 +48,14 @@ export const rmsNormOperation: Operation = {
       }),
   },
   flops: (node) => 4 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    epilogue: true,
+    variants: (node, features) => {
+      const length = node.shape[node.shape.length - 1];
+      const epsilon = node.attributes.epsilon as number;
+      const size = { rows: sizeOf(node.shape) / length, length, epsilon };
+      return rowVariants((options) => rmsNormKernel(size, options), features);
+    },
+  },
 };

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { ropeKernel } from "../../kernels/rope.ts";
 import { MICROSOFT, type OnnxContext } from "./onnx-rule.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { Operation } from "./operation.ts";
@@ -60,4 +61,14 @@ export const ropeOperation: Operation = {
   },
   onnx: { emit: emitRope },
   flops: (node) => 3 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    epilogue: true,
+    variants: (node) => {
+      const [batch, positions, heads, depth] = node.shape;
+      const tables = node.inputs[1].shape[0];
+      const inverse = node.attributes.inverse as boolean;
+      return [ropeKernel({ batch, positions, heads, depth, tables, inverse })];
+    },
+  },
 };

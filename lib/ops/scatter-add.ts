@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { scatterAddKernel } from "../../kernels/scatter-add.ts";
 import { ONNX_TYPES, type OnnxContext } from "./onnx-rule.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { gather } from "./gather.ts";
@@ -40,4 +41,11 @@ export const scatterAddOperation: Operation = {
   gradient: (node, g) => [() => gather(g, node.inputs[1]), null],
   onnx: { emit: emitScatterAdd },
   flops: (node) => sizeOf(node.inputs[0].shape),
+  kernel: {
+    kind: "kernel",
+    variants: (node) => {
+      const [rows, length] = node.shape;
+      return [scatterAddKernel({ count: node.inputs[1].shape[0], rows, length })];
+    },
+  },
 };

@@ -3,6 +3,8 @@
  *
  * @module
  */
+import { rowVariants } from "../../kernels/rows.ts";
+import { softmaxKernel } from "../../kernels/softmax.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { mul, sub } from "./binary.ts";
 import type { Operation } from "./operation.ts";
@@ -29,4 +31,13 @@ export const softmaxOperation: Operation = {
   ],
   onnx: { emit: ({ inputs, emit }) => emit("Softmax", inputs, { axis: -1 }) },
   flops: (node) => 5 * sizeOf(node.shape),
+  kernel: {
+    kind: "kernel",
+    epilogue: true,
+    variants: (node, features) => {
+      const length = node.shape[node.shape.length - 1];
+      const size = { rows: sizeOf(node.shape) / length, length };
+      return rowVariants((options) => softmaxKernel(size, options), features);
+    },
+  },
 };

@@ -91,8 +91,8 @@ function workOf(node: Value): number {
 
 /** What one element of an expression costs. */
 interface Expense {
-  /** Buffers that it reads. */
-  readonly leaves: ReadonlySet<string>;
+  /** Roots of the buffers that it reads, by range. */
+  readonly leaves: ReadonlyMap<string, Value>;
   /** Nodes that it computes. */
   readonly nodes: ReadonlySet<Value>;
   /** Their work. */
@@ -114,7 +114,7 @@ export function fuse(program: Program, options: FuseOptions = {}): FusedProgram 
   const expenseOf = (v: Value): Expense => {
     const { root, offset } = views.get(v)!;
     if (!isFused(root)) {
-      return { leaves: new Set([`${root.id}+${offset}`]), nodes: new Set(), work: 0 };
+      return { leaves: new Map([[`${root.id}+${offset}`, root]]), nodes: new Set(), work: 0 };
     }
     if (operationOf(v).kernel?.kind === "view") return expenses.get(v.inputs[0])!;
     return join(v, v.inputs.map((i) => expenses.get(i)!));
@@ -148,7 +148,7 @@ export function fuse(program: Program, options: FuseOptions = {}): FusedProgram 
   }
 
   const context: Context = { program, views, stored, users, storageBuffers };
-  const ordered = schedule(withEpilogues(plainGroups(context), context), views);
+  const ordered = schedule(withEpilogues(plainGroups(context), context), { program, views });
   const groups = mergeNeighbours(ordered, context);
   const kept = new Set(groups.flatMap((g) => g.outputs));
   for (const v of [...stored]) {
@@ -207,6 +207,13 @@ function isFusable(v: Value): boolean {
   return kind === "elementwise" || kind === "layout";
 }
 
+/** Whether the kernel of a node can apply an elementwise function to its result. */
+function acceptsEpilogue(node: Value): boolean {
+  const rule = operationOf(node).kernel;
+  return node.dtype === "f32" &&
+    (rule?.kind === "reduce" || (rule?.kind === "kernel" && rule.epilogue === true));
+}
+
 function isUploaded(v: Value): boolean {
   return v.op === "constant" &&
     (typeof v.attributes.value !== "number" || sizeOf(v.shape) <= SMALL_CONSTANT);
@@ -236,9 +243,9 @@ function mustStore(program: Program, views: ReadonlyMap<Value, View>): Set<Value
 }
 
 function join(v: Value, parts: readonly Expense[]): Expense {
-  const leaves = new Set<string>(), nodes = new Set<Value>([v]);
+  const leaves = new Map<string, Value>(), nodes = new Set<Value>([v]);
   for (const p of parts) {
-    for (const l of p.leaves) leaves.add(l);
+    for (const [key, root] of p.leaves) leaves.set(key, root);
     for (const n of p.nodes) nodes.add(n);
   }
   let work = 0;
@@ -260,8 +267,17 @@ function storeShared(
     readonly expenses: ReadonlyMap<Value, Expense>;
   },
 ): void {
+  /** Whether a kernel's result is read by the expression of `v` only, element by element. */
+  const endsIn = (x: Value, v: Value) => {
+    const { nodes } = expenses.get(v)!;
+    const inside = (u: Value): boolean =>
+      nodes.has(u) || (operationOf(u).kernel?.kind === "view" && users.get(u)!.every(inside));
+    return acceptsEpilogue(x) && sizeOf(x.shape) === sizeOf(v.shape) && v.dtype === "f32" &&
+      users.get(x)!.every(inside);
+  };
   /** For each value, the stored values and reductions whose kernels compute it. */
   const homes = new Map<Value, Set<Value>>();
+  const position = new Map(program.nodes.map((v, i) => [v, i]));
   for (let n = program.nodes.length - 1; n >= 0; n--) {
     const v = program.nodes[n];
     const own = new Set<Value>();
@@ -274,20 +290,39 @@ function storeShared(
     const { leaves, work } = expenses.get(v)!;
     if (work === 0) continue;
     const size = sizeOf(v.shape), once = leaves.size * ACCESS + work;
+    const kernels = likelyKernels(own, position);
     let fusedPrice = 0;
-    for (const h of own) {
+    for (const h of kernels) {
       const computed = sizeOf((h.op === "reduce" ? h.inputs[0] : h).shape);
       // Along a broadcast axis one computation serves four elements, and reads come from the cache.
       const repeats = computed > size ? Math.max(1, computed / size / 4) : 1;
       fusedPrice += size * (repeats * work + leaves.size * ACCESS);
     }
-    const storedPrice = size * (once + ACCESS * (1 + own.size)) + DISPATCH;
+    // Stored in the place of a kernel's own result, it needs no kernel and no buffer more, and the result none at all.
+    const isEpilogue = [...leaves.values()].some((x) => endsIn(x, v));
+    const storedPrice = size * (once + ACCESS * (kernels.length + (isEpilogue ? -2 : 1))) +
+      (isEpilogue ? 0 : DISPATCH);
+    const isShared = kernels.length > 1;
     // Values that live from the forward to the backward pass cost memory as well, hence the margin.
-    const shared = own.size > 1 ? 1.5 : 1;
-    if (fusedPrice > shared * storedPrice && (own.size > 1 || fusedPrice > size * once * 1.01)) {
+    const margin = isShared && !isEpilogue ? 1.5 : 1;
+    if (fusedPrice > margin * storedPrice && (isShared || fusedPrice > size * once * 1.01)) {
       stored.add(v);
     }
   }
+}
+
+/** One of the values of each kernel that is likely to compute several of them (see {@link mergeNeighbours}). */
+function likelyKernels(
+  values: ReadonlySet<Value>,
+  position: ReadonlyMap<Value, number>,
+): readonly Value[] {
+  const sorted = [...values].sort((a, b) => position.get(a)! - position.get(b)!);
+  return sorted.filter((v, i) => {
+    const last = sorted[i - 1];
+    const joins = last && last.op !== "reduce" && v.op !== "reduce" &&
+      sizeOf(last.shape) === sizeOf(v.shape) && position.get(v)! - position.get(last)! < 4 * NEAR;
+    return !joins;
+  });
 }
 
 /** One group per stored value that is computed. */
@@ -381,10 +416,8 @@ function withEpilogues(groups: readonly Group[], context: Context): Group[] {
   const gone = new Set<Group>();
   for (const g of [...groups].reverse()) {
     const node = g.node;
-    if (!node || node.dtype !== "f32" || asked.has(node)) continue;
-    const rule = operationOf(node).kernel;
-    const isKernel = rule?.kind === "kernel" && rule.epilogue === true;
-    if (!isKernel && g.kind !== "reduce") continue;
+    if (!node || asked.has(node) || !acceptsEpilogue(node)) continue;
+    const isKernel = g.kind === "kernel";
     const [reader, ...others] = readers.get(node) ?? [];
     if (!reader || others.length || reader.kind !== "elementwise" || taken.has(reader)) continue;
     const [root] = reader.outputs;
@@ -421,6 +454,12 @@ function mergeNeighbours(groups: readonly Group[], context: Context): Group[] {
   /** Position in `result` of the group that computes a value. */
   const home = new Map<Value, number>();
   const asked = new Set([...context.program.outputs.values()].map((v) => views.get(v)!.root));
+  /** For what replaces a state: the state. */
+  const replaced = new Map<Value, Value>();
+  for (const [state, output] of context.program.updates) {
+    const { root } = views.get(context.program.outputs.get(output)!)!;
+    replaced.set(root, context.program.inputs.get(state)!);
+  }
   for (const g of groups) {
     const into = g.kind === "elementwise" ? partner(g) : -1;
     if (into >= 0) {
@@ -448,6 +487,10 @@ function mergeNeighbours(groups: readonly Group[], context: Context): Group[] {
       const other = result[i];
       if (other.kind !== "elementwise") continue;
       if (sizeOf(other.outputs[0].shape) !== sizeOf(first.shape)) continue;
+      // A new state must not be written before all have read the old one.
+      const old = g.outputs.map((o) => replaced.get(o)).filter((o) => o);
+      const later = result.slice(i + 1).flatMap((r) => r.reads.map((x) => views.get(x)!.root));
+      if (old.some((o) => later.includes(o!))) continue;
       // Everything that is read must be there when the other group runs.
       if (!roots.every((r) => (home.get(r) ?? -1) <= i)) continue;
       const known = new Set(other.reads.map((r) => views.get(r)!.root));

@@ -6,7 +6,7 @@
 import { FileError, TrainingError } from "../errors.ts";
 import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import { readJsonFile } from "../io/json.ts";
-import { type Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { fromVector, type Packing, toVector } from "./packing.ts";
 import type { OptimizerVectors } from "./session.ts";
 import type { HistoryEntry } from "./report.ts";

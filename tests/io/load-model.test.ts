@@ -27,6 +27,14 @@ import { withParameters } from "../../lib/model/model-graph.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { inFolder, namesIn } from "./folder.ts";
+import {
+  GGML,
+  type GgufTensor,
+  LLAMA as GGUF_LLAMA,
+  llamaTensors,
+  writeGguf,
+} from "./gguf-writer.ts";
+import { hubServer } from "./hub-server.ts";
 
 const CONFIG = {
   model_type: "llama",
@@ -43,6 +51,17 @@ const IDS = [[3, 1, 4, 1, 5, 9, 2, 6]];
 
 async function logits(model: ModelGraph): Promise<Float32Array> {
   return await toFloat32((await forward(model, { inputIds: IDS })).logits);
+}
+
+/** A matrix as Q8_0: in each block of 32 a 16-bit scale (here 0.05) and as many bytes. */
+function inBlocks(given: GgufTensor): GgufTensor {
+  if (given.dims.length !== 2) return given;
+  const [columns, rows] = given.dims;
+  const bytes = new Uint8Array(columns * rows / 32 * 34);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = 31 * i + 7 * given.name.length;
+  const view = new DataView(bytes.buffer);
+  for (let at = 0; at < bytes.length; at += 34) view.setFloat16(at, 0.05 / 127, true);
+  return { ...given, type: GGML.Q8_0, bytes };
 }
 
 const json = async (path: string) => JSON.parse(await Deno.readTextFile(path));
@@ -202,13 +221,52 @@ Deno.test("what does not fit is refused, and a device that was opened for it is 
       "hidden_size",
     );
     await assertRejects(() => loadModel(join(folder, "none.gguf")), FileError, "does not exist");
-    // deno-lint-ignore no-explicit-any -- what a JavaScript caller may pass
     await assertRejects(
-      () => createModel(CONFIG, { device: "gpu" as any }),
+      () => createModel(CONFIG, { device: "gpu" as "cpu" }),
       ValueError,
       "auto, cpu",
     );
     assertStrictEquals(await openDevice(device), device);
+  });
+});
+
+Deno.test("a model of the hub keeps its id as its source, and brings its tokenizer without asking again", async () => {
+  await inFolder(async (folder) => {
+    using device = await openDevice("cpu");
+    const model = await createModel(CONFIG, { device, seed: 9 });
+    const path = join(folder, "model");
+    await saveModel(model, path, { tokenizer: createTokenizer(byteTokenizerFiles()) });
+    const files = await Promise.all(
+      namesIn(path).map(async (name) => [name, await Deno.readFile(join(path, name))] as const),
+    );
+    const server = hubServer(Object.fromEntries(files));
+    const loaded = await loadModel("org/model", {
+      device,
+      fetch: server.fetch,
+      cacheDir: join(folder, "cache"),
+    });
+    server.online = false;
+    assertEquals(loaded.source, "org/model");
+    assertEquals(await logits(loaded), await logits(model));
+    assertEquals((await tokenizerOf(loaded)).encode("a"), [97]);
+  });
+});
+
+Deno.test("GGUF: quantized weights stay so, or are made plain, with the same outputs", async () => {
+  await inFolder(async (folder) => {
+    using device = await openDevice("cpu");
+    const path = join(folder, "tiny.gguf");
+    await Deno.writeFile(path, writeGguf(GGUF_LLAMA, llamaTensors().map(inBlocks)));
+    const quantized = await loadModel(path, { device });
+    const plain = await loadModel(path, { device, dequantize: true });
+    const types = (m: ModelGraph) => new Set([...m.parameters.values()].map((t) => t.dtype));
+    assertEquals([...types(quantized)].sort(), ["f32", "q8_0"]);
+    assertEquals([...types(plain)], ["f32"]);
+    const found = await logits(quantized);
+    const expected = await logits(plain);
+    found.forEach((x, i) => assertAlmostEquals(x, expected[i], 2e-2 * Math.max(...expected)));
+    await saveModel(quantized, join(folder, "saved"), { tokenizer: false });
+    assertEquals(await logits(await loadModel(join(folder, "saved"), { device })), expected);
   });
 });
 

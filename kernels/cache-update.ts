@@ -1,0 +1,67 @@
+/**
+ * Writes new rows into a cache that is already there: only these rows move, not the cache.
+ *
+ * @module
+ */
+import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import type { ValueType } from "../lib/ops/value.ts";
+import { STORAGE, workgroupNumber } from "./wgsl.ts";
+
+/** Sizes of an update of [B, S, W] by [B, T, W]. */
+export interface CacheUpdateSize {
+  /** Sequences (B). */
+  readonly batch: number;
+  /** Rows of the cache (S). */
+  readonly capacity: number;
+  /** New rows (T). */
+  readonly rows: number;
+  /** Elements of a row (W). */
+  readonly length: number;
+}
+
+/** Writes rows (input 1) from the row number `offset` (input 2) on; the output holds the cache already. */
+export function cacheUpdateKernel(size: CacheUpdateSize, dtype: ValueType): Kernel {
+  const { batch, capacity, rows, length } = size;
+  const { word, perWord } = STORAGE[dtype];
+  const whole = length % perWord === 0;
+  const words = length / perWord;
+  const vector = whole && words % 4 === 0;
+  const per = vector ? words / 4 : words;
+  const item = vector ? `vec4<${word}>` : word;
+  const count = batch * rows * (whole ? per : length);
+  const bits = 32 / perWord;
+  const place = (width: number) =>
+    `(i / ${
+      rows * width
+    }u * ${capacity}u + first + i / ${width}u % ${rows}u) * ${width}u + i % ${width}u`;
+  // Rows that share words with their neighbours are written by one invocation, one element after the other.
+  const threads = whole ? 64 : 1;
+  const mask = 2 ** bits - 1;
+  const body = whole
+    ? `let i = ${workgroupNumber("id")} * 64u + lane;
+  if (i >= ${count}u) { return; }
+  output[${place(per)}] = rows[i];`
+    : `for (var i = 0u; i < ${count}u; i++) {
+    let element = (rows[i / ${perWord}u] >> (${bits}u * (i % ${perWord}u))) & ${mask}u;
+    let at = ${place(length)};
+    let shift = ${bits}u * (at % ${perWord}u);
+    output[at / ${perWord}u] = (output[at / ${perWord}u] & ~(${mask}u << shift)) | (element << shift);
+  }`;
+  return {
+    variant: vector ? "vectors" : whole ? "words" : "elements",
+    dispatches: [{
+      source: `@group(0) @binding(0) var<storage, read> rows: array<${item}>;
+@group(0) @binding(1) var<storage, read> offset: array<i32>;
+@group(0) @binding(2) var<storage, read_write> output: array<${item}>;
+
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let first = u32(clamp(offset[0], 0, ${capacity - rows}));
+  ${body}
+}
+`,
+      bindings: [1, 2, "output"],
+      workgroups: whole ? foldWorkgroups(Math.ceil(count / 64)) : [1, 1, 1],
+    }],
+  };
+}

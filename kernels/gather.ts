@@ -1,0 +1,96 @@
+/**
+ * Rows of a table by their numbers. Copies 16 bytes per invocation where rows are whole vectors, words where they are whole words, and puts
+ * words together from single elements where 16- or 8-bit rows begin inside one. Numbers outside the table read its first or last row: hosts check
+ * them before, and a kernel must not read elsewhere.
+ *
+ * @module
+ */
+import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import type { ValueType } from "../lib/ops/value.ts";
+import { declareOperand, type Operand } from "./operand.ts";
+import { STORAGE, workgroupNumber } from "./wgsl.ts";
+
+/** Sizes of a lookup. */
+export interface GatherSize {
+  /** Numbers to look up (N). */
+  readonly count: number;
+  /** Rows of the table (V). */
+  readonly rows: number;
+  /** Elements of a row (D). */
+  readonly length: number;
+}
+
+/** Rows of a table (input 0) at ids (input 1), in the table's type. */
+export function gatherKernel(size: GatherSize, dtype: ValueType): Kernel {
+  const { count, rows, length } = size;
+  const { word, perWord } = STORAGE[dtype];
+  const whole = length % perWord === 0;
+  const words = length / perWord;
+  const vector = whole && words % 4 === 0;
+  const items = whole ? count * words / (vector ? 4 : 1) : Math.ceil(count * length / perWord);
+  const item = vector ? `vec4<${word}>` : word;
+  const per = vector ? words / 4 : words;
+  const bits = 32 / perWord;
+  const copy = whole
+    ? `output[i] = table[rowOf(i / ${per}u) * ${per}u + i % ${per}u];`
+    : `var word = 0u;
+  for (var e = 0u; e < min(${perWord}u, ${count * length}u - i * ${perWord}u); e++) {
+    let element = i * ${perWord}u + e;
+    let at = rowOf(element / ${length}u) * ${length}u + element % ${length}u;
+    word |= ((table[at / ${perWord}u] >> (${bits}u * (at % ${perWord}u))) & ${
+      2 ** bits - 1
+    }u) << (${bits}u * e);
+  }
+  output[i] = word;`;
+  return {
+    variant: vector ? "vectors" : whole ? "words" : "elements",
+    dispatches: [{
+      source: `@group(0) @binding(0) var<storage, read> table: array<${item}>;
+@group(0) @binding(1) var<storage, read> ids: array<i32>;
+@group(0) @binding(2) var<storage, read_write> output: array<${item}>;
+
+fn rowOf(n: u32) -> u32 { return u32(clamp(ids[n], 0, ${rows - 1})); }
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let i = ${workgroupNumber("id")} * 64u + lane;
+  if (i >= ${items}u) { return; }
+  ${copy}
+}
+`,
+      bindings: [0, 1, "output"],
+      workgroups: foldWorkgroups(Math.ceil(items / 64)),
+    }],
+  };
+}
+
+/** Rows of a quantized table at ids (input 0), or all rows in order without ids, in f32. */
+export function dequantizeKernel(
+  table: Operand,
+  options: { readonly ids?: { readonly input: number; readonly count: number } } = {},
+): Kernel {
+  const { ids } = options;
+  const fours = table.length / 4;
+  const items = (ids?.count ?? table.lines) * fours;
+  const binding = table.bindings.length;
+  const row = ids ? `u32(clamp(ids[i / ${fours}u], 0, ${table.lines - 1}))` : `i / ${fours}u`;
+  return {
+    variant: "fours",
+    dispatches: [{
+      source: `${declareOperand(table, { name: "table", binding: 0, access: "four" })}
+@group(0) @binding(${binding}) var<storage, read_write> output: array<vec4<f32>>;
+${ids ? `@group(0) @binding(${binding + 1}) var<storage, read> ids: array<i32>;` : ""}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let i = ${workgroupNumber("id")} * 64u + lane;
+  if (i >= ${items}u) { return; }
+  output[i] = epilogue4(table(${row}, i % ${fours}u), i * 4u);
+}
+`,
+      bindings: [...table.bindings, "output", ...(ids ? [ids.input] : [])],
+      workgroups: foldWorkgroups(Math.ceil(items / 64)),
+      epilogue: true,
+    }],
+  };
+}

@@ -1,0 +1,72 @@
+/**
+ * Normalisation of rows: RMSNorm and LayerNorm. One pass per moment and one for the result; rows are short enough (a model's width) to
+ * stay in the cache, so memory sees one read and one write per element. The variance is that of differences from the mean, not of squares, which
+ * would cancel.
+ *
+ * @module
+ */
+import type { Kernel } from "../lib/ops/kernel-rule.ts";
+import { forItems, itemsOf, rowKernel } from "./rows.ts";
+import { literal } from "./wgsl.ts";
+
+/** Sizes of a normalisation. */
+export interface NormSize {
+  /** Number of rows. */
+  readonly rows: number;
+  /** Elements of a row. */
+  readonly length: number;
+  /** What is added to the mean square. */
+  readonly epsilon: number;
+}
+
+const IN_BLOCKS = { before: "var blockSum = item();", after: "sum += blockSum;" };
+
+function store(length: number, value: string): string {
+  return forItems(
+    length,
+    itemsOf(length).vector
+      ? `output[first + i] = epilogue4(${value}, (first + i) * 4u);`
+      : `output[first + i] = epilogue(${value}, first + i);`,
+  );
+}
+
+/** x / √(mean(x²) + ε) · weight */
+export function rmsNormKernel(size: NormSize, options: { readonly software: boolean }): Kernel {
+  const { length, epsilon } = size;
+  return rowKernel({
+    ...size,
+    declare: `@group(0) @binding(0) var<storage, read> x: array<item>;
+@group(0) @binding(1) var<storage, read> weight: array<item>;
+@group(0) @binding(2) var<storage, read_write> output: array<item>;
+`,
+    body: `var sum = item();
+  ${forItems(length, "let v = x[first + i]; blockSum += v * v;", IN_BLOCKS)}
+  let factor = inverseSqrt(total(sum) * ${literal(1 / length, "f32")} + ${literal(epsilon, "f32")});
+  ${store(length, "x[first + i] * factor * weight[i]")}`,
+    bindings: [0, 1, "output"],
+    epilogue: true,
+  }, options);
+}
+
+/** (x − mean) / √(variance + ε) · weight + bias */
+export function layerNormKernel(size: NormSize, options: { readonly software: boolean }): Kernel {
+  const { length, epsilon } = size;
+  const share = literal(1 / length, "f32");
+  return rowKernel({
+    ...size,
+    declare: `@group(0) @binding(0) var<storage, read> x: array<item>;
+@group(0) @binding(1) var<storage, read> weight: array<item>;
+@group(0) @binding(2) var<storage, read> bias: array<item>;
+@group(0) @binding(3) var<storage, read_write> output: array<item>;
+`,
+    body: `var sum = item();
+  ${forItems(length, "blockSum += x[first + i];", IN_BLOCKS)}
+  let mean = total(sum) * ${share};
+  sum = item();
+  ${forItems(length, "let v = x[first + i] - mean; blockSum += v * v;", IN_BLOCKS)}
+  let factor = inverseSqrt(total(sum) * ${share} + ${literal(epsilon, "f32")});
+  ${store(length, "(x[first + i] - mean) * factor * weight[i] + bias[i]")}`,
+    bindings: [0, 1, 2, "output"],
+    epilogue: true,
+  }, options);
+}

@@ -1,0 +1,64 @@
+/**
+ * Rotary position embedding. An invocation turns four pairs (or one, where half a head is not a multiple of 4): each word of `x` and of the
+ * result moves once, and the tables are shared by all heads.
+ *
+ * @module
+ */
+import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { workgroupNumber } from "./wgsl.ts";
+
+/** Sizes of a rotation of [B, T, H, D]. */
+export interface RopeSize {
+  /** Sequences (B). */
+  readonly batch: number;
+  /** Positions (T). */
+  readonly positions: number;
+  /** Heads (H). */
+  readonly heads: number;
+  /** Elements per head (D). */
+  readonly depth: number;
+  /** Leading dimension of the tables: B or 1. */
+  readonly tables: number;
+  /** Turns the other way. */
+  readonly inverse: boolean;
+}
+
+/** Rotates pairs by the angles of the tables. */
+export function ropeKernel(size: RopeSize): Kernel {
+  const { batch, positions, heads, depth, tables, inverse } = size;
+  const vector = depth % 8 === 0;
+  const width = vector ? 4 : 1;
+  const half = depth / 2 / width;
+  const count = batch * positions * heads * half;
+  const item = vector ? "vec4<f32>" : "f32";
+  const epilogue = vector ? "epilogue4" : "epilogue";
+  return {
+    variant: vector ? "fours" : "pairs",
+    dispatches: [{
+      source: `@group(0) @binding(0) var<storage, read> x: array<${item}>;
+@group(0) @binding(1) var<storage, read> cosines: array<${item}>;
+@group(0) @binding(2) var<storage, read> sines: array<${item}>;
+@group(0) @binding(3) var<storage, read_write> output: array<${item}>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let i = ${workgroupNumber("id")} * 64u + lane;
+  if (i >= ${count}u) { return; }
+  let pair = i % ${half}u;
+  let low = i / ${half}u * ${2 * half}u + pair;
+  let high = low + ${half}u;
+  let angle = i / ${heads * half}u % ${tables * positions}u * ${half}u + pair;
+  let a = x[low];
+  let b = x[high];
+  let c = cosines[angle];
+  let s = ${inverse ? "-" : ""}sines[angle];
+  output[low] = ${epilogue}(a * c - b * s, low * ${width}u);
+  output[high] = ${epilogue}(b * c + a * s, high * ${width}u);
+}
+`,
+      bindings: [0, 1, 2, "output"],
+      workgroups: foldWorkgroups(Math.ceil(count / 64)),
+      epilogue: true,
+    }],
+  };
+}

@@ -1,0 +1,106 @@
+/**
+ * Adds rows into a table of zeros, in a fixed order and without atomics (WebGPU has none for floats, and their order would not be fixed).
+ *
+ * The table (a vocabulary) is much larger than the updates, so one pass fills it with zeros at the memory's speed. Meanwhile each update finds the next
+ * one with the same id (N² comparisons of integers, next to nothing for the few thousand tokens of a batch); then the first update of each id walks that chain and owns
+ * the row.
+ *
+ * @module
+ */
+import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { workgroupNumber } from "./wgsl.ts";
+
+/** Sizes of a scatter. */
+export interface ScatterSize {
+  /** Updates (N). */
+  readonly count: number;
+  /** Rows of the table (V). */
+  readonly rows: number;
+  /** Elements of a row (D). */
+  readonly length: number;
+}
+
+/** Sums of the updates (input 0) by their ids (input 1). */
+export function scatterAddKernel(size: ScatterSize): Kernel {
+  const { count, rows, length } = size;
+  const vector = length % 4 === 0;
+  const item = vector ? "vec4<f32>" : "f32";
+  const per = vector ? length / 4 : length;
+  const fours = Math.ceil(rows * length / 4);
+  // Several fours per invocation, as filling is nothing but stores.
+  const each = 8;
+  const main = (threads: number) =>
+    `@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {`;
+  const fill = `@group(0) @binding(0) var<storage, read_write> output: array<vec4<f32>>;
+
+${main(64)}
+  let start = ${workgroupNumber("id")} * ${64 * each}u + lane;
+  for (var i = start; i < min(start + ${
+    64 * each
+  }u, ${fours}u); i += 64u) { output[i] = vec4<f32>(); }
+}
+`;
+  const link = `@group(0) @binding(0) var<storage, read> ids: array<i32>;
+@group(0) @binding(1) var<storage, read_write> links: array<u32>;
+
+${main(64)}
+  let n = ${workgroupNumber("id")} * 64u + lane;
+  if (n >= ${count}u) { return; }
+  let mine = clamp(ids[n], 0, ${rows - 1});
+  var next = ${count}u;
+  for (var m = n + 1u; m < ${count}u; m++) {
+    if (clamp(ids[m], 0, ${rows - 1}) == mine) { next = m; break; }
+  }
+  var earlier = false;
+  for (var m = 0u; m < n; m++) {
+    if (clamp(ids[m], 0, ${rows - 1}) == mine) { earlier = true; break; }
+  }
+  links[n] = select(next, next | 0x80000000u, earlier);
+}
+`;
+  const add = `@group(0) @binding(0) var<storage, read> updates: array<${item}>;
+@group(0) @binding(1) var<storage, read> ids: array<i32>;
+@group(0) @binding(2) var<storage, read> links: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<${item}>;
+
+${main(64)}
+  let i = ${workgroupNumber("id")} * 64u + lane;
+  if (i >= ${count * per}u) { return; }
+  let n = i / ${per}u;
+  let at = i % ${per}u;
+  var last = n;
+  var next = links[n];
+  if (next >= 0x80000000u) { return; }
+  var sum = updates[i];
+  // Links lead forward only; one that does not was not written by the dispatch before.
+  while (next < ${count}u && next > last) {
+    sum += updates[next * ${per}u + at];
+    last = next;
+    next = links[next] & 0x7fffffffu;
+  }
+  output[u32(clamp(ids[n], 0, ${rows - 1})) * ${per}u + at] = sum;
+}
+`;
+  return {
+    variant: "chains",
+    dispatches: [
+      {
+        source: fill,
+        bindings: ["output"],
+        workgroups: foldWorkgroups(Math.ceil(fours / 64 / each)),
+      },
+      {
+        source: link,
+        bindings: [1, { temporary: 0 }],
+        workgroups: foldWorkgroups(Math.ceil(count / 64)),
+      },
+      {
+        source: add,
+        bindings: [0, 1, { temporary: 0 }, "output"],
+        workgroups: foldWorkgroups(Math.ceil(count * per / 64)),
+      },
+    ],
+    temporaries: [Math.ceil(count / 4) * 16],
+  };
+}

@@ -1,0 +1,144 @@
+/**
+ * `generate`: text from a model, as it comes.
+ *
+ * @module
+ */
+import { type Command, InvalidArgumentError } from "commander";
+import type { AnyModel } from "../adapters/peft-model.ts";
+import { generate, type GenerateOptions, generateStream } from "../generation/generate.ts";
+import type { Prompt } from "../generation/prompt.ts";
+import { type CliContext, INTERRUPTED, interruptible } from "./context.ts";
+import {
+  addModelOptions,
+  integer,
+  type ModelFlags,
+  number,
+  withAdapters,
+  withModel,
+} from "./options.ts";
+
+interface GenerateFlags extends ModelFlags {
+  readonly prompt?: readonly string[];
+  readonly adapter?: readonly string[];
+  readonly chat?: boolean;
+  readonly system?: string;
+  readonly maxNewTokens: number;
+  readonly doSample?: boolean;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly repetitionPenalty?: number;
+  readonly seed: number;
+  readonly stop?: readonly string[];
+  readonly includeStop?: boolean;
+  readonly json?: boolean;
+}
+
+/** Adds the command. */
+export function addGenerateCommand(
+  program: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  const command = program.command("generate")
+    .summary("generate text")
+    .description(
+      "Generates text from one prompt, as it comes, or from several, when all are done. Without any option of sampling, the most probable " +
+        "token is taken each time. The prompt is read from the standard input where none is given.",
+    )
+    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
+    .option("--prompt <text...>", "text to go on from; several make a batch")
+    .option(
+      "--adapter <folder...>",
+      "adapter to apply: a folder, or an id on the hub; several are applied together",
+    )
+    .option("--chat", "put prompts into the model's chat template as a user's message")
+    .option("--system <text>", "system message of the chat")
+    .option("--max-new-tokens <n>", "tokens to add at most", integer(1), 128)
+    .option("--do-sample", "draw tokens at random")
+    .option(
+      "--temperature <x>",
+      "flattens (above 1) or sharpens the distribution; 0 is the most probable token",
+      number(0),
+    )
+    .option("--top-k <n>", "draw from the k most probable tokens", integer(0))
+    .option("--top-p <p>", "draw from the most probable tokens that make up this much", probability)
+    .option(
+      "--repetition-penalty <x>",
+      "above 1 makes tokens less likely that have occurred",
+      number(0),
+    )
+    .option("--seed <n>", "the same seed gives the same text", integer(0), 0)
+    .option("--stop <text...>", "strings that end a text")
+    .option("--include-stop", "keep the stop string")
+    .option("--json", "print a JSON line for each prompt");
+  addModelOptions(command).addHelpText(
+    "after",
+    `
+Examples:
+  generate SmolLM2-135M-Instruct.Q4_1.gguf --chat --prompt "What is a sloop?"
+  generate ./llama --adapter ./out --prompt "Call me" --temperature 0.8 --top-p 0.95 --seed 7
+  echo "Once upon a time" | generate ./llama --max-new-tokens 50`,
+  ).action(async (source: string, flags: GenerateFlags) => {
+    finish(
+      await interruptible(context, async (signal) => {
+        const prompts = await promptsOf(flags, context, command);
+        return await withModel(source, flags, async (base) => {
+          const model = await withAdapters(base, flags.adapter ?? []);
+          return await run(model, prompts, { flags, context, signal });
+        });
+      }),
+    );
+  });
+}
+
+function probability(text: string): number {
+  const value = number(0)(text);
+  if (value > 1) throw new InvalidArgumentError("It must be a number from 0 to 1.");
+  return value;
+}
+
+async function promptsOf(
+  flags: GenerateFlags,
+  context: CliContext,
+  command: Command,
+): Promise<Prompt[]> {
+  if (!flags.prompt && !context.piped) {
+    command.error("error: no prompt was given: use --prompt, or pipe one in");
+  }
+  const texts = flags.prompt ?? [(await context.input()).replace(/\r?\n$/, "")];
+  if (!flags.chat && flags.system === undefined) return [...texts];
+  return texts.map((content) => [
+    ...(flags.system === undefined ? [] : [{ role: "system", content: flags.system }]),
+    { role: "user", content },
+  ]);
+}
+
+async function run(
+  model: AnyModel,
+  prompts: readonly Prompt[],
+  { flags, context, signal }: {
+    readonly flags: GenerateFlags;
+    readonly context: CliContext;
+    readonly signal: AbortSignal;
+  },
+): Promise<number> {
+  const options: GenerateOptions = { ...flags, signal };
+  if (prompts.length > 1 || flags.json) {
+    const results = await generate(model, prompts, options);
+    for (const [i, result] of results.entries()) {
+      if (flags.json) context.out(JSON.stringify(result) + "\n");
+      else context.out(`${i ? "\n" : ""}${result.text}\n`);
+    }
+    return 0;
+  }
+  try {
+    for await (const { text } of generateStream(model, prompts, options)) context.out(text);
+  } catch (error) {
+    if (!signal.aborted || error !== signal.reason) throw error;
+    context.out("\n");
+    return INTERRUPTED;
+  }
+  context.out("\n");
+  return 0;
+}

@@ -1,0 +1,106 @@
+/**
+ * `merge`: an adapter's update put into the weights of its base.
+ *
+ * @module
+ */
+import { type Command, Option } from "commander";
+import { mergeAndUnload } from "../adapters/merge.ts";
+import { ValueError } from "../errors.ts";
+import { saveModel } from "../io/save-model.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import { sizeOf } from "../tensor/dtype.ts";
+import type { CliContext } from "./context.ts";
+import { bytes } from "./format.ts";
+import { addModelOptions, byteSize, type ModelFlags, withAdapters, withModel } from "./options.ts";
+
+interface MergeFlags extends ModelFlags {
+  readonly adapter: readonly string[];
+  readonly out: string;
+  readonly saveDtype?: "f32" | "f16" | "bf16";
+  readonly maxShardSize: number;
+  readonly overwrite?: boolean;
+}
+
+/** Adds the command. */
+export function addMergeCommand(
+  program: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  const command = program.command("merge")
+    .summary("write a full checkpoint with an adapter merged into it")
+    .description(
+      "Puts adapters into the weights of their base and writes a checkpoint folder that needs no adapter any more: config.json, " +
+        "model.safetensors (in shards where it is large) and the tokenizer. The folder appears when it is complete.",
+    )
+    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
+    .requiredOption(
+      "--adapter <folder...>",
+      "adapter to merge: a folder, or an id on the hub; several are merged in order",
+    )
+    .requiredOption("--out <folder>", "where to write")
+    .addOption(
+      new Option(
+        "--save-dtype <type>",
+        "type of all weights that are written (default: as in the base; f32 where it is block-quantized)",
+      ).choices(["f32", "f16", "bf16"]),
+    )
+    .addOption(
+      new Option("--max-shard-size <size>", "size of a file of weights at most").argParser(byteSize)
+        .default(5e9, "5GB"),
+    )
+    .option("--overwrite", "replace a checkpoint that is there");
+  addModelOptions(command, { device: "cpu" }).addHelpText(
+    "after",
+    `
+Examples:
+  merge ./llama --adapter ./out --out ./merged
+  merge SmolLM2-135M-Instruct.Q4_1.gguf --adapter ./out --out ./merged --save-dtype bf16`,
+  ).action(async (source: string, flags: MergeFlags) => {
+    await refuseExisting(flags);
+    finish(
+      await withModel(source, flags, async (base) => {
+        const model = await withAdapters(base, flags.adapter);
+        if (model.type !== "peft") {
+          throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
+        }
+        const merged = mergeAndUnload(model, { dtype: flags.saveDtype ?? weightType(base) });
+        await saveModel(merged, flags.out, {
+          dtype: flags.saveDtype,
+          maxShardSize: flags.maxShardSize,
+        });
+        context.out(`${flags.out}: ${bytes(await folderSize(flags.out))}\n`);
+        return 0;
+      }),
+    );
+  });
+}
+
+async function refuseExisting({ out, overwrite }: MergeFlags): Promise<void> {
+  if (overwrite) return;
+  const found = await Array.fromAsync(Deno.readDir(out), (entry) => entry.name).catch(() => []);
+  if (found.length === 0) return;
+  throw new ValueError(
+    "OUT_EXISTS",
+    `${out} exists and is not empty. Choose another folder, or use --overwrite.`,
+    { out },
+  );
+}
+
+/** The type that most of a model's plain weights have; f32 where it has none of its own. */
+function weightType(model: ModelGraph): "f32" | "f16" | "bf16" {
+  const sizes = { f32: 0, f16: 0, bf16: 0, other: 0 };
+  for (const { dtype, shape } of model.parameters.values()) {
+    sizes[dtype in sizes ? dtype as "f32" : "other"] += sizeOf(shape);
+  }
+  const best = (["f16", "bf16"] as const).find((d) => sizes[d] > sizes.f32 + sizes.other);
+  return best ?? "f32";
+}
+
+async function folderSize(folder: string): Promise<number> {
+  let size = 0;
+  for await (const entry of Deno.readDir(folder)) {
+    if (entry.isFile) size += (await Deno.stat(`${folder}/${entry.name}`)).size;
+  }
+  return size;
+}

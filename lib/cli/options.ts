@@ -1,0 +1,191 @@
+/**
+ * Options that several commands share.
+ *
+ * @module
+ */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { loadAdapter } from "../adapters/load.ts";
+import type { AnyModel } from "../adapters/peft-model.ts";
+import { setAdapter } from "../adapters/select.ts";
+import { DEVICE_NAMES, type DeviceName } from "../device/open.ts";
+import { loadModel } from "../io/load-model.ts";
+import { type LoraConfig, loraConfig } from "../methods/lora-config.ts";
+import { TASK_TYPES } from "../methods/config.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+
+/** Reads a whole number. */
+export function integer(minimum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isInteger(value) || value < minimum) {
+      throw new InvalidArgumentError(`It must be a whole number from ${minimum} on.`);
+    }
+    return value;
+  };
+}
+
+/** Reads a number that is not below the minimum. */
+export function number(minimum = -Infinity): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isFinite(value) || value < minimum) {
+      throw new InvalidArgumentError(
+        minimum === -Infinity ? "It must be a number." : `It must be a number from ${minimum} on.`,
+      );
+    }
+    return value;
+  };
+}
+
+/** Reads a number of bytes such as `5GB` or `200MB`, with decimal prefixes. */
+export function byteSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)b?$/i.exec(text.trim());
+  if (!match) throw new InvalidArgumentError("It must be a size such as 5GB or 200MB.");
+  return Number(match[1]) * 1000 ** " kmgt".indexOf(match[2].toLowerCase() || " ");
+}
+
+/** What {@link addModelOptions} adds. */
+export interface ModelFlags {
+  readonly device: DeviceName;
+  readonly threads?: number;
+  readonly dtype?: "f32" | "f16" | "bf16";
+  readonly dequantize?: boolean;
+  readonly revision?: string;
+  readonly file?: string;
+}
+
+/** Options of every command that loads a model. */
+export function addModelOptions(command: Command, defaults: { device?: DeviceName } = {}): Command {
+  return command
+    .addOption(
+      new Option("--device <name>", "where to run: hardware WebGPU or else the CPU, or one of them")
+        .choices(DEVICE_NAMES).default(defaults.device ?? "auto"),
+    )
+    .option("--threads <n>", "threads of the CPU device (default: all cores)", integer(1))
+    .addOption(
+      new Option("--dtype <type>", "type of the base's plain weights (default: as stored)")
+        .choices(["f32", "f16", "bf16"]),
+    )
+    .option("--dequantize", "turn block-quantized weights into plain ones")
+    .option("--revision <name>", "branch, tag or commit of a model on the hub")
+    .option("--file <name>", "file of weights, where a folder or repository has several");
+}
+
+/** Loads the model that a command names, and closes its device after `use`. */
+export async function withModel<T>(
+  source: string,
+  flags: ModelFlags,
+  use: (model: ModelGraph) => Promise<T>,
+): Promise<T> {
+  const model = await loadModel(source, flags);
+  using _device = model.device;
+  return await use(model);
+}
+
+/** Loads adapters onto a model, all of them active. */
+export async function withAdapters(
+  base: ModelGraph,
+  folders: readonly string[],
+): Promise<AnyModel> {
+  let model: AnyModel = base;
+  const names: string[] = [];
+  for (const [i, folder] of folders.entries()) {
+    const adapterName = i === 0 ? "default" : `adapter${i}`;
+    names.push(adapterName);
+    model = await loadAdapter(model, folder, { adapterName });
+  }
+  return model.type === "peft" ? setAdapter(model, names) : model;
+}
+
+const LIST = "names, separated by commas";
+
+/** PEFT's options of LoRA, by PEFT's names. */
+const LORA_OPTIONS: readonly Option[] = [
+  new Option("--r <n>", "rank of the update (default: 8)").argParser(integer(1)),
+  new Option("--lora-alpha <x>", "the update is scaled by alpha / r (default: 8)")
+    .argParser(number()),
+  new Option("--lora-dropout <p>", "dropout before the update (default: 0)").argParser(number(0)),
+  new Option(
+    "--target-modules <names>",
+    `modules to adapt: ${LIST}, a regular expression for whole paths, or all-linear ` +
+      "(default: what is usual for the architecture)",
+  ).argParser(namesOrPattern),
+  new Option("--exclude-modules <names>", `modules to leave out: ${LIST}, or a regular expression`)
+    .argParser(namesOrPattern),
+  new Option("--modules-to-save <names>", `modules to train and save as a whole: ${LIST}`)
+    .argParser(names),
+  new Option("--layers-to-transform <numbers>", "only these layers, separated by commas")
+    .argParser(wholeNumbers),
+  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(names),
+  new Option("--rank-pattern <json>", 'ranks that differ, as {"name": rank}').argParser(jsonObject),
+  new Option("--alpha-pattern <json>", 'alphas that differ, as {"name": alpha}')
+    .argParser(jsonObject),
+  new Option("--bias <mode>", "which biases of the base to train (default: none)")
+    .choices(["none", "all", "lora_only"]),
+  new Option("--lora-bias", "add a trained bias to B"),
+  new Option("--use-rslora", "scale by alpha / √r"),
+  new Option("--use-dora", "learn magnitudes too (DoRA)"),
+  new Option("--fan-in-fan-out", "weights are stored [in, out] (found out anyway)"),
+  new Option(
+    "--init-lora-weights <how>",
+    "true, false, gaussian, orthogonal, olora, pissa or pissa_niter_<n> (default: true)",
+  ).argParser((text) => text === "true" ? true : text === "false" ? false : text),
+  new Option("--trainable-token-indices <ids>", "rows of the embedding to train: ids, or JSON")
+    .argParser((text) => text.trim().startsWith("{") ? jsonObject(text) : wholeNumbers(text)),
+  new Option("--ensure-weight-tying", "keep tied modules tied"),
+  new Option("--task-type <type>", "what the adapter is for").choices(TASK_TYPES)
+    .default("CAUSAL_LM"),
+];
+
+/** Adds PEFT's options of LoRA. */
+export function addLoraOptions(command: Command): Command {
+  command.optionsGroup("LoRA:");
+  for (const option of LORA_OPTIONS) command.addOption(option);
+  return command.optionsGroup("Options:");
+}
+
+/** The LoRA config that the options of a command make. */
+export function loraConfigOf(flags: Readonly<Record<string, unknown>>): LoraConfig {
+  return loraConfig(
+    Object.fromEntries(
+      LORA_OPTIONS.map((option) => option.attributeName())
+        .filter((name) => flags[name] !== undefined)
+        .map((name) => [name, flags[name]]),
+    ),
+  );
+}
+
+/** The options of LoRA, by flag, that the user has given. */
+export function givenLoraOptions(command: Command): string[] {
+  return LORA_OPTIONS.filter((option) =>
+    command.getOptionValueSource(option.attributeName()) === "cli"
+  ).map((option) => option.long!);
+}
+
+function names(text: string): string[] {
+  const list = text.split(",").map((part) => part.trim()).filter((part) => part !== "");
+  if (list.length === 0) throw new InvalidArgumentError("It must hold at least one name.");
+  return list;
+}
+
+/** Names hold letters, digits, dots, dashes and underscores; anything else makes it a regular expression. */
+function namesOrPattern(text: string): string[] | string {
+  if (text === "all-linear" || !/^[\w.,\s-]*$/.test(text)) return text;
+  return names(text);
+}
+
+function wholeNumbers(text: string): number[] {
+  return names(text).map(integer(0));
+}
+
+function jsonObject(text: string): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      return value as Record<string, unknown>;
+    }
+  } catch {
+    // Said below.
+  }
+  throw new InvalidArgumentError("It must be a JSON object.");
+}

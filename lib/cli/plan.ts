@@ -1,0 +1,146 @@
+/**
+ * `plan`: what an adapter would be and what training it would cost.
+ *
+ * @module
+ */
+import type { Command } from "commander";
+import { getPeftModel } from "../adapters/inject.ts";
+import { trainableLeaves } from "../adapters/leaves.ts";
+import { type AdapterPlan, planAdapter } from "../adapters/plan.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import { type Cost, cost } from "../program/cost.ts";
+import { packLeaves } from "../training/packing.ts";
+import { traceStep } from "../training/step-program.ts";
+import type { CliContext } from "./context.ts";
+import { bytes, count, scaled, table } from "./format.ts";
+import {
+  addLoraOptions,
+  addModelOptions,
+  integer,
+  loraConfigOf,
+  type ModelFlags,
+  withModel,
+} from "./options.ts";
+
+interface PlanFlags extends ModelFlags {
+  readonly batchSize: number;
+  readonly maxLength: number;
+  readonly json?: boolean;
+}
+
+/** Adds the command. */
+export function addPlanCommand(
+  program: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  const command = program.command("plan")
+    .summary("show which modules an adapter would adapt, and its cost")
+    .description(
+      "Shows which modules the options name, how much would be trained, and what one training step would cost. Nothing is trained. " +
+        "Ends with code 1 where the options do not fit the model.",
+    )
+    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub");
+  addLoraOptions(command)
+    .option("--batch-size <n>", "rows of the training step", integer(1), 4)
+    .option("--max-length <n>", "tokens in a row of the training step", integer(2), 512)
+    .option("--json", "print JSON");
+  addModelOptions(command, { device: "cpu" }).addHelpText(
+    "after",
+    `
+Examples:
+  plan SmolLM2-135M-Instruct.Q4_1.gguf --r 8 --target-modules all-linear
+  plan ./llama --target-modules q_proj,v_proj --layers-to-transform 0,1 --json
+  plan ./llama --target-modules '.*\\.layers\\.\\d+\\.mlp\\..*'`,
+  ).action(async (source: string, flags: PlanFlags) => {
+    finish(await withModel(source, flags, (model) => Promise.resolve(run(model, flags, context))));
+  });
+}
+
+function run(model: ModelGraph, flags: PlanFlags, context: CliContext): number {
+  const config = loraConfigOf(flags as unknown as Readonly<Record<string, unknown>>);
+  const plan = planAdapter(model, config);
+  const step = plan.problems.length === 0 ? stepCost(model, plan, flags) : null;
+  context.out(
+    flags.json
+      ? JSON.stringify(asJson(plan, step, flags), null, 2) + "\n"
+      : asText(plan, step, flags),
+  );
+  for (const { code, message } of plan.problems) context.err(`[${code}] ${message}\n`);
+  return plan.problems.length === 0 ? 0 : 1;
+}
+
+function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags): Cost {
+  const adapted = getPeftModel(model, plan.config);
+  const { program } = traceStep(adapted, {
+    kind: "update",
+    batch: flags.batchSize,
+    length: flags.maxLength,
+    packing: packLeaves(trainableLeaves(adapted)),
+    dropout: true,
+  });
+  return cost(program);
+}
+
+function totals(plan: AdapterPlan): { readonly all: number; readonly percent: number } {
+  const all = plan.baseParameters + plan.trainableParameters;
+  return { all, percent: 100 * plan.trainableParameters / all };
+}
+
+function asJson(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): unknown {
+  const { all, percent } = totals(plan);
+  return {
+    config: plan.config,
+    patterns: plan.patterns,
+    sites: plan.sites.map(({ site, layer, leaves }) => ({
+      path: site.path,
+      kind: site.kind,
+      layer,
+      leaves,
+    })),
+    layers: [...plan.layers].map(([layer, sites]) => ({ layer, sites })),
+    trainableParameters: plan.trainableParameters,
+    allParameters: all,
+    trainablePercent: percent,
+    bytes: plan.bytes,
+    step: step && { batchSize: flags.batchSize, length: flags.maxLength, ...step },
+    notes: plan.notes,
+    problems: plan.problems.map(({ name, code, message }) => ({ name, code, message })),
+  };
+}
+
+function asText(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): string {
+  const { all, percent } = totals(plan);
+  const rows = plan.patterns.map(({ field, pattern, modules, leftOut, nearest }) => [
+    field,
+    pattern,
+    count(modules.length - leftOut.length),
+    modules.length
+      ? `${modules[0]}${modules.length > 1 ? " …" : ""}${
+        leftOut.length ? ` (${leftOut.length} left out)` : ""
+      }`
+      : `nothing${nearest.length ? `; nearest: ${nearest.join(", ")}` : ""}`,
+  ]);
+  const layers = [...plan.layers.keys()].filter((layer) => layer !== null);
+  const lines = [
+    table([["field", "pattern", "modules", "such as"], ...rows], { right: [2] }),
+    `sites: ${count(plan.sites.length)} in ${count(layers.length)} layers\n`,
+    `trainable params: ${count(plan.trainableParameters)} || all params: ${
+      count(all)
+    } || trainable%: ${percent.toFixed(4)}\n`,
+    `adapter file: ${bytes(plan.bytes)}\n`,
+  ];
+  if (step) {
+    lines.push(
+      `one training step of ${flags.batchSize} × ${flags.maxLength} tokens: ${
+        scaled(step.flops, "FLOP")
+      }, ` +
+        `${bytes(step.bytes)} moved, peak memory ${bytes(step.peakMemory)} (${
+          bytes(step.inputBytes)
+        } of it weights and state), ` +
+        `${count(step.dispatches)} dispatches\n`,
+    );
+  }
+  for (const note of plan.notes) lines.push(`note: ${note}\n`);
+  return lines.join("");
+}

@@ -1,0 +1,308 @@
+/**
+ * `train`: a LoRA from JSON lines.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { type Command, Option } from "commander";
+import { getPeftModel } from "../adapters/inject.ts";
+import { trainableLeaves } from "../adapters/leaves.ts";
+import { loadAdapter } from "../adapters/load.ts";
+import type { PeftModel } from "../adapters/peft-model.ts";
+import { savePretrained } from "../adapters/save.ts";
+import { ValueError } from "../errors.ts";
+import { maxPositionsOf } from "../generation/prompt.ts";
+import { tokenizerOf } from "../io/model-tokenizer.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import { sizeOf } from "../tensor/dtype.ts";
+import type { TrainingBatch } from "../training/batch.ts";
+import {
+  packExamples,
+  padExamples,
+  readJsonl,
+  type TokenizedExample,
+  tokenizeExamples,
+} from "../training/data.ts";
+import { type Schedule, SCHEDULES } from "../training/schedule.ts";
+import { train } from "../training/train.ts";
+import { type CliContext, INTERRUPTED, interruptible } from "./context.ts";
+import { count } from "./format.ts";
+import {
+  addLoraOptions,
+  addModelOptions,
+  givenLoraOptions,
+  integer,
+  loraConfigOf,
+  type ModelFlags,
+  number,
+  withModel,
+} from "./options.ts";
+import { createProgress } from "./progress.ts";
+
+interface TrainFlags extends ModelFlags {
+  readonly data: string;
+  readonly evalData?: string;
+  readonly out: string;
+  readonly adapter?: string;
+  readonly learningRate: number;
+  readonly steps?: number;
+  readonly epochs: number;
+  readonly batchSize: number;
+  readonly maxLength: number;
+  readonly packing?: boolean;
+  readonly shuffle: boolean;
+  readonly gradientAccumulation: number;
+  readonly schedule: Schedule;
+  readonly warmupSteps: number;
+  readonly weightDecay?: number;
+  readonly beta1?: number;
+  readonly beta2?: number;
+  readonly epsilon?: number;
+  readonly maxGradientNorm?: number;
+  readonly gradientCheckpointing?: boolean;
+  readonly seed: number;
+  readonly evalEvery?: number;
+  readonly saveEvery?: number;
+  readonly loggingSteps: number;
+  readonly resume?: string | true;
+  readonly overwrite?: boolean;
+}
+
+/** Adds the command. */
+export function addTrainCommand(
+  program: Command,
+  context: CliContext,
+  finish: (code: number) => void,
+): void {
+  const command = program.command("train")
+    .summary("train a LoRA on JSON lines")
+    .description(
+      'Trains a LoRA and writes it in the format of PEFT. Each line of the data is an object {"text"}, {"prompt", "completion"} or ' +
+        '{"messages"}: all of a text is learned, of the others only the completion and the assistant\'s turns. Ctrl-C ends the run after ' +
+        "the current step with a checkpoint, from which --resume goes on, and code 130.",
+    )
+    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
+    .requiredOption("--data <file>", "JSON lines to train on")
+    .option("--eval-data <file>", "JSON lines to evaluate on")
+    .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
+    .option("--adapter <folder>", "go on with this adapter instead of a new one");
+  addLoraOptions(command).optionsGroup("Training:")
+    .option("--learning-rate <x>", "peak learning rate", number(0), 2e-4)
+    .option(
+      "--max-steps, --steps <n>",
+      "optimizer steps (default: as many as the epochs have)",
+      integer(1),
+    )
+    .option("--num-train-epochs, --epochs <n>", "passes over the data", integer(1), 1)
+    .option("--per-device-train-batch-size, --batch-size <n>", "rows of a batch", integer(1), 4)
+    .option(
+      "--max-length <n>",
+      "tokens in a row at most; longer texts are cut into several",
+      integer(2),
+      512,
+    )
+    .option("--packing", "put several examples into a row, which do not see each other")
+    .option("--no-shuffle", "keep the order of the data")
+    .option(
+      "--gradient-accumulation-steps, --gradient-accumulation <n>",
+      "batches of an optimizer step",
+      integer(1),
+      1,
+    )
+    .addOption(
+      new Option("--lr-scheduler-type, --schedule <name>", "course of the learning rate")
+        .choices(SCHEDULES).default("constant"),
+    )
+    .option("--warmup-steps <n>", "steps over which the learning rate rises from 0", integer(0), 0)
+    .option("--weight-decay <x>", "decoupled weight decay (default: 0.01)", number(0))
+    .option("--adam-beta1, --beta1 <x>", "decay of the mean of gradients (default: 0.9)", number(0))
+    .option(
+      "--adam-beta2, --beta2 <x>",
+      "decay of the mean of squared gradients (default: 0.999)",
+      number(0),
+    )
+    .option(
+      "--adam-epsilon, --epsilon <x>",
+      "added to AdamW's denominator (default: 1e-8)",
+      number(0),
+    )
+    .option("--max-grad-norm, --max-gradient-norm <x>", "scale down larger gradients", number(0))
+    .option("--gradient-checkpointing", "less memory for a third more time")
+    .option(
+      "--seed <n>",
+      "decides the adapter's start, dropout and the order of the data",
+      integer(0),
+      0,
+    )
+    .option(
+      "--eval-steps, --eval-every <n>",
+      "evaluate every n steps, not only at the end",
+      integer(1),
+    )
+    .option("--save-steps, --save-every <n>", "write a checkpoint every n steps", integer(1))
+    .option("--logging-steps <n>", "steps from one line of progress to the next", integer(1), 10)
+    .option(
+      "--resume-from-checkpoint, --resume [folder]",
+      "go on from a checkpoint, or from the latest one in --out",
+    )
+    .option("--overwrite", "replace what an earlier run has left in --out")
+    .optionsGroup("Options:");
+  addModelOptions(command).addHelpText(
+    "after",
+    `
+Examples:
+  train SmolLM2-135M-Instruct.Q4_1.gguf --data chats.jsonl --out ./out --target-modules all-linear
+  train ./llama --data text.jsonl --eval-data held-back.jsonl --eval-steps 50 --out ./out \\
+    --r 16 --lora-alpha 32 --learning-rate 3e-4 --num-train-epochs 3 --packing
+  train ./llama --data text.jsonl --out ./out --resume`,
+  ).action(async (source: string, flags: TrainFlags) => {
+    const given = givenLoraOptions(command);
+    if (flags.adapter !== undefined && given.length) {
+      command.error(
+        `error: --adapter brings its own config, so ${given.join(", ")} cannot be given beside it`,
+      );
+    }
+    finish(
+      await interruptible(
+        context,
+        (signal) => withModel(source, flags, (base) => run(base, { flags, context, signal })),
+      ),
+    );
+  });
+}
+
+async function run(
+  base: ModelGraph,
+  { flags, context, signal }: {
+    readonly flags: TrainFlags;
+    readonly context: CliContext;
+    readonly signal: AbortSignal;
+  },
+): Promise<number> {
+  await refuseExisting(flags);
+  const data = await readData(base, flags);
+  const model = flags.adapter === undefined
+    ? getPeftModel(base, loraConfigOf(flags as unknown as Readonly<Record<string, unknown>>), {
+      seed: flags.seed,
+    })
+    : await loadAdapter(base, flags.adapter, { isTrainable: true });
+  const steps = flags.steps ?? stepsOf(data.epoch, flags);
+  describe(context, model, { ...data, steps });
+  if (flags.overwrite && flags.resume === undefined) await removeCheckpoints(flags.out);
+  const progress = createProgress(context, { every: flags.loggingSteps });
+  const { model: trained, history, stopped, checkpoint } = await train(model, data.epoch, {
+    ...flags,
+    steps,
+    evalData: data.evaluation,
+    checkpoint: { folder: flags.out, every: flags.saveEvery },
+    resume: flags.resume === true ? flags.out : flags.resume,
+    signal,
+    onStep: (report) => progress.step(report),
+  }).finally(() => progress.stop());
+  if (stopped) {
+    context.err(
+      `Stopped after step ${history.length} of ${steps}. Go on with the same options and --resume; the checkpoint is ${checkpoint}.\n`,
+    );
+    return INTERRUPTED;
+  }
+  await savePretrained(trained, flags.out);
+  const [first, last] = [history[0], history[history.length - 1]];
+  context.out(
+    `${flags.out}: adapter after ${last.step} steps, loss ${first.loss.toFixed(4)} → ${
+      last.loss.toFixed(4)
+    }` +
+      (last.evalLoss === undefined ? "\n" : `, eval loss ${last.evalLoss.toFixed(4)}\n`),
+  );
+  return 0;
+}
+
+interface Data {
+  /** The batches of a pass over the data. */
+  epoch(number: number): TrainingBatch[];
+  readonly evaluation?: readonly TrainingBatch[];
+  readonly examples: number;
+  readonly tokens: number;
+}
+
+async function readData(base: ModelGraph, flags: TrainFlags): Promise<Data> {
+  const { batchSize } = flags;
+  const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
+  const tokenizer = await tokenizerOf(base);
+  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+  const read = async (file: string): Promise<TokenizedExample[]> =>
+    tokenizeExamples(await readJsonl(file), { tokenizer, maxLength });
+  const examples = await read(flags.data);
+  return {
+    epoch: (epoch) => {
+      const options = { batchSize, padId, epoch, seed: flags.shuffle ? flags.seed : undefined };
+      return flags.packing
+        ? packExamples(examples, { ...options, length: maxLength })
+        : padExamples(examples, options);
+    },
+    evaluation: flags.evalData === undefined
+      ? undefined
+      : padExamples(await read(flags.evalData), { batchSize, padId }),
+    examples: examples.length,
+    tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
+  };
+}
+
+/** Steps of all epochs; how many batches an epoch packs into depends on its order. */
+function stepsOf(epoch: Data["epoch"], flags: TrainFlags): number {
+  let batches = 0;
+  for (let i = 0; i < flags.epochs; i++) batches += epoch(i).length;
+  return Math.ceil(batches / flags.gradientAccumulation);
+}
+
+function describe(
+  context: CliContext,
+  model: PeftModel,
+  { examples, tokens, steps }: { examples: number; tokens: number; steps: number },
+): void {
+  const size = (shapes: Iterable<{ readonly shape: readonly number[] }>) =>
+    [...shapes].reduce((n, { shape }) => n + sizeOf(shape), 0);
+  const trainable = size(trainableLeaves(model).values());
+  const all = trainable + size(model.base.parameters.values());
+  context.err(
+    `${count(examples)} examples, ${count(tokens)} tokens, ${
+      count(steps)
+    } steps on ${model.base.device.description}\n` +
+      `trainable params: ${count(trainable)} || all params: ${count(all)} || trainable%: ${
+        (100 * trainable / all).toFixed(4)
+      }\n`,
+  );
+}
+
+async function refuseExisting({ out, overwrite, resume }: TrainFlags): Promise<void> {
+  if (overwrite || resume !== undefined) return;
+  const left = (await entriesOf(out)).filter((name) =>
+    name === "adapter_config.json" || isCheckpoint(name)
+  );
+  if (left.length === 0) return;
+  throw new ValueError(
+    "OUT_EXISTS",
+    `${out} holds an earlier run (${
+      left.slice(0, 3).join(", ")
+    }). Go on with it (--resume), replace it (--overwrite), or choose another folder.`,
+    { out },
+  );
+}
+
+async function removeCheckpoints(out: string): Promise<void> {
+  for (const name of (await entriesOf(out)).filter(isCheckpoint)) {
+    await Deno.remove(join(out, name), { recursive: true });
+  }
+}
+
+async function entriesOf(folder: string): Promise<string[]> {
+  try {
+    return await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
+  }
+}
+
+function isCheckpoint(name: string): boolean {
+  return /^checkpoint-\d+$/.test(name);
+}

@@ -1,0 +1,287 @@
+/**
+ * From a program to an ONNX graph.
+ *
+ * @module
+ */
+import { operationOf } from "../../ops/mod.ts";
+import {
+  ONNX_TYPES,
+  type OnnxAttributes,
+  type OnnxContext,
+  type OnnxType,
+  onnxTypeOf,
+} from "../../ops/onnx-rule.ts";
+import { sameShape } from "../../ops/shapes.ts";
+import type { Spec, Value } from "../../ops/value.ts";
+import type { Program } from "../../program/program.ts";
+import { sizeOf, type TypedArray } from "../../tensor/dtype.ts";
+import { fuse } from "./fusions.ts";
+import type { OnnxGraph, OnnxInitializer, OnnxNode, OnnxValueInfo } from "./onnx-model.ts";
+import { prepare } from "./prepare.ts";
+
+/** An initializer whose contents are those of a weight, which are known when the program first runs. */
+export interface EmbeddedWeight extends OnnxValueInfo {
+  /** Name of the program's input. */
+  readonly source: string;
+  /** Makes the contents from the weight's. */
+  readonly prepare: (data: TypedArray) => TypedArray;
+}
+
+/** An output of the graph. */
+export interface LoweredOutput extends Spec {
+  /** Name in the ONNX graph. */
+  readonly onnx: string;
+}
+
+/** A program as an ONNX graph. */
+export interface Lowered {
+  readonly graph: OnnxGraph;
+  /** Where each output of the program is. */
+  readonly outputs: ReadonlyMap<string, LoweredOutput>;
+  /** Initializers that {@link Lowered.graph} lacks. */
+  readonly embedded: readonly EmbeddedWeight[];
+}
+
+/** How a program is lowered. */
+export interface LowerOptions {
+  /** Which weights may become initializers: those that operators are only fast with as constants, all, or none. */
+  readonly embed: "packed" | "all" | "none";
+}
+
+/** Lowers a program. Inputs of the graph are the inputs that it needs, under their own names. */
+export function lower(program: Program, options: LowerOptions): Lowered {
+  const prepared = prepare(program);
+  const uses = countUses(prepared);
+  const builder = createBuilder(options);
+  for (const node of prepared.nodes) builder.add(node, uses);
+  return builder.finish(prepared);
+}
+
+function countUses(program: Program): ReadonlyMap<Value, number> {
+  const uses = new Map<Value, number>();
+  const use = (v: Value) => uses.set(v, (uses.get(v) ?? 0) + 1);
+  for (const node of program.nodes) node.inputs.forEach(use);
+  for (const v of program.outputs.values()) use(v);
+  return uses;
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+function createBuilder(options: LowerOptions) {
+  const names = new Map<Value, string>();
+  const nodes: Mutable<OnnxNode>[] = [];
+  const emitted = new Map<string, string>();
+  const initializers = new Map<string, OnnxInitializer>();
+  const inputs = new Map<string, OnnxValueInfo>();
+  const embedded = new Map<string, EmbeddedWeight>();
+  /** Shapes of values of the program, and what reshapes are views of. */
+  const shapes = new Map<string, readonly number[]>();
+  const viewed = new Map<string, string>();
+  const lists = new Map<string, readonly number[]>();
+  let count = 0;
+
+  function constant(data: TypedArray, shape: readonly number[], type?: OnnxType): string {
+    const element = type ?? typeOf(data);
+    let key = `${element}[${shape}]${digest(data)}`;
+    for (let known; (known = initializers.get(key)); key += "+") {
+      if (sameContents(known.data!, data)) return known.name;
+    }
+    const name = `%c${initializers.size}`;
+    initializers.set(key, { name, type: element, shape, data });
+    return name;
+  }
+
+  function ints(values: readonly number[]): string {
+    const name = constant(BigInt64Array.from(values, BigInt), [values.length]);
+    lists.set(name, values);
+    return name;
+  }
+
+  function define(node: Value, name: string): void {
+    names.set(node, name);
+    shapes.set(name, node.shape);
+  }
+
+  function context(node: Value): OnnxContext {
+    const scope = node.attributes.recomputed ? "again " : "";
+    const embeddable = (index: number) => {
+      const source = node.inputs[index];
+      return options.embed !== "none" && source.op === "input" &&
+        source.attributes.role === "weight";
+    };
+    return {
+      node,
+      inputs: node.inputs.map((v) => names.get(v)!),
+      emit(operator, args, attributes = {}, domain = "") {
+        const view = operator === "Reshape" ? lists.get(args[1]) : undefined;
+        if (view) {
+          const source = viewed.get(args[0]) ?? args[0];
+          const shape = shapes.get(source);
+          if (shape && sameShape(shape, view)) return source;
+          args = [source, args[1]];
+        }
+        const key = `${scope}${operator}(${args.join()})${attributeText(attributes)}`;
+        const known = emitted.get(key);
+        if (known) return known;
+        const output = `%${count++}`;
+        nodes.push({
+          operator,
+          domain,
+          name: `${node.op}#${count}`,
+          inputs: args,
+          outputs: [output],
+          attributes,
+        });
+        emitted.set(key, output);
+        if (view) {
+          viewed.set(output, args[0]);
+          shapes.set(output, view);
+        }
+        return output;
+      },
+      constant,
+      ints,
+      scalar: (value, type = "f32") => constant(scalarArray(value, type), [], type),
+      embeddable,
+      embed(index, { shape, type, label, prepare }) {
+        const source = node.inputs[index].attributes.name as string;
+        const name = `%${source}:${label}`;
+        embedded.set(name, { name, type, shape, source, prepare });
+        return name;
+      },
+    };
+  }
+
+  return {
+    add(node: Value, uses: ReadonlyMap<Value, number>): void {
+      if (node.op === "input") {
+        const name = node.attributes.name as string;
+        inputs.set(name, { name, type: onnxTypeOf(node.dtype), shape: node.shape });
+        define(node, name);
+        if (options.embed === "all" && node.attributes.role === "weight") {
+          embedded.set(name, { ...inputs.get(name)!, source: name, prepare: (data) => data });
+          inputs.delete(name);
+        }
+        return;
+      }
+      const here = context(node);
+      const name = fuse(node, { context: here, uses, nameOf: (v) => names.get(v)! });
+      if (name !== undefined) return define(node, name);
+      const rule = operationOf(node).onnx;
+      if (!rule || !("emit" in rule)) {
+        throw new TypeError(`The operation "${node.op}" has no rule that emits ONNX.`);
+      }
+      define(node, rule.emit(here));
+    },
+
+    finish(program: Program): Lowered {
+      const outputs = new Map<string, LoweredOutput>();
+      const infos: OnnxValueInfo[] = [];
+      const taken = new Set(program.inputs.keys());
+      for (const [name, value] of program.outputs) {
+        let onnx = name;
+        while (taken.has(onnx)) onnx += "'";
+        taken.add(onnx);
+        // The name of an output belongs to one node that makes it.
+        nodes.push({
+          operator: "Identity",
+          domain: "",
+          name: `output#${++count}`,
+          inputs: [names.get(value)!],
+          outputs: [onnx],
+          attributes: {},
+        });
+        infos.push({ name: onnx, type: onnxTypeOf(value.dtype), shape: value.shape });
+        outputs.set(name, { onnx, shape: value.shape, dtype: value.dtype });
+      }
+      const live = dropDead(joinOutputs(nodes, new Set(infos.map((o) => o.name))), infos);
+      const used = new Set(live.flatMap((n) => n.inputs));
+      return {
+        graph: {
+          nodes: live,
+          inputs: [...inputs.values()].filter((i) => used.has(i.name)),
+          outputs: infos,
+          initializers: [...initializers.values()].filter((i) => used.has(i.name)),
+        },
+        outputs,
+        embedded: [...embedded.values()].filter((e) => used.has(e.name)),
+      };
+    },
+  };
+}
+
+/** Lets a node make an output itself where it is only copied into it. */
+function joinOutputs(
+  nodes: readonly Mutable<OnnxNode>[],
+  outputs: ReadonlySet<string>,
+): readonly OnnxNode[] {
+  const producer = new Map(nodes.flatMap((n) => n.outputs.map((o) => [o, n] as const)));
+  const renamed = new Map<string, string>();
+  const kept = nodes.filter((n) => {
+    if (n.operator !== "Identity" || !outputs.has(n.outputs[0])) return true;
+    const from = n.inputs[0];
+    if (!producer.has(from) || renamed.has(from)) return true;
+    renamed.set(from, n.outputs[0]);
+    return false;
+  });
+  const rename = (names: readonly string[]) => names.map((n) => renamed.get(n) ?? n);
+  return kept.map((n) => ({ ...n, inputs: rename(n.inputs), outputs: rename(n.outputs) }));
+}
+
+/** Drops nodes that no output needs, such as those that a fusion made superfluous. */
+function dropDead(nodes: readonly OnnxNode[], outputs: readonly OnnxValueInfo[]): OnnxNode[] {
+  const needed = new Set(outputs.map((o) => o.name));
+  const live: OnnxNode[] = [];
+  for (let i = nodes.length - 1; i >= 0; i--) {
+    if (!nodes[i].outputs.some((o) => needed.has(o))) continue;
+    for (const name of nodes[i].inputs) needed.add(name);
+    live.push(nodes[i]);
+  }
+  return live.reverse();
+}
+
+function attributeText(attributes: OnnxAttributes): string {
+  let text = "";
+  for (const key in attributes) text += ` ${key}=${JSON.stringify(attributes[key])}`;
+  return text;
+}
+
+function typeOf(data: TypedArray): OnnxType {
+  if (data instanceof Float32Array) return "f32";
+  if (data instanceof Int32Array) return "i32";
+  if (data instanceof BigInt64Array) return "i64";
+  if (data instanceof Uint32Array) return "u32";
+  if (data instanceof Uint8Array) return "u8";
+  throw new TypeError(`No ONNX constant is made of ${data.constructor.name}.`);
+}
+
+function scalarArray(value: number, type: OnnxType): TypedArray {
+  switch (type) {
+    case "f32":
+      return Float32Array.of(value);
+    case "i32":
+      return Int32Array.of(value);
+    case "i64":
+      return BigInt64Array.of(BigInt(value));
+    case "u32":
+      return Uint32Array.of(value);
+    case "u8":
+    case "bool":
+      return Uint8Array.of(value);
+    default:
+      throw new TypeError(`No scalar of type ${type} (${ONNX_TYPES[type]}) is needed.`);
+  }
+}
+
+/** A number that equal contents share, and few others do. */
+function digest(data: TypedArray): number {
+  const { buffer, byteOffset, byteLength } = data;
+  const bytes = new Uint8Array(buffer, byteOffset, byteLength);
+  let hash = 0;
+  for (let i = 0; i < bytes.length; i++) hash = Math.imul(hash ^ bytes[i], 0x01000193);
+  return hash >>> 0;
+}
+
+function sameContents(a: TypedArray, b: TypedArray): boolean {
+  return a.length === b.length && a.every((v: number | bigint, i: number) => Object.is(v, b[i]));
+}

@@ -1,0 +1,10 @@
+/**
+ * Devices: WebGPU, and the CPU through ONNX Runtime.
+ *
+ * @module
+ */
+export { type CpuDevice, type CpuDeviceOptions, createCpuDevice } from "./cpu/mod.ts";
+export type { Device, DeviceMemory, Executable, State } from "./device.ts";
+export { type DeviceName, openDevice, type OpenDeviceOptions } from "./open.ts";
+export { createWebGpuDevice, type WebGpuDevice, type WebGpuOptions } from "./webgpu/mod.ts";
+export type { AdapterOptions } from "./webgpu/adapter.ts";

@@ -1,0 +1,101 @@
+/**
+ * Compute pipelines, made once per WGSL source.
+ *
+ * @module
+ */
+import { DeviceError } from "../../errors.ts";
+import type { Memory } from "./memory.ts";
+
+/** A pipeline and what its bind groups look like. */
+export interface Pipeline {
+  /** The pipeline. */
+  readonly gpu: GPUComputePipeline;
+  /** Layout of group 0. */
+  readonly layout: GPUBindGroupLayout;
+}
+
+/** The pipelines of a device. */
+export interface PipelineCache {
+  /**
+   * The pipeline of a source with `bindings` storage buffers.
+   *
+   * @throws {DeviceError} `KERNEL_COMPILE`, naming `what`, where the adapter refuses it.
+   */
+  get(
+    source: string,
+    options: { readonly bindings: number; readonly what: string },
+  ): Promise<Pipeline>;
+}
+
+/** An empty cache. */
+export function createPipelineCache(gpu: GPUDevice, memory: Memory): PipelineCache {
+  const pipelines = new Map<string, Promise<Pipeline>>();
+  const layouts = new Map<string, GPUBindGroupLayout>();
+
+  function layoutOf(signature: string): GPUBindGroupLayout {
+    let layout = layouts.get(signature);
+    if (!layout) {
+      layout = gpu.createBindGroupLayout({
+        entries: [...signature].map((access, binding) => ({
+          binding,
+          visibility: GPUShaderStage.COMPUTE,
+          buffer: { type: access === "w" ? "storage" : "read-only-storage" },
+        })),
+      });
+      layouts.set(signature, layout);
+    }
+    return layout;
+  }
+
+  async function compile(source: string, bindings: number, what: string): Promise<Pipeline> {
+    const limit = gpu.limits.maxStorageBuffersPerShaderStage;
+    if (bindings > limit) {
+      throw new DeviceError(
+        "KERNEL_COMPILE",
+        `${what} binds ${bindings} buffers, but this adapter allows ${limit}.`,
+        { bindings, limit },
+      );
+    }
+    const layout = layoutOf(accessOf(source, bindings));
+    gpu.pushErrorScope("validation");
+    const pipeline = gpu.createComputePipelineAsync({
+      layout: gpu.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: { module: gpu.createShaderModule({ code: source }), entryPoint: "main" },
+    });
+    // The scope is closed in this same turn: nothing else gets in between.
+    const [error, made] = await Promise.all([
+      gpu.popErrorScope(),
+      pipeline.catch((e: Error) => e),
+    ]);
+    if (error || made instanceof Error) {
+      const reason = error?.message ?? (made as Error).message;
+      throw new DeviceError("KERNEL_COMPILE", `${what} does not compile here: ${reason.trim()}`, {
+        source,
+      });
+    }
+    memory.counts.pipelines++;
+    return { gpu: made, layout };
+  }
+
+  return {
+    get(source, { bindings, what }) {
+      let pipeline = pipelines.get(source);
+      if (!pipeline) {
+        pipeline = compile(source, bindings, what);
+        pipelines.set(source, pipeline);
+        pipeline.catch(() => pipelines.delete(source));
+      }
+      return pipeline;
+    },
+  };
+}
+
+/** `r` or `w` for each binding, as the source declares it. */
+function accessOf(source: string, bindings: number): string {
+  const access = new Array<string>(bindings).fill("r");
+  const declaration = /@group\(0\)\s*@binding\((\d+)\)\s*var<\s*storage\s*(?:,\s*(\w+)\s*)?>/g;
+  for (const [, number, mode] of source.matchAll(declaration)) {
+    if (mode === "read_write") access[Number(number)] = "w";
+  }
+  return access.join("");
+}

@@ -1,0 +1,156 @@
+/**
+ * The model as a machine that takes tokens one by one and gives the scores of the next.
+ *
+ * @module
+ */
+import { compileModel } from "../adapters/forward.ts";
+import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import { runInputs, traceModel } from "../adapters/trace-model.ts";
+import type { Executable, State } from "../device/device.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { cacheCapacity, cacheSpecs, growCache, promptChunks } from "./kv-cache.ts";
+
+/** A batch of texts, and the scores of the token that comes next in each. */
+export interface Decoder extends Disposable {
+  /** Scores of the next token, row-major [B, V], after what was last given. */
+  readonly logits: Float32Array;
+  /** Adds one token to each row and computes the scores that follow; `ids` holds B of them. */
+  step(ids: Int32Array): Promise<void>;
+}
+
+/**
+ * Runs prompts through a model, shorter ones padded on the left, and keeps their keys and values for the tokens to come.
+ *
+ * @param model A model with or without adapters.
+ * @param prompts Token ids, at least one in each row, all in the vocabulary.
+ * @param options `expected` new tokens find room without the cache having to grow; `signal` stops between two parts of a long prompt.
+ */
+export async function openDecoder(
+  model: AnyModel,
+  prompts: readonly (readonly number[])[],
+  options: { readonly expected?: number; readonly signal?: AbortSignal } = {},
+): Promise<Decoder> {
+  const base = baseOf(model);
+  const { architecture, config, device } = base;
+  const layout = architecture.cache(config);
+  const batch = prompts.length;
+  const longest = Math.max(...prompts.map((ids) => ids.length));
+  const padding = prompts.map((ids) => longest - ids.length);
+
+  let used = 0;
+  let capacity = cacheCapacity(longest + (options.expected ?? 0));
+  let state: State = device.createState(cacheSpecs(layout, { batch, capacity }));
+  let logits: Float32Array;
+  let decode: { readonly executable: Executable; readonly inputs: Record<string, Tensor> };
+
+  const compiled = (length: number) =>
+    compileModel(
+      model,
+      `generate ${batch} ${length} ${capacity}`,
+      () =>
+        traceModel(model, {
+          batch,
+          length,
+          cache: { capacity },
+          logitRows: length === 1 ? undefined : 1,
+          outputs: (_, values) => ({ logits: values.logits }),
+        }),
+    );
+
+  // Padding is all that has to be masked: what the cache does not hold yet lies beyond the query, where no query looks.
+  const keySegments = () => {
+    const segments = new Int32Array(batch * capacity).fill(1);
+    padding.forEach((n, b) => segments.fill(0, b * capacity, b * capacity + n));
+    return segments;
+  };
+
+  async function prefill(): Promise<void> {
+    for (const { start, count, length } of promptChunks(longest)) {
+      options.signal?.throwIfAborted();
+      const { traced, executable } = await compiled(length);
+      const ids = new Int32Array(batch * length);
+      const positions = new Int32Array(batch * length);
+      const querySegments = new Int32Array(batch * length);
+      prompts.forEach((prompt, b) => {
+        for (let t = 0; t < count; t++) {
+          const position = start + t - padding[b];
+          if (position < 0) continue;
+          ids[b * length + t] = prompt[position];
+          positions[b * length + t] = position;
+          querySegments[b * length + t] = 1;
+        }
+      });
+      const outputs = await executable.run({
+        ...traced.bindings,
+        ...runInputs(model, {
+          program: executable.program,
+          batch,
+          length,
+          ids,
+          positions,
+          querySegments,
+          keySegments: keySegments(),
+          offset: start,
+          sequenceLength: longest,
+          logitRows: Int32Array.from(prompts, (_, b) => b * length + count - 1),
+        }),
+      }, { state });
+      logits = await outputs.logits.data() as Float32Array;
+    }
+    used = longest;
+  }
+
+  async function openDecode(): Promise<void> {
+    const { traced, executable } = await compiled(1);
+    const { program } = executable;
+    const inputs = {
+      ...traced.bindings,
+      ...runInputs(model, {
+        program,
+        batch,
+        length: 1,
+        ids: new Int32Array(batch),
+        positions: new Int32Array(batch),
+        keySegments: keySegments(),
+      }),
+    };
+    decode = { executable, inputs };
+  }
+
+  async function makeRoom(): Promise<void> {
+    capacity = cacheCapacity(used + 1);
+    state = await growCache(device, state, cacheSpecs(layout, { batch, capacity }));
+    await openDecode();
+  }
+
+  async function step(ids: Int32Array): Promise<void> {
+    if (used === capacity) await makeRoom();
+    else if (!decode) await openDecode();
+    const { executable, inputs } = decode;
+    const positions = Int32Array.from(padding, (n) => used - n);
+    const fresh: Readonly<Record<string, Tensor>> = {
+      ids: tensor(ids.slice(), { shape: [batch, 1] }),
+      positions: tensor(positions, { shape: [batch, 1] }),
+      offset: tensor(Int32Array.of(used)),
+      ...architecture.hostInputs(config, { positions, shape: [batch, 1], length: used + 1 }),
+    };
+    for (const name in fresh) if (name in inputs) inputs[name] = fresh[name];
+    const outputs = await executable.run(inputs, { state });
+    logits = await outputs.logits.data() as Float32Array;
+    used++;
+  }
+
+  try {
+    await prefill();
+  } catch (error) {
+    state[Symbol.dispose]();
+    throw error;
+  }
+  return {
+    get logits() {
+      return logits;
+    },
+    step,
+    [Symbol.dispose]: () => state[Symbol.dispose](),
+  };
+}

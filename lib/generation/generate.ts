@@ -1,0 +1,315 @@
+/**
+ * `generate` and `generateStream`: text from a model.
+ *
+ * @module
+ */
+import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import { FileError, ValueError } from "../errors.ts";
+import type { ChatTemplateOptions } from "../io/chat-template.ts";
+import { createDecodeStream } from "../io/decode-stream.ts";
+import { tokenizerOf } from "../io/model-tokenizer.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import { randomUniform } from "../tensor/random.ts";
+import { openDecoder } from "./decoder.ts";
+import { endIds, isPrompt, maxPositionsOf, type Prompt, promptIds } from "./prompt.ts";
+import {
+  argmax,
+  checkSampling,
+  drawToken,
+  processLogits,
+  type SamplingOptions,
+} from "./sampling.ts";
+import { createStopScanner } from "./stop-scanner.ts";
+
+/** How to generate. Without any of `doSample`, `temperature`, `topK` and `topP`, the most probable token is taken each time. */
+export interface GenerateOptions extends SamplingOptions {
+  /** How many tokens to add at most; 128 by default. The model's last position ends a text too. */
+  readonly maxNewTokens?: number;
+  /** Draws tokens at random instead of taking the most probable; true by default where `temperature` (other than 0), `topK` or `topP` is given. */
+  readonly doSample?: boolean;
+  /** Divides the scores, as in {@link SamplingOptions}; 0 takes the most probable token. */
+  readonly temperature?: number;
+  /** Where random numbers start from, 0 by default: the same seed gives the same text. Each row draws its own. */
+  readonly seed?: number;
+  /** Strings that end a text; the text stops before them. */
+  readonly stop?: string | readonly string[];
+  /** Keeps the stop string in the text. */
+  readonly includeStop?: boolean;
+  /** Ids that end a text, in place of those of the model's `generation_config.json` or `config.json`; `[]` for none. */
+  readonly eosTokenId?: number | readonly number[];
+  /** Reads prompts and writes text; the one that lies beside the model's weights by default. */
+  readonly tokenizer?: Tokenizer;
+  /** Whether prompts of text get the tokenizer's special tokens; true by default. */
+  readonly addSpecialTokens?: boolean;
+  /** Whether special tokens are left out of the text; true by default. */
+  readonly skipSpecialTokens?: boolean;
+  /** What a chat template gets beside the messages, such as `tools`. */
+  readonly chatTemplate?: ChatTemplateOptions;
+  /** Stops with the signal's reason as the error. */
+  readonly signal?: AbortSignal;
+}
+
+/** Why a text ended: an end token, a stop string, or no more tokens were allowed. */
+export type FinishReason = "eos" | "stop" | "length";
+
+/** A generated text. */
+export interface Generation {
+  /** The new text, without the prompt; empty where there is no tokenizer and the prompt was given as ids. */
+  readonly text: string;
+  /** The new token ids, an end token included. */
+  readonly tokenIds: readonly number[];
+  /** The prompt's token ids. */
+  readonly promptIds: readonly number[];
+  /** Why it ended. */
+  readonly finishReason: FinishReason;
+}
+
+/** One token of one row, as it is generated. */
+export interface GenerationChunk {
+  /** Which prompt it belongs to, from 0. */
+  readonly row: number;
+  /** The token. */
+  readonly tokenId: number;
+  /** Text that became certain with it; empty inside a character or where a stop string may have begun. The pieces joined are the whole text. */
+  readonly text: string;
+  /** Why the row ended, with its last token. */
+  readonly finishReason: FinishReason | null;
+}
+
+/**
+ * Generates text from one prompt or several. Rows of a batch may differ in length; each gets the text that it would get alone.
+ *
+ * Scores are changed in transformers' order: repetition penalty, temperature, top-k, top-p. Unlike there, nothing is on unless it is given (transformers takes
+ * top-k 50 when it samples).
+ *
+ * @param model A model with or without adapters.
+ * @param prompt Text, token ids, the messages of a chat, or a list of these.
+ * @param options See {@link GenerateOptions}.
+ * @throws {ValueError} for an empty or too long prompt, ids out of range, options out of range; {FileError} where a tokenizer is needed and there is none;
+ * the signal's reason where it stops.
+ *
+ * @example
+ * ```ts
+ * import { createModel, generate } from "@graft/peft";
+ * const config = {
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 128,
+ * };
+ * const model = await createModel(config, { device: "cpu" });
+ * const { tokenIds } = await generate(model, [5, 6, 7], { maxNewTokens: 4 });
+ * console.log(tokenIds.length); // 4
+ * model.device[Symbol.dispose]();
+ * ```
+ */
+export function generate(
+  model: AnyModel,
+  prompt: Prompt,
+  options?: GenerateOptions,
+): Promise<Generation>;
+/** The same for several prompts; texts come in the order of the prompts. */
+export function generate(
+  model: AnyModel,
+  prompts: readonly Prompt[],
+  options?: GenerateOptions,
+): Promise<readonly Generation[]>;
+/** Either of them. */
+export function generate(
+  model: AnyModel,
+  prompt: Prompt | readonly Prompt[],
+  options?: GenerateOptions,
+): Promise<Generation | readonly Generation[]>;
+export async function generate(
+  model: AnyModel,
+  prompt: Prompt | readonly Prompt[],
+  options: GenerateOptions = {},
+): Promise<Generation | readonly Generation[]> {
+  const run = generateRows(model, prompt, options);
+  for (;;) {
+    const next = await run.next();
+    if (next.done) return isPrompt(prompt) ? next.value[0] : next.value;
+  }
+}
+
+/**
+ * Generates like {@link generate}, and gives each token as soon as it is known.
+ *
+ * @param model A model with or without adapters.
+ * @param prompt Text, token ids, the messages of a chat, or a list of these.
+ * @param options See {@link GenerateOptions}.
+ *
+ * @example
+ * ```ts ignore
+ * import { generateStream, loadModel } from "@graft/peft";
+ * const model = await loadModel("path/to/model");
+ * const chat = [{ role: "user", content: "What is a sloop?" }];
+ * for await (const { text } of generateStream(model, chat)) Deno.stdout.write(new TextEncoder().encode(text));
+ * ```
+ */
+export async function* generateStream(
+  model: AnyModel,
+  prompt: Prompt | readonly Prompt[],
+  options: GenerateOptions = {},
+): AsyncGenerator<GenerationChunk, void, void> {
+  yield* generateRows(model, prompt, options);
+}
+
+async function* generateRows(
+  model: AnyModel,
+  given: Prompt | readonly Prompt[],
+  options: GenerateOptions,
+): AsyncGenerator<GenerationChunk, readonly Generation[], void> {
+  const { maxNewTokens = 128, signal } = options;
+  signal?.throwIfAborted();
+  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
+    throw new ValueError(
+      "SAMPLING_OPTION",
+      `maxNewTokens must be a whole number above 0, not ${maxNewTokens}.`,
+      { name: "maxNewTokens", value: maxNewTokens },
+    );
+  }
+  const next = tokenChooser(options);
+  const stops = stopStrings(options);
+  const prompts = isPrompt(given) ? [given] : given;
+  const tokenizer = await findTokenizer(model, prompts, options);
+  const maxPositions = maxPositionsOf(model);
+  const ids = promptIds(model, prompts, { ...options, tokenizer, maxPositions });
+  const ends = options.eosTokenId === undefined
+    ? endIds(model, tokenizer)
+    : new Set([options.eosTokenId].flat());
+  const rows = ids.map((promptIds, row) =>
+    openRow(promptIds, {
+      row,
+      tokenizer,
+      ends,
+      stops,
+      next,
+      skipSpecialTokens: options.skipSpecialTokens ?? true,
+      includeStop: options.includeStop,
+      // The last position's token is predicted, but has no place to be fed to.
+      limit: Math.min(maxNewTokens, maxPositions - promptIds.length + 1),
+    })
+  );
+  using decoder = await openDecoder(model, ids, {
+    expected: Math.min(Math.max(...rows.map((row) => row.limit)), 128),
+    signal,
+  });
+  const fed = new Int32Array(rows.length);
+  const size = decoder.logits.length / rows.length;
+  for (let step = 0;; step++) {
+    for (const [b, row] of rows.entries()) {
+      // A row that has ended goes on with any token, as the batch stays as it is.
+      if (row.ended()) continue;
+      const chunk = row.take(decoder.logits.subarray(b * size, (b + 1) * size), step);
+      fed[b] = chunk.tokenId;
+      yield chunk;
+    }
+    if (rows.every((row) => row.ended())) return rows.map((row) => row.result());
+    signal?.throwIfAborted();
+    await decoder.step(fed);
+  }
+}
+
+interface Row {
+  readonly limit: number;
+  ended(): boolean;
+  take(logits: Float32Array, step: number): GenerationChunk;
+  result(): Generation;
+}
+
+/** One text of the batch: what it holds so far and whether it has ended. */
+function openRow(
+  promptIds: readonly number[],
+  options: {
+    readonly row: number;
+    readonly tokenizer: Tokenizer | null;
+    readonly ends: ReadonlySet<number>;
+    readonly stops: readonly string[];
+    readonly next: TokenChooser;
+    readonly skipSpecialTokens: boolean;
+    readonly includeStop?: boolean;
+    readonly limit: number;
+  },
+): Row {
+  const { row, tokenizer, ends, stops, limit } = options;
+  const occurred = new Set(promptIds);
+  const tokenIds: number[] = [];
+  const decode = tokenizer && createDecodeStream(tokenizer, options);
+  const scanner = createStopScanner(stops, { include: options.includeStop });
+  let text = "";
+  let finishReason: FinishReason | null = null;
+  return {
+    limit,
+    ended: () => finishReason !== null,
+    take(logits, step) {
+      const tokenId = options.next(logits, { occurred, row, step });
+      tokenIds.push(tokenId);
+      occurred.add(tokenId);
+      const atEnd = ends.has(tokenId);
+      const last = atEnd || tokenIds.length === limit;
+      // An end token shows only where special tokens do; it is never a part of the text otherwise.
+      let piece = atEnd && options.skipSpecialTokens ? "" : decode?.push(tokenId) ?? "";
+      if (last) piece += decode?.flush() ?? "";
+      const scanned = scanner.push(piece);
+      let shown = scanned.text;
+      if (scanned.stop !== null) finishReason = "stop";
+      else if (last) {
+        finishReason = atEnd ? "eos" : "length";
+        shown += scanner.flush();
+      }
+      text += shown;
+      return { row, tokenId, text: shown, finishReason };
+    },
+    result: () => ({ text, tokenIds, promptIds, finishReason: finishReason! }),
+  };
+}
+
+type TokenChooser = (
+  logits: Float32Array,
+  at: { readonly occurred: Iterable<number>; readonly row: number; readonly step: number },
+) => number;
+
+function tokenChooser(options: GenerateOptions): TokenChooser {
+  const { temperature, topK, topP, repetitionPenalty = 1, seed = 0 } = options;
+  const greedy = options.doSample === false || temperature === 0 ||
+    (options.doSample === undefined && temperature === undefined && topK === undefined &&
+      topP === undefined);
+  const sampling = { repetitionPenalty, temperature, topK, topP };
+  checkSampling(temperature === 0 ? { ...sampling, temperature: undefined } : sampling);
+  if (greedy) {
+    return (logits, { occurred }) =>
+      argmax(
+        repetitionPenalty === 1 ? logits : processLogits(logits, { repetitionPenalty, occurred }),
+      );
+  }
+  return (logits, { occurred, row, step }) =>
+    drawToken(
+      processLogits(logits, { ...sampling, occurred }),
+      randomUniform({ seed, stream: row, index: step }),
+    );
+}
+
+function stopStrings(options: GenerateOptions): readonly string[] {
+  const stops = [options.stop ?? []].flat();
+  if (stops.some((stop) => typeof stop !== "string" || stop === "")) {
+    throw new ValueError("SAMPLING_OPTION", "stop must hold strings that are not empty.", {
+      name: "stop",
+    });
+  }
+  return stops;
+}
+
+async function findTokenizer(
+  model: AnyModel,
+  prompts: readonly Prompt[],
+  options: GenerateOptions,
+): Promise<Tokenizer | null> {
+  if (options.tokenizer) return options.tokenizer;
+  const needed = options.stop !== undefined ||
+    prompts.some((p) => typeof p === "string" || (p.length > 0 && typeof p[0] !== "number"));
+  try {
+    return await tokenizerOf(baseOf(model));
+  } catch (error) {
+    if (!needed && error instanceof FileError && error.code === "TOKENIZER_MISSING") return null;
+    throw error;
+  }
+}

@@ -1,0 +1,17 @@
+/**
+ * Generation: text from a model, with a cache of keys and values.
+ *
+ * @module
+ */
+export type { Decoder } from "./decoder.ts";
+export { openDecoder } from "./decoder.ts";
+export {
+  type FinishReason,
+  generate,
+  type GenerateOptions,
+  generateStream,
+  type Generation,
+  type GenerationChunk,
+} from "./generate.ts";
+export type { Prompt } from "./prompt.ts";
+export { argmax, drawToken, processLogits, type SamplingOptions } from "./sampling.ts";

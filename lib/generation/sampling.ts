@@ -1,0 +1,170 @@
+/**
+ * From the scores of the next token to the token. The steps and their order are those of transformers: repetition penalty, temperature,
+ * top-k, top-p.
+ *
+ * @module
+ */
+import { ValueError } from "../errors.ts";
+
+/** How the scores of the next token are changed before one is drawn. Every step is off by default. */
+export interface SamplingOptions {
+  /** Divides the scores of tokens that have occurred (multiplies them where they are negative); 1 does nothing (Keskar et al., 2019, arXiv:1909.05858). */
+  readonly repetitionPenalty?: number;
+  /** Divides the scores; above 1 flattens the distribution, below 1 sharpens it. */
+  readonly temperature?: number;
+  /** Keeps the k highest scores (and those equal to the lowest of them); 0 keeps all. */
+  readonly topK?: number;
+  /** Keeps the fewest tokens, from the most probable on, whose probabilities sum up to this much; 1 keeps all (Holtzman et al., 2019, arXiv:1904.09751). */
+  readonly topP?: number;
+}
+
+/**
+ * Checks the ranges of sampling options.
+ *
+ * @throws {ValueError} `SAMPLING_OPTION` that names the option and what it may be.
+ */
+export function checkSampling(options: SamplingOptions): void {
+  const rules: readonly [keyof SamplingOptions, string, (x: number) => boolean][] = [
+    ["repetitionPenalty", "a number above 0", (x) => x > 0 && Number.isFinite(x)],
+    ["temperature", "a number above 0", (x) => x > 0 && Number.isFinite(x)],
+    ["topK", "a whole number from 0 on", (x) => Number.isInteger(x) && x >= 0],
+    ["topP", "a number from 0 to 1", (x) => x >= 0 && x <= 1],
+  ];
+  for (const [name, wanted, holds] of rules) {
+    const value = options[name];
+    if (value !== undefined && !(typeof value === "number" && holds(value))) {
+      throw new ValueError("SAMPLING_OPTION", `${name} must be ${wanted}, not ${value}.`, {
+        name,
+        value,
+      });
+    }
+  }
+}
+
+/**
+ * The scores that a token is drawn from: changed by each step in turn, −∞ for tokens that are left out.
+ *
+ * @param logits Scores [V]; stay as they are.
+ * @param options What to change, and the ids that have occurred, each once, for the penalty.
+ */
+export function processLogits(
+  logits: Float32Array,
+  options: SamplingOptions & { readonly occurred?: Iterable<number> },
+): Float32Array {
+  const { repetitionPenalty = 1, temperature = 1, topK = 0, topP = 1 } = options;
+  const scores = logits.slice();
+  if (repetitionPenalty !== 1) {
+    for (const id of options.occurred ?? []) {
+      scores[id] = scores[id] < 0 ? scores[id] * repetitionPenalty : scores[id] / repetitionPenalty;
+    }
+  }
+  if (temperature !== 1) { for (let i = 0; i < scores.length; i++) scores[i] /= temperature; }
+  if (topK > 0 && topK < scores.length) keepTopK(scores, topK);
+  if (topP < 1) keepTopP(scores, topP);
+  return scores;
+}
+
+function keepTopK(scores: Float32Array, k: number): void {
+  const next = descending(scores);
+  for (let i = 1; i < k; i++) next();
+  const lowest = scores[next()];
+  for (let i = 0; i < scores.length; i++) if (scores[i] < lowest) scores[i] = -Infinity;
+}
+
+function keepTopP(scores: Float32Array, p: number): void {
+  const next = descending(scores);
+  const kept = scores.slice().fill(-Infinity);
+  const best = next();
+  const top = scores[best];
+  let total = 0;
+  for (const score of scores) total += Math.exp(score - top);
+  // A token stays when those above it have not reached p yet; the first one always does.
+  kept[best] = top;
+  for (let above = 1 / total; above < p;) {
+    const id = next();
+    if (id < 0 || scores[id] === -Infinity) break;
+    kept[id] = scores[id];
+    above += Math.exp(scores[id] - top) / total;
+  }
+  scores.set(kept);
+}
+
+/** Gives the indices of scores from the highest on, one each call, then −1; of equal ones the lower index first. A heap, so that a few of many are cheap. */
+function descending(scores: Float32Array): () => number {
+  const heap = Int32Array.from(scores, (_, i) => i);
+  let size = heap.length;
+  const before = (a: number, b: number) =>
+    scores[a] > scores[b] || (scores[a] === scores[b] && a < b);
+  const sink = (at: number) => {
+    const moved = heap[at];
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= size) break;
+      if (child + 1 < size && before(heap[child + 1], heap[child])) child++;
+      if (!before(heap[child], moved)) break;
+      heap[at] = heap[child];
+      at = child;
+    }
+    heap[at] = moved;
+  };
+  for (let i = (size >> 1) - 1; i >= 0; i--) sink(i);
+  return () => {
+    if (size === 0) return -1;
+    const top = heap[0];
+    heap[0] = heap[--size];
+    if (size > 0) sink(0);
+    return top;
+  };
+}
+
+/**
+ * The index of the highest score, the first of equal ones.
+ *
+ * @throws {ValueError} `LOGITS_NOT_FINITE` where the highest score is not a finite number.
+ */
+export function argmax(scores: ArrayLike<number>): number {
+  let best = -1;
+  let top = -Infinity;
+  for (let i = 0; i < scores.length; i++) {
+    if (scores[i] > top) {
+      top = scores[i];
+      best = i;
+    }
+  }
+  if (!Number.isFinite(top)) {
+    throw new ValueError(
+      "LOGITS_NOT_FINITE",
+      `The model's highest score is ${best < 0 ? "NaN or −∞" : "∞"}. ` +
+        "Its weights, or an adapter's, are damaged or have diverged.",
+    );
+  }
+  return best;
+}
+
+/**
+ * Draws an index with the probabilities softmax(scores).
+ *
+ * @param scores Scores [V]; those of −∞ are never drawn.
+ * @param uniform A random number from 0 up to, but not including, 1.
+ * @throws {ValueError} `LOGITS_NOT_FINITE` where the highest score is not a finite number.
+ */
+export function drawToken(scores: ArrayLike<number>, uniform: number): number {
+  const best = argmax(scores);
+  const top = scores[best];
+  let total = 0;
+  for (let i = 0; i < scores.length; i++) total += weight(scores[i], top);
+  let left = uniform * total;
+  let last = best;
+  for (let i = 0; i < scores.length; i++) {
+    const w = weight(scores[i], top);
+    if (w === 0) continue;
+    if (left < w) return i;
+    left -= w;
+    last = i;
+  }
+  return last; // rounding used up the whole sum
+}
+
+function weight(score: number, top: number): number {
+  return score > -Infinity ? Math.exp(score - top) : 0;
+}
