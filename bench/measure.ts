@@ -9,6 +9,7 @@ import type { Kernel } from "../lib/ops/kernel-rule.ts";
 import { operationOf } from "../lib/ops/mod.ts";
 import { createGraph, type Graph, type Value } from "../lib/ops/value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
+import { kernelOf } from "../tests/kernels/fused-kernel.ts";
 import { type Gpu, openGpu } from "../tests/kernels/run-kernel.ts";
 
 /** One operation to measure. */
@@ -19,7 +20,9 @@ export interface KernelCase {
   readonly build: (graph: Graph) => Value;
   /** Limit that the operation should come near to; by default the one that it takes longer to reach. */
   readonly limit?: "arithmetic" | "memory";
-  /** First words of integer inputs by number, where zeros would make another case of it. */
+  /** Bytes read and written, where these are not all inputs and the output. */
+  readonly bytes?: number;
+  /** Contents of integer inputs by number; ones by default. */
   readonly integers?: Readonly<Record<number, (index: number) => number>>;
 }
 
@@ -118,11 +121,10 @@ export function benchKernels(family: string, cases: readonly KernelCase[]): void
       fn: async (bench) => {
         const opened = await gpu, most = await peak;
         const node = test.build(createGraph());
-        const { kernel: rule, flops } = operationOf(node);
-        if (rule?.kind !== "kernel") throw new TypeError(`${node.op} has no kernels of its own.`);
-        const [kernel] = rule.variants(node, opened.features);
+        const { flops } = operationOf(node);
+        const { kernel, inputs: read } = kernelOf(node, opened.features);
         const size = (v: Value) => storageBytes(v.dtype, sizeOf(v.shape));
-        const inputs = node.inputs.map((x, i) => opened.buffer(contents(x, test.integers?.[i])));
+        const inputs = read.map((x, i) => opened.buffer(contents(x, test.integers?.[i])));
         const output = opened.buffer(size(node));
         const go = await opened.prepare(kernel, { inputs, output });
         await go();
@@ -133,8 +135,7 @@ export function benchKernels(family: string, cases: readonly KernelCase[]): void
         if (!rows.some((r) => r[0] === test.name)) {
           const seconds = await secondsOf(go);
           const gflops = flops(node) / seconds / 1e9;
-          const bytes = size(node) +
-            node.inputs.reduce((n, x, i) => n + (i === rule.inPlace ? 0 : size(x)), 0);
+          const bytes = test.bytes ?? read.reduce((n, x) => n + size(x), size(node));
           const gigabytes = bytes / seconds / 1e9;
           const shares = { arithmetic: gflops / most.gflops, memory: gigabytes / most.gigabytes };
           const limit = test.limit ?? (shares.arithmetic > shares.memory ? "arithmetic" : "memory");

@@ -15,7 +15,7 @@ import {
   isPositional,
   visibleFunction,
 } from "./attention-problem.ts";
-import { literal, workgroupNumber } from "./wgsl.ts";
+import { literal, opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Keys per workgroup, and invocations. */
 const RUN = 64;
@@ -60,7 +60,8 @@ export function decodeAttention(problem: AttentionProblem): Kernel {
 @group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
 @group(0) @binding(7) var<storage, read_write> parts: array<vec4<f32>>;
 ${visibleFunction(problem)}
-var<workgroup> weights: array<array<f32, ${RUN}>, ${rows}>;
+var<workgroup> weights: array<f32, ${rows * RUN}>;
+var<workgroup> tops: array<f32, ${rows}>;
 var<workgroup> sums: array<vec4<f32>, ${rows * RUN}>;
 
 @compute @workgroup_size(${RUN})
@@ -77,14 +78,16 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     return;
   }`
       }
+  let count = min(${RUN}u, ${keys}u - first);
   let key = first + thread;
   let place = min(key, ${keys - 1}u);
   let keyLine = ((sequence * ${keys}u + place) * ${groups}u + keyHead) * ${fours}u;
   ${each((r) => `var score${r} = 0.0;`, "\n  ")}
-  for (var d = 0u; d < ${fours}u; d++) {
+  for (var d = ${opaqueZero("thread", RUN)}; d < ${fours}u; d++) {
     let part = k[keyLine + d];
     ${each((r) => `score${r} += dot(q[${line(r)} * ${fours}u + d], part);`)}
   }
+  let factor = ${literal(scale, "f32")};
   let segment = keySegments[sequence * ${keys}u + place];
   ${
         each(
@@ -92,56 +95,45 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
             `let seen${r} = key < ${keys}u && visible(querySegments[sequence * ${queries}u + ${
               queryOf(r)
             }u], segment, offset[0] + ${queryOf(r)}, i32(key));
-  weights[${r}][thread] = select(${HIDDEN}, score${r} * ${literal(scale, "f32")}, seen${r});`,
+  weights[${r * RUN}u + thread] = select(${HIDDEN}, score${r} * factor, seen${r});`,
           "\n  ",
         )
       }
   workgroupBarrier();
-  ${
-        each(
-          (r) =>
-            `var top${r} = ${HIDDEN};
-  for (var i = 0u; i < ${RUN}u; i++) { top${r} = max(top${r}, weights[${r}][i]); }`,
-          "\n  ",
-        )
-      }
+  if (thread < ${rows}u) {
+    var top = ${HIDDEN};
+    for (var i = 0u; i < count; i++) { top = max(top, weights[thread * ${RUN}u + i]); }
+    tops[thread] = top;
+  }
   workgroupBarrier();
   ${
-        each(
-          (r) =>
-            `weights[${r}][thread] = select(0.0, exp(weights[${r}][thread] - top${r}), seen${r});`,
-          "\n  ",
-        )
+        each((r) =>
+          `weights[${
+            r * RUN
+          }u + thread] = select(0.0, exp(score${r} * factor - tops[${r}]), seen${r});`, "\n  ")
       }
   workgroupBarrier();
   let slice = thread / ${fours}u;
   let four = thread % ${fours}u;
   ${each((r) => `var sum${r} = vec4<f32>();`, "\n  ")}
   if (slice < ${slices}u) {
-    for (var i = slice; i < min(${RUN}u, ${keys}u - first); i += ${slices}u) {
+    for (var i = slice; i < count; i += ${slices}u) {
       let part = v[((sequence * ${keys}u + first + i) * ${groups}u + keyHead) * ${fours}u + four];
-      ${each((r) => `sum${r} += weights[${r}][i] * part;`, "\n      ")}
+      ${each((r) => `sum${r} += weights[${r * RUN}u + i] * part;`, "\n      ")}
     }
     ${each((r) => `sums[${r * RUN}u + thread] = sum${r};`)}
   }
   workgroupBarrier();
-  if (thread < ${fours}u) {
-    ${
-        each((r) =>
-          `{ var all = vec4<f32>();
-    for (var i = 0u; i < ${slices}u; i++) { all += sums[${r * RUN}u + i * ${fours}u + thread]; }
-    parts[(group * ${rows}u + ${r}u) * ${fours}u + thread] = all; }`
-        )
-      }
+  for (var unit = thread; unit < ${rows * fours}u; unit += ${RUN}u) {
+    let start = unit / ${fours}u * ${RUN}u + unit % ${fours}u;
+    var all = sums[start];
+    for (var i = 1u; i < ${slices}u; i++) { all += sums[start + i * ${fours}u]; }
+    parts[group * ${rows * fours}u + unit] = all;
   }
-  if (thread == 0u) {
-    ${
-        each((r) =>
-          `{ var total = 0.0;
-    for (var i = 0u; i < ${RUN}u; i++) { total += weights[${r}][i]; }
-    stats[group * ${rows}u + ${r}u] = vec2<f32>(top${r}, total); }`
-        )
-      }
+  if (thread < ${rows}u) {
+    var total = 0.0;
+    for (var i = 0u; i < count; i++) { total += weights[thread * ${RUN}u + i]; }
+    stats[group * ${rows}u + thread] = vec2<f32>(tops[thread], total);
   }
 }
 `,
@@ -179,10 +171,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let row = query * ${ratio}u + head % ${ratio}u;
   let start = (sequence * ${groups}u + head / ${ratio}u) * ${runs}u;
   var top = ${HIDDEN};
-  for (var r = 0u; r < ${runs}u; r++) { top = max(top, stats[(start + r) * ${rows}u + row].x); }
+  for (var r = ${
+      opaqueZero("lane", 64)
+    }; r < ${runs}u; r++) { top = max(top, stats[(start + r) * ${rows}u + row].x); }
   var sum = vec4<f32>();
   var total = 0.0;
-  for (var r = 0u; r < ${runs}u; r++) {
+  for (var r = ${opaqueZero("lane", 64)}; r < ${runs}u; r++) {
     let at = (start + r) * ${rows}u + row;
     let stat = stats[at];
     // A run that saw nothing wrote no part.

@@ -23,7 +23,7 @@ import {
   visibleFunction,
 } from "./attention-problem.ts";
 import type { Binding } from "./operand.ts";
-import { literal, workgroupNumber } from "./wgsl.ts";
+import { literal, opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Rows and columns of a tile, and elements of a head per step. */
 const TILE = 32;
@@ -32,6 +32,7 @@ const STRIDE = TILE / 4 + 1;
 const THREADS = 64;
 /** Steps of the inner loops that are written out. */
 const UNROLL = 2;
+const ZERO = opaqueZero("thread", THREADS);
 
 const I = [0, 1, 2, 3] as const;
 
@@ -109,12 +110,6 @@ fn ${name}At(line: u32, at: u32) -> vec4<f32> {
 const unrolled = (text: (u: number) => string) =>
   Array.from({ length: UNROLL }, (_, u) => `{ ${text(u)} }`).join("\n      ");
 
-/**
- * WGSL for the size of a tile as a number that compilers do not see through: some unroll every loop of constant length, nested ones too, and
- * then take minutes.
- */
-const WHOLE = `let whole = ${TILE}u + thread / ${THREADS}u;`;
-
 /** WGSL that adds `x · yᵀ` over all of D to `into0` … `into3`. The two give the line of a row of each side. */
 function product(
   into: string,
@@ -144,7 +139,7 @@ function product(
       ${transpose("tileY")}
       }
       workgroupBarrier();
-      for (var d = 0u; d < whole; d += ${UNROLL}u) {
+      for (var d = ${ZERO}; d < ${TILE}u; d += ${UNROLL}u) {
         ${
     unrolled((u) =>
       `let a = tileX[(d + ${u}u) * ${STRIDE}u + y];
@@ -172,7 +167,7 @@ function accumulate(
       tileX[line * ${STRIDE}u + four] = ${z}At(${lineZ("line")}, ${c * 8}u + four);
     }
     workgroupBarrier();
-    for (var n = 0u; n < whole; n += ${UNROLL}u) {
+    for (var n = ${ZERO}; n < ${TILE}u; n += ${UNROLL}u) {
       ${
         unrolled((u) =>
           `let w = tileW[(n + ${u}u) * ${STRIDE}u + y];
@@ -352,7 +347,7 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
     });
     workgroupBarrier();
     var top = largest;
-    for (var n = 0u; n < 8u; n++) { top = max(top, tileY[n * 8u + y]); }
+    for (var n = ${ZERO}; n < 8u; n++) { top = max(top, tileY[n * 8u + y]); }
     let shrink = exp(largest - top);
     largest = top;
     ${
@@ -376,7 +371,7 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
     end = `tileY[x * 8u + y] = total;
   workgroupBarrier();
   total = vec4<f32>();
-  for (var n = 0u; n < 8u; n++) { total += tileY[n * 8u + y]; }
+  for (var n = ${ZERO}; n < 8u; n++) { total += tileY[n * 8u + y]; }
   ` + (part === "logSum"
       ? `if (x == 0u) {
     let result = select(vec4<f32>(${NOTHING_SEEN}), largest + log(total), total > vec4<f32>());
@@ -409,7 +404,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sequence = group / ${tiles * heads}u;
   let x = thread % 8u;
   let y = thread / 8u;
-  ${WHOLE}
   ${rows}
   ${keyRange(problem, low, high)}
   ${part === "logSum" ? "" : accumulators(chunks)}
@@ -479,7 +473,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   let sequence = group / ${tiles * groups}u;
   let x = thread % 8u;
   let y = thread / 8u;
-  ${WHOLE}
   ${
       I.map((i) =>
         `let key${i} = i32(first + y * 4u + ${i}u);

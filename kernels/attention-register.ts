@@ -21,7 +21,7 @@ import {
 } from "./attention-problem.ts";
 import { packDispatch, registerDispatch } from "./matmul-register.ts";
 import type { Binding, Operand } from "./operand.ts";
-import { literal, workgroupNumber } from "./wgsl.ts";
+import { literal, opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Most bytes of scores for which this form is meant: what WebGPU promises to bind. */
 const LARGEST_SCORES = 128 * 2 ** 20;
@@ -246,7 +246,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let end = ${keysSeen(problem, "(four * 4u)", tileSize(problem))};
   var largest = vec4<f32>(${HIDDEN});
   var total = vec4<f32>();
-  for (var s = 0u; s < end; s++) {
+  for (var s = ${opaqueZero("lane", 8)}; s < end; s++) {
     let score = scores[start + s * ${fours}u];
     let top = max(largest, score);
     total = total * exp(largest - top) + exp(score - top);
@@ -268,7 +268,7 @@ function softmaxOfScores(problem: AttentionProblem): KernelDispatch {
     bindings: [],
     // Where a row sees no key, its largest score is what hidden keys count as.
     end: `let inverse = select(vec4<f32>(), 1.0 / total, largest > vec4<f32>(${HIDDEN}));
-  for (var s = 0u; s < end; s++) {
+  for (var s = ${opaqueZero("lane", 8)}; s < end; s++) {
     let at = start + s * ${fours}u;
     scores[at] = exp(scores[at] - largest) * inverse;
   }`,

@@ -150,16 +150,18 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
   /** The position in an input whose elements `map` takes from the value at `at`. */
   function move(at: Position, map: IndexMap): Position {
     if (isIdentity(map)) return at;
-    const composed = at.map && composeMaps(at.map, map);
+    // A constant index is one wherever it is used.
+    const composed = map.factors.length === 0 ? map : at.map && composeMaps(at.map, map);
     const text = composed ? mapExpression(composed, "index") : mapExpression(map, at.index);
     const uniform = composed ? laneAccess(composed) === "uniform" : at.uniform;
     if (composed && composed.factors.length && isIdentity(composed)) return start;
-    let index = indices.get(text);
+    const stage: Stage = uniform ? "quad" : "lane";
+    let index = indices.get(`${stage} ${text}`);
     if (!index) {
       // Indices into vectors are computed where they are used, from the first index of the quad.
       index = `i${count++}`;
-      code[uniform ? "quad" : "lane"].push(`let ${index}: u32 = ${text};`);
-      indices.set(text, index);
+      code[stage].push(`let ${index}: u32 = ${text};`);
+      indices.set(`${stage} ${text}`, index);
     }
     return { index, map: composed, uniform };
   }

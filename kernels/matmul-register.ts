@@ -14,7 +14,7 @@ import { foldWorkgroups, type Kernel, type KernelDispatch } from "../lib/ops/ker
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, type MatmulSide, matrixIndex } from "./matmul-problem.ts";
 import { type Binding, declareOperand, type Operand, readsFour } from "./operand.ts";
-import { workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Invocations per workgroup: one SIMD register of the software adapters. */
 const WORKGROUP = 8;
@@ -102,7 +102,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let index = ${workgroupNumber("id")} * ${WORKGROUP}u + lane;
   if (index >= ${count}u) { return; }
   let row = (index % ${fours}u) * 4u;
-  let start = (index / ${fours}u) % ${runs}u * ${run}u;
+  let start = (index / ${fours}u) % ${runs}u * ${run}u + ${opaqueZero("lane", WORKGROUP)};
   let stack = index / ${fours * runs}u;
   ${rows.join("\n  ")}
   let to = stack * ${length * fours}u + row / 4u;
@@ -195,7 +195,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   var sum: array<vec4<f32>, ${rows * columns / 4}>;
   var steps = ${k}u;
   ${options.limit ?? ""}
-  for (var k = 0u; k < steps; k++) {
+  for (var k = ${opaqueZero("lane", WORKGROUP)}; k < steps; k++) {
     ${left.load}
     ${right.load}
     ${products.join("\n    ")}

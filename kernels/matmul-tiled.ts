@@ -13,7 +13,7 @@ import { foldWorkgroups, type Kernel, type KernelDispatch } from "../lib/ops/ker
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, type MatmulSide, matrixIndex } from "./matmul-problem.ts";
 import { declareOperand, readsFour } from "./operand.ts";
-import { workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a tiled kernel; all are multiples of 4. */
 export interface TileOptions {
@@ -146,9 +146,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     ${left.load}
     ${right.load}
     workgroupBarrier();
-    for (var k = 0u; k < ${depth}u; k++) {
+    for (var at = ${opaqueZero("thread", threads)}; at < ${depth}u; at += 4u) {
+      ${
+      [0, 1, 2, 3].map((u) =>
+        `{ let k = at + ${u}u;
       ${reads.join("\n      ")}
-      ${products.join("\n      ")}
+      ${products.join("\n      ")} }`
+      ).join("\n      ")
+    }
     }
     workgroupBarrier();
   }
@@ -244,7 +249,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let four = ${workgroupNumber("id")} * 64u + lane;
   if (four >= ${fours}u) { return; }
   var sum = parts[four];
-  for (var part = 1u; part < ${splits}u; part++) { sum += parts[part * ${fours}u + four]; }
+  for (var part = 1u + ${
+      opaqueZero("lane", 64)
+    }; part < ${splits}u; part++) { sum += parts[part * ${fours}u + four]; }
   ${
       vector
         ? "output[four] = epilogue4(sum, four * 4u);"

@@ -14,7 +14,7 @@ import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, matrixIndex } from "./matmul-problem.ts";
 import { chunkWidth, declareOperand, readsFour } from "./operand.ts";
-import { workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Most rows of `a` for which these kernels are meant. */
 export const VECTOR_ROWS = 4;
@@ -104,7 +104,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   ${f.stacks}
   ${set.join("\n  ")}
   ${sums.join("\n  ")}
-  for (var c = 0u; c < ${k / width}u; c++) {
+  for (var c = ${opaqueZero("lane", 8)}; c < ${k / width}u; c++) {
     ${load.join("\n    ")}
     ${add.join("\n    ")}
   }
@@ -203,7 +203,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         range(m).flatMap((i) => range(fours).map((j) => `var sum${i}x${j} = vec4<f32>();`))
           .join("\n  ")
       }
-  for (var k = 0u; k < ${k / 4}u; k++) {
+  for (var k = ${opaqueZero("lane", 8)}; k < ${k / 4}u; k++) {
     ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
     ${
         range(4).flatMap((c) =>

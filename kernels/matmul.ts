@@ -10,7 +10,7 @@ import { registerMatmul } from "./matmul-register.ts";
 import { tiledMatmul, type TileOptions, tileStorage } from "./matmul-tiled.ts";
 import { isVectorProblem, vectorMatmul } from "./matmul-vector.ts";
 import { declareOperand } from "./operand.ts";
-import { workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Below this many floating-point operations a launch costs more than the arithmetic, and compiling more than both. */
 const SMALL = 1 << 18;
@@ -110,7 +110,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let stackA = ${matrixIndex("matrix", batch, a)} * ${a.operand.lines}u;
   let stackB = ${matrixIndex("matrix", batch, b)} * ${b.operand.lines}u;
   var sum = 0.0;
-  for (var k = 0u; k < ${k}u; k++) {
+  for (var k = ${opaqueZero("lane", 64)}; k < ${k}u; k++) {
     sum += ${a.kMajor ? "aAt(stackA + k, row)" : "aAt(stackA + row, k)"} * ${
         b.kMajor ? "bAt(stackB + k, column)" : "bAt(stackB + column, k)"
       };

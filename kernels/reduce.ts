@@ -25,6 +25,8 @@ export interface ReduceOptions {
   readonly root: Value;
   /** Gives the buffer in which a value lies, or null where the value is computed. */
   readonly leaf: (value: Value) => Leaf | null;
+  /** The adapter is a processor, where each row is summed by one invocation as barriers cost more than they save. */
+  readonly software: boolean;
 }
 
 /** A reduction in one dispatch, or in two with a temporary between them. */
@@ -59,15 +61,16 @@ export function reduceShape(node: Value): ReduceShape {
 
 /** Invocations per workgroup. */
 const SIZE = 64;
-/** Elements that one invocation adds up in sequence before the sum goes to the next level. */
-const BLOCK = 16;
 /** Elements of a row, or rows of a column, from which on the work is split over several workgroups. */
 const SPLIT_ROW = 16384;
 const SPLIT_COLUMN = 64;
+/** On a processor, elements of a row that one invocation is worth starting for, and invocations that keep it busy. */
+const SOFTWARE_ROW = 256;
+const SOFTWARE_INVOCATIONS = 1024;
 
 /** The kernels of a reduction. */
 export function reduceKernel(options: ReduceOptions): ReduceKernel {
-  const { node, root, leaf } = options;
+  const { node, root, leaf, software } = options;
   const shape = reduceShape(node);
   const [x] = node.inputs;
   const input = writeExpression({
@@ -85,15 +88,15 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
       firstBinding,
       scalarOnly: true,
     });
-  const chunk = chunkOf(shape);
+  const chunk = chunkOf(shape, software);
   if (!chunk) {
     const finish = epilogue(input.leaves.length);
-    const last = stage({ shape, node, input, finish, root });
+    const last = stage({ shape, node, input, software, finish, root });
     const bindings = [...input.leaves, ...finish.leaves, { output: 0 }];
     return { dispatches: [{ ...last, bindings }], temporaries: [] };
   }
   // [outer, length, inner] → [outer, chunks, inner] → [outer, inner]
-  const partial = stage({ shape, node, input, chunk });
+  const partial = stage({ shape, node, input, software, chunk });
   const { register } = STORAGE[node.dtype];
   const again: WrittenExpression = {
     source: [
@@ -109,6 +112,7 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
     shape: { ...shape, length: chunk.count },
     node,
     input: again,
+    software,
     scalar: true,
     finish,
     root,
@@ -131,26 +135,36 @@ interface Chunk {
 }
 
 /** How the reduced axis is split, so that long sums of few results keep many workgroups busy. */
-function chunkOf({ outer, length, inner }: ReduceShape): Chunk | null {
-  if (
-    inner === 1
-      ? length < SPLIT_ROW || outer >= 256
-      : length <= SPLIT_COLUMN || outer * inner >= 65536
-  ) {
-    return null;
+function chunkOf({ outer, length, inner }: ReduceShape, software: boolean): Chunk | null {
+  let parts: number;
+  if (inner > 1) {
+    if (length <= SPLIT_COLUMN || outer * inner >= 65536) return null;
+    parts = Math.min(256, length / (SPLIT_COLUMN / 2));
+  } else if (software) {
+    parts = Math.min(
+      Math.max(SOFTWARE_INVOCATIONS / outer, Math.sqrt(length) / 16),
+      length / SOFTWARE_ROW,
+    );
+    if (parts < 2) return null;
+  } else {
+    if (length < SPLIT_ROW || outer >= 256) return null;
+    parts = Math.min(1024, length / (SPLIT_ROW / 4));
   }
-  const parts = inner === 1
-    ? Math.min(1024, length / (SPLIT_ROW / 4))
-    : Math.min(256, length / (SPLIT_COLUMN / 2));
   // Whole quads, so that rows can still be read as vectors.
   const part = Math.ceil(length / parts / 4) * 4;
   return { count: Math.ceil(length / part), length: part };
+}
+
+/** Elements that are added up in sequence before their sum goes to the next level: as many as there are such sums. */
+function blockOf(count: number): number {
+  return Math.max(8, 2 ** Math.ceil(Math.log2(Math.sqrt(count))));
 }
 
 interface StageOptions {
   readonly shape: ReduceShape;
   readonly node: Value;
   readonly input: WrittenExpression;
+  readonly software: boolean;
   /** The input has no function of four elements. */
   readonly scalar?: boolean;
   /** The part of the axis that each workgroup reduces, where there are several. */
@@ -213,7 +227,8 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
   const quads = !scalar && length % 4 === 0 && part % 4 === 0;
   const units = quads ? part / 4 : part;
   let threads = 1;
-  while (threads < 256 && threads * 8 <= units) threads *= 2;
+  while (!text.software && threads < 256 && threads * 8 <= units) threads *= 2;
+  const block = blockOf(units / threads);
   const perGroup = Math.max(1, SIZE / threads);
   const size = threads * perGroup;
   const results = outer * count;
@@ -243,9 +258,9 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
       ]
       : [`let first = result * ${length}u;`, `let end = ${end};`]),
     // Blocks of a few elements, and then their sums.
-    `for (var b = lane; b < end; b += ${threads * BLOCK}u) {`,
+    `for (var b = lane; b < end; b += ${threads * block}u) {`,
     `var block = ${none};`,
-    `for (var u = b; u < min(end, b + ${threads * BLOCK}u); u += ${threads}u) { block = ${
+    `for (var u = b; u < min(end, b + ${threads * block}u); u += ${threads}u) { block = ${
       combine("block", read)
     }; }`,
     `total = ${combine("total", "block")};`,
@@ -281,6 +296,7 @@ function columns(text: Text): { main: string[]; workgroups: readonly [number, nu
   const total = outer * count * across;
   const vector = quads ? `vec4<${t}>` : t;
   const none = quads ? `${vector}(${identity})` : identity;
+  const block = blockOf(part);
   const read = quads ? "input4" : "input";
   const stores = quads
     ? ["x", "y", "z", "w"].map((c, i) => text.store(`total.${c}`, `at + ${i}u`))
@@ -296,9 +312,9 @@ function columns(text: Text): { main: string[]; workgroups: readonly [number, nu
     `let end = min(${length}u, start + ${part}u);`,
     `let first = (part / ${count}u) * ${length * inner}u + column;`,
     `var total = ${none};`,
-    `for (var b = start; b < end; b += ${BLOCK}u) {`,
+    `for (var b = start; b < end; b += ${block}u) {`,
     `var block = ${none};`,
-    `for (var r = b; r < min(end, b + ${BLOCK}u); r++) { block = ${
+    `for (var r = b; r < min(end, b + ${block}u); r++) { block = ${
       combine("block", `${read}(first + r * ${inner}u)`)
     }; }`,
     `total = ${combine("total", "block")};`,

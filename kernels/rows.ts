@@ -11,7 +11,7 @@
  */
 import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
 import type { Binding } from "./operand.ts";
-import { workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Most additions in a row before the sum is put aside. */
 const BLOCK = 64;
@@ -93,7 +93,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   ${
     software
       ? `let row = ${workgroupNumber("id")} * ${threads}u + lane;
-  let start = 0u;
+  let start = ${opaqueZero("lane", threads)};
   let leader = true;`
       : `let row = ${workgroupNumber("id")};
   thread = lane;

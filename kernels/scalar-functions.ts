@@ -5,8 +5,11 @@
  * @module
  */
 
+// NaN is told by its bits, as adapters may take it for granted that no comparison meets one.
+
 /** eˣ: x = k·ln 2 + r, a polynomial for eʳ, and 2ᵏ in two factors so that results below 2⁻¹²⁶ and above 2¹²⁷ come out right. */
 export const EXP = `
+fn isNaN(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn accurateExp(x: f32) -> f32 {
   let t = clamp(x, -104.0, 89.0);
   let k = round(t * 1.4426950408889634);
@@ -16,7 +19,7 @@ fn accurateExp(x: f32) -> f32 {
   let i = i32(k);
   let half = i >> 1u;
   let y = p * bitcast<f32>((half + 127) << 23u) * bitcast<f32>((i - half + 127) << 23u);
-  return select(y, x, x != x);
+  return select(y, x, isNaN(x));
 }
 `;
 
@@ -60,7 +63,7 @@ fn accurateErf(x: f32) -> f32 {
     + 0.004282382782548666) * t - 0.025373555719852448) * t + 0.10863899439573288) * t
     + 0.6330395936965942) * t + 1.129661202430725) * t - 0.0002043598797172308;
   let y = select(sign(x) * (1.0 - accurateExp(-p)), small, a < 1.0);
-  return select(y, x, x != x);
+  return select(y, x, isNaN(x));
 }
 `;
 

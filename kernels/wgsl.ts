@@ -40,6 +40,15 @@ export function workgroupNumber(id: string): string {
   return `(${id}.x + ${MAX_WORKGROUPS}u * (${id}.y + ${MAX_WORKGROUPS}u * ${id}.z))`;
 }
 
+/**
+ * 0 as a WGSL expression that compilers do not see through, from the invocation's number in a workgroup of `size`. Loops that begin with it have no
+ * constant length: some drivers write every short loop of constant length out in full, loads and all, and take seconds to compile what
+ * runs slower than the loop.
+ */
+export function opaqueZero(invocation: string, size: number): string {
+  return `${invocation} / ${size}u`;
+}
+
 /** A number as a WGSL expression of the type that elements of `dtype` have in expressions. */
 export function literal(value: number, dtype: ValueType): string {
   switch (STORAGE[dtype].register) {

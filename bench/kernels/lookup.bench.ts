@@ -26,12 +26,14 @@ benchKernels("lookup", [
     name: "gather, 512 of 49152 × 576",
     build: (g) => gather(value(g, "table", [49152, 576]), value(g, "ids", [512], "i32")),
     integers: { 1: spread },
+    bytes: 512 * 576 * 8,
     limit: "memory",
   },
   {
     name: "gatherQuantized, 512 of 49152 × 576",
     build: (g) => gatherQuantized(quantized(g), value(g, "ids", [512], "i32")),
     integers: { 0: spread },
+    bytes: 512 * 576 * (0.5 + 8 / 32 + 4),
     limit: "memory",
   },
   { name: "dequantize, 49152 × 576", build: (g) => dequantize(quantized(g)), limit: "memory" },
@@ -57,6 +59,7 @@ benchKernels("lookup", [
       cacheUpdate(value(g, "cache", [1, 2048, 3, 64]), value(g, "rows", [1, 1, 3, 64]), {
         offset: value(g, "offset", [1], "i32"),
       }),
+    bytes: 2 * 3 * 64 * 4,
     limit: "memory",
   },
 ]);

@@ -6,5 +6,10 @@
 export { type CpuDevice, type CpuDeviceOptions, createCpuDevice } from "./cpu/mod.ts";
 export type { Device, DeviceMemory, Executable, State } from "./device.ts";
 export { type DeviceName, openDevice, type OpenDeviceOptions } from "./open.ts";
-export { createWebGpuDevice, type WebGpuDevice, type WebGpuOptions } from "./webgpu/mod.ts";
+export {
+  createWebGpuDevice,
+  type KernelTime,
+  type WebGpuDevice,
+  type WebGpuOptions,
+} from "./webgpu/mod.ts";
 export type { AdapterOptions } from "./webgpu/adapter.ts";

@@ -12,6 +12,7 @@ export {
   type OpenCheckpointOptions,
 } from "./checkpoint.ts";
 export { createDecodeStream, type DecodeStream } from "./decode-stream.ts";
+export { exportOnnx, type ExportOnnxOptions } from "./export-onnx.ts";
 export { type GgufFile, openGguf } from "./gguf.ts";
 export type { GgufValue } from "./gguf-reader.ts";
 export {

@@ -267,17 +267,23 @@ function storeShared(
     readonly expenses: ReadonlyMap<Value, Expense>;
   },
 ): void {
-  /** Whether a kernel's result is read by the expression of `v` only, element by element. */
+  /** Whether all that is made of a kernel's result goes through `v`, element by element. */
   const endsIn = (x: Value, v: Value) => {
+    if (!acceptsEpilogue(x) || sizeOf(x.shape) !== sizeOf(v.shape) || v.dtype !== "f32") {
+      return false;
+    }
     const { nodes } = expenses.get(v)!;
     const inside = (u: Value): boolean =>
-      nodes.has(u) || (operationOf(u).kernel?.kind === "view" && users.get(u)!.every(inside));
-    return acceptsEpilogue(x) && sizeOf(x.shape) === sizeOf(v.shape) && v.dtype === "f32" &&
-      users.get(x)!.every(inside);
+      u === v || ((nodes.has(u) || operationOf(u).kernel?.kind === "view") &&
+        users.get(u)!.length > 0 && users.get(u)!.every(inside));
+    return users.get(x)!.length > 0 && users.get(x)!.every(inside);
   };
   /** For each value, the stored values and reductions whose kernels compute it. */
   const homes = new Map<Value, Set<Value>>();
-  const position = new Map(program.nodes.map((v, i) => [v, i]));
+  const depth = new Map<Value, number>();
+  for (const v of program.nodes) {
+    depth.set(v, 1 + v.inputs.reduce((most, x) => Math.max(most, depth.get(x)!), 0));
+  }
   for (let n = program.nodes.length - 1; n >= 0; n--) {
     const v = program.nodes[n];
     const own = new Set<Value>();
@@ -290,7 +296,7 @@ function storeShared(
     const { leaves, work } = expenses.get(v)!;
     if (work === 0) continue;
     const size = sizeOf(v.shape), once = leaves.size * ACCESS + work;
-    const kernels = likelyKernels(own, position);
+    const kernels = likelyKernels(own, depth);
     let fusedPrice = 0;
     for (const h of kernels) {
       const computed = sizeOf((h.op === "reduce" ? h.inputs[0] : h).shape);
@@ -314,13 +320,13 @@ function storeShared(
 /** One of the values of each kernel that is likely to compute several of them (see {@link mergeNeighbours}). */
 function likelyKernels(
   values: ReadonlySet<Value>,
-  position: ReadonlyMap<Value, number>,
+  depth: ReadonlyMap<Value, number>,
 ): readonly Value[] {
-  const sorted = [...values].sort((a, b) => position.get(a)! - position.get(b)!);
+  const sorted = [...values].sort((a, b) => depth.get(a)! - depth.get(b)!);
   return sorted.filter((v, i) => {
     const last = sorted[i - 1];
     const joins = last && last.op !== "reduce" && v.op !== "reduce" &&
-      sizeOf(last.shape) === sizeOf(v.shape) && position.get(v)! - position.get(last)! < 4 * NEAR;
+      sizeOf(last.shape) === sizeOf(v.shape) && depth.get(v)! - depth.get(last)! < NEAR;
     return !joins;
   });
 }

@@ -14,7 +14,14 @@ interface Case extends Partial<AttentionProblem> {
 }
 
 const CASES: readonly Case[] = [
-  { name: "causal, grouped, odd sizes", queries: 37, keys: 37, causal: true, depth: 10 },
+  {
+    name: "causal, grouped, odd sizes, packed samples",
+    queries: 37,
+    keys: 37,
+    causal: true,
+    depth: 10,
+    packed: true,
+  },
   {
     name: "no mask, more keys than queries",
     queries: 21,
@@ -24,15 +31,15 @@ const CASES: readonly Case[] = [
     groups: 2,
   },
   {
-    name: "padding, window",
+    name: "padding, window, more than one tile",
     queries: 70,
     keys: 70,
     causal: true,
     window: 9,
     padding: [5, 3],
     depth: 36,
+    heads: 2,
   },
-  { name: "packed samples", queries: 40, keys: 40, causal: true, packed: true, depth: 8 },
   {
     name: "cache longer than what is in it",
     queries: 5,
@@ -40,17 +47,6 @@ const CASES: readonly Case[] = [
     offset: 67,
     causal: true,
     depth: 20,
-  },
-  { name: "window over a cache", queries: 3, keys: 200, offset: 150, window: 40, depth: 12 },
-  {
-    name: "deep heads",
-    queries: 9,
-    keys: 35,
-    depth: 80,
-    causal: true,
-    offset: 26,
-    heads: 2,
-    groups: 1,
   },
 ];
 

@@ -145,7 +145,10 @@ function cacheWith(cache: Nd, rows: Nd, offset: number): Nd {
 
 function cachedCase(name: string, sizes: Sizes, offset: number, window?: number): Case {
   const { b, t, s, h, g, d } = sizes;
-  const key = Array.from({ length: b * s }, (_, i) => i % s < offset + t && i % (s + 1) !== 1 ? 1 : 0);
+  const key = Array.from(
+    { length: b * s },
+    (_, i) => i % s < offset + t && i % (s + 1) !== 1 ? 1 : 0,
+  );
   const data = { gradient: false } as const;
   const setting = { causal: true, window };
   return {

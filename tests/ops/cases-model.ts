@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { mul } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/binary.ts";
 import { crossEntropy, IGNORED_LABEL } from "../../lib/ops/cross-entropy.ts";
 import { dropoutMask } from "../../lib/ops/dropout-mask.ts";
 import { layerNorm } from "../../lib/ops/layer-norm.ts";
@@ -174,4 +174,14 @@ export const MODEL_CASES: readonly Case[] = [
       return build(x.shape, (i) => at(x, i) * at(mask, i));
     },
   })),
+  {
+    name: "dropoutMask of a seed that is computed",
+    inputs: { x: { shape: [5, 9] }, seed: { shape: [1], dtype: "i32", data: [41] } },
+    build: (graph, { x, seed }) =>
+      mul(x, dropoutMask(graph, [5, 9], { seed: add(seed, 1), rate: 0.3, stream: 2 })),
+    reference: ({ x }) => {
+      const mask = maskOf([5, 9], 42, 2, 0.3);
+      return build(x.shape, (i) => at(x, i) * at(mask, i));
+    },
+  },
 ];

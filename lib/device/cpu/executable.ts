@@ -10,9 +10,17 @@ import { type Program, programOf } from "../../program/program.ts";
 import type { TypedArray } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Executable } from "../device.ts";
+import { fillMask } from "./dropout.ts";
 import { lower, type Lowered } from "./lower.ts";
 import type { Residency, Resident } from "./residency.ts";
-import { createSession, type Feed, runSession, type Runtime, type Session } from "./session.ts";
+import {
+  createSession,
+  type Feed,
+  feedOf,
+  runSession,
+  type Runtime,
+  type Session,
+} from "./session.ts";
 import { CpuState, hostTensor } from "./state.ts";
 
 /** What an executable needs of its device. */
@@ -42,7 +50,10 @@ export interface CpuExecutable extends Executable {
 interface RowsUpdate {
   readonly state: string;
   readonly rows: string;
-  readonly offset: string;
+  /** The first position, where that is an input of the program. */
+  readonly offsetInput?: Value;
+  /** The output that holds the first position, where it is computed. */
+  readonly offsetOutput?: string;
   readonly shape: readonly number[];
   readonly count: number;
 }
@@ -55,6 +66,8 @@ interface Plan {
   readonly replaced: ReadonlyMap<string, string>;
   readonly rows: readonly RowsUpdate[];
   readonly sessions: PlanSession[];
+  /** What dropout masks are written to, by name. */
+  readonly masks: ReadonlyMap<string, Uint8Array>;
 }
 
 /** A session, and the weights that are part of it. */
@@ -68,6 +81,18 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
   const plans = new Map<string, Plan>();
   const updated = new Set(program.updates.values());
   const defaults = [...program.outputs.keys()].filter((name) => !updated.has(name));
+
+  // A session whose weights nobody has any more cannot be asked for again.
+  const unreachable = new FinalizationRegistry<readonly [Plan, PlanSession]>(([plan, session]) =>
+    close(plan, session)
+  );
+
+  function close(plan: Plan, session: PlanSession): void {
+    const i = plan.sessions.indexOf(session);
+    if (i < 0) return;
+    plan.sessions.splice(i, 1);
+    context.closed(session.session);
+  }
 
   function planFor(read: readonly string[], update: boolean): Plan {
     const key = JSON.stringify([update, ...read]);
@@ -84,25 +109,37 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     const weights = embedded.map((e) => given(inputs, e.source, plan));
     const known = plan.sessions.find((s) => s.weights.every((w, i) => w.deref() === weights[i]));
     if (known) return known.session;
-    const contents = await Promise.all(
-      embedded.map(async (e, i) => {
-        const { spec } = plan.inputs.get(e.source)!;
-        const { array } = await context.residency.resident(weights[i], {
-          name: e.source,
-          spec,
-          keep: false,
-        });
-        return { name: e.name, type: e.type, shape: e.shape, data: e.prepare(array) };
-      }),
-    );
+    const read = new Map<string, Promise<Resident>>();
+    const contents = await Promise.all(embedded.map(async (e, i) => {
+      const { source: name, type, shape } = e, { spec } = plan.inputs.get(name)!;
+      // The session has a copy of its own, so what is read for it need not stay.
+      const resident = read.get(name) ??
+        context.residency.resident(weights[i], { name, spec, keep: false });
+      read.set(name, resident);
+      return { name: e.name, type, shape, data: e.prepare((await resident).array) };
+    }));
     const { graph } = plan.lowered;
     const session = await createSession(
       { ...graph, initializers: [...graph.initializers, ...contents] },
       context,
     );
     context.opened(session);
-    plan.sessions.push({ session, weights: weights.map((w) => new WeakRef(w)) });
+    const opened = { session, weights: weights.map((w) => new WeakRef(w)) };
+    plan.sessions.push(opened);
+    if (weights.length) unreachable.register(weights[0], [plan, opened]);
     return session;
+  }
+
+  async function residentOf(
+    plan: Plan,
+    inputs: Readonly<Record<string, Tensor>>,
+    name: string,
+    ready: ReadonlyMap<string, Resident>,
+  ): Promise<Resident> {
+    const { spec, role } = plan.inputs.get(name)!;
+    const tensor = given(inputs, name, plan);
+    return ready.get(name) ??
+      await context.residency.resident(tensor, { name, spec, keep: role === "weight" });
   }
 
   async function feedsOf(
@@ -112,18 +149,21 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     ready: ReadonlyMap<string, Resident>,
   ): Promise<Record<string, Feed>> {
     const feeds: Record<string, Feed> = {};
+    for (const mask of plan.lowered.masks) {
+      const array = plan.masks.get(mask.name)!;
+      const seed = plan.inputs.get(mask.seed)!.role === "state"
+        ? stateOf(state, mask.seed).entry(mask.seed).array
+        : (await residentOf(plan, inputs, mask.seed, ready)).array;
+      fillMask(array, mask, seed[0] as number);
+      feeds[mask.name] = feedOf(context.runtime, array, { type: "u8", shape: [mask.size] });
+    }
     for (const { name } of plan.lowered.graph.inputs) {
-      const { spec, role } = plan.inputs.get(name)!;
+      if (name in feeds) continue;
+      const { role } = plan.inputs.get(name)!;
       if (role === "state") {
         feeds[name] = stateOf(state, name).entry(name).feed;
       } else {
-        const tensor = given(inputs, name, plan);
-        const resident = ready.get(name) ?? await context.residency.resident(tensor, {
-          name,
-          spec,
-          keep: role === "weight",
-        });
-        feeds[name] = resident.feed;
+        feeds[name] = (await residentOf(plan, inputs, name, ready)).feed;
       }
     }
     return feeds;
@@ -169,8 +209,16 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
         context.enqueue(async () => {
           context.check();
           const session = await sessionFor(plan, inputs);
-          const results = await runSession(session, await feedsOf(plan, inputs, state, ready));
-          return settle(plan, { results, inputs, state, read });
+          const feeds = await feedsOf(plan, inputs, state, ready);
+          const offsets = await Promise.all(
+            plan.rows.map((update) => knownOffset(update, inputs, state)),
+          );
+          // What does not fit is refused before anything is computed.
+          plan.rows.forEach((update, i) =>
+            offsets[i] === undefined || checkRows(update, offsets[i])
+          );
+          const results = await runSession(session, feeds);
+          return settle(plan, { results, offsets, state, read });
         });
       // Runs keep the order of their calls unless one has to compute its inputs first.
       return Object.values(inputs).some(({ where }) => where === "device")
@@ -179,11 +227,8 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     },
     release(weights) {
       for (const plan of plans.values()) {
-        for (let i = plan.sessions.length - 1; i >= 0; i--) {
-          const { session, weights: held } = plan.sessions[i];
-          if (!held.some((w) => weights.has(w.deref()!))) continue;
-          plan.sessions.splice(i, 1);
-          context.closed(session);
+        for (const session of [...plan.sessions]) {
+          if (session.weights.some((w) => weights.has(w.deref()!))) close(plan, session);
         }
       }
     },
@@ -200,15 +245,17 @@ function createPlan(program: Program, read: readonly string[], update: boolean):
     if (value.op === "cacheUpdate" && value.inputs[0] === program.inputs.get(state)) {
       // The array is updated in place, so only what is new leaves the session.
       const [, fresh, offset] = value.inputs;
-      const update = {
+      const update: RowsUpdate = {
         state,
         rows: `rows of ${state}`,
-        offset: `offset of ${offset.id}`,
+        ...(offset.op === "input"
+          ? { offsetInput: offset }
+          : { offsetOutput: `offset of ${offset.id}` }),
         shape: value.shape,
         count: fresh.shape[1],
       };
       outputs[update.rows] = fresh;
-      outputs[update.offset] = offset;
+      if (update.offsetOutput) outputs[update.offsetOutput] = offset;
       rows.push(update);
     } else {
       outputs[name] = value;
@@ -216,8 +263,10 @@ function createPlan(program: Program, read: readonly string[], update: boolean):
     }
   }
   const needed = programOf(outputs);
+  const lowered = lower(needed, { embed: "packed", hostMasks: true });
   return {
-    lowered: lower(needed, { embed: "packed" }),
+    lowered,
+    masks: new Map(lowered.masks.map((m) => [m.name, new Uint8Array(m.size)])),
     inputs: new Map(
       [...needed.inputs].map(([name, v]) => [name, { spec: v, role: v.attributes.role as Role }]),
     ),
@@ -230,7 +279,7 @@ function createPlan(program: Program, read: readonly string[], update: boolean):
 function given(
   inputs: Readonly<Record<string, Tensor>>,
   name: string,
-  plan: Plan,
+  plan: { readonly inputs: ReadonlyMap<string, { readonly role: Role }> },
 ): Tensor {
   const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
   if (!tensor) {
@@ -274,19 +323,18 @@ function checkState(plan: Plan, state: CpuState | undefined): void {
 /** Updates the state and gives what was asked for. */
 function settle(plan: Plan, run: {
   readonly results: Readonly<Record<string, Feed>>;
-  readonly inputs: Readonly<Record<string, Tensor>>;
+  /** Where the rows of each update go, where that was known before the run. */
+  readonly offsets: readonly (number | undefined)[];
   readonly state: CpuState | undefined;
   readonly read: readonly string[];
 }): Readonly<Record<string, Tensor>> {
-  const { results, state, read } = run;
+  const { results, offsets, state, read } = run;
   const arrayOf = (name: string) =>
     results[plan.lowered.outputs.get(name)!.onnx].data as TypedArray;
-  for (const update of plan.rows) {
-    writeRows(state!.entry(update.state).array, arrayOf(update.rows), {
-      update,
-      offset: arrayOf(update.offset)[0] as number,
-    });
-  }
+  plan.rows.forEach((update, i) => {
+    const offset = offsets[i] ?? arrayOf(update.offsetOutput!)[0] as number;
+    writeRows(state!.entry(update.state).array, arrayOf(update.rows), { update, offset });
+  });
   const taken = new Set<TypedArray>();
   for (const [name, output] of plan.replaced) {
     const array = arrayOf(output);
@@ -303,13 +351,21 @@ function settle(plan: Plan, run: {
   return outputs;
 }
 
-function writeRows(
-  cache: TypedArray,
-  rows: TypedArray,
-  { update, offset }: { readonly update: RowsUpdate; readonly offset: number },
-): void {
-  const [samples, length, heads, size] = update.shape;
-  const row = heads * size;
+async function knownOffset(
+  { offsetInput }: RowsUpdate,
+  inputs: Readonly<Record<string, Tensor>>,
+  state: CpuState | undefined,
+): Promise<number | undefined> {
+  if (!offsetInput) return undefined;
+  const { name, role } = offsetInput.attributes as { name: string; role: Role };
+  const data = role === "state"
+    ? stateOf(state, name).entry(name).array
+    : await given(inputs, name, { inputs: new Map([[name, { role }]]) }).data();
+  return data[0] as number;
+}
+
+function checkRows(update: RowsUpdate, offset: number): void {
+  const length = update.shape[1];
   if (offset < 0 || offset + update.count > length) {
     throw new ShapeError(
       "CACHE_FULL",
@@ -317,6 +373,16 @@ function writeRows(
       { state: update.state, offset, count: update.count, length },
     );
   }
+}
+
+function writeRows(
+  cache: TypedArray,
+  rows: TypedArray,
+  { update, offset }: { readonly update: RowsUpdate; readonly offset: number },
+): void {
+  checkRows(update, offset);
+  const [samples, length, heads, size] = update.shape;
+  const row = heads * size;
   for (let b = 0; b < samples; b++) {
     const part = rows.subarray(b * update.count * row, (b + 1) * update.count * row);
     (cache as Float32Array).set(part as Float32Array, (b * length + offset) * row);

@@ -4,6 +4,7 @@
  * @module
  */
 import { MICROSOFT, type OnnxContext } from "../../ops/onnx-rule.ts";
+import { sameShape } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 
@@ -79,12 +80,15 @@ function productBehind(value: Value, scope: FusionScope): Product | undefined {
   return undefined;
 }
 
+/** A value under another shape than its own. */
 function reshaped(
   { context }: FusionScope,
-  name: string,
+  value: { readonly name: string; readonly shape: readonly number[] },
   shape: readonly number[],
 ): string {
-  return context.emit("Reshape", [name, context.ints(shape)]);
+  return sameShape(value.shape, shape)
+    ? value.name
+    : context.emit("Reshape", [value.name, context.ints(shape)]);
 }
 
 /** (a · b) · constant */
@@ -97,7 +101,7 @@ function scaledProduct(node: Value, scope: FusionScope): string | undefined {
   if (!product) return undefined;
   const { matmul } = product, alpha = product.alpha * factor;
   const y = headsInPlace(matmul, scope, alpha) ?? emitProduct(matmul, scope, alpha);
-  return reshaped(scope, y, node.shape);
+  return reshaped(scope, { name: y, shape: matmul.shape }, node.shape);
 }
 
 function emitProduct(matmul: Value, scope: FusionScope, alpha: number): string {
@@ -122,13 +126,15 @@ function accumulatedProduct(node: Value, scope: FusionScope): string | undefined
     const whole = sizeOf(addend.shape) === sizeOf(node.shape);
     if (sizeOf(value.shape) !== sizeOf(node.shape) || !(rowWise || whole)) continue;
     const { context, nameOf } = scope;
-    const c = rowWise ? nameOf(addend) : reshaped(scope, nameOf(addend), matmul.shape);
+    const c = rowWise
+      ? nameOf(addend)
+      : reshaped(scope, { name: nameOf(addend), shape: addend.shape }, matmul.shape);
     const y = context.emit("Gemm", [...matmul.inputs.map(nameOf), c], {
       alpha: { float: alpha },
       transA: matmul.attributes.transposeA ? 1 : 0,
       transB: matmul.attributes.transposeB ? 1 : 0,
     });
-    return reshaped(scope, y, node.shape);
+    return reshaped(scope, { name: y, shape: matmul.shape }, node.shape);
   }
   return undefined;
 }

@@ -15,6 +15,7 @@ import { sameShape } from "../../ops/shapes.ts";
 import type { Spec, Value } from "../../ops/value.ts";
 import type { Program } from "../../program/program.ts";
 import { sizeOf, type TypedArray } from "../../tensor/dtype.ts";
+import { type MaskInput, maskInput } from "./dropout.ts";
 import { fuse } from "./fusions.ts";
 import type { OnnxGraph, OnnxInitializer, OnnxNode, OnnxValueInfo } from "./onnx-model.ts";
 import { prepare } from "./prepare.ts";
@@ -40,12 +41,16 @@ export interface Lowered {
   readonly outputs: ReadonlyMap<string, LoweredOutput>;
   /** Initializers that {@link Lowered.graph} lacks. */
   readonly embedded: readonly EmbeddedWeight[];
+  /** Inputs of the graph that the program does not have. */
+  readonly masks: readonly MaskInput[];
 }
 
 /** How a program is lowered. */
 export interface LowerOptions {
   /** Which weights may become initializers: those that operators are only fast with as constants, all, or none. */
   readonly embed: "packed" | "all" | "none";
+  /** Whether dropout masks are inputs, which the host makes, and not part of the graph. */
+  readonly hostMasks: boolean;
 }
 
 /** Lowers a program. Inputs of the graph are the inputs that it needs, under their own names. */
@@ -74,6 +79,7 @@ function createBuilder(options: LowerOptions) {
   const initializers = new Map<string, OnnxInitializer>();
   const inputs = new Map<string, OnnxValueInfo>();
   const embedded = new Map<string, EmbeddedWeight>();
+  const masks = new Map<string, MaskInput>();
   /** Shapes of values of the program, and what reshapes are views of. */
   const shapes = new Map<string, readonly number[]>();
   const viewed = new Map<string, string>();
@@ -152,6 +158,15 @@ function createBuilder(options: LowerOptions) {
     };
   }
 
+  function emitHostMask({ node, emit, scalar, ints }: OnnxContext): string {
+    const size = sizeOf(node.shape), { rate } = node.attributes as { rate: number };
+    const mask = maskInput(node.attributes, node.inputs[0].attributes.name as string, size);
+    masks.set(mask.name, mask);
+    inputs.set(mask.name, { name: mask.name, type: "u8", shape: [size] });
+    const values = emit("DequantizeLinear", [mask.name, scalar(1 / (1 - rate))]);
+    return emit("Reshape", [values, ints(node.shape)]);
+  }
+
   return {
     add(node: Value, uses: ReadonlyMap<Value, number>): void {
       if (node.op === "input") {
@@ -165,6 +180,9 @@ function createBuilder(options: LowerOptions) {
         return;
       }
       const here = context(node);
+      if (node.op === "dropoutMask" && options.hostMasks && node.inputs[0].op === "input") {
+        return define(node, emitHostMask(here));
+      }
       const name = fuse(node, { context: here, uses, nameOf: (v) => names.get(v)! });
       if (name !== undefined) return define(node, name);
       const rule = operationOf(node).onnx;
@@ -205,6 +223,7 @@ function createBuilder(options: LowerOptions) {
         },
         outputs,
         embedded: [...embedded.values()].filter((e) => used.has(e.name)),
+        masks: [...masks.values()].filter((m) => used.has(m.name)),
       };
     },
   };

@@ -19,8 +19,12 @@ export interface OnnxValueInfo {
 export interface OnnxInitializer extends OnnxValueInfo {
   /** Little-endian contents. */
   readonly data?: TypedArray;
-  /** Where the contents lie when they are not in the model: the whole of this external file. */
-  readonly external?: string;
+  /** Where the contents lie when they are not in the model. Without an offset they are the whole of that file. */
+  readonly external?: {
+    readonly location: string;
+    readonly offset?: number;
+    readonly length?: number;
+  };
 }
 
 /** One operator call. */
@@ -117,10 +121,12 @@ function writeTensor(w: BinaryWriter, tensor: OnnxInitializer): void {
     const { buffer, byteOffset, byteLength } = tensor.data;
     w.tag(9, WireType.LengthDelimited).bytes(new Uint8Array(buffer, byteOffset, byteLength));
   } else {
-    message(w, 13, () => {
-      text(w, 1, "location");
-      text(w, 2, tensor.external!);
-    });
+    for (const [key, value] of Object.entries(tensor.external!)) {
+      message(w, 13, () => {
+        text(w, 1, key);
+        text(w, 2, String(value));
+      });
+    }
     integer(w, 14, 1);
   }
 }

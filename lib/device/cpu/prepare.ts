@@ -24,12 +24,15 @@ export function prepare(program: Program): Program {
 function decompose(program: Program): Program {
   let current = program;
   while (current.nodes.some(decomposes)) {
+    const origin = createOrigins();
     current = rewrite(current, (node, inputs, keep) => {
       const rule = operationOf(node).onnx;
-      if (!rule || !("decompose" in rule)) return keep();
-      return node.attributes.recomputed
-        ? inScope(node, inputs, rule.decompose)
-        : rule.decompose(node, inputs);
+      let result: Value;
+      if (!rule || !("decompose" in rule)) result = keep();
+      else if (!node.attributes.recomputed) result = rule.decompose(node, inputs);
+      else result = inScope(node, inputs, { decompose: rule.decompose, origin });
+      origin(result);
+      return result;
     });
   }
   return current;
@@ -40,11 +43,32 @@ function decomposes(node: Value): boolean {
   return rule !== undefined && "decompose" in rule;
 }
 
-/** Decomposes a node that is computed a second time, and marks its parts so that they are too. */
+/** What a value depends on: inputs of the program only, the first pass, or values that are computed a second time. */
+type Origin = "inputs" | "first" | "second";
+
+function createOrigins(): (value: Value) => Origin {
+  const known = new Map<Value, Origin>();
+  return function origin(value): Origin {
+    let found = known.get(value);
+    if (!found) {
+      const inputs = value.inputs.map(origin);
+      if (value.attributes.recomputed || inputs.includes("second")) found = "second";
+      // Of the operations without activations only masks are made, which both passes may share.
+      else found = inputs.every((o) => o === "inputs") ? "inputs" : "first";
+      known.set(value, found);
+    }
+    return found;
+  };
+}
+
+/** Decomposes a node that is computed a second time, and marks those of its parts that would be the same nodes as in the first pass. */
 function inScope(
   node: Value,
   inputs: readonly Value[],
-  decomposition: (node: Value, inputs: readonly Value[]) => Value,
+  scope: {
+    readonly decompose: (node: Value, inputs: readonly Value[]) => Value;
+    readonly origin: (value: Value) => Origin;
+  },
 ): Value {
   const scratch = createGraph();
   const outer = inputs[0].graph;
@@ -54,20 +78,16 @@ function inScope(
     copies.set(copy, v);
     return copy;
   });
-  const result = decomposition(node, stand);
+  const result = scope.decompose(node, stand);
   const reached = new Set([result]);
   for (const v of reached) if (!copies.has(v)) { for (const i of v.inputs) reached.add(i); }
   for (const v of [...reached].sort((a, b) => a.id - b.id)) {
     if (copies.has(v)) continue;
-    copies.set(
-      v,
-      outer.node(
-        v.op,
-        v.inputs.map((i) => copies.get(i)!),
-        v.inputs.length ? { ...v.attributes, recomputed: true } : v.attributes,
-        v,
-      ),
-    );
+    const args = v.inputs.map((i) => copies.get(i)!);
+    const from = args.map(scope.origin);
+    const same = from.includes("first") && !from.includes("second");
+    const attributes = same ? { ...v.attributes, recomputed: true } : v.attributes;
+    copies.set(v, outer.node(v.op, args, attributes, v));
   }
   return copies.get(result)!;
 }

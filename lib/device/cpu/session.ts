@@ -18,7 +18,7 @@ export type Session = Ort.InferenceSession;
 /** A tensor as ONNX Runtime takes and gives it. */
 export type Feed = Ort.Tensor;
 
-/** What the native library cannot take inside a model: protobuf messages end at 2 GiB. */
+/** Contents from this size on go beside the model, which spares a copy and keeps its protobuf message under the limit of 2 GiB. */
 const LARGEST_INLINE = 1 << 16;
 
 /** ONNX Runtime's names of element types. */
@@ -57,9 +57,9 @@ export async function createSession(
   const initializers = graph.initializers.map((i): OnnxInitializer => {
     if (!i.data || i.data.byteLength < LARGEST_INLINE) return i;
     const { buffer, byteOffset, byteLength } = i.data;
-    const path = `data${externalData.length}`;
-    externalData.push({ path, data: new Uint8Array(buffer, byteOffset, byteLength) });
-    return { name: i.name, type: i.type, shape: i.shape, external: path };
+    const location = `data${externalData.length}`;
+    externalData.push({ path: location, data: new Uint8Array(buffer, byteOffset, byteLength) });
+    return { name: i.name, type: i.type, shape: i.shape, external: { location } };
   });
   try {
     return await options.runtime.InferenceSession.create(encodeModel({ ...graph, initializers }), {
@@ -67,7 +67,8 @@ export async function createSession(
       interOpNumThreads: 1,
       // The program was prepared for this; ONNX Runtime's own passes cost time and undo rematerialisation.
       graphOptimizationLevel: "disabled",
-      logSeverityLevel: 3,
+      // What goes wrong is thrown; the runtime need not print it too.
+      logSeverityLevel: 4,
       // Planning all values into one block keeps the first run's blocks too: nearly twice the memory, and no faster.
       enableMemPattern: false,
       ...(externalData.length ? { externalData } : {}),

@@ -12,6 +12,8 @@ export interface AdapterOptions {
   readonly powerPreference?: GPUPowerPreference;
   /** Takes a software adapter even where there is a GPU. */
   readonly forceFallbackAdapter?: boolean;
+  /** Takes the kernels that suit a processor, or those that suit a GPU; by default as the adapter is. */
+  readonly software?: boolean;
 }
 
 /** An adapter that was opened. */
@@ -92,7 +94,7 @@ export async function openAdapter(options: AdapterOptions = {}): Promise<OpenAda
     features: {
       f16: device.features.has("shader-f16"),
       subgroups: device.features.has("subgroups" as GPUFeatureName),
-      software: isFallback,
+      software: options.software ?? isFallback,
       workgroupStorage: device.limits.maxComputeWorkgroupStorageSize,
       workgroupInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
     },

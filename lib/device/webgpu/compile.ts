@@ -84,7 +84,10 @@ export async function compileProgram(core: Core, program: Program): Promise<Blue
   const commands: Promise<Command[]>[] = planned.steps.map(async (step) => {
     if (step.kind === "copy") return [step];
     const { group } = step;
-    const kernel = kernels.get(group) ?? writeElementwise(fused, group, step.inPlace);
+    const kernel = kernels.get(group) ?? writeElementwise(fused, group, {
+      inPlace: step.inPlace,
+      software: core.features.software,
+    });
     return await Promise.all(kernel.dispatches.map(async (d): Promise<Command> => ({
       kind: "dispatch",
       name: kernel.name,
@@ -116,7 +119,7 @@ async function writeGroup(
     case "elementwise":
       return null;
     case "reduce":
-      return writeReduce(fused, group);
+      return writeReduce(fused, group, core.features);
     case "concat":
       return isLeading(group.node!) ? null : writeConcat(group);
     case "kernel": {

@@ -65,12 +65,16 @@ function operationName(v: Value): string {
 export function writeElementwise(
   fused: FusedProgram,
   group: Group,
-  inPlace: ReadonlyMap<number, string>,
+  { inPlace, software }: {
+    readonly inPlace: ReadonlyMap<number, string>;
+    readonly software: boolean;
+  },
 ): WrittenKernel {
   const name = groupName(group);
   const leaf = leafOf(fused, group);
   const [root] = group.outputs;
-  if (group.outputs.length === 1 && inPlace.size === 0 && root.op === "transpose") {
+  // On a processor, tiles cost more than reading along columns.
+  if (!software && group.outputs.length === 1 && !inPlace.size && root.op === "transpose") {
     const rule = operationOf(root).kernel;
     const moved = leaf(root.inputs[0]) && rule?.kind === "layout" &&
       transposeKernel(rule.map(root), root.dtype);
@@ -84,12 +88,17 @@ export function writeElementwise(
 }
 
 /** The dispatches of a reduction. */
-export function writeReduce(fused: FusedProgram, group: Group): WrittenKernel {
+export function writeReduce(
+  fused: FusedProgram,
+  group: Group,
+  { software }: { readonly software: boolean },
+): WrittenKernel {
   const name = groupName(group);
   const { dispatches, temporaries } = reduceKernel({
     node: group.node!,
     root: group.outputs[0],
     leaf: leafOf(fused, group),
+    software,
   });
   return { name, dispatches: dispatches.map((d) => fromFused(d, group, name)), temporaries };
 }
