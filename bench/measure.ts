@@ -110,7 +110,8 @@ export async function measurePeak(gpu: Gpu): Promise<Peak> {
 /** Registers a benchmark per case, and a table of all of them at the end of the process. */
 export function benchKernels(family: string, cases: readonly KernelCase[]): void {
   const gpu = openGpu();
-  const peak = gpu.then(measurePeak);
+  let peak: Promise<Peak> | undefined;
+  let title = family;
   const rows: string[][] = [];
   for (const test of cases) {
     Deno.bench({
@@ -119,7 +120,10 @@ export function benchKernels(family: string, cases: readonly KernelCase[]): void
       n: 3,
       warmup: 1,
       fn: async (bench) => {
-        const opened = await gpu, most = await peak;
+        const opened = await gpu, most = await (peak ??= measurePeak(opened));
+        title = `${family}: peak ${most.gflops.toFixed(1)} GFLOPS, ${
+          most.gigabytes.toFixed(1)
+        } GB/s`;
         const node = test.build(createGraph());
         const { flops } = operationOf(node);
         const { kernel, inputs: read } = kernelOf(node, opened.features);
@@ -154,11 +158,7 @@ export function benchKernels(family: string, cases: readonly KernelCase[]): void
   }
   globalThis.addEventListener("unload", () => {
     const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((r) => r[i].length)));
-    peak.then((p) =>
-      console.log(
-        `\n${family}: peak ${p.gflops.toFixed(1)} GFLOPS, ${p.gigabytes.toFixed(1)} GB/s`,
-      )
-    );
+    console.log(`\n${title}`);
     for (const row of rows) console.log(row.map((c, i) => c.padEnd(widths[i])).join("  "));
   });
 }

@@ -1,9 +1,10 @@
 /**
  * Matrix products through workgroup memory, for hardware.
  *
- * A workgroup computes a tile of BM × BN outputs. Per step of BK it brings BM·BK + BK·BN elements into workgroup memory once and uses each
- * BN or BM times, so that it reads 1/BM + 1/BN words of global memory per product: 64×64 tiles need 1/32 word (8 FLOP per byte per… 16 with the sum), which most GPUs sustain; 128×128 tiles halve
- * that and let each invocation do 64 products for 4 vector reads of workgroup memory, which makes arithmetic the limit.
+ * A workgroup computes a tile of BM × BN outputs. Per round it brings BK steps of both sides into workgroup memory, and uses each element
+ * BN or BM times: 64 × 64 tiles do 16 floating-point operations per byte of global memory, 128 × 128 tiles 32. Of workgroup memory an invocation reads two vectors
+ * for 16 products with 4 × 4 outputs, four for 64 with 8 × 8, which leaves arithmetic as the limit; the larger tiles come first where there are enough of
+ * them to fill a GPU.
  * Where there are too few tiles to fill a GPU (weight gradients of low-rank adapters: small M and N, long K) the sum over K is split between workgroups, and a
  * second dispatch adds the parts in a fixed order.
  *

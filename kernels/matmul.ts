@@ -21,6 +21,12 @@ const LARGEST_PACKED = 64 * 2 ** 20;
 /** Workgroups under which a GPU of middle size stands idle in part. */
 const FILL = 128;
 
+/** Steps of k that are worth a workgroup of their own, with the second pass that adds the parts. */
+const LEAST_STEPS = 64;
+
+/** Steps of k over which one invocation takes too long for an output, however small the product. */
+const LONG_SUM = 2048;
+
 /** Kernels of a product, best guess first. All pass their output through the epilogue. */
 export function matmulKernels(
   problem: MatmulProblem,
@@ -28,21 +34,17 @@ export function matmulKernels(
 ): readonly Kernel[] {
   const { m, n, k, batch } = problem;
   const flops = 2 * sizeOf(batch) * m * n * k;
-  const kernels: Kernel[] = [];
-  if (flops < SMALL) kernels.push(plainMatmul(problem));
-  else if (isVectorProblem(problem)) kernels.push(vectorMatmul(problem, features));
-  if (features.software) {
-    if (!kernels.length) kernels.push(registerKernel(problem, flops));
-    return kernels;
-  }
-  if (flops >= SMALL) {
-    for (const options of tilesFor(problem)) {
-      if (tileStorage(options) <= features.workgroupStorage) {
-        kernels.push(tiledMatmul(problem, options));
-      }
-    }
-  }
-  return kernels;
+  if (flops < SMALL && (features.software || k <= LONG_SUM)) return [plainMatmul(problem)];
+  if (isVectorProblem(problem)) return [vectorMatmul(problem, features)];
+  if (features.software) return [registerKernel(problem, flops)];
+  return tilesFor(problem).map((tile) => {
+    let { depth } = tile;
+    while (depth > 4 && tileStorage({ ...tile, depth }) > features.workgroupStorage) depth /= 2;
+    const { rows, columns } = tile;
+    const count = sizeOf(batch) * Math.ceil(m / rows) * Math.ceil(n / columns);
+    const splits = Math.min(Math.floor(FILL / count), Math.floor(k / LEAST_STEPS), 32);
+    return tiledMatmul(problem, { ...tile, depth, splits: Math.max(splits, 1) });
+  });
 }
 
 function registerKernel(problem: MatmulProblem, flops: number): Kernel {
@@ -60,29 +62,16 @@ function registerKernel(problem: MatmulProblem, flops: number): Kernel {
   });
 }
 
-function tilesFor(problem: MatmulProblem): TileOptions[] {
-  const { m, n, k, batch } = problem;
-  const matrices = sizeOf(batch);
-  const tiles: TileOptions[] = [];
-  const add = (tile: TileOptions) => {
-    const count = matrices * Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns);
-    // At least 256 steps of k per part, or the second pass costs more than it saves.
-    const splits = Math.min(Math.floor(FILL / count), Math.floor(k / 256), 32);
-    tiles.push(splits > 1 ? { ...tile, splits } : tile);
-  };
-  const square = { rows: 64, columns: 64, depth: 32, threadRows: 4, threadColumns: 4 };
-  const wide = { rows: 16, columns: 128, depth: 32, threadRows: 4, threadColumns: 4 };
-  const tall = { rows: 128, columns: 16, depth: 32, threadRows: 4, threadColumns: 4 };
-  const big = { rows: 128, columns: 128, depth: 8, threadRows: 8, threadColumns: 8 };
-  // One side of rank size (adapters): a square tile would compute mostly padding.
-  if (m <= 32 && n > m) add(wide);
-  else if (n <= 32 && m > n) add(tall);
-  else {
-    const bigTiles = matrices * Math.floor(m / 128) * Math.floor(n / 128);
-    if (bigTiles >= FILL) add(big);
-    add(square);
-  }
-  return tiles;
+function tilesFor({ m, n, batch }: MatmulProblem): TileOptions[] {
+  const four = { threadRows: 4, threadColumns: 4 };
+  const square = { rows: 64, columns: 64, depth: 32, ...four };
+  const big = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8 };
+  // One side of the size of an adapter's rank: a square tile would compute mostly padding.
+  const thin = (size: number) => size <= 8 ? 8 : size <= 16 ? 16 : 32;
+  if (m <= 32 && n > m) return [{ rows: thin(m), columns: 64, depth: 32, ...four }];
+  if (n <= 32) return [{ rows: 64, columns: thin(n), depth: 32, ...four }];
+  const bigTiles = sizeOf(batch) * Math.ceil(m / 128) * Math.ceil(n / 128);
+  return bigTiles >= FILL ? [big, square] : [square];
 }
 
 /** One output element per invocation: for small products and any layout. */

@@ -76,6 +76,14 @@ async function compare(
   const memory = (totalmem() / 2 ** 30).toFixed(0);
   console.log(`${cpus()[0]?.model ?? arch}, ${cpus().length} cores, ${memory} GiB, ${os} ${arch}`);
   console.log(`${config.name} ${config.version}, Deno ${Deno.version.deno}`);
+  const [load] = Deno.loadavg();
+  if (load > 0.5) {
+    console.log(
+      `The load before the start is ${
+        load.toFixed(1)
+      }: other work disturbs the medians; look at the best runs too.`,
+    );
+  }
   const all = only.length === 0;
   const jobs = CPU_JOBS.filter((job) => all || only.includes("cpu") || only.includes(job));
   const chosen = WEBGPU_PEERS.filter((peer) => only.includes(peer));

@@ -113,11 +113,14 @@ function report(timings: ReadonlyMap<string, readonly Timings[]>, options: WebGp
       const ms = time(name);
       return `${ms.toFixed(1)} (${(flopsOf(measurement) / ms / 1e6).toFixed(1)})`;
     };
-    const fastest = Math.min(...names.filter((name) => name !== OURS).map(time));
-    const [ratio, reached] = verdict(fastest / time(OURS), TARGET);
+    const best = (name: string) =>
+      Math.min(...timings.get(name)!.flatMap((t) => t.milliseconds[measurement]));
+    const ratioBy = (figure: (name: string) => number) =>
+      Math.min(...names.filter((name) => name !== OURS).map(figure)) / figure(OURS);
+    const [ratio, reached] = verdict(ratioBy(time), TARGET);
     met &&= reached === "met";
-    return [measurement, ...names.map(show), ratio, reached];
+    return [measurement, ...names.map(show), ratio, reached, ratioBy(best).toFixed(2)];
   });
-  printTable([["", ...names, "of the fastest (target)", ""], ...rows]);
+  printTable([["", ...names, "to the fastest (target)", "", "of the best"], ...rows]);
   return met;
 }

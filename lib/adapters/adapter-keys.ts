@@ -23,7 +23,7 @@ export type KeyTarget =
   | { readonly kind: "base"; readonly name: string };
 
 /** What every key starts with. */
-export const KEY_PREFIX = "base_model.model.";
+const KEY_PREFIX = "base_model.model.";
 
 /**
  * The keys of an adapter.

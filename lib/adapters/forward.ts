@@ -4,21 +4,18 @@
  * @module
  */
 import type { Executable } from "../device/device.ts";
-import { ShapeError, ValueError } from "../errors.ts";
-import { div, max } from "../ops/binary.ts";
+import { div, greaterEqual, max } from "../ops/binary.ts";
 import { cast } from "../ops/cast.ts";
 import { crossEntropy, IGNORED_LABEL } from "../ops/cross-entropy.ts";
-import { greaterEqual } from "../ops/binary.ts";
 import { input } from "../ops/input.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import type { Value } from "../ops/value.ts";
+import { checkOptions, type OptionRules } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { type AnyModel, baseOf } from "./peft-model.ts";
+import { checkIds, checkPositions, partOf, toInts, type TokenBatch } from "./token-batch.ts";
 import { runInputs, type TracedModel, traceModel } from "./trace-model.ts";
-
-/** A batch: rows of equal length, as numbers or as a tensor [B, T] of any integer type. */
-export type TokenBatch = readonly (readonly number[])[] | Tensor;
 
 /** What {@link forward} takes. */
 export interface ForwardInputs {
@@ -31,6 +28,13 @@ export interface ForwardInputs {
   /** Token ids to predict [B, T], −100 where nothing is; they are shifted inside. Gives `loss`. */
   readonly labels?: TokenBatch;
 }
+
+const INPUTS: OptionRules<ForwardInputs> = {
+  inputIds: null,
+  attentionMask: null,
+  positionIds: null,
+  labels: null,
+};
 
 /** What {@link forward} gives. */
 export interface ForwardOutputs {
@@ -75,53 +79,47 @@ export function compileModel(
  *
  * @param model A model with or without adapters.
  * @param inputs Token ids and, if wanted, mask, positions and labels.
- * @throws {ValueError} where ids are out of range; {ShapeError} where rows differ in length.
+ * @throws {ValueError} where ids, labels, masks or positions are out of range, and for inputs that it does not take.
+ * @throws {ShapeError} where rows differ in length.
  *
  * @example
- * ```ts ignore
- * import { forward, loadModel } from "@graft/peft";
- * const model = await loadModel("path/to/model");
- * const { logits } = await forward(model, { inputIds: [[1, 2, 3]] });
- * console.log(logits.shape); // [1, 3, vocabulary]
+ * ```ts
+ * import { createModel, forward } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * const { logits, loss } = await forward(model, { inputIds: [[1, 2, 3]], labels: [[-100, 2, 3]] });
+ * console.log(logits.shape, loss! > 0); // [1, 3, 96] true
  * ```
  */
 export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<ForwardOutputs> {
+  checkOptions(inputs, INPUTS, { code: "FORWARD_INPUT", of: "forward" });
   const { data: ids, shape } = await toInts("inputIds", inputs.inputIds);
   const [batch, length] = shape;
   checkIds(model, ids);
-  const same = async (name: string, given: TokenBatch | undefined, otherwise: () => Int32Array) => {
-    if (!given) return otherwise();
-    const { data, shape: other } = await toInts(name, given);
-    if (other.join() !== shape.join()) {
-      throw new ShapeError(
-        "BATCH_SHAPE",
-        `${name} has shape [${other}], but inputIds has [${shape}].`,
-      );
-    }
-    return data;
-  };
-  const keySegments = await same(
-    "attentionMask",
-    inputs.attentionMask,
-    () => new Int32Array(ids.length).fill(1),
-  );
-  const positions = await same(
-    "positionIds",
-    inputs.positionIds,
-    () => Int32Array.from(ids, (_, i) => i % length),
-  );
-  const withLabels = inputs.labels !== undefined;
+  const keySegments = await partOf("attentionMask", inputs.attentionMask, {
+    shape,
+    from: 0,
+    to: 1,
+  }) ?? new Int32Array(ids.length).fill(1);
+  const positions = await partOf("positionIds", inputs.positionIds, { shape, from: 0 }) ??
+    Int32Array.from(ids, (_, i) => i % length);
+  checkPositions(model, positions);
+  const labels = await partOf("labels", inputs.labels, { shape, from: IGNORED_LABEL });
+  if (labels) checkIds(model, labels, { labels: true });
   const { traced, executable } = await compileModel(
     model,
-    `forward ${batch} ${length} ${withLabels}`,
+    `forward ${batch} ${length} ${labels !== undefined}`,
     () =>
       traceModel(model, {
         batch,
         length,
         outputs: (pass, values) => {
-          if (!withLabels) return values;
-          const labels = input(pass.graph, "labels", { shape: [batch, length], dtype: "i32" });
-          return { ...values, loss: causalLoss(values.logits, labels).mean };
+          if (!labels) return values;
+          const shifted = input(pass.graph, "labels", { shape: [batch, length], dtype: "i32" });
+          return { ...values, loss: causalLoss(values.logits, shifted).mean };
         },
       }),
   );
@@ -136,13 +134,9 @@ export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<F
       keySegments,
     }),
   };
-  if (withLabels) {
-    const labels = await same("labels", inputs.labels, () => ids);
-    checkIds(model, labels.map((l) => l === IGNORED_LABEL ? 0 : l));
-    data.labels = tensor(shiftLabels(labels, length), { shape: [batch, length] });
-  }
+  if (labels) data.labels = tensor(shiftLabels(labels, length), { shape: [batch, length] });
   const { logits, lastHiddenState, loss } = await executable.run(data);
-  return withLabels
+  return labels
     ? { logits, lastHiddenState, loss: (await loss.data())[0] as number }
     : { logits, lastHiddenState };
 }
@@ -171,57 +165,4 @@ export function causalLoss(
   const total = sum(crossEntropy(reshape(logits, [-1, v]), labels));
   const count = sum(cast(greaterEqual(labels, 0), "f32"));
   return { total, count, mean: div(total, max(count, 1)) };
-}
-
-/**
- * Checks that token ids exist in the model's vocabulary.
- *
- * @throws {ValueError} that names the first id that does not, and where it is.
- */
-export function checkIds(model: AnyModel, ids: ArrayLike<number>): void {
-  const { architecture, config } = baseOf(model);
-  const size = architecture.vocabularySize(config);
-  for (let i = 0; i < ids.length; i++) {
-    if (!(ids[i] >= 0 && ids[i] < size)) {
-      throw new ValueError(
-        "TOKEN_ID_RANGE",
-        `The token id ${ids[i]} at index ${i} is outside the vocabulary of ${size}; ` +
-          `is the tokenizer that of this model?`,
-        { id: ids[i], index: i, vocabularySize: size },
-      );
-    }
-  }
-}
-
-/** A batch as row-major integers and its shape [B, T]. */
-export async function toInts(
-  name: string,
-  batch: TokenBatch,
-): Promise<{ readonly data: Int32Array; readonly shape: readonly [number, number] }> {
-  if ("dtype" in batch) {
-    const values = await batch.data();
-    if (batch.shape.length !== 2 || values.length === 0) {
-      throw new ShapeError(
-        "BATCH_SHAPE",
-        `${name} needs shape [B, T] with B and T above 0, not [${batch.shape}].`,
-      );
-    }
-    return {
-      data: Int32Array.from(values as Int32Array, Number),
-      shape: [batch.shape[0], batch.shape[1]],
-    };
-  }
-  const length = batch[0]?.length ?? 0;
-  const odd = batch.findIndex((row) => row.length !== length);
-  if (batch.length === 0 || length === 0 || odd >= 0) {
-    throw new ShapeError(
-      "BATCH_SHAPE",
-      odd >= 0
-        ? `${name} needs rows of equal length: row 0 has ${length}, row ${odd} has ${
-          batch[odd].length
-        }. Pad them and give an attentionMask.`
-        : `${name} is empty.`,
-    );
-  }
-  return { data: Int32Array.from(batch.flat()), shape: [batch.length, length] };
 }

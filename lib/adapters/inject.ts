@@ -6,11 +6,19 @@
 import { ValueError } from "../errors.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import type { MethodRegistry } from "../methods/mod.ts";
+import { checkSeed } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { gatheredRows, lazyLeaves } from "./lazy-leaves.ts";
-import type { Adapter, AnyModel, PeftModel, TokenRows } from "./peft-model.ts";
+import {
+  type Adapter,
+  type AnyModel,
+  baseOf,
+  checkPeft,
+  type PeftModel,
+  type TokenRows,
+} from "./peft-model.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan.ts";
 
 /** How to make an adapter. */
@@ -90,17 +98,17 @@ export function addAdapter(
 
 /** A model without any adapter. */
 export function emptyModel(base: AnyModel): PeftModel {
-  if (base.type === "peft") {
+  if (baseOf(base) !== base) {
     throw new ValueError(
       "ALREADY_PEFT",
       `The model already has adapters (${
-        [...base.adapters.keys()].join(", ")
+        [...(base as PeftModel).adapters.keys()].join(", ")
       }). Use addAdapter to add another, or give the base.`,
     );
   }
   return {
     type: "peft",
-    base,
+    base: baseOf(base),
     adapters: new Map(),
     active: [],
     enabled: true,
@@ -130,6 +138,7 @@ export function withNewAdapter(
  * @throws {ValueError} where it is taken or cannot be the name of a folder.
  */
 export function checkNewName(model: PeftModel, name: string): void {
+  checkPeft(model);
   if (model.adapters.has(name)) {
     throw new ValueError(
       "ADAPTER_EXISTS",
@@ -143,11 +152,11 @@ export function checkNewName(model: PeftModel, name: string): void {
 }
 
 function checkName(name: string): void {
-  if (/^[^./\\\0]+$/.test(name)) return;
+  if (typeof name === "string" && /^[^./\\\0]+$/.test(name)) return;
   throw new ValueError(
     "ADAPTER_NAME",
     `${
-      JSON.stringify(name)
+      JSON.stringify(name) ?? name
     } cannot name an adapter: it becomes the name of a folder and part of a key, so it must not be empty or hold a dot or a slash.`,
     { name },
   );
@@ -161,6 +170,7 @@ export function createAdapter(
 ): Adapter {
   const { adapterName, seed = 0, loaded = false } = options;
   checkName(adapterName);
+  checkSeed(seed);
   const plan = checkPlan(planAdapter(base, config, options), options);
   return {
     name: adapterName,

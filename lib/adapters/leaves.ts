@@ -153,7 +153,7 @@ function replaceLeaves(
 }
 
 /** All trained leaves of one adapter, each once. */
-export function adapterLeaves(adapter: Adapter, position: number): readonly NamedLeaf[] {
+function adapterLeaves(adapter: Adapter, position: number): readonly NamedLeaf[] {
   const leaves = new Map<string, Tensor>();
   for (const [path, site] of adapter.sites) {
     for (const [leaf, tensor] of Object.entries(site.leaves)) {

@@ -4,15 +4,16 @@
  * @module
  */
 import { join } from "node:path";
-import { CheckpointError, FileError, TargetError } from "../errors.ts";
+import { CheckpointError, FileError, TargetError, ValueError } from "../errors.ts";
 import { downloadFromHub, type HubOptions } from "../io/hub.ts";
-import { readJsonFile } from "../io/json.ts";
+import { isObject, readJsonFile } from "../io/json.ts";
 import { exists, locate } from "../io/locate.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import type { MethodRegistry } from "../methods/mod.ts";
 import { fromPeftJson } from "../methods/peft-json.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { hashBase, sameBase } from "./hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "./inject.ts";
@@ -64,8 +65,9 @@ export interface LoadAdapterOptions extends HubOptions {
  * @param source A folder, the id of an adapter on the hub, or its parts.
  * @throws {CheckpointError} where the adapter does not fit the model: keys are missing or unexpected, shapes differ, or its file records
  * that it was made for other weights.
- * @throws {FileError} where files are missing or damaged; {@link ConfigError} where the config is not valid.
- * @throws {ValueError} where the name is taken.
+ * @throws {FileError} where files are missing or damaged.
+ * @throws {ConfigError} where the config is not valid.
+ * @throws {ValueError} where the name is taken, and for a source that is neither a folder, an id nor parts.
  *
  * @example
  * ```ts
@@ -88,12 +90,12 @@ export async function loadAdapter(
   options: LoadAdapterOptions = {},
 ): Promise<PeftModel> {
   const { adapterName = "default", isTrainable = false, strict = true, registry } = options;
-  const target = model.type === "peft" ? model : emptyModel(model);
+  const target = model?.type === "peft" ? model : emptyModel(model);
   checkNewName(target, adapterName);
   const name = typeof source === "string" || source instanceof URL ? String(source) : "the adapter";
   const parts = typeof source === "string" || source instanceof URL
     ? await readAdapter(source, options)
-    : source;
+    : checkParts(source);
   const config: PeftConfig = {
     ...("peftType" in parts.config
       ? parts.config as PeftConfig
@@ -133,6 +135,16 @@ export async function loadAdapter(
       error.details,
     );
   }
+}
+
+function checkParts(parts: AdapterParts): AdapterParts {
+  if (isObject(parts) && isObject(parts.config) && parts.tensors instanceof Map) return parts;
+  throw new ValueError(
+    "ADAPTER_SOURCE",
+    `An adapter is a folder, an id on the hub, or { config, tensors } with the tensors in a Map; found ${
+      show(parts)
+    }.`,
+  );
 }
 
 function describeBases(name: string, config: PeftConfig, base: ModelGraph): string {

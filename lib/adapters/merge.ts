@@ -13,12 +13,13 @@ import { constant } from "../ops/constant.ts";
 import { gather } from "../ops/gather.ts";
 import { scatterAdd } from "../ops/scatter-add.ts";
 import { createGraph, type Graph, type Value } from "../ops/value.ts";
+import { checkOptions, oneOf, type OptionRules } from "../options.ts";
 import { type Program, programOf } from "../program/program.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { isBlockType, type TypedArray } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { parameterLeaf, tokensLeaf, traceLeaves } from "./leaves.ts";
-import type { Adapter, PeftModel } from "./peft-model.ts";
+import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 import { setAdapter } from "./select.ts";
 
 /** How to merge. */
@@ -28,6 +29,11 @@ export interface MergeOptions {
   /** Type of the merged weights. f32 by default, whatever the base has: what an adapter adds is often too small for 16 bits. */
   readonly dtype?: "f32" | "f16" | "bf16";
 }
+
+const MERGE_OPTIONS: OptionRules<MergeOptions> = {
+  adapterNames: null,
+  dtype: oneOf(["f32", "f16", "bf16"]),
+};
 
 /**
  * A base model that gives what the model with its adapters gives. The model and its own base stay as they are, and weights that no adapter touches are
@@ -53,6 +59,8 @@ export interface MergeOptions {
  * ```
  */
 export function mergeAndUnload(model: PeftModel, options: MergeOptions = {}): ModelGraph {
+  checkPeft(model);
+  checkOptions(options, MERGE_OPTIONS, { code: "MERGE_OPTION", of: "mergeAndUnload" });
   const { dtype = "f32" } = options;
   const chosen = options.adapterNames ? setAdapter(model, options.adapterNames) : model;
   const active = chosen.active.map((name) => chosen.adapters.get(name)!);

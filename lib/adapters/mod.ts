@@ -3,7 +3,7 @@
  *
  * @module
  */
-export { forward, type ForwardInputs, type ForwardOutputs, type TokenBatch } from "./forward.ts";
+export { forward, type ForwardInputs, type ForwardOutputs } from "./forward.ts";
 export { hashBase } from "./hash-base.ts";
 export { addAdapter, getPeftModel, type InjectOptions } from "./inject.ts";
 export { trainableLeaves, withLeaves } from "./leaves.ts";
@@ -33,4 +33,5 @@ export {
   setAdapterStateDict,
   type StateDictOptions,
 } from "./state-dict.ts";
+export type { TokenBatch } from "./token-batch.ts";
 export { type TracedModel, traceModel, type TraceOptions } from "./trace-model.ts";

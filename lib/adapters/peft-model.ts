@@ -3,9 +3,11 @@
  *
  * @module
  */
+import { ValueError } from "../errors.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import type { PeftMethod, SiteLeaves } from "../methods/method.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { show } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** Rows of an embedding that an adapter trains (`trainable_token_indices`). */
@@ -55,9 +57,34 @@ export interface PeftModel {
 /** A model with or without adapters. */
 export type AnyModel = ModelGraph | PeftModel;
 
-/** The base of any model. */
+/**
+ * The base of any model.
+ *
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model.
+ */
 export function baseOf(model: AnyModel): ModelGraph {
-  return model.type === "peft" ? model.base : model;
+  if (model?.type === "peft") return model.base;
+  if (model?.type === "model") return model;
+  throw new ValueError(
+    "NOT_A_MODEL",
+    `A model is needed, as loadModel, createModel or getPeftModel gives one; found ${
+      show(model)
+    }. Was its promise not awaited?`,
+  );
+}
+
+/**
+ * Refuses a model without adapters where one with adapters is needed.
+ *
+ * @throws {ValueError} `NOT_PEFT`, {ValueError} `NOT_A_MODEL`.
+ */
+export function checkPeft(model: AnyModel): void {
+  baseOf(model);
+  if (model.type === "peft") return;
+  throw new ValueError(
+    "NOT_PEFT",
+    "A model with adapters is needed, and this one is a base. Put an adapter on it with getPeftModel or loadAdapter.",
+  );
 }
 
 /** The adapters that take part, in order; none while they are disabled. */

@@ -3,12 +3,13 @@
  *
  * @module
  */
-import { type GraftError, TargetError, UnsupportedError } from "../errors.ts";
+import { ConfigError, type GraftError, TargetError, UnsupportedError } from "../errors.ts";
 import { isTargetConfig, type PeftConfig, type TargetConfig } from "../methods/config.ts";
 import type { PeftMethod } from "../methods/method.ts";
 import { methodOf, type MethodRegistry } from "../methods/mod.ts";
 import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { show } from "../options.ts";
 import { byteLength, sizeOf } from "../tensor/dtype.ts";
 import { parameterShape } from "./module-tree.ts";
 import { type AnyModel, baseOf } from "./peft-model.ts";
@@ -79,6 +80,14 @@ export function planAdapter(
   options: PlanOptions = {},
 ): AdapterPlan {
   const base = baseOf(model);
+  if (typeof config?.peftType !== "string") {
+    throw new ConfigError(
+      "CONFIG_TYPE",
+      `A config as loraConfig makes it is needed; found ${show(config)}${
+        typeof config === "object" && config !== null ? " without a peftType" : ""
+      }.`,
+    );
+  }
   const method = methodOf(config.peftType, options.registry);
   const given = method.parseConfig(config);
   if (!isTargetConfig(given)) {

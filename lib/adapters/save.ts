@@ -17,7 +17,7 @@ import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { hashBase } from "./hash-base.ts";
 import { modelCard } from "./model-card.ts";
-import type { Adapter, PeftModel } from "./peft-model.ts";
+import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 import { adapterOf } from "./select.ts";
 import { getAdapterStateDict, type StateDictOptions } from "./state-dict.ts";
 
@@ -76,6 +76,7 @@ export async function savePretrained(
   folder: string | URL,
   options: SaveOptions = {},
 ): Promise<void> {
+  checkPeft(model);
   const { selectedAdapters = [...model.adapters.keys()], recordBase = true } = options;
   const adapters = selectedAdapters.map((name) => adapterOf(model, name));
   const root = pathOf(folder);

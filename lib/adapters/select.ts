@@ -4,7 +4,8 @@
  * @module
  */
 import { nearestNames, ValueError } from "../errors.ts";
-import type { Adapter, PeftModel } from "./peft-model.ts";
+import { show } from "../options.ts";
+import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 
 /**
  * The model with these adapters active, in this order. Which adapters are trainable stays as it is.
@@ -28,7 +29,8 @@ import type { Adapter, PeftModel } from "./peft-model.ts";
  * ```
  */
 export function setAdapter(model: PeftModel, adapters: string | readonly string[]): PeftModel {
-  const active = typeof adapters === "string" ? [adapters] : [...adapters];
+  checkPeft(model);
+  const active = Array.isArray(adapters) ? [...adapters] : [adapters as string];
   const chosen = active.map((name) => adapterOf(model, name));
   const twice = active.find((name, i) => active.indexOf(name) !== i);
   if (active.length === 0 || twice !== undefined) {
@@ -43,13 +45,32 @@ export function setAdapter(model: PeftModel, adapters: string | readonly string[
   return { ...model, active };
 }
 
-/** The model with its active adapters switched on again. */
+/**
+ * The model with its active adapters switched on again.
+ *
+ * @throws {ValueError} where the model has no adapters.
+ *
+ * @example
+ * ```ts
+ * import { createModel, disableAdapters, enableAdapters, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const off = disableAdapters(getPeftModel(base, loraConfig()));
+ * console.log(off.enabled, enableAdapters(off).enabled); // false true
+ * ```
+ */
 export function enableAdapters(model: PeftModel): PeftModel {
+  checkPeft(model);
   return { ...model, enabled: true };
 }
 
 /**
  * The model with all adapters switched off: it gives exactly what its base gives.
+ *
+ * @throws {ValueError} where the model has no adapters.
  *
  * @example
  * ```ts
@@ -66,6 +87,7 @@ export function enableAdapters(model: PeftModel): PeftModel {
  * ```
  */
 export function disableAdapters(model: PeftModel): PeftModel {
+  checkPeft(model);
   return { ...model, enabled: false };
 }
 
@@ -73,6 +95,18 @@ export function disableAdapters(model: PeftModel): PeftModel {
  * The model without an adapter. If it was active, the others that were stay active.
  *
  * @throws {ValueError} where there is none of this name.
+ *
+ * @example
+ * ```ts
+ * import { addAdapter, createModel, deleteAdapter, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const two = addAdapter(getPeftModel(base, loraConfig()), "style", loraConfig({ r: 4 }));
+ * console.log([...deleteAdapter(two, "default").adapters.keys()]); // ["style"]
+ * ```
  */
 export function deleteAdapter(model: PeftModel, adapterName: string): PeftModel {
   adapterOf(model, adapterName);
@@ -118,16 +152,17 @@ export async function withAdapterScale<T>(
   multiplier: number | Readonly<Record<string, number>>,
   fn: (scaled: PeftModel) => T | Promise<T>,
 ): Promise<{ readonly value: T; readonly model: PeftModel }> {
-  const factors = typeof multiplier === "number"
-    ? model.active.map((name): [string, number] => [name, multiplier])
-    : Object.entries(multiplier);
+  checkPeft(model);
+  const factors = typeof multiplier === "object" && multiplier !== null
+    ? Object.entries(multiplier)
+    : model.active.map((name): [string, number] => [name, multiplier]);
   const multipliers = new Map(model.multipliers);
   for (const [name, factor] of factors) {
     adapterOf(model, name);
     if (!Number.isFinite(factor)) {
       throw new ValueError(
         "ADAPTER_SCALE",
-        `An adapter's scale must be multiplied by a finite number, not ${factor}.`,
+        `An adapter's scale must be multiplied by a finite number, not ${show(factor)}.`,
       );
     }
     multipliers.set(name, (multipliers.get(name) ?? 1) * factor);
@@ -141,13 +176,14 @@ export async function withAdapterScale<T>(
  * @throws {ValueError} where the model has none of this name.
  */
 export function adapterOf(model: PeftModel, name: string): Adapter {
+  checkPeft(model);
   const adapter = model.adapters.get(name);
   if (adapter) return adapter;
   const names = [...model.adapters.keys()];
-  const near = nearestNames(name, names, 1);
+  const near = nearestNames(String(name), names, 1);
   throw new ValueError(
     "ADAPTER_UNKNOWN",
-    `The model has no adapter named ${JSON.stringify(name)}${
+    `The model has no adapter named ${JSON.stringify(name) ?? name}${
       near.length ? ` (nearest: ${near[0]})` : ""
     }; it has ${names.join(", ") || "none"}.`,
     { name, names },

@@ -12,6 +12,7 @@ import { gelu, geluTanh, relu, silu } from "../ops/functions.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
+import { configReader } from "./config-reader.ts";
 
 const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
   gelu_new: geluTanh,
@@ -34,26 +35,26 @@ interface Gpt2Config {
 }
 
 function readConfig(config: ModelConfig): Gpt2Config {
-  const hidden = config.n_embd as number;
-  const activation = ACTIVATIONS[(config.activation_function ?? "gelu_new") as string];
-  if (typeof hidden !== "number" || typeof config.n_layer !== "number" || !activation) {
+  const { size, number, boolean, choice } = configReader(config);
+  const hidden = size("n_embd"), heads = size("n_head");
+  if (hidden % heads) {
     throw new ConfigError(
       "MODEL_CONFIG",
-      `The config of a gpt2 model needs the numbers n_embd, n_layer and n_head and an activation_function among ${
-        Object.keys(ACTIVATIONS).join(", ")
-      }.`,
+      `The config of a gpt2 model has n_embd ${hidden}, which is no multiple of n_head ${heads}.`,
+      { hidden, heads },
     );
   }
+  number("layer_norm_epsilon", 1e-5); // read by the norms
   return {
-    vocab: config.vocab_size as number,
+    vocab: size("vocab_size"),
     hidden,
-    inner: (config.n_inner ?? 4 * hidden) as number,
-    layers: config.n_layer,
-    heads: config.n_head as number,
-    positions: (config.n_positions ?? 1024) as number,
-    activation,
-    scaled: config.scale_attn_weights !== false,
-    scaledByLayer: config.scale_attn_by_inverse_layer_idx === true,
+    inner: size("n_inner", 4 * hidden),
+    layers: size("n_layer"),
+    heads,
+    positions: size("n_positions", 1024),
+    activation: choice("activation_function", "gelu_new", ACTIVATIONS),
+    scaled: boolean("scale_attn_weights", true),
+    scaledByLayer: boolean("scale_attn_by_inverse_layer_idx", false),
   };
 }
 
@@ -111,7 +112,8 @@ function forward(
   const c = readConfig(config);
   const [b, t] = inputs.ids.shape;
   const size = c.hidden / c.heads;
-  const dropped = (x: Value, name: string) => pass.dropout(x, (config[name] ?? 0.1) as number);
+  const { number } = configReader(config);
+  const dropped = (x: Value, name: string) => pass.dropout(x, number(name, 0.1));
   let h = dropped(
     add(pass.site("transformer.wte", inputs.ids), pass.site("transformer.wpe", inputs.positions)),
     "embd_pdrop",
@@ -143,7 +145,9 @@ export const gpt2: Architecture = {
   modelTypes: ["gpt2"],
   sites,
   tied: (config): Readonly<Record<string, string>> =>
-    config.tie_word_embeddings === false ? {} : { "lm_head.weight": "transformer.wte.weight" },
+    configReader(config).boolean("tie_word_embeddings", true)
+      ? { "lm_head.weight": "transformer.wte.weight" }
+      : {},
   ignoredKeys: /\.attn\.(bias|masked_bias)$/,
   basePrefix: "transformer.",
   cache: (config) => {
@@ -152,6 +156,7 @@ export const gpt2: Architecture = {
   },
   forward,
   hostInputs: () => ({}),
+  positionLimit: (config) => readConfig(config).positions,
   vocabularySize: (config) => readConfig(config).vocab,
-  initializerRange: (config) => (config.initializer_range ?? 0.02) as number,
+  initializerRange: (config) => configReader(config).number("initializer_range", 0.02),
 };

@@ -15,6 +15,7 @@ import { reshape } from "../ops/reshape.ts";
 import { rope } from "../ops/rope.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
+import { configReader } from "./config-reader.ts";
 import { ropeConfig, ropeTables } from "./rope.ts";
 
 interface LlamaConfig {
@@ -44,51 +45,43 @@ const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
 };
 
 function readConfig(config: ModelConfig): LlamaConfig {
-  const number = (name: string, otherwise?: number): number => {
-    const value = config[name] ?? otherwise;
-    if (typeof value !== "number" || !Number.isFinite(value)) {
-      throw new ConfigError(
-        "MODEL_CONFIG",
-        `The config of a ${config.model_type} model needs the number "${name}"; found ${
-          JSON.stringify(config[name])
-        }.`,
-      );
-    }
-    return value;
-  };
+  const { size, optionalSize, number, boolean, choice } = configReader(config);
   const type = config.model_type as string;
-  const heads = number("num_attention_heads"), hidden = number("hidden_size");
-  const name = (config.hidden_act ?? "silu") as string;
-  const activation = ACTIVATIONS[name];
-  if (!activation) {
+  const heads = size("num_attention_heads"), hidden = size("hidden_size");
+  const keyHeads = size("num_key_value_heads", heads);
+  const headSize = size("head_dim", type === "qwen3" ? 128 : hidden / heads);
+  if (heads % keyHeads || headSize % 2) {
     throw new ConfigError(
       "MODEL_CONFIG",
-      `hidden_act "${name}" is not known; known are ${Object.keys(ACTIVATIONS).join(", ")}.`,
+      `The config of a ${type} model has ${heads} heads for ${keyHeads} of keys and values, each of size ${headSize}: ` +
+        "the first must be a multiple of the second, and the size even.",
+      { heads, keyHeads, headSize },
     );
   }
-  const bias = config.attention_bias as boolean | undefined;
-  const sliding = config.use_sliding_window === false
-    ? null
-    : (config.sliding_window ?? null) as number | null;
-  const kinds = config.layer_types as readonly string[] | undefined;
+  number("rms_norm_eps", 1e-6); // read by the norms
+  const window = optionalSize("sliding_window");
+  const useWindow = boolean("use_sliding_window", !type.startsWith("qwen"));
+  const sliding = useWindow ? window : null;
+  const bias = boolean("attention_bias", false);
+  const kinds = config.layer_types as readonly string[] | null | undefined;
   return {
-    vocab: number("vocab_size"),
+    vocab: size("vocab_size"),
     hidden,
-    intermediate: number("intermediate_size"),
-    layers: number("num_hidden_layers"),
+    intermediate: size("intermediate_size"),
+    layers: size("num_hidden_layers"),
     heads,
-    keyHeads: number("num_key_value_heads", heads),
-    headSize: number("head_dim", type === "qwen3" ? 128 : hidden / heads),
-    qkvBias: type === "qwen2" ? true : bias ?? false,
-    outputBias: type === "qwen2" ? false : bias ?? false,
-    mlpBias: (config.mlp_bias as boolean | undefined) ?? false,
+    keyHeads,
+    headSize,
+    qkvBias: type === "qwen2" ? true : bias,
+    outputBias: type === "qwen2" ? false : bias,
+    mlpBias: boolean("mlp_bias", false),
     headNorm: type === "qwen3",
-    tied: (config.tie_word_embeddings as boolean | undefined) ?? false,
-    activation,
+    tied: boolean("tie_word_embeddings", false),
+    activation: choice("hidden_act", "silu", ACTIVATIONS),
     window: (layer) => {
       if (kinds) return kinds[layer] === "sliding_attention" ? sliding : null;
       if (type === "mistral") return sliding;
-      if (!type.startsWith("qwen") || !config.use_sliding_window) return null;
+      if (!type.startsWith("qwen")) return null;
       return layer >= number("max_window_layers", 28) ? sliding : null;
     },
   };
@@ -208,5 +201,5 @@ export const llama: Architecture = {
   hostInputs: (config, inputs) =>
     ropeTables(ropeConfig(config, readConfig(config).headSize), inputs),
   vocabularySize: (config) => readConfig(config).vocab,
-  initializerRange: (config) => (config.initializer_range ?? 0.02) as number,
+  initializerRange: (config) => configReader(config).number("initializer_range", 0.02),
 };

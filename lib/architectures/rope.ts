@@ -6,6 +6,7 @@
 import { ConfigError } from "../errors.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import type { HostInputs, ModelConfig } from "../model/architecture.ts";
+import { configReader } from "./config-reader.ts";
 
 /** The `rope_scaling` (or newer `rope_parameters`) entry of a config, with the base frequency. */
 export interface RopeConfig {
@@ -23,16 +24,24 @@ export interface RopeConfig {
 
 /** Reads the rotary settings of a config in its older and newer spelling. */
 export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
-  const parameters = (config.rope_parameters ?? config.rope_scaling ?? {}) as Readonly<
-    Record<string, unknown>
-  >;
-  const partial = (parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1) as number;
+  const parameters = config.rope_parameters ?? config.rope_scaling ?? {};
+  if (typeof parameters !== "object" || Array.isArray(parameters)) {
+    throw new ConfigError(
+      "ROPE_PARAMETER",
+      `rope_scaling (or rope_parameters) must be an object or null; found ${
+        JSON.stringify(parameters)
+      }.`,
+    );
+  }
+  // What stands in the inner object comes first.
+  const { number } = configReader({ ...config, ...parameters });
+  const { rope_type, type } = parameters as Readonly<Record<string, unknown>>;
   return {
-    type: (parameters.rope_type ?? parameters.type ?? "default") as string,
-    theta: (parameters.rope_theta ?? config.rope_theta ?? 10000) as number,
-    size: Math.floor(headSize * partial),
-    parameters,
-    maxPositions: (config.max_position_embeddings ?? 2048) as number,
+    type: String(rope_type ?? type ?? "default"),
+    theta: number("rope_theta", 10000),
+    size: Math.floor(headSize * number("partial_rotary_factor", 1)),
+    parameters: parameters as Readonly<Record<string, unknown>>,
+    maxPositions: configReader(config).size("max_position_embeddings", 2048),
   };
 }
 

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { checkIds } from "../adapters/forward.ts";
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import { checkIds } from "../adapters/token-batch.ts";
 import { ValueError } from "../errors.ts";
 import type { ChatMessage, ChatTemplateOptions } from "../io/chat-template.ts";
 import { renderChat } from "../io/render-chat.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { basename, dirname, join } from "node:path";
-import { FileError } from "../errors.ts";
+import { onDisk } from "./atomic.ts";
 
 /** One file of a group. */
 export interface GroupedFile {
@@ -82,20 +82,4 @@ async function moveIfFile(path: string, to: string): Promise<boolean> {
   if (info.isDirectory) throw new Error("it is a folder");
   await Deno.rename(path, to);
   return true;
-}
-
-async function onDisk<T>(target: string, action: () => Promise<T>): Promise<T> {
-  try {
-    return await action();
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    const error = new FileError(
-      "WRITE_FAILED",
-      `${target} could not be written (${reason}); what was there before is untouched. ` +
-        `Check that the folder is writable and has room.`,
-      { path: target },
-    );
-    error.cause = cause;
-    throw error;
-  }
 }

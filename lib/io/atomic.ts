@@ -5,7 +5,8 @@
  */
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { FileError } from "../errors.ts";
+import { FileError, ValueError } from "../errors.ts";
+import { show } from "../options.ts";
 
 /** What a file can be written from: text, bytes, or pieces of bytes that are made while writing. */
 export type FileContents =
@@ -49,8 +50,15 @@ export async function writeFileAtomic(path: string | URL, contents: FileContents
   await syncFolder(dirname(target));
 }
 
-/** A path, from a path or a `file:` URL. */
+/**
+ * A path, from a path or a `file:` URL.
+ *
+ * @throws {ValueError} `PATH` for what is neither.
+ */
 export function pathOf(path: string | URL): string {
+  if (!(path instanceof URL) && (typeof path !== "string" || path === "")) {
+    throw new ValueError("PATH", `A path or a file: URL is needed; found ${show(path)}.`);
+  }
   return path instanceof URL || path.startsWith("file://") ? fileURLToPath(path) : path;
 }
 
@@ -65,10 +73,12 @@ async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 
-async function onDisk<T>(target: string, action: () => Promise<T>): Promise<T> {
+/** Runs what changes a file; what the file system refuses becomes a {@link FileError} `WRITE_FAILED`. */
+export async function onDisk<T>(target: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (cause) {
+    if (cause instanceof FileError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     const error = new FileError(
       "WRITE_FAILED",

@@ -5,6 +5,7 @@
  */
 import { FileError } from "../errors.ts";
 import { pathOf } from "./atomic.ts";
+import { wrap } from "./byte-source.ts";
 
 /** Where something lies. */
 export type Place =
@@ -17,10 +18,10 @@ export type Place =
  * Finds out what a source is. What exists on this machine comes first, so a folder hides a model of the same name on the hub.
  *
  * @param source A path, a `file:` or `http(s):` URL, or the id of a model on the hub (`organization/name`).
- * @throws {FileError} `FILE_NOT_FOUND` where it is none of these.
+ * @throws {FileError} `FILE_NOT_FOUND` where it is none of these, `FILE_UNREADABLE` where it cannot be told.
  */
 export async function locate(source: string | URL): Promise<Place> {
-  const text = String(source);
+  const text = source instanceof URL ? source.href : source;
   if (/^https?:/.test(text)) return { kind: "url", url: text };
   const path = pathOf(source);
   try {
@@ -28,7 +29,7 @@ export async function locate(source: string | URL): Promise<Place> {
     return { kind: isDirectory ? "folder" : "file", path };
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) {
-      throw error;
+      throw wrap(error, "FILE_UNREADABLE", `${path} could not be looked at`, { path });
     }
   }
   const id = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;

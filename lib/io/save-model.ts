@@ -4,13 +4,13 @@
  * @module
  */
 import { basename, dirname, join, resolve } from "node:path";
-import { FileError } from "../errors.ts";
+import { FileError, ValueError } from "../errors.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { checkOptions, oneOf, type OptionRules, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { byteLength, isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { pathOf } from "./atomic.ts";
-import { wrap } from "./byte-source.ts";
+import { onDisk, pathOf } from "./atomic.ts";
 import { tokenizerOf } from "./model-tokenizer.ts";
 import { writeSafetensors } from "./safetensors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -24,6 +24,12 @@ export interface SaveModelOptions {
   /** The tokenizer to save beside the model, or `false` for none; by default that of the place that the model was loaded from, if there is one. */
   readonly tokenizer?: Tokenizer | false;
 }
+
+const SAVE_OPTIONS: OptionRules<SaveModelOptions> = {
+  dtype: oneOf(["f32", "f16", "bf16"]),
+  maxShardSize: POSITIVE,
+  tokenizer: null,
+};
 
 /** transformers' names of types in `config.json`. */
 const TORCH_DTYPES: Readonly<Record<string, string>> = {
@@ -46,6 +52,7 @@ const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors
  * @param model The model; adapters are merged before (`mergeAndUnload`).
  * @param folder Where to save it.
  * @throws {FileError} where writing fails; the target is as it was.
+ * @throws {ValueError} for a model with adapters.
  *
  * @example
  * ```ts ignore
@@ -59,7 +66,23 @@ export async function saveModel(
   folder: string | URL,
   options: SaveModelOptions = {},
 ): Promise<void> {
+  if (model?.type !== "model") {
+    throw new ValueError(
+      "NOT_A_BASE",
+      "saveModel saves a model without adapters. Merge them before (mergeAndUnload), or save them alone (savePretrained).",
+    );
+  }
+  checkOptions(options, SAVE_OPTIONS, { code: "SAVE_OPTION", of: "saveModel" });
   const target = resolve(pathOf(folder));
+  if (await Deno.stat(target).then((found) => !found.isDirectory, () => false)) {
+    throw new FileError(
+      "NOT_A_FOLDER",
+      `${target} is a file; saveModel needs the path of a folder.`,
+      {
+        path: target,
+      },
+    );
+  }
   const parameters = storedParameters(model, options.dtype);
   const temporary = join(
     dirname(target),
@@ -188,18 +211,5 @@ async function moveInto(from: string, to: string): Promise<void> {
   for (const name of names) await Deno.rename(join(from, name), join(to, name));
   for (const { name } of [...Deno.readDirSync(to)]) {
     if (WEIGHT_FILES.test(name) && !names.includes(name)) await Deno.remove(join(to, name));
-  }
-}
-
-async function onDisk<T>(path: string, action: () => Promise<T>): Promise<T> {
-  try {
-    return await action();
-  } catch (cause) {
-    throw wrap(
-      cause,
-      "WRITE_FAILED",
-      `${path} could not be written; check that it may be written to and has room`,
-      { path },
-    );
   }
 }

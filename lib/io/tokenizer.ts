@@ -95,7 +95,7 @@ export async function loadTokenizer(
 }
 
 /** Reads what {@link loadTokenizer} makes a tokenizer from. */
-export async function readTokenizerFiles(
+async function readTokenizerFiles(
   source: string | URL,
   options: HubOptions = {},
 ): Promise<TokenizerFiles> {

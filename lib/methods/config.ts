@@ -298,6 +298,7 @@ function typeName(value: unknown): string {
 
 /** A value as error messages show it. */
 function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  // JSON has no NaN, and shows it as null.
+  const text = (typeof value === "number" ? undefined : JSON.stringify(value)) ?? String(value);
   return text.length > 80 ? `${text.slice(0, 77)}…` : text;
 }

@@ -79,7 +79,7 @@ export function matrixProduct(a: FlatMatrix, b: FlatMatrix): FlatMatrix {
 }
 
 /** The first rows of a matrix, as a view. */
-export function firstRows(a: FlatMatrix, rows: number): FlatMatrix {
+function firstRows(a: FlatMatrix, rows: number): FlatMatrix {
   return { rows, columns: a.columns, data: a.data.subarray(0, rows * a.columns) };
 }
 

@@ -5,6 +5,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
+import { show } from "../options.ts";
 
 /**
  * A stream of random numbers. Each call moves it on; made anew from the same seed it gives the same numbers. It belongs to one initialization
@@ -36,14 +37,13 @@ const LENGTH = 624, MIDDLE = 397;
  * @throws {ValueError} for anything else.
  *
  * @example
- * ```ts no-eval
+ * ```ts
+ * import { createTorchRandom } from "./torch-random.ts";
  * console.log(createTorchRandom(0).uniform(2)); // torch.manual_seed(0); torch.rand(2): [0.4963, 0.7682]
  * ```
  */
 export function createTorchRandom(seed: number): TorchRandom {
-  if (!Number.isSafeInteger(seed)) {
-    throw new ValueError("SEED", `A seed must be a whole number; found ${seed}.`, { seed });
-  }
+  checkSeed(seed);
   const state = new Int32Array(LENGTH);
   state[0] = Number(BigInt.asIntN(32, BigInt(seed)));
   for (let i = 1; i < LENGTH; i++) {
@@ -143,6 +143,16 @@ export function createTorchRandom(seed: number): TorchRandom {
       }
     },
   };
+}
+
+/**
+ * Refuses what is no seed, before anything is computed from it.
+ *
+ * @throws {ValueError} `SEED`.
+ */
+export function checkSeed(seed: number): void {
+  if (Number.isSafeInteger(seed)) return;
+  throw new ValueError("SEED", `A seed must be a whole number; found ${show(seed)}.`, { seed });
 }
 
 function twist(a: number, b: number): number {

@@ -62,6 +62,8 @@ export interface Architecture {
   forward(pass: ForwardPass, inputs: PassInputs): Readonly<Record<string, Value>>;
   /** Inputs that the traced model asks for with {@link ForwardPass.hostInput}. */
   hostInputs(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
+  /** How many positions it has learned, where they are a table; without it there is no end to them. */
+  positionLimit?(config: ModelConfig): number;
   /** Vocabulary size. */
   vocabularySize(config: ModelConfig): number;
   /** Standard deviation of new weights. */

@@ -9,7 +9,6 @@ import { gather } from "../ops/gather.ts";
 import { gatherQuantized } from "../ops/gather-quantized.ts";
 import { matmul } from "../ops/matmul.ts";
 import { matmulQuantized, type QuantizedValue } from "../ops/matmul-quantized.ts";
-import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 
 /** A weight as a program sees it: a value of any float type, or a quantized matrix. */
@@ -38,10 +37,4 @@ export function lookup(weight: Weight, ids: Value): Value {
 /** The whole weight in f32, as stored. */
 export function dense(weight: Weight): Value {
   return weight.quantized ? dequantize(weight.quantized) : cast(weight.plain, "f32");
-}
-
-/** The whole weight in f32 as [out, in], whichever way the layer stores it. */
-export function denseOutIn(weight: Weight, options: { readonly stored: "outIn" | "inOut" }): Value {
-  const w = dense(weight);
-  return options.stored === "outIn" ? w : transpose(w);
 }

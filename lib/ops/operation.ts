@@ -21,7 +21,7 @@ export interface Operation {
   /** Floating-point operations of one node. */
   readonly flops: (node: Value) => number;
   /** How the CPU device expresses it in ONNX. */
-  readonly onnx?: OnnxRule;
+  readonly onnx: OnnxRule;
   /** How the WebGPU device runs it. */
-  readonly kernel?: KernelRule;
+  readonly kernel: KernelRule;
 }

@@ -19,7 +19,7 @@ import { simplify } from "./simplify.ts";
 export function lower(program: Program): Program {
   let current = simplify(program);
   // Decompositions may be made of operations that decompose in turn.
-  while (current.nodes.some((v) => operationOf(v).kernel?.kind === "decompose")) {
+  while (current.nodes.some((v) => operationOf(v).kernel.kind === "decompose")) {
     current = rewrite(current, (node, inputs, keep) => {
       const rule = operationOf(node).kernel;
       return rule?.kind === "decompose" ? rule.decompose(node, inputs) : keep();
@@ -60,7 +60,7 @@ function wholeWords(node: Value, inputs: readonly Value[]): Value | undefined {
 /** Outputs and updates that are inputs themselves become copies where the input may be overwritten. */
 function copyUpdatedInputs(program: Program): Program {
   const rootOf = (v: Value): Value =>
-    operationOf(v).kernel?.kind === "view" || v.op === "slice" ? rootOf(v.inputs[0]) : v;
+    operationOf(v).kernel.kind === "view" || v.op === "slice" ? rootOf(v.inputs[0]) : v;
   const targets = new Set(program.updates.values());
   const outputs: Record<string, Value> = {};
   let changed = false;

@@ -10,7 +10,8 @@ import { STORAGE, storageBytes } from "../../kernels/wgsl.ts";
 import { operationOf } from "../ops/mod.ts";
 import type { Value } from "../ops/value.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { type FusedProgram, type Group, pointwiseLeaves } from "./fuse.ts";
+import type { FusedProgram } from "./fuse.ts";
+import { type Group, pointwiseLeaves } from "./groups.ts";
 
 /** A buffer of a program. */
 export type Place =

@@ -6,7 +6,7 @@
 import { storageBytes } from "../../kernels/wgsl.ts";
 import type { Value } from "../ops/value.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import type { Group } from "./fuse.ts";
+import type { Group } from "./groups.ts";
 import type { Program } from "./program.ts";
 import type { View } from "./views.ts";
 

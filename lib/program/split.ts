@@ -33,7 +33,7 @@ export function splitLarge(program: Program, options: SplitOptions): Program {
   const isLarge = (v: Spec) => bytesOf(v) > options.maxBytes;
   if (!program.nodes.some(isLarge)) return program;
   return rewrite(program, (node, inputs, keep) => {
-    const kind = operationOf(node).kernel?.kind;
+    const kind = operationOf(node).kernel.kind;
     if (kind === "external" || kind === "view" || inputs.length === 0) return keep();
     return make({ op: node.op, inputs, attributes: node.attributes, spec: node }, options);
   });
@@ -157,7 +157,7 @@ function splitRows(draft: Draft, options: SplitOptions): Value | null {
   const axis = firstAxis(spec.shape);
   const rank = spec.shape.length;
   const isElementwise = ["elementwise", "layout"].includes(
-    operationOf({ op }).kernel?.kind ?? "",
+    operationOf({ op }).kernel.kind,
   );
   /** The axis of an input along which it goes with the output's. */
   const axisOf = (x: Value, i: number): number | null => {

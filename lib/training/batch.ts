@@ -3,11 +3,18 @@
  *
  * @module
  */
-import { checkIds, shiftLabels, toInts, type TokenBatch } from "../adapters/forward.ts";
+import { shiftLabels } from "../adapters/forward.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
+import {
+  checkIds,
+  checkPositions,
+  partOf,
+  toInts,
+  type TokenBatch,
+} from "../adapters/token-batch.ts";
 import { runInputs } from "../adapters/trace-model.ts";
-import { ShapeError } from "../errors.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
+import { checkOptions, type OptionRules } from "../options.ts";
 import type { Program } from "../program/program.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 
@@ -24,6 +31,14 @@ export interface TrainingBatch {
   /** Position of each token [B, T]; 0, 1, 2 … by default, or from 0 in each segment where segments are given. */
   readonly positionIds?: TokenBatch;
 }
+
+const PARTS: OptionRules<TrainingBatch> = {
+  inputIds: null,
+  attentionMask: null,
+  labels: null,
+  segments: null,
+  positionIds: null,
+};
 
 /** A batch in row-major integers, checked. */
 export interface PreparedBatch {
@@ -50,37 +65,24 @@ export interface PreparedBatch {
 /**
  * Checks a batch and fills in what it leaves out.
  *
- * @throws {ShapeError} where parts differ in shape; {ValueError} where ids are outside the vocabulary.
+ * @throws {ShapeError} where parts differ in shape.
+ * @throws {ValueError} where ids, labels, segments or positions are out of range, and for parts that a batch does not have.
  */
 export async function prepareBatch(model: AnyModel, given: TrainingBatch): Promise<PreparedBatch> {
+  checkOptions(given, PARTS, { code: "BATCH_PART", of: "A batch" });
   const { data: ids, shape } = await toInts("inputIds", given.inputIds);
   const [batch, length] = shape;
   checkIds(model, ids);
-  const same = async (
-    name: string,
-    part: TokenBatch | undefined,
-  ): Promise<Int32Array | undefined> => {
-    if (!part) return undefined;
-    const { data, shape: other } = await toInts(name, part);
-    if (other.join() !== shape.join()) {
-      throw new ShapeError(
-        "BATCH_SHAPE",
-        `${name} has shape [${other}], but inputIds has [${shape}].`,
-      );
-    }
-    return data;
-  };
-  const segments = await same("segments", given.segments) ??
-    await same("attentionMask", given.attentionMask) ?? new Int32Array(ids.length).fill(1);
+  const segments = await partOf("segments", given.segments, { shape, from: 0 }) ??
+    await partOf("attentionMask", given.attentionMask, { shape, from: 0, to: 1 }) ??
+    new Int32Array(ids.length).fill(1);
   const packed = given.segments !== undefined;
-  const positions = await same("positionIds", given.positionIds) ??
+  const positions = await partOf("positionIds", given.positionIds, { shape, from: 0 }) ??
     countPositions(segments, length, packed);
-  let labels = await same("labels", given.labels);
-  if (labels) {
-    checkIds(model, labels.map((l) => l === IGNORED_LABEL ? 0 : l));
-  } else {
-    labels = ids.map((id, i) => segments[i] === 0 ? IGNORED_LABEL : id);
-  }
+  checkPositions(model, positions);
+  const labels = await partOf("labels", given.labels, { shape, from: IGNORED_LABEL }) ??
+    ids.map((id, i) => segments[i] === 0 ? IGNORED_LABEL : id);
+  checkIds(model, labels, { labels: true });
   const shifted = shiftLabels(labels, length);
   if (packed) {
     // The last token of a sample does not predict the first of the next.

@@ -12,7 +12,8 @@ import {
 import type { Kernel, KernelFeatures } from "../../lib/ops/kernel-rule.ts";
 import { operationOf } from "../../lib/ops/mod.ts";
 import type { Value } from "../../lib/ops/value.ts";
-import { fuse, type FusedProgram, type Group } from "../../lib/program/fuse.ts";
+import { fuse, type FusedProgram } from "../../lib/program/fuse.ts";
+import type { Group } from "../../lib/program/groups.ts";
 import { lower } from "../../lib/program/lower.ts";
 import { programOf } from "../../lib/program/program.ts";
 

@@ -244,6 +244,11 @@ for (const format of ["f32", "f16", "bf16"] as const) {
   }
 }
 
+Deno.test("tiled kernels with 8 × 8 outputs per invocation", () =>
+  check({ m: 140, n: 132, k: 40, transposeB: true }, (p) => [
+    tiledMatmul(p, { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8 }),
+  ]));
+
 Deno.test("what matmulKernels chooses is right for large, thin and split products", async () => {
   using gpu = await openGpu();
   for (
@@ -255,7 +260,11 @@ Deno.test("what matmulKernels chooses is right for large, thin and split product
     ]
   ) {
     for (const software of [true, false]) {
-      await check(c, (p) => matmulKernels(p, { ...gpu.features, software }));
+      // The least workgroup memory that WebGPU promises.
+      await check(
+        c,
+        (p) => matmulKernels(p, { ...gpu.features, workgroupStorage: 16384, software }),
+      );
     }
   }
 });

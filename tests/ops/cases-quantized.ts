@@ -71,14 +71,15 @@ export const QUANTIZED_CASES: readonly Case[] = FORMATS.flatMap((format): Case[]
       inputs: { x: { shape: [m, columns], gradient: m === 3 }, ...weight },
       build: (_graph, v) => matmulQuantized(v.x, valueOf(format, v), { transposeB: true }),
       reference: (a) => product(a.x, matrixOf(format, a), { transposeB: true }),
-      tolerance: 5e-6,
+      // A device may round the activations of a few rows to 15 bits or so where weights have 8.
+      tolerance: format.bits === 8 && m < 32 ? 5e-5 : 5e-6,
     })),
     {
       name: `matmulQuantized untransposed, ${name}`,
       inputs: { x: { shape: [2, 2, rows] }, ...weight },
       build: (_graph, v) => matmulQuantized(v.x, valueOf(format, v)),
       reference: (a) => product(a.x, matrixOf(format, a)),
-      tolerance: 5e-6,
+      tolerance: format.bits === 8 ? 5e-5 : 5e-6, // of its gradient
     },
     {
       name: `gatherQuantized, ${name}`,

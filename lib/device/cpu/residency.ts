@@ -20,6 +20,8 @@ export interface Resident {
 
 /** Keeps converted and loaded weights for as long as their tensor is in use. */
 export interface Residency {
+  /** What was kept of a tensor, without a wait. */
+  known(tensor: Tensor): Resident | undefined;
   /** The contents for an input of this spec; kept when `keep` is set. */
   resident(
     tensor: Tensor,
@@ -48,6 +50,7 @@ export function createResidency(runtime: Runtime): Residency {
   };
   const dropped = new FinalizationRegistry<number>(forget);
   return {
+    known: (tensor) => entries.get(tensor),
     async resident(tensor, { name, spec, keep }) {
       const known = entries.get(tensor);
       checkInput(tensor, name, spec);
@@ -84,7 +87,8 @@ export function createResidency(runtime: Runtime): Residency {
   };
 }
 
-function checkInput(tensor: Tensor, name: string, spec: Spec): void {
+/** Throws unless a tensor fits an input. */
+export function checkInput(tensor: Tensor, name: string, spec: Spec): void {
   const fits = onnxTypeOf(spec.dtype) === "f32"
     ? isFloating(tensor.dtype)
     : tensor.dtype === spec.dtype;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { DeviceError, ShapeError, ValueError } from "../../errors.ts";
+import { DeviceError, GraftError, ShapeError, ValueError } from "../../errors.ts";
 import type { Role } from "../../ops/input.ts";
 import { sameShape, showSpec } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
@@ -245,7 +245,9 @@ export function createExecutable(
     const unpin = await core.weights.pin(wanted);
     let staging: DeviceBuffer | undefined;
     try {
-      const held = await prepare(fresh);
+      let held = await prepare(fresh);
+      // Another program may have taken the buffers' place in the meantime.
+      while (held !== resources) held = await prepare(fresh);
       // From here to the submit nothing waits, so that no other run comes in between.
       for (const { name, tensor, bytes } of fresh) {
         const slot = held.slots.get(name)!;
@@ -312,8 +314,11 @@ export function createExecutable(
       return outputs;
     } catch (error) {
       staging?.destroy();
+      if (error instanceof GraftError) throw error;
+      // What went wrong on the device is known one turn later, and says more.
+      await new Promise((resolve) => setTimeout(resolve));
       await core.check();
-      throw error;
+      throw new DeviceError("DEVICE_FAILED", `The run failed: ${(error as Error).message}`);
     } finally {
       unpin();
     }
@@ -326,7 +331,12 @@ export function createExecutable(
     while (true) {
       if (!resources) {
         resources = acquire();
-        await core.memory.check();
+        try {
+          await core.memory.check();
+        } catch (error) {
+          release();
+          throw error;
+        }
         continue;
       }
       const { slots } = resources;

@@ -89,6 +89,12 @@ export function createWeights(gpu: GPUDevice, memory: Memory, budget: number): W
     const contents = await encode(tensor, dtype);
     makeRoom(contents.byteLength, name);
     const buffer = memory.create(contents.byteLength, { what: `The weight "${name}"` });
+    try {
+      await memory.check();
+    } catch (error) {
+      buffer.destroy();
+      throw error;
+    }
     for (let at = 0; at < contents.byteLength; at += CHUNK) {
       const part = contents.subarray(at, Math.min(contents.byteLength, at + CHUNK));
       gpu.queue.writeBuffer(buffer.gpu, at, part);

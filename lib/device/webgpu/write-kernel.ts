@@ -13,7 +13,8 @@ import { type Kernel, MAX_WORKGROUPS } from "../../ops/kernel-rule.ts";
 import { operationOf } from "../../ops/mod.ts";
 import { showSpec } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
-import { type FusedProgram, type Group, leafOf } from "../../program/fuse.ts";
+import type { FusedProgram } from "../../program/fuse.ts";
+import { type Group, leafOf } from "../../program/groups.ts";
 import { DeviceError } from "../../errors.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 

@@ -81,6 +81,36 @@ Deno.test("a buffer beyond the adapter's limit is an error, not a crash", async 
   assertEquals(device.memory().buffers, 0);
 });
 
+Deno.test("memory that runs out is an error that says for what, and leaves nothing behind", async () => {
+  using device = await createWebGpuDevice();
+  const executable = await device.compile(trace((g) => ({
+    y: mul(
+      input(g, "x", { shape: [3], dtype: "f32" }),
+      input(g, "w", { shape: [3], dtype: "f32", role: "weight" }),
+    ),
+  })));
+  const gpu = device.gpu as { popErrorScope: () => Promise<GPUError | null> };
+  const pop = gpu.popErrorScope.bind(gpu);
+  for (const what of ['"w"', "input"]) {
+    gpu.popErrorScope = async () => {
+      await pop();
+      return { message: "Not enough memory left" } as GPUError;
+    };
+    const error = await assertRejects(() => executable.run({ x, w: x }), DeviceError);
+    gpu.popErrorScope = pop;
+    assertEquals(error.code, "DEVICE_MEMORY");
+    assert(error.message.includes(what), error.message);
+    // The weight is there next time, so that the executable's own buffers are what fails.
+    if (what === '"w"') {
+      assertEquals(device.memory().buffers, 0);
+      await (await device.compile(trace((g) => ({
+        y: mul(input(g, "w", { shape: [3], dtype: "f32", role: "weight" }), 2),
+      })))).run({ w: x });
+    }
+  }
+  assertEquals([...await (await executable.run({ x, w: x })).y.data()], [1, 4, 9]);
+});
+
 Deno.test("what the device reports by itself comes with the next call", async () => {
   using device = await createWebGpuDevice();
   const executable = await device.compile(program);

@@ -1,0 +1,63 @@
+/**
+ * Reading the fields of a `config.json`, with an error for each that is missing or of another type.
+ *
+ * @module
+ */
+import { ConfigError } from "../errors.ts";
+import type { ModelConfig } from "../model/architecture.ts";
+
+/** Reads fields. One that is absent or null has its default, and is an error where there is none. */
+export interface ConfigReader {
+  /** A whole number above 0. */
+  size(name: string, otherwise?: number): number;
+  /** A finite number. */
+  number(name: string, otherwise?: number): number;
+  /** A whole number above 0 or, where it is absent, null. */
+  optionalSize(name: string): number | null;
+  /** `true` or `false`. */
+  boolean(name: string, otherwise: boolean): boolean;
+  /** What a name of a table stands for. */
+  choice<T>(name: string, otherwise: string, table: Readonly<Record<string, T>>): T;
+}
+
+/** A reader of a config. Its methods throw `ConfigError` with the code `MODEL_CONFIG`. */
+export function configReader(config: ModelConfig): ConfigReader {
+  const read = <T>(
+    name: string,
+    otherwise: T | undefined,
+    rule: { readonly must: string; readonly holds: (value: unknown) => boolean },
+  ): T => {
+    const value = config[name] ?? otherwise;
+    if (value !== undefined && rule.holds(value)) return value as T;
+    throw new ConfigError(
+      "MODEL_CONFIG",
+      `The config of a ${config.model_type} model needs ${rule.must} for ${
+        JSON.stringify(name)
+      }; found ${
+        config[name] != null
+          ? JSON.stringify(config[name])
+          : otherwise === undefined
+          ? "no such field"
+          : `no such field, and ${otherwise} from the others`
+      }.`,
+      { name, value: config[name] },
+    );
+  };
+  const isSize = (value: unknown) => Number.isSafeInteger(value) && value as number > 0;
+  const size = { must: "a whole number above 0", holds: isSize };
+  return {
+    size: (name, otherwise) => read(name, otherwise, size),
+    optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
+    number: (name, otherwise) =>
+      read(name, otherwise, { must: "a number", holds: Number.isFinite }),
+    boolean: (name, otherwise) =>
+      read(name, otherwise, { must: "true or false", holds: (x) => typeof x === "boolean" }),
+    choice: (name, otherwise, table) =>
+      table[
+        read(name, otherwise, {
+          must: `one of ${Object.keys(table).join(", ")}`,
+          holds: (x) => typeof x === "string" && Object.hasOwn(table, x),
+        })
+      ],
+  };
+}

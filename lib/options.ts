@@ -1,0 +1,134 @@
+/**
+ * Checks of options as callers from plain JavaScript give them: a name that is not known or a value of another type is an error, not
+ * a setting that silently does nothing.
+ *
+ * @module
+ */
+import { nearestNames, ValueError } from "./errors.ts";
+
+/** What the value of one option must be. */
+export interface OptionRule {
+  /** The rule in the words of messages: "a whole number above 0". */
+  readonly must: string;
+  /** Whether a value follows it. */
+  readonly holds: (value: unknown) => boolean;
+}
+
+/** A rule for every option of a function, by name; `null` where the type of the value says nothing or another place checks it. */
+export type OptionRules<T> = { readonly [K in keyof Required<T>]: OptionRule | null };
+
+/** `true` or `false`. */
+export const BOOLEAN: OptionRule = {
+  must: "true or false",
+  holds: (x) => typeof x === "boolean",
+};
+
+/** A function. */
+export const FUNCTION: OptionRule = {
+  must: "a function",
+  holds: (x) => typeof x === "function",
+};
+
+/** A string that is not empty. */
+export const TEXT: OptionRule = {
+  must: "a string that is not empty",
+  holds: (x) => typeof x === "string" && x !== "",
+};
+
+/** A number above 0. */
+export const POSITIVE: OptionRule = {
+  must: "a number above 0",
+  holds: (x) => isFiniteNumber(x) && x > 0,
+};
+
+/** A number from 0 on. */
+export const NOT_NEGATIVE: OptionRule = {
+  must: "a number from 0 on",
+  holds: (x) => isFiniteNumber(x) && x >= 0,
+};
+
+/** A whole number of any sign. */
+export const WHOLE: OptionRule = {
+  must: "a whole number",
+  holds: (x) => Number.isSafeInteger(x),
+};
+
+/** A signal of an `AbortController`. */
+export const SIGNAL: OptionRule = {
+  must: "an AbortSignal",
+  holds: (x) => x instanceof AbortSignal,
+};
+
+/** A whole number from `minimum` on. */
+export function wholeFrom(minimum: number): OptionRule {
+  return {
+    must: `a whole number ${minimum === 1 ? "above 0" : `from ${minimum} on`}`,
+    holds: (x) => Number.isSafeInteger(x) && x as number >= minimum,
+  };
+}
+
+/** One of these strings. */
+export function oneOf(names: readonly string[]): OptionRule {
+  return { must: `one of ${names.join(", ")}`, holds: (x) => names.includes(x as string) };
+}
+
+/** Whether a value is a number and neither infinite nor NaN. */
+export function isFiniteNumber(x: unknown): x is number {
+  return Number.isFinite(x);
+}
+
+/**
+ * Checks options. Those that are `undefined` count as not given.
+ *
+ * @param options What the caller gave.
+ * @param rules What there is.
+ * @param about The code of the errors and the name of the function.
+ * @throws {ValueError} that names the option, what it must be and what was found.
+ */
+export function checkOptions<T>(
+  options: T,
+  rules: OptionRules<T>,
+  about: { readonly code: string; readonly of: string },
+): void {
+  const { code, of } = about;
+  if (typeof options !== "object" || options === null) {
+    throw new ValueError(code, `${of} needs an object of options; found ${show(options)}.`);
+  }
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    if (!Object.hasOwn(rules, name)) {
+      const near = nearestNames(camelCase(name), Object.keys(rules));
+      throw new ValueError(
+        code,
+        `${of} has no option ${JSON.stringify(name)}${
+          near.length ? ` (nearest: ${near.join(", ")})` : ""
+        }; its options are ${Object.keys(rules).join(", ")}.`,
+        { name, known: Object.keys(rules) },
+      );
+    }
+    const rule = rules[name as keyof T];
+    if (rule && !rule.holds(value)) {
+      throw new ValueError(code, `${name} must be ${rule.must}; found ${show(value)}.`, {
+        name,
+        value,
+      });
+    }
+  }
+}
+
+/** A value as messages show it, with its type where that is what is wrong. */
+export function show(value: unknown): string {
+  if (typeof value === "string") {
+    return `the string ${JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}…` : value)}`;
+  }
+  if (typeof value === "bigint") return `the bigint ${value}`;
+  if (typeof value === "function") return "a function";
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  if (typeof value === "object" && value !== null) return "an object";
+  return String(value);
+}
+
+/** Python's spelling of an option leads to the one that is used here. */
+function camelCase(name: string): string {
+  return name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
+}
