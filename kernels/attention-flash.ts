@@ -22,19 +22,22 @@ import {
   NOTHING_SEEN,
   visibleFunction,
 } from "./attention-problem.ts";
+import { keyRows } from "./attention-flash-keys.ts";
+import {
+  accumulate,
+  accumulators,
+  declareHeads,
+  I,
+  product,
+  storeRows,
+  THREADS,
+  TILE,
+  TILES,
+  WRITE_WEIGHTS,
+  ZERO,
+} from "./attention-tile.ts";
 import type { Binding } from "./operand.ts";
-import { literal, opaqueZero, workgroupNumber } from "./wgsl.ts";
-
-/** Rows and columns of a tile, and elements of a head per step. */
-const TILE = 32;
-/** Fours per line of a tile in workgroup memory; one more than there are, against bank conflicts. */
-const STRIDE = TILE / 4 + 1;
-const THREADS = 64;
-/** Steps of the inner loops that are written out. */
-const UNROLL = 2;
-const ZERO = opaqueZero("thread", THREADS);
-
-const I = [0, 1, 2, 3] as const;
+import { literal, workgroupNumber } from "./wgsl.ts";
 
 /** One part of attention in tiles. */
 export function flashAttention(problem: AttentionProblem, part: AttentionPart): Kernel {
@@ -79,160 +82,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     workgroups: foldWorkgroups(Math.ceil(size / 64)),
   };
 }
-
-/** Declares a [.., heads, D] input and `NAMEAt(line, at)`, which gives four elements, zeros past D. `line` counts heads of rows. */
-function declareHeads(name: string, binding: number, depth: number): string {
-  const fours = Math.ceil(depth / 4);
-  if (depth % 4 === 0) {
-    return `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<vec4<f32>>;
-fn ${name}At(line: u32, at: u32) -> vec4<f32> {
-  ${
-      fours % 8
-        ? `return select(vec4<f32>(), ${name}Data[line * ${fours}u + min(at, ${
-          fours - 1
-        }u)], at < ${fours}u);`
-        : `return ${name}Data[line * ${fours}u + at];`
-    }
-}
-`;
-  }
-  const element = (i: number) =>
-    `select(0.0, ${name}Data[line * ${depth}u + min(at * 4u + ${i}u, ${
-      depth - 1
-    }u)], at * 4u + ${i}u < ${depth}u)`;
-  return `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<f32>;
-fn ${name}At(line: u32, at: u32) -> vec4<f32> {
-  return vec4<f32>(${I.map(element).join(", ")});
-}
-`;
-}
-
-const unrolled = (text: (u: number) => string) =>
-  Array.from({ length: UNROLL }, (_, u) => `{ ${text(u)} }`).join("\n      ");
-
-/** WGSL that adds `x · yᵀ` over all of D to `into0` … `into3`. The two give the line of a row of each side. */
-function product(
-  into: string,
-  sides: {
-    readonly x: string;
-    readonly y: string;
-    readonly lineX: (row: string) => string;
-    readonly lineY: (column: string) => string;
-    readonly chunks: number;
-  },
-): string {
-  const { x, y, lineX, lineY, chunks } = sides;
-  const transpose = (tile: string) =>
-    ["x", "y", "z", "w"].map((c, i) =>
-      `${tile}[(step * 4u + ${i}u) * ${STRIDE}u + four] = vec4<f32>(v0.${c}, v1.${c}, v2.${c}, v3.${c});`
-    ).join("\n      ");
-  return `for (var chunk = 0u; chunk < ${chunks}u; chunk++) {
-      let step = thread % 8u;
-      let four = thread / 8u;
-      let at = chunk * 8u + step;
-      {
-      ${I.map((i) => `let v${i} = ${x}At(${lineX(`four * 4u + ${i}u`)}, at);`).join("\n      ")}
-      ${transpose("tileX")}
-      }
-      {
-      ${I.map((i) => `let v${i} = ${y}At(${lineY(`four * 4u + ${i}u`)}, at);`).join("\n      ")}
-      ${transpose("tileY")}
-      }
-      workgroupBarrier();
-      for (var d = ${ZERO}; d < ${TILE}u; d += ${UNROLL}u) {
-        ${
-    unrolled((u) =>
-      `let a = tileX[(d + ${u}u) * ${STRIDE}u + y];
-        let b = tileY[(d + ${u}u) * ${STRIDE}u + x];
-        ${I.map((i) => `${into}${i} += a.${"xyzw"[i]} * b;`).join(" ")}`
-    )
-  }
-      }
-      workgroupBarrier();
-    }`;
-}
-
-/** WGSL that adds `weights · z` to `accIxC`; the weights are in `tileW`, written by the caller before. */
-function accumulate(
-  z: string,
-  options: { readonly lineZ: (column: string) => string; readonly chunks: number },
-): string {
-  const { lineZ, chunks } = options;
-  return Array.from(
-    { length: chunks },
-    (_, c) =>
-      `for (var unit = thread; unit < ${TILE * 8}u; unit += ${THREADS}u) {
-      let line = unit / 8u;
-      let four = unit % 8u;
-      tileX[line * ${STRIDE}u + four] = ${z}At(${lineZ("line")}, ${c * 8}u + four);
-    }
-    workgroupBarrier();
-    for (var n = ${ZERO}; n < ${TILE}u; n += ${UNROLL}u) {
-      ${
-        unrolled((u) =>
-          `let w = tileW[(n + ${u}u) * ${STRIDE}u + y];
-      let z = tileX[(n + ${u}u) * ${STRIDE}u + x];
-      ${I.map((i) => `acc${i}x${c} += w.${"xyzw"[i]} * z;`).join(" ")}`
-        )
-      }
-    }
-    workgroupBarrier();`,
-  ).join("\n    ");
-}
-
-/** WGSL that stores the four rows of an invocation, each times `factor(i)`. */
-function storeRows(
-  line: (row: string) => string,
-  options: {
-    readonly rows: number;
-    readonly depth: number;
-    readonly chunks: number;
-    readonly factor: (i: number) => string;
-  },
-): string {
-  const { rows, depth, chunks, factor } = options;
-  const fours = Math.ceil(depth / 4);
-  return I.map((i) => {
-    const row = `first + y * 4u + ${i}u`;
-    const parts = Array.from({ length: chunks }, (_, c) => {
-      const at = `${c * 8}u + x`;
-      const value = `acc${i}x${c} * ${factor(i)}`;
-      return depth % 4 === 0
-        ? `if (${at} < ${fours}u) { output[line * ${fours}u + ${at}] = ${value}; }`
-        : `{ let value = ${value}; ${
-          I.map((e) =>
-            `if ((${at}) * 4u + ${e}u < ${depth}u) { output[line * ${depth}u + (${at}) * 4u + ${e}u] = value.${
-              "xyzw"[e]
-            }; }`
-          ).join(" ")
-        } }`;
-    });
-    return `if (${row} < ${rows}u) {
-    let line = ${line(row)};
-    ${parts.join("\n    ")}
-  }`;
-  }).join("\n  ");
-}
-
-const TILES = `
-var<workgroup> tileX: array<vec4<f32>, ${TILE * STRIDE}>;
-var<workgroup> tileY: array<vec4<f32>, ${TILE * STRIDE}>;
-var<workgroup> tileW: array<vec4<f32>, ${TILE * STRIDE}>;
-`;
-
-const accumulators = (chunks: number) =>
-  Array.from(
-    { length: chunks },
-    (_, c) => I.map((i) => `var acc${i}x${c} = vec4<f32>();`).join(" "),
-  )
-    .join("\n  ");
-
-/** The weights of a tile, as [column][row] fours of rows. */
-const WRITE_WEIGHTS = I.map((c) =>
-  `tileW[(x * 4u + ${c}u) * ${STRIDE}u + y] = vec4<f32>(${
-    I.map((i) => `w${i}.${"xyzw"[c]}`).join(", ")
-  });`
-).join("\n    ");
 
 /** WGSL bounds `begin` and `end` of the keys that queries at places `low` to `high` may see, in whole tiles. */
 function keyRange(problem: AttentionProblem, low: string, high: string): string {
@@ -412,106 +261,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     ${body}
   }
   ${end}
-}
-`,
-    bindings,
-    workgroups: foldWorkgroups(count),
-  };
-}
-
-function keyRows(problem: AttentionProblem, part: "gradK" | "gradV"): KernelDispatch {
-  const { batch, queries, keys, heads, groups, depth, scale, window } = problem;
-  const chunks = Math.ceil(depth / TILE);
-  const tiles = Math.ceil(keys / TILE);
-  const count = batch * groups * tiles;
-  const ratio = heads / groups;
-  const bindings: Binding[] = [];
-  const declarations: string[] = [];
-  for (const name of part === "gradK" ? ["q", "k", "g", "v"] as const : ["q", "k", "g"] as const) {
-    declarations.push(declareHeads(name, bindings.length, depth));
-    bindings.push(INPUTS[name]);
-  }
-  const last = bindings.length;
-  declarations.push(`@group(0) @binding(${last}) var<storage, read> keySegments: array<i32>;
-@group(0) @binding(${last + 1}) var<storage, read> info: array<vec4<u32>>;
-@group(0) @binding(${last + 2}) var<storage, read_write> output: array<${
-    depth % 4 ? "f32" : "vec4<f32>"
-  }>;
-`);
-  bindings.push(INPUTS.keySegments, { temporary: 0 }, "output");
-
-  const lineK = (row: string) =>
-    `(sequence * ${keys}u + min(first + ${row}, ${keys - 1}u)) * ${groups}u + keyHead`;
-  const lineQ = (column: string) =>
-    `(sequence * ${queries}u + min(start + ${column}, ${queries - 1}u)) * ${heads}u + head`;
-  const factor = literal(scale, "f32");
-  const columns = I.map((c) => `let info${c} = info[${lineQ(`x * 4u + ${c}u`)}];`).join("\n    ");
-  const weight = (i: number) =>
-    `let w${i} = select(vec4<f32>(), exp(s${i} * ${factor} - logSum)${
-      part === "gradK" ? ` * (p${i} - delta)` : ""
-    }, vec4<bool>(${
-      I.map((c) =>
-        `start + x * 4u + ${c}u < ${queries}u && visible(bitcast<i32>(info${c}.z), segment${i}, bitcast<i32>(info${c}.w), key${i})`
-      ).join(", ")
-    }));`;
-  // Query t sees key s where s − offset ≤ t < s − offset + window.
-  const offset = `bitcast<i32>(info[sequence * ${queries * heads}u].w)`;
-  const from = isPositional(problem)
-    ? `u32(clamp(i32(first) - ${offset}, 0, ${queries})) / ${TILE}u * ${TILE}u`
-    : "0u";
-  const to = window === null
-    ? `${queries}u`
-    : `u32(clamp(i32(first) + ${TILE - 1 + window} - ${offset}, 0, ${queries}))`;
-  return {
-    source: `${declarations.join("")}${visibleFunction(problem)}${TILES}
-@compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let group = ${workgroupNumber("id")};
-  if (group >= ${count}u) { return; }
-  let first = (group % ${tiles}u) * ${TILE}u;
-  let keyHead = (group / ${tiles}u) % ${groups}u;
-  let sequence = group / ${tiles * groups}u;
-  let x = thread % 8u;
-  let y = thread / 8u;
-  ${
-      I.map((i) =>
-        `let key${i} = i32(first + y * 4u + ${i}u);
-  let segment${i} = keySegments[sequence * ${keys}u + min(u32(key${i}), ${keys - 1}u)];`
-      ).join("\n  ")
-    }
-  let begin = ${from};
-  let end = ${to};
-  ${accumulators(chunks)}
-  for (var head = keyHead * ${ratio}u; head < keyHead * ${ratio}u + ${ratio}u; head++) {
-  for (var start = begin; start < end; start += ${TILE}u) {
-    var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
-    ${product("s", { x: "k", y: "q", lineX: lineK, lineY: lineQ, chunks })}
-    ${
-      part === "gradK"
-        ? `var p0 = vec4<f32>(); var p1 = vec4<f32>(); var p2 = vec4<f32>(); var p3 = vec4<f32>();
-    ${product("p", { x: "v", y: "g", lineX: lineK, lineY: lineQ, chunks })}`
-        : ""
-    }
-    ${columns}
-    let logSum = bitcast<vec4<f32>>(vec4<u32>(info0.x, info1.x, info2.x, info3.x));
-    ${
-      part === "gradK"
-        ? "let delta = bitcast<vec4<f32>>(vec4<u32>(info0.y, info1.y, info2.y, info3.y));"
-        : ""
-    }
-    ${I.map(weight).join("\n    ")}
-    ${WRITE_WEIGHTS}
-    ${accumulate(part === "gradK" ? "q" : "g", { lineZ: lineQ, chunks })}
-  }
-  }
-  ${
-      storeRows((row) => `(sequence * ${keys}u + ${row}) * ${groups}u + keyHead`, {
-        rows: keys,
-        depth,
-        chunks,
-        factor: () => part === "gradK" ? factor : "1.0",
-      })
-    }
 }
 `,
     bindings,

@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
+import { ConfigError, UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
+import { show } from "../options.ts";
 import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
 
@@ -15,18 +16,25 @@ export const ARCHITECTURES: readonly Architecture[] = [gpt2, llama];
  * The architecture for a config.
  *
  * @throws {UnsupportedError} where no architecture serves its `model_type`.
+ * @throws {ConfigError} for what is no config.
  */
 export function architectureOf(
   config: ModelConfig,
   architectures: readonly Architecture[] = ARCHITECTURES,
 ): Architecture {
+  if (typeof config !== "object" || config === null) {
+    throw new ConfigError(
+      "MODEL_CONFIG",
+      `The contents of a config.json are needed; found ${show(config)}.`,
+    );
+  }
   const found = architectures.find((a) => a.modelTypes.includes(config.model_type as string));
   if (!found) {
     throw new UnsupportedError(
       "ARCHITECTURE_UNKNOWN",
-      `No architecture serves the model_type ${JSON.stringify(config.model_type)}; known are ${
-        architectures.flatMap((a) => a.modelTypes).join(", ")
-      }.`,
+      `No architecture serves the model_type ${
+        JSON.stringify(config.model_type) ?? "(config.json has none)"
+      }; known are ${architectures.flatMap((a) => a.modelTypes).join(", ")}.`,
     );
   }
   return found;

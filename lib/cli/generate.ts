@@ -123,7 +123,18 @@ async function run(
     readonly signal: AbortSignal;
   },
 ): Promise<number> {
-  const options: GenerateOptions = { ...flags, signal };
+  const options: GenerateOptions = {
+    maxNewTokens: flags.maxNewTokens,
+    doSample: flags.doSample,
+    temperature: flags.temperature,
+    topK: flags.topK,
+    topP: flags.topP,
+    repetitionPenalty: flags.repetitionPenalty,
+    seed: flags.seed,
+    stop: flags.stop,
+    includeStop: flags.includeStop,
+    signal,
+  };
   if (prompts.length > 1 || flags.json) {
     const results = await generate(model, prompts, options);
     for (const [i, result] of results.entries()) {

@@ -77,7 +77,8 @@ export async function withModel<T>(
   flags: ModelFlags,
   use: (model: ModelGraph) => Promise<T>,
 ): Promise<T> {
-  const model = await loadModel(source, flags);
+  const { device, threads, dtype, dequantize, revision, file } = flags;
+  const model = await loadModel(source, { device, threads, dtype, dequantize, revision, file });
   using _device = model.device;
   return await use(model);
 }

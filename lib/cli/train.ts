@@ -191,7 +191,18 @@ async function run(
   if (flags.overwrite && flags.resume === undefined) await removeCheckpoints(flags.out);
   const progress = createProgress(context, { every: flags.loggingSteps });
   const { model: trained, history, stopped, checkpoint } = await train(model, data.epoch, {
-    ...flags,
+    learningRate: flags.learningRate,
+    schedule: flags.schedule,
+    warmupSteps: flags.warmupSteps,
+    gradientAccumulation: flags.gradientAccumulation,
+    maxGradientNorm: flags.maxGradientNorm,
+    gradientCheckpointing: flags.gradientCheckpointing,
+    beta1: flags.beta1,
+    beta2: flags.beta2,
+    epsilon: flags.epsilon,
+    weightDecay: flags.weightDecay,
+    seed: flags.seed,
+    evalEvery: flags.evalEvery,
     steps,
     evalData: data.evaluation,
     checkpoint: { folder: flags.out, every: flags.saveEvery },

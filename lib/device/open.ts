@@ -4,6 +4,7 @@
  * @module
  */
 import { DeviceError, ValueError } from "../errors.ts";
+import { checkOptions, type OptionRules, show, wholeFrom } from "../options.ts";
 import type { Device } from "./device.ts";
 
 /** What can be asked for: hardware WebGPU, else the CPU; the CPU; hardware WebGPU; or WebGPU of any kind, software included. */
@@ -18,6 +19,8 @@ export interface OpenDeviceOptions {
   readonly threads?: number;
 }
 
+const DEVICE_OPTIONS: OptionRules<OpenDeviceOptions> = { threads: wholeFrom(1) };
+
 /**
  * Opens a device. A WebGPU adapter that runs in software is taken only when `"webgpu-fallback"` asks for it: the CPU device is faster.
  *
@@ -25,7 +28,7 @@ export interface OpenDeviceOptions {
  * @param options For the device that is opened.
  * @throws {DeviceError} `WEBGPU_MISSING` or `WEBGPU_ADAPTER` where there is no WebGPU, `WEBGPU_FALLBACK` where it runs in software and that was not
  * asked for, `NO_RUNTIME` where ONNX Runtime does not run here.
- * @throws {ValueError} `DEVICE_NAME` for a name that does not exist.
+ * @throws {ValueError} `DEVICE_NAME` for a name that does not exist, `DEVICE_OPTION` for an option that cannot be.
  *
  * @example
  * ```ts
@@ -38,7 +41,8 @@ export async function openDevice(
   device: DeviceName | Device,
   options: OpenDeviceOptions = {},
 ): Promise<Device> {
-  if (typeof device !== "string") return device;
+  checkOptions(options, DEVICE_OPTIONS, { code: "DEVICE_OPTION", of: "openDevice" });
+  if (typeof device === "object" && device !== null && "compile" in device) return device;
   // Neither runtime is loaded before it is needed.
   switch (device) {
     case "cpu": {
@@ -71,7 +75,7 @@ export async function openDevice(
     default:
       throw new ValueError(
         "DEVICE_NAME",
-        `There is no device ${JSON.stringify(device)}; there are ${DEVICE_NAMES.join(", ")}.`,
+        `There is no device ${show(device)}; there are ${DEVICE_NAMES.join(", ")}.`,
         { device },
       );
   }

@@ -4,19 +4,36 @@
  * @module
  */
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
-import { FileError, ValueError } from "../errors.ts";
+import { FileError } from "../errors.ts";
 import type { ChatTemplateOptions } from "../io/chat-template.ts";
 import { createDecodeStream } from "../io/decode-stream.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import {
+  BOOLEAN,
+  checkOptions,
+  NOT_NEGATIVE,
+  type OptionRules,
+  SIGNAL,
+  TEXT,
+  WHOLE,
+  wholeFrom,
+} from "../options.ts";
 import { randomUniform } from "../tensor/random.ts";
 import { openDecoder } from "./decoder.ts";
-import { endIds, isPrompt, maxPositionsOf, type Prompt, promptIds } from "./prompt.ts";
+import {
+  checkPrompts,
+  endIds,
+  isPrompt,
+  maxPositionsOf,
+  type Prompt,
+  promptIds,
+} from "./prompt.ts";
 import {
   argmax,
-  checkSampling,
   drawToken,
   processLogits,
+  SAMPLING_RULES,
   type SamplingOptions,
 } from "./sampling.ts";
 import { createStopScanner } from "./stop-scanner.ts";
@@ -48,6 +65,28 @@ export interface GenerateOptions extends SamplingOptions {
   /** Stops with the signal's reason as the error. */
   readonly signal?: AbortSignal;
 }
+
+const GENERATE_RULES: OptionRules<GenerateOptions> = {
+  ...SAMPLING_RULES,
+  maxNewTokens: wholeFrom(1),
+  doSample: BOOLEAN,
+  temperature: NOT_NEGATIVE,
+  seed: WHOLE,
+  stop: {
+    must: "a string that is not empty, or a list of such strings",
+    holds: (x) => [x].flat().every(TEXT.holds),
+  },
+  includeStop: BOOLEAN,
+  eosTokenId: {
+    must: "a token id or a list of token ids",
+    holds: (x) => [x].flat().every(wholeFrom(0).holds),
+  },
+  tokenizer: null,
+  addSpecialTokens: BOOLEAN,
+  skipSpecialTokens: BOOLEAN,
+  chatTemplate: null,
+  signal: SIGNAL,
+};
 
 /** Why a text ended: an end token, a stop string, or no more tokens were allowed. */
 export type FinishReason = "eos" | "stop" | "length";
@@ -85,8 +124,9 @@ export interface GenerationChunk {
  * @param model A model with or without adapters.
  * @param prompt Text, token ids, the messages of a chat, or a list of these.
  * @param options See {@link GenerateOptions}.
- * @throws {ValueError} for an empty or too long prompt, ids out of range, options out of range; {FileError} where a tokenizer is needed and there is none;
- * the signal's reason where it stops.
+ * @throws {ValueError} for an empty or too long prompt, ids out of range, and options that cannot be.
+ * @throws {FileError} where a tokenizer is needed and there is none.
+ * @throws the signal's reason where it stops.
  *
  * @example
  * ```ts
@@ -138,11 +178,16 @@ export async function generate(
  * @param options See {@link GenerateOptions}.
  *
  * @example
- * ```ts ignore
- * import { generateStream, loadModel } from "@graft/peft";
- * const model = await loadModel("path/to/model");
- * const chat = [{ role: "user", content: "What is a sloop?" }];
- * for await (const { text } of generateStream(model, chat)) Deno.stdout.write(new TextEncoder().encode(text));
+ * ```ts
+ * import { createModel, generateStream } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * for await (const { tokenId } of generateStream(model, [5, 6, 7], { maxNewTokens: 3 })) {
+ *   console.log(tokenId);
+ * }
  * ```
  */
 export async function* generateStream(
@@ -158,17 +203,12 @@ async function* generateRows(
   given: Prompt | readonly Prompt[],
   options: GenerateOptions,
 ): AsyncGenerator<GenerationChunk, readonly Generation[], void> {
+  checkOptions(options, GENERATE_RULES, { code: "SAMPLING_OPTION", of: "generate" });
   const { maxNewTokens = 128, signal } = options;
   signal?.throwIfAborted();
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
-    throw new ValueError(
-      "SAMPLING_OPTION",
-      `maxNewTokens must be a whole number above 0, not ${maxNewTokens}.`,
-      { name: "maxNewTokens", value: maxNewTokens },
-    );
-  }
   const next = tokenChooser(options);
-  const stops = stopStrings(options);
+  const stops = [options.stop ?? []].flat();
+  checkPrompts(given);
   const prompts = isPrompt(given) ? [given] : given;
   const tokenizer = await findTokenizer(model, prompts, options);
   const maxPositions = maxPositionsOf(model);
@@ -274,7 +314,6 @@ function tokenChooser(options: GenerateOptions): TokenChooser {
     (options.doSample === undefined && temperature === undefined && topK === undefined &&
       topP === undefined);
   const sampling = { repetitionPenalty, temperature, topK, topP };
-  checkSampling(temperature === 0 ? { ...sampling, temperature: undefined } : sampling);
   if (greedy) {
     return (logits, { occurred }) =>
       argmax(
@@ -286,16 +325,6 @@ function tokenChooser(options: GenerateOptions): TokenChooser {
       processLogits(logits, { ...sampling, occurred }),
       randomUniform({ seed, stream: row, index: step }),
     );
-}
-
-function stopStrings(options: GenerateOptions): readonly string[] {
-  const stops = [options.stop ?? []].flat();
-  if (stops.some((stop) => typeof stop !== "string" || stop === "")) {
-    throw new ValueError("SAMPLING_OPTION", "stop must hold strings that are not empty.", {
-      name: "stop",
-    });
-  }
-  return stops;
 }
 
 async function findTokenizer(

@@ -7,8 +7,10 @@ import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { checkIds } from "../adapters/token-batch.ts";
 import { ValueError } from "../errors.ts";
 import type { ChatMessage, ChatTemplateOptions } from "../io/chat-template.ts";
+import { isObject } from "../io/json.ts";
 import { renderChat } from "../io/render-chat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { show } from "../options.ts";
 
 /** Text, token ids, or the messages of a chat. */
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
@@ -19,6 +21,31 @@ export function isPrompt(given: Prompt | readonly Prompt[]): given is Prompt {
   const [first] = given;
   return typeof first === "number" ||
     (typeof first === "object" && !Array.isArray(first) && "role" in first);
+}
+
+/**
+ * Refuses what is neither a prompt nor a list of prompts.
+ *
+ * @throws {ValueError} `PROMPT_TYPE`.
+ */
+export function checkPrompts(given: unknown): void {
+  const isOne = (prompt: unknown) =>
+    typeof prompt === "string" ||
+    Array.isArray(prompt) &&
+      (prompt.every((id) => typeof id === "number") ||
+        prompt.every((message) => isObject(message) && typeof message.role === "string"));
+  if (isOne(given)) return;
+  const parts: readonly unknown[] = Array.isArray(given) ? given : [given];
+  const fits = typeof parts[0] === "number" ? (x: unknown) => typeof x === "number" : isOne;
+  const odd = parts.findIndex((part) => !fits(part));
+  if (odd < 0) return;
+  const found = parts[odd];
+  throw new ValueError(
+    "PROMPT_TYPE",
+    `A prompt is a text, a list of token ids, or a list of messages with a role and a content; found ${
+      show(found)
+    }${Array.isArray(found) && found.length ? `, which holds ${show(found[0])}` : ""}.`,
+  );
 }
 
 /** How prompts become ids. */
@@ -55,12 +82,6 @@ export function promptIds(
         `${which} has no tokens. Give it at least one, such as the tokenizer's beginning-of-text token.`,
         { row },
       );
-    }
-    const odd = ids.find((id) => !Number.isInteger(id));
-    if (odd !== undefined) {
-      throw new ValueError("TOKEN_ID_RANGE", `${which} holds ${odd}, which is no token id.`, {
-        id: odd,
-      });
     }
     checkIds(model, ids);
     if (ids.length > options.maxPositions) {

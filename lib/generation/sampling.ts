@@ -5,6 +5,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
+import { checkOptions, isFiniteNumber, type OptionRules, POSITIVE, wholeFrom } from "../options.ts";
 
 /** How the scores of the next token are changed before one is drawn. Every step is off by default. */
 export interface SamplingOptions {
@@ -18,28 +19,13 @@ export interface SamplingOptions {
   readonly topP?: number;
 }
 
-/**
- * Checks the ranges of sampling options.
- *
- * @throws {ValueError} `SAMPLING_OPTION` that names the option and what it may be.
- */
-export function checkSampling(options: SamplingOptions): void {
-  const rules: readonly [keyof SamplingOptions, string, (x: number) => boolean][] = [
-    ["repetitionPenalty", "a number above 0", (x) => x > 0 && Number.isFinite(x)],
-    ["temperature", "a number above 0", (x) => x > 0 && Number.isFinite(x)],
-    ["topK", "a whole number from 0 on", (x) => Number.isInteger(x) && x >= 0],
-    ["topP", "a number from 0 to 1", (x) => x >= 0 && x <= 1],
-  ];
-  for (const [name, wanted, holds] of rules) {
-    const value = options[name];
-    if (value !== undefined && !(typeof value === "number" && holds(value))) {
-      throw new ValueError("SAMPLING_OPTION", `${name} must be ${wanted}, not ${value}.`, {
-        name,
-        value,
-      });
-    }
-  }
-}
+/** What the sampling options may be. */
+export const SAMPLING_RULES: OptionRules<SamplingOptions> = {
+  repetitionPenalty: POSITIVE,
+  temperature: POSITIVE,
+  topK: wholeFrom(0),
+  topP: { must: "a number from 0 to 1", holds: (x) => isFiniteNumber(x) && x >= 0 && x <= 1 },
+};
 
 /**
  * The scores that a token is drawn from: changed by each step in turn, −∞ for tokens that are left out.

@@ -9,6 +9,16 @@ import { type DeviceName, openDevice } from "../device/open.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { createModelGraph, type ModelGraph } from "../model/model-graph.ts";
 import { parameterShapes } from "../model/site.ts";
+import {
+  BOOLEAN,
+  checkOptions,
+  FUNCTION,
+  oneOf,
+  type OptionRules,
+  TEXT,
+  WHOLE,
+  wholeFrom,
+} from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import { randomNormal } from "../tensor/random.ts";
@@ -34,14 +44,37 @@ export interface LoadModelOptions extends ModelDeviceOptions, OpenCheckpointOpti
   readonly dtype?: "f32" | "f16" | "bf16";
 }
 
+const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
+  device: null,
+  threads: wholeFrom(1),
+  architectures: null,
+};
+
+const LOAD_OPTIONS: OptionRules<LoadModelOptions> = {
+  ...DEVICE_OPTIONS,
+  file: TEXT,
+  dequantize: BOOLEAN,
+  dtype: oneOf(["f32", "f16", "bf16"]),
+  revision: TEXT,
+  cacheDir: TEXT,
+  fetch: FUNCTION,
+  token: TEXT,
+  offline: BOOLEAN,
+  onProgress: FUNCTION,
+};
+
 /**
  * Loads a model. Only headers are read; weights follow when the model runs.
  *
  * @param source A checkpoint folder (`config.json` and safetensors, single or sharded), a `.gguf` file, or the id of a model on
  * the Hugging Face hub.
  * @param options Device, dtype, and how to reach the hub.
- * @throws {FileError} where files are missing or damaged; {CheckpointError} where they do not fit together; {UnsupportedError} for a
- * `model_type` that no architecture serves; {DeviceError} where there is no such device.
+ * @throws {FileError} where files are missing or damaged.
+ * @throws {CheckpointError} where they do not fit together.
+ * @throws {ConfigError} where the config lacks a field or has one of another type.
+ * @throws {UnsupportedError} for a `model_type` that no architecture serves.
+ * @throws {DeviceError} where there is no such device.
+ * @throws {ValueError} for an option that cannot be.
  *
  * @example
  * ```ts ignore
@@ -55,6 +88,7 @@ export async function loadModel(
   source: string | URL,
   options: LoadModelOptions = {},
 ): Promise<ModelGraph> {
+  checkOptions(options, LOAD_OPTIONS, { code: "LOAD_OPTION", of: "loadModel" });
   const checkpoint = await openCheckpoint(source, options);
   const architecture = architectureOf(checkpoint.config, options.architectures ?? ARCHITECTURES);
   const { dequantize = false, dtype } = options;
@@ -82,7 +116,9 @@ export async function loadModel(
  *
  * @param config What `config.json` would hold.
  * @param options `seed` (0 by default) decides the weights.
- * @throws {ConfigError} where the config lacks what the architecture needs; {UnsupportedError} for an unknown `model_type`.
+ * @throws {ConfigError} where the config lacks what the architecture needs.
+ * @throws {UnsupportedError} for an unknown `model_type`.
+ * @throws {ValueError} for an option that cannot be.
  *
  * @example
  * ```ts
@@ -101,6 +137,10 @@ export async function createModel(
   config: ModelConfig,
   options: ModelDeviceOptions & { readonly seed?: number } = {},
 ): Promise<ModelGraph> {
+  checkOptions(options, { ...DEVICE_OPTIONS, seed: WHOLE }, {
+    code: "LOAD_OPTION",
+    of: "createModel",
+  });
   const { seed = 0, architectures = ARCHITECTURES } = options;
   const architecture = architectureOf(config, architectures);
   const std = architecture.initializerRange(config);

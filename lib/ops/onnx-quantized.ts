@@ -5,13 +5,13 @@
  */
 import type { TypedArray } from "../tensor/dtype.ts";
 import { quantizedOf, quantizedShape } from "./matmul-quantized.ts";
-import { MICROSOFT, type OnnxContext } from "./onnx-rule.ts";
+import { MICROSOFT, ONNX_TYPES, type OnnxContext } from "./onnx-rule.ts";
 
 /**
- * Up to this many rows a product reads the packed weight; from there on it is worth making f32 of it first, which needs no copy of
- * the weight inside the session.
+ * Up to this many rows a product has the weight as a constant, which its kernels lay out once and keep a copy of; with more rows
+ * that is not worth the copy and the time to make it.
  */
-const FEW_ROWS = 32;
+const FEW_ROWS = 8;
 
 /** `accuracy_level` of `MatMulNBits`: activations in f32, or rounded to 8 bits in each block, which its kernels are fastest with. */
 const ACCURACY = { f32: 1, int8: 4 } as const;
@@ -24,18 +24,12 @@ export function emitMatmulQuantized(context: OnnxContext): string {
   const { node, inputs: [x, , , offsets], emit } = context;
   const weight = quantizedOf(node, 1);
   if (!node.attributes.transposeB) return emit("MatMul", [x, emitDequantize(context, 1)]);
-  const [rows] = quantizedShape(weight);
-  const packed = node.shape[0] <= FEW_ROWS &&
+  const constant = node.shape[0] <= FEW_ROWS &&
     node.inputs.every((_, i) => i === 0 || context.embeddable(i));
-  const product = packed ? emitPackedProduct(context) : emit(
-    "FusedMatMul",
-    [x, emitScaled(context, 1, allRows(context, rows))],
-    { transB: 1 },
-    MICROSOFT,
-  );
+  const product = constant ? emitConstantProduct(context) : emitProduct(context);
   if (!weight.offsets) return product;
   // Σ x·(q·scale + offset) = Σ x·q·scale + Σ over blocks of offset · Σ x.
-  const added = packed
+  const added = constant
     ? context.embed(3, {
       shape: weight.offsets.shape,
       type: "f32",
@@ -44,6 +38,23 @@ export function emitMatmulQuantized(context: OnnxContext): string {
     })
     : offsets;
   return emit("Gemm", [emitBlockSums(context, weight.block), added, product], { transB: 1 });
+}
+
+/** `MatMulNBits` with the weight as it comes. */
+function emitProduct(context: OnnxContext): string {
+  const { inputs: [x, packed, scales], emit, ints } = context;
+  const { bits, block } = quantizedOf(context.node, 1);
+  const [rows, columns] = quantizedShape(quantizedOf(context.node, 1));
+  return emit(
+    "MatMulNBits",
+    [
+      x,
+      emit("Reshape", [packed, ints([rows, columns / block, block * bits / 8])]),
+      emit("Reshape", [scales, ints([rows * columns / block])]),
+    ],
+    { K: columns, N: rows, bits, block_size: block, accuracy_level: ACCURACY.f32 },
+    MICROSOFT,
+  );
 }
 
 /** Sums of each row of the node's first input over the blocks of the weight. */
@@ -62,8 +73,8 @@ function emitBlockSums(
   return emit("MatMul", [x, constant(ones, [columns, blocks])]);
 }
 
-/** `MatMulNBits`, whose weights have to be constants to be fast. */
-function emitPackedProduct(context: OnnxContext): string {
+/** `MatMulNBits` with the weight as a constant, which it has to be to be fast for few rows. */
+function emitConstantProduct(context: OnnxContext): string {
   const { node, inputs: [x], emit, embed, ints } = context;
   const weight = quantizedOf(node, 1), { bits, block } = weight;
   const [rows, columns] = quantizedShape(weight), blocks = columns / block;
@@ -110,46 +121,58 @@ function emitRoundedAndRest(
   return emit("Reshape", [both, ints([2 * m, columns])]);
 }
 
-/** Row numbers, to take a whole matrix with an operator that takes rows of it. */
-function allRows({ constant }: OnnxContext, rows: number): string {
-  return constant(Int32Array.from({ length: rows }, (_, i) => i), [rows]);
+/** ONNX for the whole quantized matrix in f32, from input `from` on. */
+export function emitDequantize(
+  { node, inputs, emit, ints, scalar }: OnnxContext,
+  from: number,
+): string {
+  const weight = quantizedOf(node, from), { bits, block } = weight;
+  const [rows, columns] = quantizedShape(weight), blocks = columns / block;
+  const zero = 2 ** (bits - 1);
+  const perBlock = (x: string) => emit("Reshape", [x, ints([rows, blocks, 1])]);
+  const scales = perBlock(inputs[from + 1]);
+  const packed = bits === 8 ? inputs[from] : emitHalves(emit, inputs[from], { scalar, ints });
+  const q = emit("Reshape", [
+    emit("Cast", [packed], { to: ONNX_TYPES.f32 }),
+    ints([rows, blocks, block]),
+  ]);
+  const matrix = weight.offsets
+    // One pass over the matrix less than (q − zero) · scale + offset.
+    ? emit("Add", [
+      emit("Mul", [q, scales]),
+      emit("Sub", [perBlock(inputs[from + 2]), emit("Mul", [scales, scalar(zero)])]),
+    ])
+    : emit("Mul", [emit("Sub", [q, scalar(zero)]), scales]);
+  return emit("Reshape", [matrix, ints([rows, columns])]);
 }
 
-/** Rows `ids` of the quantized matrix that starts at input `from`, without its offsets, in f32. */
-function emitScaled(context: OnnxContext, from: number, ids: string): string {
-  const { node, inputs, emit } = context;
-  const { bits, block } = quantizedOf(node, from);
-  return emit("GatherBlockQuantized", [inputs[from], ids, inputs[from + 1]], {
+/** The low and the high half of each byte, one after the other. */
+function emitHalves(
+  emit: OnnxContext["emit"],
+  bytes: string,
+  { scalar, ints }: Pick<OnnxContext, "scalar" | "ints">,
+): string {
+  const low = emit("BitwiseAnd", [bytes, scalar(15, "u8")]);
+  const high = emit("BitShift", [bytes, scalar(4, "u8")], { direction: "RIGHT" });
+  const pair = (x: string) => emit("Unsqueeze", [x, ints([-1])]);
+  return emit("Concat", [pair(low), pair(high)], { axis: -1 });
+}
+
+/** ONNX for `gatherQuantized`. */
+export function emitGatherQuantized({ node, inputs, emit, ints }: OnnxContext): string {
+  const [ids, packed, scales] = inputs, count = node.shape[0];
+  const weight = quantizedOf(node, 1), { bits, block } = weight;
+  const columns = quantizedShape(weight)[1], blocks = columns / block;
+  const scaled = emit("GatherBlockQuantized", [packed, ids, scales], {
     bits,
     block_size: block,
     gather_axis: 0,
     quantize_axis: 1,
   }, MICROSOFT);
-}
-
-/** Rows `ids` [n] of the quantized matrix that starts at input `from`, in f32. */
-function emitRows(context: OnnxContext, from: number, ids: string, count: number): string {
-  const { node, inputs, emit, ints } = context;
-  const weight = quantizedOf(node, from);
-  const columns = quantizedShape(weight)[1];
-  const scaled = emitScaled(context, from, ids);
   if (!weight.offsets) return scaled;
-  const blocks = columns / weight.block;
-  const offsets = emit("Gather", [inputs[from + 2], ids], { axis: 0 });
   const sum = emit("Add", [
-    emit("Reshape", [scaled, ints([count, blocks, weight.block])]),
-    emit("Reshape", [offsets, ints([count, blocks, 1])]),
+    emit("Reshape", [scaled, ints([count, blocks, block])]),
+    emit("Reshape", [emit("Gather", [inputs[3], ids], { axis: 0 }), ints([count, blocks, 1])]),
   ]);
   return emit("Reshape", [sum, ints([count, columns])]);
-}
-
-/** ONNX for the whole quantized matrix in f32, from input `from` on. */
-export function emitDequantize(context: OnnxContext, from: number): string {
-  const rows = quantizedShape(quantizedOf(context.node, from))[0];
-  return emitRows(context, from, allRows(context, rows), rows);
-}
-
-/** ONNX for `gatherQuantized`. */
-export function emitGatherQuantized(context: OnnxContext): string {
-  return emitRows(context, 1, context.inputs[0], context.node.shape[0]);
 }

@@ -47,18 +47,25 @@ function sumInStages(
   const current = [...shape];
   for (const [from, to] of groups.reverse()) {
     const before = sizeOf(current.slice(0, from)), after = sizeOf(current.slice(to));
+    // The runtime's fast paths do not look past axes of length 1.
+    const cut = (...middle: number[]) => [
+      ...(before > 1 ? [before] : []),
+      ...middle,
+      ...(after > 1 ? [after] : []),
+    ];
+    const first = before > 1 ? 1 : 0;
     let length = sizeOf(current.slice(from, to));
     while (length > 1) {
       const part = partOf(length);
       if (part === undefined) {
         // No way to cut it evenly: wider numbers instead.
-        y = emit("Reshape", [y, ints([before, length, after])]);
+        y = emit("Reshape", [y, ints(cut(length))]);
         y = emit("Cast", [y], { to: ONNX_TYPES.f64 });
-        y = emit("Cast", [emit("ReduceSum", [y, ints([1])])], { to: ONNX_TYPES.f32 });
+        y = emit("Cast", [emit("ReduceSum", [y, ints([first])])], { to: ONNX_TYPES.f32 });
         length = 1;
       } else {
-        y = emit("Reshape", [y, ints([before, length / part, part, after])]);
-        y = emit("ReduceSum", [y, ints([2])]);
+        y = emit("Reshape", [y, ints(cut(length / part, part))]);
+        y = emit("ReduceSum", [y, ints([first + 1])]);
         length /= part;
       }
     }

@@ -6,6 +6,13 @@
 import { add, div, mul, sub } from "../ops/binary.ts";
 import { sqrt } from "../ops/unary.ts";
 import type { Value } from "../ops/value.ts";
+import {
+  isFiniteNumber,
+  NOT_NEGATIVE,
+  type OptionRule,
+  type OptionRules,
+  POSITIVE,
+} from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 
 /** The optimizer's settings. */
@@ -19,6 +26,19 @@ export interface AdamWOptions {
   /** Decoupled weight decay; 0.01 by default, as in torch. */
   readonly weightDecay?: number;
 }
+
+const DECAY: OptionRule = {
+  must: "a number from 0 up to, but not including, 1",
+  holds: (x) => isFiniteNumber(x) && x >= 0 && x < 1,
+};
+
+/** What the settings may be. */
+export const ADAMW_RULES: OptionRules<AdamWOptions> = {
+  beta1: DECAY,
+  beta2: DECAY,
+  epsilon: POSITIVE,
+  weightDecay: NOT_NEGATIVE,
+};
 
 /** Parameters and moments, all of one shape. */
 export interface AdamWState {

@@ -4,8 +4,10 @@
  * @module
  */
 import { FileError, TrainingError } from "../errors.ts";
-import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
+import { onDisk, writeFileAtomic } from "../io/atomic.ts";
+import { wrap } from "../io/byte-source.ts";
 import { readJsonFile } from "../io/json.ts";
+import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { fromVector, type Packing, toVector } from "./packing.ts";
 import type { OptimizerVectors } from "./session.ts";
@@ -46,8 +48,7 @@ export async function writeCheckpoint(
 ): Promise<string> {
   const { progress, packing, vectors } = contents;
   const path = `${folder}/checkpoint-${progress.step}`;
-  await Deno.mkdir(folder, { recursive: true });
-  const temporary = await Deno.makeTempDir({ dir: folder, prefix: ".checkpoint-" });
+  const temporary = await makeTemporary(folder);
   try {
     const tensors = new Map<string, Tensor>();
     for (const part of PARTS) {
@@ -57,17 +58,33 @@ export async function writeCheckpoint(
     }
     await writeSafetensors(`${temporary}/optimizer.safetensors`, tensors);
     await options.beside?.(temporary);
-    await Deno.writeTextFile(
+    await writeFileAtomic(
       `${temporary}/trainer_state.json`,
       JSON.stringify({ format: FORMAT, ...progress }, null, 2),
     );
     await Deno.chmod(temporary, 0o755).catch(() => {}); // Windows has no modes
-    await replaceFolder(temporary, path);
+    await onDisk(path, () => replaceFolder(temporary, path));
   } catch (error) {
     await Deno.remove(temporary, { recursive: true }).catch(() => {});
     throw error;
   }
   return path;
+}
+
+function makeTemporary(folder: string): Promise<string> {
+  return onDisk(folder, async () => {
+    await Deno.mkdir(folder, { recursive: true });
+    return await Deno.makeTempDir({ dir: folder, prefix: ".checkpoint-" });
+  });
+}
+
+/**
+ * Makes a run's folder, and sees whether checkpoints can be written into it.
+ *
+ * @throws {FileError} `WRITE_FAILED` where they cannot.
+ */
+export async function checkFolder(folder: string): Promise<void> {
+  await Deno.remove(await makeTemporary(folder));
 }
 
 async function replaceFolder(from: string, to: string): Promise<void> {
@@ -87,22 +104,18 @@ async function replaceFolder(from: string, to: string): Promise<void> {
  *
  * @param path A `checkpoint-<step>` folder, or a run's folder, of which the latest is taken.
  * @param packing Leaves that the model has; those of the checkpoint are the same.
+ * @returns Where the run stands, its state, and the checkpoint's own folder.
  * @throws {TrainingError} where there is none, or it belongs to another model or config.
+ * @throws {FileError} where it is damaged.
  */
 export async function readCheckpoint(
   path: string,
   packing: Packing,
-): Promise<{ readonly progress: Progress; readonly vectors: OptimizerVectors }> {
+): Promise<
+  { readonly progress: Progress; readonly vectors: OptimizerVectors; readonly folder: string }
+> {
   const folder = await latestCheckpoint(path);
-  const { format, ...progress } = await readJsonFile(`${folder}/trainer_state.json`) as unknown as
-    & Progress
-    & { readonly format: number };
-  if (format !== FORMAT) {
-    throw new FileError(
-      "CHECKPOINT_FORMAT",
-      `${folder}/trainer_state.json has format ${format}; this version reads format ${FORMAT}.`,
-    );
-  }
+  const progress = await readProgress(`${folder}/trainer_state.json`);
   const file = await openSafetensors(`${folder}/optimizer.safetensors`);
   const expected = new Map<string, readonly number[]>(
     PARTS.flatMap((part) =>
@@ -135,6 +148,7 @@ export async function readCheckpoint(
       ),
     );
   return {
+    folder,
     progress,
     vectors: {
       parameters: await vector("parameters"),
@@ -142,6 +156,30 @@ export async function readCheckpoint(
       square: await vector("square"),
     },
   };
+}
+
+async function readProgress(path: string): Promise<Progress> {
+  const { format, ...state } = await readJsonFile(path);
+  if (format !== FORMAT) {
+    throw new FileError(
+      "CHECKPOINT_FORMAT",
+      `${path} has format ${
+        JSON.stringify(format) ?? "(none)"
+      }; this version reads format ${FORMAT}.`,
+      { path, format },
+    );
+  }
+  const { step, batches, seed, history } = state;
+  const whole = [step, batches].every((n) => Number.isSafeInteger(n) && n as number >= 0);
+  if (whole && Number.isSafeInteger(seed) && Array.isArray(history) && history.length === step) {
+    return state as unknown as Progress;
+  }
+  throw new FileError(
+    "CHECKPOINT_FORMAT",
+    `${path} is damaged: it needs whole numbers step, batches and seed, and one entry of history for each step. ` +
+      "Resume from another checkpoint.",
+    { path },
+  );
 }
 
 async function latestCheckpoint(path: string): Promise<string> {
@@ -153,7 +191,9 @@ async function latestCheckpoint(path: string): Promise<string> {
       if (match) found.push(Number(match[1]));
     }
   } catch (cause) {
-    if (!(cause instanceof Deno.errors.NotFound)) throw cause;
+    if (!(cause instanceof Deno.errors.NotFound)) {
+      throw wrap(cause, "FILE_UNREADABLE", `${path} is no folder with checkpoints`, { path });
+    }
   }
   if (found.length === 0) {
     throw new TrainingError("RESUME_MISSING", `There is no checkpoint to resume from in ${path}.`);

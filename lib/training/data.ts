@@ -9,6 +9,7 @@ import { isObject, readTextFile } from "../io/json.ts";
 import { renderChat } from "../io/render-chat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
+import { BOOLEAN, checkOptions, type OptionRules, WHOLE, wholeFrom } from "../options.ts";
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "./batch.ts";
 
@@ -55,7 +56,19 @@ export async function readJsonl(path: string): Promise<Example[]> {
   return parseJsonl(await readTextFile(path), path);
 }
 
-/** Parses what {@link readJsonl} reads. */
+/**
+ * Parses what {@link readJsonl} reads.
+ *
+ * @param text JSON lines; a byte-order mark and carriage returns are allowed.
+ * @param name What messages call it.
+ * @throws {FileError} `DATA_LINE`, {TrainingError} `DATASET_EMPTY`.
+ *
+ * @example
+ * ```ts
+ * import { parseJsonl } from "@graft/peft";
+ * console.log(parseJsonl('{"text": "Call me Ishmael."}', "moby.jsonl").length); // 1
+ * ```
+ */
 export function parseJsonl(text: string, name: string): Example[] {
   const examples: Example[] = [];
   for (const [i, line] of text.replace(/^\ufeff/, "").split(/\r?\n/).entries()) {
@@ -95,9 +108,12 @@ function problemOf(value: unknown): string | null {
   const text = (name: string) => typeof value[name] === "string";
   if ("messages" in value) {
     const { messages } = value;
-    if (!Array.isArray(messages) || messages.length === 0) return 'has "messages" that are no list';
+    if (!Array.isArray(messages)) return 'has "messages" that are no list';
+    if (messages.length === 0) return 'has "messages" that are empty';
     const bad = messages.findIndex((m) => !isObject(m) || typeof m.role !== "string");
     if (bad >= 0) return `has a message (number ${bad + 1}) without a "role"`;
+    const mute = messages.findIndex((m) => m.role === "assistant" && !speaks(m));
+    if (mute >= 0) return `has a message of the assistant (number ${mute + 1}) without "content"`;
     return messages.some((m) => m.role === "assistant")
       ? null
       : 'has no message of the "assistant", so nothing to learn';
@@ -114,6 +130,11 @@ function problemOf(value: unknown): string | null {
   return text("text") ? null : 'has a "text" that is no string';
 }
 
+/** A template would write "undefined" for a message without content, unless that calls tools. */
+function speaks(message: Readonly<Record<string, unknown>>): boolean {
+  return message.content != null || "tool_calls" in message;
+}
+
 /** How examples become tokens. */
 export interface TokenizeOptions {
   /** Reads text. */
@@ -124,6 +145,15 @@ export interface TokenizeOptions {
   readonly appendEos?: boolean;
 }
 
+const TOKENIZE_RULES: OptionRules<TokenizeOptions> = {
+  tokenizer: null,
+  maxLength: {
+    must: "a whole number from 2 on",
+    holds: (x) => x === Infinity || wholeFrom(2).holds(x),
+  },
+  appendEos: BOOLEAN,
+};
+
 /**
  * The tokens of examples and the labels that belong to them: all of a text, the completion of a prompt, the assistant's turns of a chat, each turn with the
  * tokens that the template ends it with.
@@ -132,15 +162,30 @@ export interface TokenizeOptions {
  * example for each of the assistant's turns.
  *
  * @throws {TrainingError} `DATASET_EMPTY` where no token is left to learn.
- * @throws {ValueError} `CHAT_TEMPLATE_MISSING` for chats without a template.
+ * @throws {ValueError} `CHAT_TEMPLATE_MISSING` for chats without a template, `DATA_EXAMPLE` for what is no example, `DATA_OPTION`.
+ *
+ * @example
+ * ```ts
+ * import { byteTokenizerFiles, loadTokenizer, padExamples, tokenizeExamples } from "@graft/peft";
+ * const tokenizer = await loadTokenizer(byteTokenizerFiles());
+ * const examples = tokenizeExamples([{ prompt: "1+1=", completion: "2" }], { tokenizer });
+ * console.log(examples[0].labels); // [-100, -100, -100, -100, 50]
+ * console.log(padExamples(examples, { batchSize: 1, multipleOf: 8 })[0].attentionMask);
+ * // [[1, 1, 1, 1, 1, 0, 0, 0]]
+ * ```
  */
 export function tokenizeExamples(
   examples: readonly Example[],
   options: TokenizeOptions,
 ): TokenizedExample[] {
+  checkOptions(options, TOKENIZE_RULES, { code: "DATA_OPTION", of: "tokenizeExamples" });
+  if (!options.tokenizer) {
+    throw new ValueError("DATA_OPTION", "tokenizeExamples needs a tokenizer; see tokenizerOf.");
+  }
   const { maxLength = Infinity } = options;
-  if (!(maxLength >= 2)) {
-    throw new ValueError("DATA_LENGTH", `maxLength must be 2 at least, not ${maxLength}.`);
+  for (const [i, example] of examples.entries()) {
+    const problem = problemOf(example);
+    if (problem) throw new ValueError("DATA_EXAMPLE", `Example ${i} ${problem}.`, { index: i });
   }
   const tokenized: TokenizedExample[] = [];
   for (const example of examples) {
@@ -243,6 +288,12 @@ export interface BatchOptions {
   readonly epoch?: number;
 }
 
+const BATCH_RULES: OptionRules<BatchOptions> = {
+  batchSize: null, // checked where rows are dealt out
+  seed: WHOLE,
+  epoch: wholeFrom(0),
+};
+
 /**
  * One example in each row, padded on the right to the length of the longest in the batch, rounded up so that few programs are compiled.
  *
@@ -253,6 +304,10 @@ export function padExamples(
   examples: readonly TokenizedExample[],
   options: BatchOptions & { readonly multipleOf?: number; readonly padId?: number },
 ): TrainingBatch[] {
+  checkOptions(options, { ...BATCH_RULES, multipleOf: wholeFrom(1), padId: wholeFrom(0) }, {
+    code: "DATA_OPTION",
+    of: "padExamples",
+  });
   const { multipleOf = 16, padId = 0 } = options;
   return batched(shuffled(examples, options), options.batchSize).map((rows) => {
     const longest = Math.max(...rows.map((row) => row.ids.length));
@@ -281,6 +336,10 @@ export function packExamples(
   examples: readonly TokenizedExample[],
   options: BatchOptions & { readonly length: number; readonly padId?: number },
 ): TrainingBatch[] {
+  checkOptions(options, { ...BATCH_RULES, length: wholeFrom(2), padId: wholeFrom(0) }, {
+    code: "DATA_OPTION",
+    of: "packExamples",
+  });
   const { length, padId = 0 } = options;
   const rows: { ids: number[]; labels: number[]; segments: number[]; positions: number[] }[] = [];
   // The first row with so much room is looked for among those that are not full.

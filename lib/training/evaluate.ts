@@ -4,8 +4,9 @@
  * @module
  */
 import type { AnyModel } from "../adapters/peft-model.ts";
-import { TrainingError } from "../errors.ts";
-import { prepareBatch, type TrainingBatch } from "./batch.ts";
+import { TrainingError, ValueError } from "../errors.ts";
+import { show } from "../options.ts";
+import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
 import { openSession, type TrainingSession } from "./session.ts";
 
@@ -25,9 +26,15 @@ export interface Evaluation {
  * @throws {TrainingError} where the data holds no label that counts.
  *
  * @example
- * ```ts ignore
- * import { evaluate } from "@graft/peft";
- * const { loss, perplexity } = await evaluate(model, [{ inputIds: [[1, 2, 3, 4]] }]);
+ * ```ts
+ * import { createModel, evaluate } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * const { targets, perplexity } = await evaluate(model, [{ inputIds: [[1, 2, 3, 4]] }]);
+ * console.log(targets, perplexity > 1); // 3 true
  * ```
  */
 export async function evaluate(
@@ -37,26 +44,55 @@ export async function evaluate(
   const leaves = new Map();
   const packing = packLeaves(leaves);
   using session = await openSession(model, leaves, { packing, dropout: false, accumulates: false });
-  return await evaluateWith(session, model, batches);
+  return await evaluateWith(session, prepared(model, batches));
 }
 
 /** The same in a session that is open, with the parameters as they are there. */
 export async function evaluateWith(
   session: TrainingSession,
-  model: AnyModel,
-  batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  batches: Iterable<PreparedBatch> | AsyncIterable<PreparedBatch>,
 ): Promise<Evaluation> {
   let total = 0, targets = 0;
-  for await (const given of batches) {
-    const batch = await prepareBatch(model, given);
+  for await (const batch of batches) {
     total += await session.evaluate(batch);
     targets += batch.targets;
   }
-  if (targets === 0) {
-    throw new TrainingError(
-      "DATASET_EMPTY",
-      "The evaluation data holds no label that counts: it is empty, or all its labels are −100.",
+  if (targets === 0) throw noLabel();
+  return { loss: total / targets, perplexity: Math.exp(total / targets), targets };
+}
+
+/**
+ * Checks data that will be evaluated on later.
+ *
+ * @throws {TrainingError} `DATASET_EMPTY`, and what {@link prepareBatch} throws.
+ */
+export async function prepareEvaluation(
+  model: AnyModel,
+  batches: readonly TrainingBatch[],
+): Promise<readonly PreparedBatch[]> {
+  const all = await Array.fromAsync(prepared(model, batches));
+  if (!all.some(({ targets }) => targets > 0)) throw noLabel();
+  return all;
+}
+
+async function* prepared(
+  model: AnyModel,
+  batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+): AsyncGenerator<PreparedBatch> {
+  const iterable = typeof batches === "object" && batches !== null &&
+    (Symbol.iterator in batches || Symbol.asyncIterator in batches);
+  if (!iterable) {
+    throw new ValueError(
+      "TRAIN_DATA",
+      `Evaluation needs a list or another iterable of batches; found ${show(batches)}.`,
     );
   }
-  return { loss: total / targets, perplexity: Math.exp(total / targets), targets };
+  for await (const batch of batches) yield await prepareBatch(model, batch);
+}
+
+function noLabel(): TrainingError {
+  return new TrainingError(
+    "DATASET_EMPTY",
+    "The evaluation data holds no label that counts: it is empty, or all its labels are −100.",
+  );
 }

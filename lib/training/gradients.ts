@@ -18,9 +18,16 @@ import { STATE, traceStep } from "./step-program.ts";
  * @returns The loss, and gradients under the names that `trainableLeaves` gives.
  *
  * @example
- * ```ts ignore
- * import { computeGradients } from "@graft/peft";
- * const { loss, gradients } = await computeGradients(model, { inputIds: [[1, 2, 3]] });
+ * ```ts
+ * import { computeGradients, createModel, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
+ * const { gradients } = await computeGradients(model, { inputIds: [[1, 2, 3]] });
+ * console.log(gradients.get("a0.model.layers.0.self_attn.q_proj.lora_B")!.shape); // [32, 4]
  * ```
  */
 export async function computeGradients(

@@ -7,13 +7,27 @@ import { trainableLeaves, withLeaves } from "../adapters/leaves.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { savePretrained } from "../adapters/save.ts";
 import { TrainingError, ValueError } from "../errors.ts";
-import type { AdamWOptions } from "./adamw.ts";
+import { isObject } from "../io/json.ts";
+import {
+  BOOLEAN,
+  checkOptions,
+  FUNCTION,
+  oneOf,
+  type OptionRules,
+  POSITIVE,
+  show,
+  SIGNAL,
+  TEXT,
+  WHOLE,
+  wholeFrom,
+} from "../options.ts";
+import { ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
 import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
-import { type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
-import { evaluateWith } from "./evaluate.ts";
+import { checkFolder, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { evaluateWith, prepareEvaluation } from "./evaluate.ts";
 import { fromVector, packLeaves } from "./packing.ts";
 import { createPace, type HistoryEntry, type StepReport } from "./report.ts";
-import { learningRateFactor, type Schedule } from "./schedule.ts";
+import { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
 import { openSession, type TrainingSession } from "./session.ts";
 
 /** Batches, or a function that gives those of an epoch (from 0). Arrays and functions are gone through again when they end. */
@@ -56,6 +70,30 @@ export interface TrainOptions extends AdamWOptions {
   readonly onStep?: (report: StepReport) => void;
 }
 
+const RULES: OptionRules<TrainOptions> = {
+  learningRate: POSITIVE,
+  steps: wholeFrom(0),
+  epochs: wholeFrom(1),
+  schedule: oneOf(SCHEDULES),
+  warmupSteps: wholeFrom(0),
+  gradientAccumulation: wholeFrom(1),
+  maxGradientNorm: POSITIVE,
+  gradientCheckpointing: BOOLEAN,
+  seed: WHOLE,
+  evalData: { must: "a list of batches", holds: Array.isArray },
+  evalEvery: wholeFrom(1),
+  checkpoint: { must: "an object with a folder", holds: (x) => isObject(x) && "folder" in x },
+  resume: TEXT,
+  signal: SIGNAL,
+  onStep: FUNCTION,
+  ...ADAMW_RULES,
+};
+
+const CHECKPOINT_RULES: OptionRules<NonNullable<TrainOptions["checkpoint"]>> = {
+  folder: TEXT,
+  every: wholeFrom(1),
+};
+
 /** What {@link train} gives. */
 export interface TrainResult<M extends AnyModel> {
   /** The trained model; the given one is unchanged. */
@@ -75,19 +113,25 @@ export interface TrainResult<M extends AnyModel> {
  * @param model What to train.
  * @param data Batches of token ids.
  * @param options Learning rate, steps and more.
- * @throws {TrainingError} where there is nothing to train, no data, a loss or gradient that is not finite, or a checkpoint that does
- * not fit.
+ * @throws {TrainingError} where there is nothing to train, no data, a loss, gradient or parameter that is not finite, or a checkpoint
+ * that does not fit.
+ * @throws {ValueError} for options and batches that cannot be.
+ * @throws {FileError} where a checkpoint cannot be written, which is tried before the first step, or read.
  *
  * @example
- * ```ts ignore
- * import { getPeftModel, loadModel, loraConfig, train } from "@graft/peft";
- * const base = await loadModel("path/to/model");
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, train } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 8, taskType: "CAUSAL_LM" }));
  * const { model: trained, history } = await train(model, [{ inputIds: [[1, 2, 3, 4]] }], {
- *   learningRate: 1e-3,
+ *   learningRate: 1e-2,
  *   steps: 10,
  * });
- * console.log(history.at(-1)?.loss);
+ * console.log(trained.type, history[9].loss < history[0].loss); // peft true
  * ```
  */
 export async function train<M extends AnyModel>(
@@ -95,9 +139,10 @@ export async function train<M extends AnyModel>(
   data: TrainingData,
   options: TrainOptions,
 ): Promise<TrainResult<M>> {
-  const { seed = 0, gradientAccumulation: group = 1, checkpoint, signal } = options;
+  checkTrainOptions(options);
+  checkData(data);
+  const { gradientAccumulation: group = 1, checkpoint, signal } = options;
   const steps = stepsOf(data, options);
-  checkOptions({ ...options, gradientAccumulation: group, steps });
   const leaves = trainableLeaves(model);
   if (leaves.size === 0) {
     throw new TrainingError(
@@ -107,6 +152,12 @@ export async function train<M extends AnyModel>(
   }
   const packing = packLeaves(leaves);
   const resumed = options.resume ? await readCheckpoint(options.resume, packing) : undefined;
+  let progress: Progress = resumed?.progress ??
+    { step: 0, batches: 0, seed: options.seed ?? 0, history: [] };
+  checkSeed(options.seed, progress.seed);
+  // What is wrong with them must not come up after hours of training.
+  const evaluation = options.evalData && await prepareEvaluation(model, options.evalData);
+  if (checkpoint) await checkFolder(checkpoint.folder);
   using session = await openSession(model, leaves, {
     ...options,
     packing,
@@ -114,14 +165,23 @@ export async function train<M extends AnyModel>(
     accumulates: group > 1,
   });
   if (resumed) await session.write(resumed.vectors);
-  let progress: Progress = resumed?.progress ?? { step: 0, batches: 0, seed, history: [] };
   let written: string | undefined;
-  const result = async (): Promise<M> =>
-    withLeaves(model, await fromVector(packing, (await session.read()).parameters));
+  const lastGood = () => written ?? resumed?.folder;
+  const read = async () => {
+    const vectors = await session.read();
+    const values = await vectors.parameters.data() as Float32Array;
+    if (!values.every(Number.isFinite)) {
+      throw notFinite(`What is trained is not finite after step ${progress.step}`, {
+        ...progress.history.at(-1),
+        step: progress.step,
+        checkpoint: lastGood(),
+      });
+    }
+    return { vectors, trained: withLeaves(model, await fromVector(packing, vectors.parameters)) };
+  };
   const save = async () => {
     if (!checkpoint || written?.endsWith(`-${progress.step}`)) return;
-    const vectors = await session.read();
-    const trained = withLeaves(model, await fromVector(packing, vectors.parameters));
+    const { vectors, trained } = await read();
     written = await writeCheckpoint(checkpoint.folder, { progress, packing, vectors }, {
       beside: async (folder) => {
         if (trained.type === "peft") await savePretrained(trained, folder);
@@ -141,7 +201,7 @@ export async function train<M extends AnyModel>(
       }
       if (batches.length === 0) {
         if (progress.batches > 0) break; // data that cannot be gone through again has ended
-        throw new TrainingError("DATASET_EMPTY", "The training data holds no batch.");
+        throw noBatch();
       }
       const entry = await takeStep(session, batches, {
         ...options,
@@ -149,11 +209,11 @@ export async function train<M extends AnyModel>(
         step: progress.step + 1,
         steps,
         firstBatch: progress.batches,
-        lastCheckpoint: written,
+        lastCheckpoint: lastGood(),
       });
-      const evaluated = options.evalData &&
+      const evaluated = evaluation &&
           (entry.step === steps || (options.evalEvery && entry.step % options.evalEvery === 0))
-        ? { ...entry, evalLoss: (await evaluateWith(session, model, options.evalData)).loss }
+        ? { ...entry, evalLoss: (await evaluateWith(session, evaluation)).loss }
         : entry;
       progress = {
         ...progress,
@@ -169,7 +229,8 @@ export async function train<M extends AnyModel>(
   }
   const stopped = signal?.aborted === true && progress.step < steps;
   if (stopped) await save();
-  return { model: await result(), history: progress.history, stopped, checkpoint: written };
+  const { trained } = await read();
+  return { model: trained, history: progress.history, stopped, checkpoint: written };
 }
 
 async function takeStep(
@@ -209,25 +270,15 @@ async function takeStep(
       loss += await session.accumulate(batch, run);
     }
     if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
-      const what = Number.isFinite(loss) ? "gradient" : "loss";
-      const value = Number.isFinite(loss) ? gradientNorm : loss;
-      throw new TrainingError(
-        "NOT_FINITE",
-        `The ${what} of batch ${at.firstBatch + i} at step ${at.step} is ${value} ` +
-          `(learning rate ${learningRate}). Training stopped; ` +
-          (at.lastCheckpoint
-            ? `the last good checkpoint is ${at.lastCheckpoint}.`
-            : "no checkpoint of this run had been written.") +
-          " Try a lower learning rate, warm-up or maxGradientNorm, or look at that batch.",
-        {
-          step: at.step,
-          batch: at.firstBatch + i,
-          learningRate,
-          loss,
-          gradientNorm,
-          checkpoint: at.lastCheckpoint,
-        },
-      );
+      const [what, value] = Number.isFinite(loss) ? ["gradient", gradientNorm] : ["loss", loss];
+      throw notFinite(`The ${what} of batch ${at.firstBatch + i} at step ${at.step} is ${value}`, {
+        step: at.step,
+        batch: at.firstBatch + i,
+        learningRate,
+        loss,
+        gradientNorm,
+        checkpoint: at.lastCheckpoint,
+      });
     }
   }
   return {
@@ -243,39 +294,80 @@ function dropoutSeed(seed: number, batch: number): number {
   return (Math.imul(seed, 0x9e3779b1) + batch) | 0;
 }
 
-function stepsOf(data: TrainingData, options: TrainOptions): number {
-  if (options.steps !== undefined) return options.steps;
-  if (Array.isArray(data)) {
-    return Math.ceil(data.length / (options.gradientAccumulation ?? 1)) * (options.epochs ?? 1);
-  }
-  if (options.epochs !== undefined) {
-    throw new ValueError(
-      "TRAIN_OPTIONS",
-      "epochs needs data whose length is known: give an array of batches, or steps.",
-    );
-  }
-  return Infinity;
+function notFinite(
+  what: string,
+  at: {
+    readonly step: number;
+    readonly batch?: number;
+    readonly learningRate?: number;
+    readonly loss?: number;
+    readonly gradientNorm?: number;
+    readonly checkpoint: string | undefined;
+  },
+): TrainingError {
+  return new TrainingError(
+    "NOT_FINITE",
+    `${what} (learning rate ${at.learningRate}). Training stopped; ` +
+      (at.checkpoint
+        ? `the last good checkpoint is ${at.checkpoint}.`
+        : "no checkpoint of this run had been written.") +
+      " Try a lower learning rate, warm-up or maxGradientNorm, or look at that batch.",
+    { ...at },
+  );
 }
 
-function checkOptions(options: TrainOptions): void {
-  const positive = (
-    name: "learningRate" | "steps" | "gradientAccumulation" | "maxGradientNorm",
-  ) => {
-    const value = options[name];
-    if (value !== undefined && !(value > 0 || (name === "steps" && value === 0))) {
-      throw new ValueError("TRAIN_OPTIONS", `${name} must be above 0; it is ${value}.`);
-    }
-  };
-  positive("learningRate");
-  positive("steps");
-  positive("gradientAccumulation");
-  positive("maxGradientNorm");
-  if (options.steps === Infinity && options.schedule && options.schedule !== "constant") {
-    throw new ValueError(
-      "TRAIN_OPTIONS",
-      `The schedule "${options.schedule}" needs a number of steps.`,
-    );
+function stepsOf(data: TrainingData, options: TrainOptions): number {
+  const { epochs, schedule = "constant" } = options;
+  if (options.steps !== undefined) return options.steps;
+  if (Array.isArray(data)) {
+    return Math.ceil(data.length / (options.gradientAccumulation ?? 1)) * (epochs ?? 1);
   }
+  if (epochs === undefined && schedule === "constant") return Infinity;
+  throw new ValueError(
+    "TRAIN_OPTIONS",
+    `${
+      epochs === undefined ? `The schedule "${schedule}"` : "epochs"
+    } needs data whose length is known: give an array of batches, or steps.`,
+  );
+}
+
+function checkTrainOptions(options: TrainOptions): void {
+  const about = { code: "TRAIN_OPTIONS", of: "train" };
+  checkOptions(options, RULES, about);
+  if (options.learningRate === undefined) {
+    throw new ValueError("TRAIN_OPTIONS", "train needs a learningRate, such as 2e-4 for a LoRA.");
+  }
+  if (options.checkpoint) checkOptions(options.checkpoint, CHECKPOINT_RULES, about);
+  if (options.evalEvery !== undefined && !options.evalData) {
+    throw new ValueError("TRAIN_OPTIONS", "evalEvery is given, but no evalData to evaluate on.");
+  }
+}
+
+function checkData(data: TrainingData): void {
+  if (Array.isArray(data) && data.length === 0) throw noBatch();
+  const iterable = typeof data === "object" && data !== null &&
+    (Symbol.iterator in data || Symbol.asyncIterator in data);
+  if (iterable || typeof data === "function") return;
+  throw new ValueError(
+    "TRAIN_DATA",
+    `Training needs batches: a list or another iterable of them, or a function of the epoch; found ${
+      show(data)
+    }.`,
+  );
+}
+
+function noBatch(): TrainingError {
+  return new TrainingError("DATASET_EMPTY", "The training data holds no batch.");
+}
+
+/** Data in another order would give other losses without a word. */
+function checkSeed(given: number | undefined, recorded: number): void {
+  if (given === undefined || given === recorded) return;
+  throw new TrainingError(
+    "RESUME_MISMATCH",
+    `The run to resume was started with the seed ${recorded}, not ${given}. Resume with that one.`,
+    { given, recorded },
+  );
 }
 
 /** Batches one after the other, from number `skip` on. */

@@ -1,6 +1,13 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { ValueError } from "../../lib/errors.ts";
-import { argmax, checkSampling, drawToken, processLogits } from "../../lib/generation/sampling.ts";
+import {
+  argmax,
+  drawToken,
+  processLogits,
+  SAMPLING_RULES,
+  type SamplingOptions,
+} from "../../lib/generation/sampling.ts";
+import { checkOptions } from "../../lib/options.ts";
 
 const LOGITS = Float32Array.of(2, -1.5, 0.25, 3, 3, -0.5, 1, 0.25);
 const OCCURRED = new Set([3, 1, 5]);
@@ -103,6 +110,8 @@ Deno.test("argmax takes the first of equal scores and refuses what is not finite
 });
 
 Deno.test("options out of range are refused by name", () => {
+  const check = (options: SamplingOptions) =>
+    checkOptions(options, SAMPLING_RULES, { code: "SAMPLING_OPTION", of: "Sampling" });
   for (
     const bad of [
       { temperature: 0 },
@@ -114,8 +123,8 @@ Deno.test("options out of range are refused by name", () => {
       { repetitionPenalty: 0 },
     ]
   ) {
-    const error = assertThrows(() => checkSampling(bad), ValueError, Object.keys(bad)[0]);
+    const error = assertThrows(() => check(bad), ValueError, Object.keys(bad)[0]);
     assertEquals(error.code, "SAMPLING_OPTION");
   }
-  checkSampling({ temperature: 0.1, topK: 0, topP: 0, repetitionPenalty: 2 });
+  check({ temperature: 0.1, topK: 0, topP: 0, repetitionPenalty: 2 });
 });

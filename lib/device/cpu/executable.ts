@@ -3,15 +3,22 @@
  *
  * @module
  */
-import { DeviceError, ShapeError, ValueError } from "../../errors.ts";
-import type { Role } from "../../ops/input.ts";
-import type { Spec, Value } from "../../ops/value.ts";
-import { type Program, programOf } from "../../program/program.ts";
-import type { TypedArray } from "../../tensor/dtype.ts";
+import { DeviceError, ValueError } from "../../errors.ts";
+import type { Program } from "../../program/program.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Executable } from "../device.ts";
 import { fillMask } from "./dropout.ts";
-import { lower, type Lowered } from "./lower.ts";
+import {
+  checkRows,
+  checkState,
+  createPlan,
+  given,
+  knownOffsets,
+  type Plan,
+  type PlanSession,
+  settle,
+  stateOf,
+} from "./plan.ts";
 import { checkInput, type Residency, type Resident } from "./residency.ts";
 import {
   createSession,
@@ -21,7 +28,7 @@ import {
   type Runtime,
   type Session,
 } from "./session.ts";
-import { CpuState, hostTensor } from "./state.ts";
+import { CpuState } from "./state.ts";
 
 /** What an executable needs of its device. */
 export interface CpuContext {
@@ -46,37 +53,8 @@ export interface CpuExecutable extends Executable {
   release(weights: ReadonlySet<Tensor>): void;
 }
 
-/** New rows of a cache, which are written into its array. */
-interface RowsUpdate {
-  readonly state: string;
-  readonly rows: string;
-  /** The first position, where that is an input of the program. */
-  readonly offsetInput?: Value;
-  /** The output that holds the first position, where it is computed. */
-  readonly offsetOutput?: string;
-  readonly shape: readonly number[];
-  readonly count: number;
-}
-
-/** The program for one choice of outputs. */
-interface Plan {
-  readonly lowered: Lowered;
-  readonly inputs: ReadonlyMap<string, { readonly spec: Spec; readonly role: Role }>;
-  /** State name to the output that replaces it. */
-  readonly replaced: ReadonlyMap<string, string>;
-  readonly rows: readonly RowsUpdate[];
-  readonly sessions: PlanSession[];
-  /** Names of the weights that are part of a session. */
-  readonly sources: readonly string[];
-  /** What dropout masks are written to, by name. */
-  readonly masks: ReadonlyMap<string, Uint8Array>;
-}
-
-/** A session, and the weights that are part of it. */
-interface PlanSession {
-  readonly session: Session;
-  readonly weights: readonly WeakRef<Tensor>[];
-}
+/** Sets of quantized weights whose sessions one program keeps: nobody can wait for the garbage collector to see what they take. */
+const MOST_SESSIONS = 4;
 
 /** Compiles a program for the CPU device. */
 export function createExecutable(program: Program, context: CpuContext): CpuExecutable {
@@ -111,7 +89,12 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     const known = plan.sessions.find((s) =>
       s.weights.every((weight, i) => weight.deref() === inputs[plan.sources[i]])
     );
-    if (known) return known.session;
+    if (known) {
+      // The one that was used last is the last to go.
+      plan.sessions.splice(plan.sessions.indexOf(known), 1);
+      plan.sessions.push(known);
+      return known.session;
+    }
     const weights = plan.sources.map((name) => given(inputs, name, plan));
     const read = new Map<string, Promise<Resident>>();
     const contents = await Promise.all(embedded.map(async (e) => {
@@ -131,6 +114,7 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     const opened = { session, weights: weights.map((w) => new WeakRef(w)) };
     plan.sessions.push(opened);
     if (weights.length) unreachable.register(weights[0], [plan, opened]);
+    if (plan.sessions.length > MOST_SESSIONS) close(plan, plan.sessions[0]);
     return session;
   }
 
@@ -242,164 +226,4 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
       }
     },
   };
-}
-
-function createPlan(program: Program, read: readonly string[], update: boolean): Plan {
-  const outputs: Record<string, Value> = {};
-  for (const name of read) outputs[name] = program.outputs.get(name)!;
-  const replaced = new Map<string, string>();
-  const rows: RowsUpdate[] = [];
-  for (const [state, name] of update ? program.updates : []) {
-    const value = program.outputs.get(name)!;
-    if (value.op === "cacheUpdate" && value.inputs[0] === program.inputs.get(state)) {
-      // The array is updated in place, so only what is new leaves the session.
-      const [, fresh, offset] = value.inputs;
-      const update: RowsUpdate = {
-        state,
-        rows: `rows of ${state}`,
-        ...(offset.op === "input"
-          ? { offsetInput: offset }
-          : { offsetOutput: `offset of ${offset.id}` }),
-        shape: value.shape,
-        count: fresh.shape[1],
-      };
-      outputs[update.rows] = fresh;
-      if (update.offsetOutput) outputs[update.offsetOutput] = offset;
-      rows.push(update);
-    } else {
-      outputs[name] = value;
-      replaced.set(state, name);
-    }
-  }
-  const needed = programOf(outputs);
-  const lowered = lower(needed, { embed: "packed", hostMasks: true });
-  return {
-    lowered,
-    sources: [...new Set(lowered.embedded.map((e) => e.source))],
-    masks: new Map(lowered.masks.map((m) => [m.name, new Uint8Array(m.size)])),
-    inputs: new Map(
-      [...needed.inputs].map(([name, v]) => [name, { spec: v, role: v.attributes.role as Role }]),
-    ),
-    replaced,
-    rows,
-    sessions: [],
-  };
-}
-
-function given(
-  inputs: Readonly<Record<string, Tensor>>,
-  name: string,
-  plan: { readonly inputs: ReadonlyMap<string, { readonly role: Role }> },
-): Tensor {
-  const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
-  if (!tensor) {
-    const missing = [...plan.inputs].filter(([n, { role }]) =>
-      role !== "state" && !Object.hasOwn(inputs, n)
-    ).map(([n]) => n);
-    throw new ShapeError(
-      "INPUT_MISSING",
-      `The program was run without its input "${name}" (missing are ${missing.join(", ")}).`,
-      { name, missing },
-    );
-  }
-  return tensor;
-}
-
-function stateOf(state: CpuState | undefined, name: string): CpuState {
-  if (state) return state;
-  throw new ShapeError(
-    "STATE_MISSING",
-    `The program has the state "${name}", so it has to be run with a state that holds it.`,
-    { name },
-  );
-}
-
-function checkState(plan: Plan, state: CpuState | undefined): void {
-  for (const [name, { spec, role }] of plan.inputs) {
-    if (role !== "state") continue;
-    const found = stateOf(state, name).specs[name];
-    if (!found || found.dtype !== spec.dtype || found.shape.join() !== spec.shape.join()) {
-      throw new ShapeError(
-        "STATE",
-        `The program's state "${name}" is ${spec.dtype}[${spec.shape}], but the given state ${
-          found ? `has ${found.dtype}[${found.shape}]` : "does not hold it"
-        }.`,
-        { name },
-      );
-    }
-  }
-}
-
-/** Updates the state and gives what was asked for. */
-function settle(plan: Plan, run: {
-  readonly results: Readonly<Record<string, Feed>>;
-  /** Where the rows of each update go, where that was known before the run. */
-  readonly offsets: readonly (number | undefined)[];
-  readonly state: CpuState | undefined;
-  readonly read: readonly string[];
-}): Readonly<Record<string, Tensor>> {
-  const { results, offsets, state, read } = run;
-  const arrayOf = (name: string) =>
-    results[plan.lowered.outputs.get(name)!.onnx].data as TypedArray;
-  plan.rows.forEach((update, i) => {
-    const offset = offsets[i] ?? arrayOf(update.offsetOutput!)[0] as number;
-    writeRows(state!.entry(update.state).array, arrayOf(update.rows), { update, offset });
-  });
-  const taken = new Set<TypedArray>();
-  for (const [name, output] of plan.replaced) {
-    const array = arrayOf(output);
-    state!.replace(name, taken.has(array) ? array.slice() as TypedArray : array);
-    taken.add(array);
-  }
-  const outputs: Record<string, Tensor> = {};
-  for (const name of read) {
-    const array = arrayOf(name);
-    // States may be written to in place later, tensors never change.
-    const own = taken.has(array) ? array.slice() as TypedArray : array;
-    outputs[name] = hostTensor(own, plan.lowered.outputs.get(name)!);
-  }
-  return outputs;
-}
-
-async function knownOffsets(
-  updates: readonly RowsUpdate[],
-  inputs: Readonly<Record<string, Tensor>>,
-  state: CpuState | undefined,
-): Promise<readonly (number | undefined)[]> {
-  // All layers have one offset, as a rule.
-  const known = new Map<Value | undefined, number | undefined>([[undefined, undefined]]);
-  for (const { offsetInput } of updates) {
-    if (known.has(offsetInput)) continue;
-    const { name, role } = offsetInput!.attributes as { name: string; role: Role };
-    const data = role === "state"
-      ? stateOf(state, name).entry(name).array
-      : await given(inputs, name, { inputs: new Map([[name, { role }]]) }).data();
-    known.set(offsetInput, data[0] as number);
-  }
-  return updates.map(({ offsetInput }) => known.get(offsetInput));
-}
-
-function checkRows(update: RowsUpdate, offset: number): void {
-  const length = update.shape[1];
-  if (offset < 0 || offset + update.count > length) {
-    throw new ShapeError(
-      "CACHE_FULL",
-      `${update.count} rows at ${offset} do not fit the cache "${update.state}", which holds ${length}.`,
-      { state: update.state, offset, count: update.count, length },
-    );
-  }
-}
-
-function writeRows(
-  cache: TypedArray,
-  rows: TypedArray,
-  { update, offset }: { readonly update: RowsUpdate; readonly offset: number },
-): void {
-  checkRows(update, offset);
-  const [samples, length, heads, size] = update.shape;
-  const row = heads * size;
-  for (let b = 0; b < samples; b++) {
-    const part = rows.subarray(b * update.count * row, (b + 1) * update.count * row);
-    (cache as Float32Array).set(part as Float32Array, (b * length + offset) * row);
-  }
 }

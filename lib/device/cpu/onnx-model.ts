@@ -72,7 +72,7 @@ export function encodeModel(graph: OnnxGraph): Uint8Array<ArrayBuffer> {
 }
 
 function writeGraph(w: BinaryWriter, graph: OnnxGraph): void {
-  for (const node of [...graph.nodes].reverse()) message(w, 1, () => writeNode(w, node));
+  for (const node of graph.nodes) message(w, 1, () => writeNode(w, node));
   text(w, 2, "program");
   for (const tensor of graph.initializers) message(w, 5, () => writeTensor(w, tensor));
   for (const info of graph.inputs) message(w, 11, () => writeInfo(w, info));

@@ -61,8 +61,12 @@ export async function createSession(
     externalData.push({ path: location, data: new Uint8Array(buffer, byteOffset, byteLength) });
     return { name: i.name, type: i.type, shape: i.shape, external: { location } };
   });
+  // Of a node's inputs the runtime computes the one that comes last in the model first. Backwards, that is the order of the program, which keeps
+  // few values alive; as it is, it would compute the gradient of the first layer before those of the others.
+  const nodes = graph.nodes.toReversed();
+  const model = encodeModel({ ...graph, nodes, initializers });
   try {
-    return await options.runtime.InferenceSession.create(encodeModel({ ...graph, initializers }), {
+    return await options.runtime.InferenceSession.create(model, {
       intraOpNumThreads: options.threads,
       interOpNumThreads: 1,
       // The program was prepared for this; ONNX Runtime's own passes cost time and undo rematerialisation.

@@ -253,9 +253,15 @@ test("quantized weights are part of sessions, one for each set of weights", asyn
     assertEquals(await numbers((await executable.run({ x, ...second })).y), [-80, -160]);
   }
   assertEquals(device.memory().pipelinesCreated, 2);
-  device.release([first.packed]);
+  // A third to a fifth set; the first is then the one that was used longest ago.
+  for (const scale of [2, 3, 4]) await executable.run({ x, ...weights(9, scale) });
+  assertEquals(device.memory().pipelinesCreated, 5);
+  await executable.run({ x, ...second });
+  assertEquals(device.memory().pipelinesCreated, 5);
+  device.release([second.packed]);
   assertEquals(await numbers((await executable.run({ x, ...first })).y), [4, 8]);
-  assertEquals(device.memory().pipelinesCreated, 3);
+  assertEquals(await numbers((await executable.run({ x, ...second })).y), [-80, -160]);
+  assertEquals(device.memory().pipelinesCreated, 7);
 });
 
 test("a device that was disposed of refuses work", async () => {
