@@ -88,7 +88,9 @@ export function withLeaves<M extends AnyModel>(model: M, leaves: ReadonlyMap<str
         "LEAF_UNKNOWN",
         `The model has no trainable leaf "${name}"; ${
           known.size
-            ? `nearest: ${nearestNames(name, known.keys()).join(", ")}.`
+            ? `nearest: ${
+              nearestNames(name, known.keys()).join(", ") || "none"
+            }. See trainableLeaves.`
             : "it has none at all, as no active adapter is trainable."
         }`,
         { name },

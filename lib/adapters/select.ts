@@ -167,6 +167,12 @@ export async function withAdapterScale<T>(
     }
     multipliers.set(name, (multipliers.get(name) ?? 1) * factor);
   }
+  if (typeof fn !== "function") {
+    throw new ValueError(
+      "ADAPTER_SCALE",
+      `withAdapterScale needs a function that gets the scaled model; found ${show(fn)}.`,
+    );
+  }
   return { value: await fn({ ...model, multipliers }), model };
 }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Command, InvalidArgumentError } from "commander";
+import type { Command } from "commander";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { generate, type GenerateOptions, generateStream } from "../generation/generate.ts";
 import type { Prompt } from "../generation/prompt.ts";
@@ -59,14 +59,18 @@ export function addGenerateCommand(
     .option(
       "--temperature <x>",
       "flattens (above 1) or sharpens the distribution; 0 is the most probable token",
-      number(0),
+      number({ from: 0 }),
     )
     .option("--top-k <n>", "draw from the k most probable tokens", integer(0))
-    .option("--top-p <p>", "draw from the most probable tokens that make up this much", probability)
+    .option(
+      "--top-p <p>",
+      "draw from the most probable tokens that make up this much",
+      number({ from: 0, to: 1 }),
+    )
     .option(
       "--repetition-penalty <x>",
       "above 1 makes tokens less likely that have occurred",
-      number(0),
+      number({ above: 0 }),
     )
     .option("--seed <n>", "the same seed gives the same text", integer(0), 0)
     .option("--stop <text...>", "strings that end a text")
@@ -90,12 +94,6 @@ Examples:
       }),
     );
   });
-}
-
-function probability(text: string): number {
-  const value = number(0)(text);
-  if (value > 1) throw new InvalidArgumentError("It must be a number from 0 to 1.");
-  return value;
 }
 
 async function promptsOf(

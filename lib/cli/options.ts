@@ -24,14 +24,27 @@ export function integer(minimum: number): (text: string) => number {
   };
 }
 
-/** Reads a number that is not below the minimum. */
-export function number(minimum = -Infinity): (text: string) => number {
+/** Which numbers an option takes. */
+export interface NumberRange {
+  /** The smallest. */
+  readonly from?: number;
+  /** All are larger than this. */
+  readonly above?: number;
+  /** All are smaller than this. */
+  readonly below?: number;
+  /** The largest. */
+  readonly to?: number;
+}
+
+/** Reads a number. */
+export function number(range: NumberRange = {}): (text: string) => number {
+  const { from = -Infinity, above = -Infinity, below = Infinity, to = Infinity } = range;
+  const limits = Object.entries(range).map(([word, limit]) => ` ${word} ${limit}`).join("");
   return (text) => {
     const value = Number(text);
-    if (text.trim() === "" || !Number.isFinite(value) || value < minimum) {
-      throw new InvalidArgumentError(
-        minimum === -Infinity ? "It must be a number." : `It must be a number from ${minimum} on.`,
-      );
+    const inside = value >= from && value > above && value < below && value <= to;
+    if (text.trim() === "" || !Number.isFinite(value) || !inside) {
+      throw new InvalidArgumentError(`It must be a number${limits}.`);
     }
     return value;
   };
@@ -41,6 +54,7 @@ export function number(minimum = -Infinity): (text: string) => number {
 export function byteSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)b?$/i.exec(text.trim());
   if (!match) throw new InvalidArgumentError("It must be a size such as 5GB or 200MB.");
+  if (Number(match[1]) === 0) throw new InvalidArgumentError("It must be above 0.");
   return Number(match[1]) * 1000 ** " kmgt".indexOf(match[2].toLowerCase() || " ");
 }
 
@@ -105,7 +119,9 @@ const LORA_OPTIONS: readonly Option[] = [
   new Option("--r <n>", "rank of the update (default: 8)").argParser(integer(1)),
   new Option("--lora-alpha <x>", "the update is scaled by alpha / r (default: 8)")
     .argParser(number()),
-  new Option("--lora-dropout <p>", "dropout before the update (default: 0)").argParser(number(0)),
+  new Option("--lora-dropout <p>", "dropout before the update (default: 0)").argParser(
+    number({ from: 0, below: 1 }),
+  ),
   new Option(
     "--target-modules <names>",
     `modules to adapt: ${LIST}, a regular expression for whole paths, or all-linear ` +

@@ -12,6 +12,7 @@ import type { PeftModel } from "../adapters/peft-model.ts";
 import { savePretrained } from "../adapters/save.ts";
 import { ValueError } from "../errors.ts";
 import { maxPositionsOf } from "../generation/prompt.ts";
+import { wrap } from "../io/byte-source.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { sizeOf } from "../tensor/dtype.ts";
@@ -19,10 +20,10 @@ import type { TrainingBatch } from "../training/batch.ts";
 import {
   packExamples,
   padExamples,
-  readJsonl,
   type TokenizedExample,
   tokenizeExamples,
 } from "../training/data.ts";
+import { readJsonl } from "../training/examples.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
 import { train } from "../training/train.ts";
 import { type CliContext, INTERRUPTED, interruptible } from "./context.ts";
@@ -87,7 +88,7 @@ export function addTrainCommand(
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
     .option("--adapter <folder>", "go on with this adapter instead of a new one");
   addLoraOptions(command).optionsGroup("Training:")
-    .option("--learning-rate <x>", "peak learning rate", number(0), 2e-4)
+    .option("--learning-rate <x>", "peak learning rate", number({ above: 0 }), 2e-4)
     .option(
       "--max-steps, --steps <n>",
       "optimizer steps (default: as many as the epochs have)",
@@ -114,19 +115,27 @@ export function addTrainCommand(
         .choices(SCHEDULES).default("constant"),
     )
     .option("--warmup-steps <n>", "steps over which the learning rate rises from 0", integer(0), 0)
-    .option("--weight-decay <x>", "decoupled weight decay (default: 0.01)", number(0))
-    .option("--adam-beta1, --beta1 <x>", "decay of the mean of gradients (default: 0.9)", number(0))
+    .option("--weight-decay <x>", "decoupled weight decay (default: 0.01)", number({ from: 0 }))
+    .option(
+      "--adam-beta1, --beta1 <x>",
+      "decay of the mean of gradients (default: 0.9)",
+      number({ from: 0, below: 1 }),
+    )
     .option(
       "--adam-beta2, --beta2 <x>",
       "decay of the mean of squared gradients (default: 0.999)",
-      number(0),
+      number({ from: 0, below: 1 }),
     )
     .option(
       "--adam-epsilon, --epsilon <x>",
       "added to AdamW's denominator (default: 1e-8)",
-      number(0),
+      number({ above: 0 }),
     )
-    .option("--max-grad-norm, --max-gradient-norm <x>", "scale down larger gradients", number(0))
+    .option(
+      "--max-grad-norm, --max-gradient-norm <x>",
+      "scale down larger gradients",
+      number({ above: 0 }),
+    )
     .option("--gradient-checkpointing", "less memory for a third more time")
     .option(
       "--seed <n>",
@@ -219,9 +228,9 @@ async function run(
   await savePretrained(trained, flags.out);
   const [first, last] = [history[0], history[history.length - 1]];
   context.out(
-    `${flags.out}: adapter after ${last.step} steps, loss ${first.loss.toFixed(4)} → ${
-      last.loss.toFixed(4)
-    }` +
+    `${flags.out}: adapter after ${last.step} step${last.step === 1 ? "" : "s"}, loss ${
+      first.loss.toFixed(4)
+    } → ${last.loss.toFixed(4)}` +
       (last.evalLoss === undefined ? "\n" : `, eval loss ${last.evalLoss.toFixed(4)}\n`),
   );
   return 0;
@@ -308,9 +317,9 @@ async function removeCheckpoints(out: string): Promise<void> {
 async function entriesOf(folder: string): Promise<string[]> {
   try {
     return await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return [];
-    throw error;
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return [];
+    throw wrap(cause, "NOT_A_FOLDER", `${folder} cannot be the folder of a run`, { folder });
   }
 }
 

@@ -35,11 +35,13 @@ export function checkPrompts(given: unknown): void {
       (prompt.every((id) => typeof id === "number") ||
         prompt.every((message) => isObject(message) && typeof message.role === "string"));
   if (isOne(given)) return;
-  const parts: readonly unknown[] = Array.isArray(given) ? given : [given];
-  const fits = typeof parts[0] === "number" ? (x: unknown) => typeof x === "number" : isOne;
-  const odd = parts.findIndex((part) => !fits(part));
-  if (odd < 0) return;
-  const found = parts[odd];
+  let found = given;
+  if (Array.isArray(given)) {
+    const fits = typeof given[0] === "number" ? (x: unknown) => typeof x === "number" : isOne;
+    const odd = given.findIndex((part) => !fits(part));
+    if (odd < 0) return;
+    found = given[odd];
+  }
   throw new ValueError(
     "PROMPT_TYPE",
     `A prompt is a text, a list of token ids, or a list of messages with a role and a content; found ${

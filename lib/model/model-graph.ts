@@ -130,7 +130,7 @@ export function parameterOf(model: ModelGraph, name: string): Tensor {
     throw new CheckpointError(
       "PARAMETER_UNKNOWN",
       `The model has no parameter "${name}"; nearest: ${
-        nearestNames(name, model.parameters.keys()).join(", ")
+        nearestNames(name, model.parameters.keys()).join(", ") || "none"
       }.`,
     );
   }

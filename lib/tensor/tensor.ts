@@ -4,6 +4,7 @@
  * @module
  */
 import { ShapeError } from "../errors.ts";
+import { show } from "../options.ts";
 import { byteLength, type DType, dtypeOf, sizeOf, type TypedArray, viewAs } from "./dtype.ts";
 
 /**
@@ -104,7 +105,13 @@ function shapeOf(data: NestedNumbers): number[] {
 
 function flatten(data: NestedNumbers, out: number[]): void {
   if (typeof data === "number") out.push(data);
-  else for (const d of data) flatten(d, out);
+  else if (Array.isArray(data)) { for (const d of data) flatten(d, out); }
+  else {
+    throw new ShapeError(
+      "TENSOR_DATA",
+      `A tensor is made of a typed array or of (nested lists of) numbers; found ${show(data)}.`,
+    );
+  }
 }
 
 function fromNumbers(values: readonly number[], dtype: DType): TypedArray {

@@ -7,7 +7,7 @@ import { trainableLeaves } from "../adapters/leaves.ts";
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { batchInputs, prepareBatch, type TrainingBatch } from "./batch.ts";
-import { packLeaves, toVector } from "./packing.ts";
+import { nothingToTrain, packLeaves, toVector } from "./packing.ts";
 import { STATE, traceStep } from "./step-program.ts";
 
 /**
@@ -15,6 +15,7 @@ import { STATE, traceStep } from "./step-program.ts";
  *
  * @param model A model with or without adapters; without dropout.
  * @param batch One batch.
+ * @throws {TrainingError} where no leaf is trainable.
  * @returns The loss, and gradients under the names that `trainableLeaves` gives.
  *
  * @example
@@ -36,6 +37,7 @@ export async function computeGradients(
 ): Promise<{ readonly loss: number; readonly gradients: ReadonlyMap<string, Tensor> }> {
   const { device } = baseOf(model);
   const leaves = trainableLeaves(model);
+  if (leaves.size === 0) throw nothingToTrain();
   const packing = packLeaves(leaves);
   const prepared = await prepareBatch(model, batch);
   const { program, bindings } = traceStep(model, {

@@ -7,18 +7,20 @@ export type { AdamWOptions } from "./adamw.ts";
 export type { TrainingBatch } from "./batch.ts";
 export {
   type BatchOptions,
-  type ChatExample,
-  type CompletionExample,
-  type Example,
   packExamples,
   padExamples,
-  parseJsonl,
-  readJsonl,
-  type TextExample,
   type TokenizedExample,
   tokenizeExamples,
   type TokenizeOptions,
 } from "./data.ts";
+export {
+  type ChatExample,
+  type CompletionExample,
+  type Example,
+  parseJsonl,
+  readJsonl,
+  type TextExample,
+} from "./examples.ts";
 export { evaluate, type Evaluation } from "./evaluate.ts";
 export { computeGradients } from "./gradients.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { TrainingError } from "../errors.ts";
 import { concat } from "../ops/concat.ts";
 import { pad } from "../ops/pad.ts";
 import { reshape } from "../ops/reshape.ts";
@@ -42,6 +43,15 @@ export function packLeaves(leaves: ReadonlyMap<string, Tensor>): Packing {
     offset += aligned(sizeOf(shape));
   }
   return { leaves: packed, size: offset };
+}
+
+/** The error for a model of which no leaf is trained. */
+export function nothingToTrain(): TrainingError {
+  return new TrainingError(
+    "NOTHING_TO_TRAIN",
+    "The model has nothing to train: none of its active adapters is trainable. " +
+      "Load the adapter with isTrainable, activate it, or switch it on (enableAdapters).",
+  );
 }
 
 function aligned(size: number): number {

@@ -25,7 +25,7 @@ import { ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
 import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
 import { checkFolder, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { evaluateWith, prepareEvaluation } from "./evaluate.ts";
-import { fromVector, packLeaves } from "./packing.ts";
+import { fromVector, nothingToTrain, packLeaves } from "./packing.ts";
 import { createPace, type HistoryEntry, type StepReport } from "./report.ts";
 import { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
 import { openSession, type TrainingSession } from "./session.ts";
@@ -144,12 +144,7 @@ export async function train<M extends AnyModel>(
   const { gradientAccumulation: group = 1, checkpoint, signal } = options;
   const steps = stepsOf(data, options);
   const leaves = trainableLeaves(model);
-  if (leaves.size === 0) {
-    throw new TrainingError(
-      "NOTHING_TO_TRAIN",
-      "The model has nothing to train: none of its active adapters is trainable. Load the adapter with isTrainable, or activate it.",
-    );
-  }
+  if (leaves.size === 0) throw nothingToTrain();
   const packing = packLeaves(leaves);
   const resumed = options.resume ? await readCheckpoint(options.resume, packing) : undefined;
   let progress: Progress = resumed?.progress ??

@@ -2,13 +2,8 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { FileError, TrainingError, ValueError } from "../../lib/errors.ts";
 import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
 import { loadTokenizer } from "../../lib/io/tokenizer.ts";
-import {
-  packExamples,
-  padExamples,
-  parseJsonl,
-  readJsonl,
-  tokenizeExamples,
-} from "../../lib/training/data.ts";
+import { packExamples, padExamples, tokenizeExamples } from "../../lib/training/data.ts";
+import { parseJsonl, readJsonl } from "../../lib/training/examples.ts";
 
 const IGNORED = -100;
 const [BOS, EOS] = [256, 257];
@@ -169,7 +164,9 @@ Deno.test("JSON lines: each bad line is named with file and number", async () =>
     ['{"text": 5}', "no string"],
     ['{"body": "x"}', "found body"],
     ['{"prompt": "x"}', 'both "prompt" and "completion"'],
-    ['{"messages": []}', "no list"],
+    ['{"messages": 5}', "no list"],
+    ['{"messages": []}', "empty"],
+    ['{"messages": [{"role": "assistant"}]}', 'without "content"'],
     ['{"messages": [{"content": "x"}]}', "role"],
     ['{"messages": [{"role": "user", "content": "x"}]}', "assistant"],
   ];
