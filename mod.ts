@@ -1,13 +1,16 @@
 /**
- * Parameter-efficient fine-tuning for Deno: pure functions over immutable models, on WebGPU and on the CPU.
+ * Parameter-efficient fine-tuning for Deno: pure functions over immutable models, on WebGPU and on
+ * the CPU.
  *
- * Load a model, put an adapter on it, train it, save it in PEFT's files, load it again, merge it, generate text:
+ * Load a model, put an adapter on it, train it, save it in PEFT's files, load it again, merge it,
+ * generate text:
  *
  * ```ts ignore
  * import { generate, getPeftModel, loadModel, loraConfig, savePretrained, train } from "@graft/peft";
  *
  * const base = await loadModel("path/or/hub-id");
- * const model = getPeftModel(base, loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" }));
+ * const config = loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" });
+ * const model = getPeftModel(base, config);
  * const { model: trained } = await train(model, batches, { learningRate: 1e-3, steps: 100 });
  * await savePretrained(trained, "out/");
  * ```

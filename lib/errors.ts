@@ -1,5 +1,6 @@
 /**
- * The errors that this library throws. Each message says what was tried, what was found and what to do.
+ * The errors that this library throws. Each message says what was tried, what was found and what to
+ * do.
  *
  * @module
  */
@@ -23,7 +24,10 @@ export class GraftError extends Error {
 /** A value is unacceptable although its type is right (Python's `ValueError`). */
 export class ValueError extends GraftError {}
 
-/** A config file or a config argument is not valid: unknown or ill-typed fields, settings that contradict. */
+/**
+ * A config file or a config argument is not valid: unknown or ill-typed fields, settings that
+ * contradict.
+ */
 export class ConfigError extends ValueError {}
 
 /** A pattern of target modules matches nothing, or matches what cannot be adapted. */

@@ -1,6 +1,6 @@
 /**
- * Checks of options as callers from plain JavaScript give them: a name that is not known or a value of another type is an error, not
- * a setting that silently does nothing.
+ * Checks of options as callers from plain JavaScript give them: a name that is not known or a value
+ * of another type is an error, not a setting that silently does nothing.
  *
  * @module
  */
@@ -14,7 +14,10 @@ export interface OptionRule {
   readonly holds: (value: unknown) => boolean;
 }
 
-/** A rule for every option of a function, by name; `null` where the type of the value says nothing or another place checks it. */
+/**
+ * A rule for every option of a function, by name; `null` where the type of the value says nothing
+ * or another place checks it.
+ */
 export type OptionRules<T> = { readonly [K in keyof Required<T>]: OptionRule | null };
 
 /** `true` or `false`. */
@@ -70,6 +73,12 @@ export function wholeFrom(minimum: number): OptionRule {
 /** One of these strings. */
 export function oneOf(names: readonly string[]): OptionRule {
   return { must: `one of ${names.join(", ")}`, holds: (x) => names.includes(x as string) };
+}
+
+/** Whether a value can be gone through, perhaps asynchronously. */
+export function isIterable(x: unknown): boolean {
+  return typeof x === "object" && x !== null &&
+    (Symbol.iterator in x || Symbol.asyncIterator in x);
 }
 
 /** Whether a value is a number and neither infinite nor NaN. */

@@ -44,7 +44,8 @@ export function adaptationOf(model: PeftModel): Adaptation | undefined {
         return replaceTokens(pass, { site, x, result, rows, indices: tokens.indices });
       }, base(x)),
     parameter(name) {
-      // Where several active adapters train the same parameter, the last one's stands, as it does in PEFT.
+      // Where several active adapters train the same parameter, the last one's stands, as it does
+      // in PEFT.
       for (let position = active.length - 1; position >= 0; position--) {
         const found = parameterLeaf(active[position], name, position);
         if (found) return found;
@@ -54,7 +55,10 @@ export function adaptationOf(model: PeftModel): Adaptation | undefined {
   };
 }
 
-/** Puts trained rows in the place of an embedding's own, or of the rows of a head that is tied to it. */
+/**
+ * Puts trained rows in the place of an embedding's own, or of the rows of a head that is tied to
+ * it.
+ */
 function replaceTokens(
   pass: ForwardPass,
   at: {

@@ -30,7 +30,8 @@ const KEY_PREFIX = "base_model.model.";
  *
  * @param base The base.
  * @param adapter An adapter on it.
- * @param saveEmbeddingLayers Whether the weights of the input embedding and the output head are saved along; `"auto"` as PEFT decides.
+ * @param saveEmbeddingLayers Whether the weights of the input embedding and the output head are
+ * saved along; `"auto"` as PEFT decides.
  */
 export function adapterKeys(
   base: ModelGraph,
@@ -63,7 +64,10 @@ export function adapterKeys(
   return keys;
 }
 
-/** Keys of weights of the base that a file may hold beside the adapter: of the input embedding and the output head. */
+/**
+ * Keys of weights of the base that a file may hold beside the adapter: of the input embedding and
+ * the output head.
+ */
 export function optionalKeys(
   base: ModelGraph,
   adapter: Adapter,

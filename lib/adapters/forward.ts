@@ -79,7 +79,8 @@ export function compileModel(
  *
  * @param model A model with or without adapters.
  * @param inputs Token ids and, if wanted, mask, positions and labels.
- * @throws {ValueError} where ids, labels, masks or positions are out of range, and for inputs that it does not take.
+ * @throws {ValueError} where ids, labels, masks or positions are out of range, and for inputs that
+ * it does not take.
  * @throws {ShapeError} where rows differ in length.
  *
  * @example
@@ -142,7 +143,8 @@ export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<F
 }
 
 /**
- * Labels moved one to the left within each row, so that position t holds what it has to predict; the last position predicts nothing.
+ * Labels moved one to the left within each row, so that position t holds what it has to predict;
+ * the last position predicts nothing.
  *
  * @param labels Row-major [B, T].
  * @param length T.
@@ -154,7 +156,8 @@ export function shiftLabels(labels: Int32Array, length: number): Int32Array {
 /**
  * Next-token cross-entropy, from logits [B, T, V] and shifted labels [B, T].
  *
- * @returns The sum over labels that count, how many they are, and their mean (0 where there are none), all of shape [].
+ * @returns The sum over labels that count, how many they are, and their mean (0 where there are
+ * none), all of shape [].
  */
 export function causalLoss(
   logits: Value,

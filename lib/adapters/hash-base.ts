@@ -13,9 +13,11 @@ const SAMPLES = 1024;
 const known = new WeakMap<ModelGraph, Promise<string>>();
 
 /**
- * The digest of a base: of the names, shapes and types of its parameters and of a sample of each one's contents. Two fine-tunes of one
- * model differ in it, and so does one model in two number types: the types stand before the colon, so that digests of other types can be
- * told to say nothing about each other. The config does not count, as releases of transformers write it differently.
+ * The digest of a base: of the names, shapes and types of its parameters and of a sample of each
+ * one's contents. Two fine-tunes of one model differ in it, and so does one model in two number
+ * types: the types stand before the colon, so that digests of other types can be told to say
+ * nothing about each other. The config does not count, as releases of transformers write it
+ * differently.
  *
  * Every parameter is read once; the digest is kept for as long as the model lives.
  *
@@ -45,7 +47,10 @@ export function hashBase(model: ModelGraph): Promise<string> {
   return digest;
 }
 
-/** Whether two digests of bases agree; `undefined` where their number types differ, so that nothing can be said. */
+/**
+ * Whether two digests of bases agree; `undefined` where their number types differ, so that nothing
+ * can be said.
+ */
 export function sameBase(a: string, b: string): boolean | undefined {
   if (a === b) return true;
   return a.split(":")[0] === b.split(":")[0] ? false : undefined;

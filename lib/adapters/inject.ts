@@ -23,22 +23,29 @@ import { type AdapterPlan, checkPlan, planAdapter } from "./plan.ts";
 
 /** How to make an adapter. */
 export interface InjectOptions {
-  /** Seed of the random numbers that leaves start from: they are those of `torch.manual_seed`. 0 by default. */
+  /**
+   * Seed of the random numbers that leaves start from: they are those of `torch.manual_seed`. 0 by
+   * default.
+   */
   readonly seed?: number;
-  /** Entries and layers of the config that name nothing are no error as long as something is adapted. */
+  /**
+   * Entries and layers of the config that name nothing are no error as long as something is
+   * adapted.
+   */
   readonly allowUnmatched?: boolean;
   /** Methods to choose from; the library's own by default. */
   readonly registry?: MethodRegistry;
 }
 
 /**
- * A model with one new adapter, which is active and trainable. The base stays as it is, and its weights are shared. What the adapter's
- * leaves start from is computed when they are first needed.
+ * A model with one new adapter, which is active and trainable. The base stays as it is, and its
+ * weights are shared. What the adapter's leaves start from is computed when they are first needed.
  *
  * @param base The base model.
  * @param config A config as `loraConfig` makes it.
  * @param options The adapter's name (`"default"`), and see {@link InjectOptions}.
- * @throws {TargetError} where an entry of the config names nothing, or something that cannot be adapted; `planAdapter` tells without throwing.
+ * @throws {TargetError} where an entry of the config names nothing, or something that cannot be
+ * adapted; `planAdapter` tells without throwing.
  * @throws {ConfigError} where the config is not valid.
  *
  * @example
@@ -49,7 +56,8 @@ export interface InjectOptions {
  *   num_hidden_layers: 2, num_attention_heads: 4,
  * }, { device: "cpu" });
  * using _device = base.device;
- * const model = getPeftModel(base, loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" }));
+ * const config = loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" });
+ * const model = getPeftModel(base, config);
  * console.log(model.active); // ["default"]
  * ```
  */
@@ -70,7 +78,8 @@ export function getPeftModel(
  * @param model A model with adapters.
  * @param adapterName The new adapter's name.
  * @param config A config as `loraConfig` makes it.
- * @throws {ValueError} where the name is taken or cannot be the name of a folder; otherwise as {@link getPeftModel}.
+ * @throws {ValueError} where the name is taken or cannot be the name of a folder; otherwise as
+ * {@link getPeftModel}.
  *
  * @example
  * ```ts

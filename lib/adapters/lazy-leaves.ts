@@ -13,11 +13,13 @@ import type { AdapterPlan } from "./plan.ts";
 import type { PlannedSite } from "./plan-targets.ts";
 
 /**
- * The leaves of all sites of a plan. Shapes are known; contents come from the method, for all sites in one go and in their order, so that
- * the random numbers are those of torch, when the first is read.
+ * The leaves of all sites of a plan. Shapes are known; contents come from the method, for all sites
+ * in one go and in their order, so that the random numbers are those of torch, when the first is
+ * read.
  *
  * @param base The base.
- * @param options The plan, a seed, and whether the trained leaves come from elsewhere, so that only the fixed ones need computing.
+ * @param options The plan, a seed, and whether the trained leaves come from elsewhere, so that only
+ * the fixed ones need computing.
  */
 export function lazyLeaves(
   base: ModelGraph,
@@ -82,7 +84,9 @@ async function makeAll(
   return made;
 }
 
-/** A site's weight in f32: of a linear layer as [out, in] however it is stored, of others as stored. */
+/**
+ * A site's weight in f32: of a linear layer as [out, in] however it is stored, of others as stored.
+ */
 async function weightOutIn(model: ModelGraph, site: Site): Promise<Float32Array> {
   const stored = parameterOf(model, `${site.path}.weight`);
   const values = await toFloat32(stored);
@@ -109,7 +113,10 @@ function transposeValues(values: Float32Array, shape: readonly number[]): Float3
   return out;
 }
 
-/** Where what follows from these tensors is: computed on a device where one of them is, as the weights of a merged model are. */
+/**
+ * Where what follows from these tensors is: computed on a device where one of them is, as the
+ * weights of a merged model are.
+ */
 function placeOf(tensors: Iterable<Tensor>): Tensor["where"] {
   return [...tensors].some(({ where }) => where === "device") ? "device" : "host";
 }

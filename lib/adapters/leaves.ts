@@ -1,6 +1,6 @@
 /**
- * The trained tensors of a model as a flat map: what training reads and writes, and the names under which a traced
- * pass asks for them.
+ * The trained tensors of a model as a flat map: what training reads and writes, and the names under
+ * which a traced pass asks for them.
  *
  * @module
  */
@@ -24,10 +24,11 @@ export interface NamedLeaf {
 /**
  * The tensors that training changes, by name.
  *
- * Of a model with adapters they are the leaves of the adapters that are both active and trainable; a name begins with the
- * adapter's position among the active ones, not with its own name, so that adapters of equal structure give equal
- * programs: `a0.<module path>.<leaf>`, `a0.param.<name>` for biases and saved modules, `a0.tokens.<module path>` for
- * rows of embeddings. What is shared (tied weights) appears once. Of a base model they are all its parameters.
+ * Of a model with adapters they are the leaves of the adapters that are both active and trainable;
+ * a name begins with the adapter's position among the active ones, not with its own name, so that
+ * adapters of equal structure give equal programs: `a0.<module path>.<leaf>`, `a0.param.<name>` for
+ * biases and saved modules, `a0.tokens.<module path>` for rows of embeddings. What is shared (tied
+ * weights) appears once. Of a base model they are all its parameters.
  *
  * @param model A model with or without adapters. Disabled adapters train nothing.
  *
@@ -64,7 +65,8 @@ export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, tensor, trainableLeaves, withLeaves } from "@graft/peft";
+ * import { createModel, getPeftModel, loraConfig, tensor } from "@graft/peft";
+ * import { trainableLeaves, withLeaves } from "@graft/peft";
  * const base = await createModel({
  *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
  *   num_hidden_layers: 2, num_attention_heads: 4,
@@ -178,8 +180,9 @@ function siteLeafName(position: number, path: string, leaf: string): string {
 }
 
 /**
- * What stands for a parameter of the base while an adapter is active: a trained copy, or one that its file brought along.
- * Parameters that share one tensor (tied weights) share the leaf, which is named after the first of them.
+ * What stands for a parameter of the base while an adapter is active: a trained copy, or one that
+ * its file brought along. Parameters that share one tensor (tied weights) share the leaf, which is
+ * named after the first of them.
  */
 export function parameterLeaf(
   adapter: Adapter,
@@ -195,7 +198,10 @@ export function parameterLeaf(
   return undefined;
 }
 
-/** The rows that an adapter trains of the embedding (or tied head) at a path. Paths that share the record share the leaf. */
+/**
+ * The rows that an adapter trains of the embedding (or tied head) at a path. Paths that share the
+ * record share the leaf.
+ */
 export function tokensLeaf(
   adapter: Adapter,
   path: string,
@@ -208,7 +214,8 @@ export function tokensLeaf(
 }
 
 /**
- * The leaves of one site as values of a pass, trained and fixed ones, with those that are tied to another site's read from there.
+ * The leaves of one site as values of a pass, trained and fixed ones, with those that are tied to
+ * another site's read from there.
  *
  * @param pass The trace.
  * @param of The adapter, its position among the active ones, and the site.

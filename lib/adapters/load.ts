@@ -33,7 +33,9 @@ export interface AdapterParts {
 
 /** What is known of the base that an adapter was trained on. */
 export interface AdapterLoadReport extends LoadReport {
-  /** Whether its file records a digest of this base, of another one, or none that could be compared. */
+  /**
+   * Whether its file records a digest of this base, of another one, or none that could be compared.
+   */
   readonly base: "same" | "other" | "unknown";
 }
 
@@ -45,11 +47,17 @@ export interface LoadAdapterOptions extends HubOptions {
   readonly isTrainable?: boolean;
   /** A folder inside the source, such as the name of an adapter that is not `default`. */
   readonly subfolder?: string;
-  /** Whether keys that are missing or unexpected, other shapes and another base are errors. True by default. */
+  /**
+   * Whether keys that are missing or unexpected, other shapes and another base are errors. True by
+   * default.
+   */
   readonly strict?: boolean;
   /** Loads onto a base other than the one whose digest the file records. */
   readonly allowOtherBase?: boolean;
-  /** Seed of what a method draws again on loading, such as the sketch of `pissa_niter`; that of training. 0 by default. */
+  /**
+   * Seed of what a method draws again on loading, such as the sketch of `pissa_niter`; that of
+   * training. 0 by default.
+   */
   readonly seed?: number;
   /** Is told what was used and what was not. */
   readonly onReport?: (report: AdapterLoadReport) => void;
@@ -58,16 +66,18 @@ export interface LoadAdapterOptions extends HubOptions {
 }
 
 /**
- * A model with an adapter from a file. On a base it is active; on a model with adapters it joins them and waits for `setAdapter`, as in PEFT.
- * Weights in 16-bit floats become f32. The tensors are read at once, so the file may change afterwards.
+ * A model with an adapter from a file. On a base it is active; on a model with adapters it joins
+ * them and waits for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are
+ * read at once, so the file may change afterwards.
  *
  * @param model A base, or a model with adapters.
  * @param source A folder, the id of an adapter on the hub, or its parts.
- * @throws {CheckpointError} where the adapter does not fit the model: keys are missing or unexpected, shapes differ, or its file records
- * that it was made for other weights.
+ * @throws {CheckpointError} where the adapter does not fit the model: keys are missing or
+ * unexpected, shapes differ, or its file records that it was made for other weights.
  * @throws {FileError} where files are missing or damaged.
  * @throws {ConfigError} where the config is not valid.
- * @throws {ValueError} where the name is taken, and for a source that is neither a folder, an id nor parts.
+ * @throws {ValueError} where the name is taken, and for a source that is neither a folder, an id
+ * nor parts.
  *
  * @example
  * ```ts

@@ -13,9 +13,14 @@ export type Exclusion = "excludeModules" | "modulesToSave";
 export interface ModuleMatcher {
   /** Why a module is left out whatever the targets say; `undefined` where it is not. */
   excluded(path: string): Exclusion | undefined;
-  /** Whether a target names a module, by full path, by the end of its path or by regular expression. */
+  /**
+   * Whether a target names a module, by full path, by the end of its path or by regular expression.
+   */
   names(target: string, path: string): boolean;
-  /** Whether a module that a target names is in one of the layers that were asked for. Full paths and expressions are not filtered. */
+  /**
+   * Whether a module that a target names is in one of the layers that were asked for. Full paths
+   * and expressions are not filtered.
+   */
   inLayers(target: string, path: string): boolean;
 }
 
@@ -54,7 +59,10 @@ export function createMatcher(config: TargetConfig): ModuleMatcher {
   };
 }
 
-/** How to find the number of a module's layer, where a config names the lists that hold layers and where it does not. */
+/**
+ * How to find the number of a module's layer, where a config names the lists that hold layers and
+ * where it does not.
+ */
 export function layerNumbering(
   layersPattern: TargetConfig["layersPattern"],
 ): (path: string) => number | null {

@@ -26,7 +26,10 @@ import { setAdapter } from "./select.ts";
 export interface MergeOptions {
   /** Names of the adapters to merge, in order; the active ones by default. */
   readonly adapterNames?: readonly string[];
-  /** Type of the merged weights. f32 by default, whatever the base has: what an adapter adds is often too small for 16 bits. */
+  /**
+   * Type of the merged weights. f32 by default, whatever the base has: what an adapter adds is
+   * often too small for 16 bits.
+   */
   readonly dtype?: "f32" | "f16" | "bf16";
 }
 
@@ -36,9 +39,10 @@ const MERGE_OPTIONS: OptionRules<MergeOptions> = {
 };
 
 /**
- * A base model that gives what the model with its adapters gives. The model and its own base stay as they are, and weights that no adapter touches are
- * shared. Merged weights are computed on the model's device when they are first needed. Where only one of two tied weights changes, the
- * merged model has both.
+ * A base model that gives what the model with its adapters gives. The model and its own base stay
+ * as they are, and weights that no adapter touches are shared. Merged weights are computed on the
+ * model's device when they are first needed. Where only one of two tied weights changes, the merged
+ * model has both.
  *
  * @param model A model with adapters.
  * @throws {UnsupportedError} where a method, or what an adapter holds, cannot be merged.
@@ -105,7 +109,20 @@ export function mergeAndUnload(model: PeftModel, options: MergeOptions = {}): Mo
   return { ...withParameters(base, own), source: null };
 }
 
-/** The base of a model, without its adapters. */
+/**
+ * The base of a model, without its adapters.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, unload } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * console.log(unload(getPeftModel(base, loraConfig())) === base); // true
+ * ```
+ */
 export function unload(model: PeftModel): ModelGraph {
   return model.base;
 }
@@ -168,7 +185,10 @@ function mergeSite(
   return { weight: compute("weight"), ...(outputs.bias ? { bias: compute("bias") } : {}) };
 }
 
-/** A table with the given rows in the place of its own: the difference to `old` is added at their indices. */
+/**
+ * A table with the given rows in the place of its own: the difference to `old` is added at their
+ * indices.
+ */
 function withRows(
   table: Value,
   change: { readonly old: Value; readonly rows: Value; readonly indices: readonly number[] },
@@ -179,8 +199,9 @@ function withRows(
 }
 
 /**
- * A pass for one site alone, in which names do not depend on its path: sites of one shape then give one program, which is compiled once.
- * Its weight is an input like any other, so that it does not stay on the device beside the merged one.
+ * A pass for one site alone, in which names do not depend on its path: sites of one shape then give
+ * one program, which is compiled once. Its weight is an input like any other, so that it does not
+ * stay on the device beside the merged one.
  */
 function sitePass(
   graph: Graph,
@@ -211,7 +232,10 @@ function sitePass(
   return { pass, weight, bias };
 }
 
-/** The outputs of a program as tensors, computed when they are read and kept as long as somebody holds them. */
+/**
+ * The outputs of a program as tensors, computed when they are read and kept as long as somebody
+ * holds them.
+ */
 function computed(
   program: Program,
   run: { readonly model: ModelGraph; readonly inputs: Readonly<Record<string, Tensor>> },

@@ -16,8 +16,8 @@ export interface ModelCard {
 }
 
 /**
- * A model card with the fields by which the hub finds an adapter. In an existing one only these fields change, and the release of PEFT is added at
- * its end.
+ * A model card with the fields by which the hub finds an adapter. In an existing one only these
+ * fields change, and the release of PEFT is added at its end.
  */
 export function modelCard({ config, baseModel, existing }: ModelCard): string {
   const tags = ["transformers"];

@@ -29,7 +29,10 @@ export function modulesOf(model: ModelGraph): ReadonlyMap<string, Module> {
   return modules;
 }
 
-/** Names of the parameters of a module and of everything in it, in order of execution; of the whole model for an empty path. */
+/**
+ * Names of the parameters of a module and of everything in it, in order of execution; of the whole
+ * model for an empty path.
+ */
 export function parametersOf(model: ModelGraph, path: string): readonly string[] {
   return [...model.sites.values()]
     .filter((site) => !path || site.path === path || site.path.startsWith(`${path}.`))

@@ -28,11 +28,17 @@ export interface Adapter {
   readonly config: PeftConfig;
   /** Leaves by module path, in order of execution. */
   readonly sites: ReadonlyMap<string, SiteLeaves>;
-  /** Parameters of the base that the adapter trains and replaces: saved modules and biases, by checkpoint name. */
+  /**
+   * Parameters of the base that the adapter trains and replaces: saved modules and biases, by
+   * checkpoint name.
+   */
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Trained rows of embeddings, by module path (a tied head's under its own path as well). */
   readonly tokens: ReadonlyMap<string, TokenRows>;
-  /** Parameters of the base that the adapter's file brought along without training them (`saveEmbeddingLayers`). */
+  /**
+   * Parameters of the base that the adapter's file brought along without training them
+   * (`saveEmbeddingLayers`).
+   */
   readonly replacements?: ReadonlyMap<string, Tensor>;
 }
 

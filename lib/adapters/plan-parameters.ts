@@ -1,5 +1,6 @@
 /**
- * The part of a plan that says which parameters of the base are trained as a whole: saved modules and biases.
+ * The part of a plan that says which parameters of the base are trained as a whole: saved modules
+ * and biases.
  *
  * @module
  */
@@ -12,7 +13,10 @@ import type { ResolvedConfig } from "./resolve-config.ts";
 
 /** Which parameters are trained, and what stands in the way. */
 export interface ParameterPlan {
-  /** Names of parameters, each with the name of the one whose copy it uses: its own, or that of what it stays tied to. */
+  /**
+   * Names of parameters, each with the name of the one whose copy it uses: its own, or that of what
+   * it stays tied to.
+   */
   readonly parameters: ReadonlyMap<string, string>;
   /** Every entry of `modulesToSave`. */
   readonly patterns: readonly PatternReport[];
@@ -35,7 +39,8 @@ export function planParameters(
   const problems: TargetError[] = [];
   const parameters = new Map<string, string>();
   const patterns: PatternReport[] = (config.modulesToSave ?? []).map((pattern) => {
-    // PEFT compares the end of the path without regard to its parts: "norm" means input_layernorm too.
+    // PEFT compares the end of the path without regard to its parts: "norm" means input_layernorm
+    // too.
     const named = [...modules.keys()].filter((path) => path.endsWith(pattern));
     for (const name of named.flatMap((path) => parametersOf(model, path))) {
       parameters.set(name, name);

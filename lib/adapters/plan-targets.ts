@@ -78,7 +78,8 @@ export function planTargets(
   );
   const unfit = adapted.filter(({ site }) => !site || !method.siteKinds.includes(site.kind));
   if (unfit.length) problems.push(unfitTarget(unfit, method));
-  // What was given names the patterns: a list that was condensed or made from "all-linear" would not be recognised.
+  // What was given names the patterns: a list that was condensed or made from "all-linear" would
+  // not be recognised.
   const shown = isAllLinear(given.targetModules) || given.targetModules === null ? config : given;
   const shownMatcher = createMatcher(shown);
   const taken = new Set(adapted.map(({ path }) => path));

@@ -34,7 +34,8 @@ export interface TokenPlan {
  * Plans the rows.
  *
  * @param model The base.
- * @param options The config, the paths of the adapted sites and the names of the parameters that are trained as a whole.
+ * @param options The config, the paths of the adapted sites and the names of the parameters that
+ * are trained as a whole.
  */
 export function planTokens(
   model: ModelGraph,

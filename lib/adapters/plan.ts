@@ -22,11 +22,17 @@ import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
 export interface AdapterPlan {
   /** The method. */
   readonly method: PeftMethod;
-  /** The config as the adapter would carry it: defaults, `all-linear` and tied weights written out for this model. */
+  /**
+   * The config as the adapter would carry it: defaults, `all-linear` and tied weights written out
+   * for this model.
+   */
   readonly config: TargetConfig;
   /** Adapted sites, in order of execution. */
   readonly sites: readonly PlannedSite[];
-  /** Parameters of the base that are trained as a whole (saved modules, biases), each with the one whose copy it uses. */
+  /**
+   * Parameters of the base that are trained as a whole (saved modules, biases), each with the one
+   * whose copy it uses.
+   */
   readonly parameters: ReadonlyMap<string, string>;
   /** Trained rows of embeddings, by module path. */
   readonly tokens: ReadonlyMap<string, PlannedTokens>;
@@ -55,11 +61,13 @@ export interface PlanOptions {
 }
 
 /**
- * Says which modules a config names, what it would train and what is wrong with it. Nothing is built or read.
+ * Says which modules a config names, what it would train and what is wrong with it. Nothing is
+ * built or read.
  *
  * @param model The base, or a model with adapters on it.
  * @param config A config as `loraConfig` makes it, or its fields with `peftType`.
- * @throws {ConfigError} where the config itself is not valid. What does not fit the model is in `problems`.
+ * @throws {ConfigError} where the config itself is not valid. What does not fit the model is in
+ * `problems`.
  *
  * @example
  * ```ts
@@ -71,7 +79,8 @@ export interface PlanOptions {
  * using _device = base.device;
  * const plan = planAdapter(base, loraConfig({ targetModules: ["q_proj", "w_proj"] }));
  * console.log(plan.trainableParameters); // 1024
- * console.log(plan.problems[0].message); // Target modules "w_proj" not found in the base model. Nearest: k_proj, o_proj, q_proj.
+ * console.log(plan.problems[0].message);
+ * // Target modules "w_proj" not found in the base model. Nearest: k_proj, o_proj, q_proj.
  * ```
  */
 export function planAdapter(
@@ -133,7 +142,8 @@ export function planAdapter(
  * The plan, where it can be carried out.
  *
  * @param plan A plan.
- * @param options With `allowUnmatched`, entries and layers that name nothing are no reason to refuse as long as something is adapted.
+ * @param options With `allowUnmatched`, entries and layers that name nothing are no reason to
+ * refuse as long as something is adapted.
  * @throws {GraftError} the plan's problem, or a {@link TargetError} that lists them.
  */
 export function checkPlan(

@@ -1,5 +1,6 @@
 /**
- * What a config means for one model: defaults, `all-linear` and tied weights written out, as PEFT saves them.
+ * What a config means for one model: defaults, `all-linear` and tied weights written out, as PEFT
+ * saves them.
  *
  * @module
  */
@@ -76,7 +77,10 @@ function defaultTargets(model: ModelGraph, method: PeftMethod): readonly string[
   return targets;
 }
 
-/** `ensureWeightTying`: which tied modules follow the input embedding, and the config as PEFT rewrites it for that. */
+/**
+ * `ensureWeightTying`: which tied modules follow the input embedding, and the config as PEFT
+ * rewrites it for that.
+ */
 function resolveTying(model: ModelGraph, config: TargetConfig): ResolvedConfig {
   const nothing = { config, tiedTargets: [], tiedSaved: [], notes: [] };
   if (!config.ensureWeightTying) return nothing;
@@ -157,8 +161,9 @@ function compareLists(a: readonly string[], b: readonly string[]): number {
 }
 
 /**
- * The config with `fanInFanOut` as the adapted layers are stored, where the method has that field. On a mix the last layer counts, as
- * in PEFT; each layer is adapted as it is stored whatever the field says.
+ * The config with `fanInFanOut` as the adapted layers are stored, where the method has that field.
+ * On a mix the last layer counts, as in PEFT; each layer is adapted as it is stored whatever the
+ * field says.
  */
 export function correctFanInFanOut(config: TargetConfig, sites: readonly Site[]): TargetConfig {
   if (!("fanInFanOut" in config)) return config;

@@ -36,8 +36,8 @@ export interface SaveOptions extends StateDictOptions {
   /** Names of the adapters to save; all by default. */
   readonly selectedAdapters?: readonly string[];
   /**
-   * Whether a digest of the base is stored with the weights, so that loading them onto another base of the same shape is noticed. It takes
-   * reading the base once. True by default.
+   * Whether a digest of the base is stored with the weights, so that loading them onto another base
+   * of the same shape is noticed. It takes reading the base once. True by default.
    */
   readonly recordBase?: boolean;
   /** Methods that are known; the library's own by default. */
@@ -45,10 +45,12 @@ export interface SaveOptions extends StateDictOptions {
 }
 
 /**
- * Saves adapters as `adapter_config.json` and `adapter_model.safetensors`, with a model card: the files that Python PEFT writes and reads. The
- * adapter `default` goes into the folder itself, others into subfolders of their name.
+ * Saves adapters as `adapter_config.json` and `adapter_model.safetensors`, with a model card: the
+ * files that Python PEFT writes and reads. The adapter `default` goes into the folder itself,
+ * others into subfolders of their name.
  *
- * All files are written under temporary names first and take their places together: when anything fails, the folder is as it was.
+ * All files are written under temporary names first and take their places together: when anything
+ * fails, the folder is as it was.
  *
  * @param model A model with adapters.
  * @param folder Where to save; made where it does not exist.
@@ -136,8 +138,8 @@ function savedConfig(base: ModelGraph, { config, sites }: Adapter): PeftConfig {
 }
 
 /**
- * In `rankPattern` and `alphaPattern` the first key that fits counts, but the file has its keys sorted. Where that would change what a
- * module gets, the patterns become one key for each module.
+ * In `rankPattern` and `alphaPattern` the first key that fits counts, but the file has its keys
+ * sorted. Where that would change what a module gets, the patterns become one key for each module.
  */
 function withUnorderedPatterns(config: PeftConfig, paths: readonly string[]): PeftConfig {
   const fields: Record<string, unknown> = {};
@@ -155,7 +157,10 @@ function withUnorderedPatterns(config: PeftConfig, paths: readonly string[]): Pe
   return { ...config, ...fields };
 }
 
-/** The Python class of the base, from which PEFT makes a model where no task type says what it is for. */
+/**
+ * The Python class of the base, from which PEFT makes a model where no task type says what it is
+ * for.
+ */
 function autoMapping({ config }: ModelGraph): PeftConfig["autoMapping"] {
   const names = config.architectures;
   const name = Array.isArray(names) ? names[0] : undefined;

@@ -12,8 +12,9 @@ import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
  *
  * @param model A model with adapters.
  * @param adapters One name, or several to apply together.
- * @throws {ValueError} for a name that does not exist or is given twice, and for two adapters that replace the same parameter of the base
- * (saved modules, biases, token rows), as there is no telling which of the two counts.
+ * @throws {ValueError} for a name that does not exist or is given twice, and for two adapters that
+ * replace the same parameter of the base (saved modules, biases, token rows), as there is no
+ * telling which of the two counts.
  *
  * @example
  * ```ts
@@ -52,7 +53,8 @@ export function setAdapter(model: PeftModel, adapters: string | readonly string[
  *
  * @example
  * ```ts
- * import { createModel, disableAdapters, enableAdapters, getPeftModel, loraConfig } from "@graft/peft";
+ * import { createModel, getPeftModel, loraConfig } from "@graft/peft";
+ * import { disableAdapters, enableAdapters } from "@graft/peft";
  * const base = await createModel({
  *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
  *   num_hidden_layers: 2, num_attention_heads: 4,
@@ -124,8 +126,8 @@ export function deleteAdapter(model: PeftModel, adapterName: string): PeftModel 
  * Runs something with the active adapters' own scaling multiplied by a factor.
  *
  * @param model A model with adapters; it stays as it is.
- * @param multiplier The factor: one for all active adapters, or one by name. 1 changes nothing, 0 leaves only what the adapters replace
- * (saved modules, biases, token rows).
+ * @param multiplier The factor: one for all active adapters, or one by name. 1 changes nothing, 0
+ * leaves only what the adapters replace (saved modules, biases, token rows).
  * @param fn Gets the scaled model.
  * @returns What `fn` gave, and the model that was given.
  * @throws {ValueError} for a factor that is no finite number, and for an unknown name.

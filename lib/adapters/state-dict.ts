@@ -16,8 +16,9 @@ import { adapterOf } from "./select.ts";
 /** How to read an adapter's tensors. */
 export interface StateDictOptions {
   /**
-   * Whether the weights of the input embedding and the output head are among them. `"auto"`, the default: where they are adapted and
-   * `targetModules` names them as `embed_tokens` or `lm_head`, as in PEFT.
+   * Whether the weights of the input embedding and the output head are among them. `"auto"`, the
+   * default: where they are adapted and `targetModules` names them as `embed_tokens` or `lm_head`,
+   * as in PEFT.
    */
   readonly saveEmbeddingLayers?: boolean | "auto";
 }
@@ -38,7 +39,9 @@ export interface LoadReport {
   }[];
   /** Tensors of another number type, which were converted to f32. */
   readonly dtypeCast: readonly { readonly key: string; readonly from: string }[];
-  /** Fixed leaves, which no file holds and which follow from the base: names after the key prefix. */
+  /**
+   * Fixed leaves, which no file holds and which follow from the base: names after the key prefix.
+   */
   readonly regenerated: readonly string[];
   /** Keys of copies that PEFT writes beside what counts. */
   readonly ignored: readonly string[];
@@ -46,7 +49,8 @@ export interface LoadReport {
 
 /**
  * The tensors of one adapter under the keys that PEFT saves them with, such as
- * `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. The adapter's name is not part of them.
+ * `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. The adapter's name is not part
+ * of them.
  *
  * @param model A model with adapters.
  * @param adapterName Which one.
@@ -104,14 +108,16 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
  *
  * @param model A model with adapters.
  * @param tensors Tensors under PEFT's keys; they are read.
- * @param options Which adapter; and whether anything that does not fit is an error (`strict`, the default) or only reported.
+ * @param options Which adapter; and whether anything that does not fit is an error (`strict`, the
+ * default) or only reported.
  * @returns The new model, and what was used and what was not.
  * @throws {CheckpointError} where keys are missing or unexpected or shapes differ.
  * @throws {FileError} where a tensor cannot be read.
  *
  * @example
  * ```ts
- * import { createModel, getAdapterStateDict, getPeftModel, loraConfig, setAdapterStateDict } from "@graft/peft";
+ * import { createModel, getAdapterStateDict, getPeftModel } from "@graft/peft";
+ * import { loraConfig, setAdapterStateDict } from "@graft/peft";
  * const base = await createModel({
  *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
  *   num_hidden_layers: 2, num_attention_heads: 4,
@@ -211,7 +217,10 @@ function nearest(key: string, names: readonly string[]): string {
   return near ? ` (nearest: ${near})` : "";
 }
 
-/** The tensor in memory, floats as f32. An adapter must not depend on a file that is replaced when it is saved again. */
+/**
+ * The tensor in memory, floats as f32. An adapter must not depend on a file that is replaced when
+ * it is saved again.
+ */
 async function onHost(stored: Tensor): Promise<Tensor> {
   const { shape } = stored;
   return isFloating(stored.dtype)

@@ -21,13 +21,19 @@ export interface TraceOptions {
   readonly length: number;
   /** Number of positions in a cache of keys and values; none without it. */
   readonly cache?: { readonly capacity: number };
-  /** Number of tokens in a row that logits are wanted for; all of them without it. The program takes their places as `logitRows`. */
+  /**
+   * Number of tokens in a row that logits are wanted for; all of them without it. The program takes
+   * their places as `logitRows`.
+   */
   readonly logitRows?: number;
   /** Dropout is on: the program takes a `seed`. */
   readonly dropout?: boolean;
   /** Stands for leaves and parameters that are being trained; gets the graph and the name. */
   readonly trained?: (graph: Graph, name: string) => Value | undefined;
-  /** Makes the program's outputs from the model's (`logits`, `lastHiddenState`); all of them by default. */
+  /**
+   * Makes the program's outputs from the model's (`logits`, `lastHiddenState`); all of them by
+   * default.
+   */
   readonly outputs?: (
     pass: ForwardPass,
     values: Readonly<Record<string, Value>>,
@@ -36,13 +42,30 @@ export interface TraceOptions {
 
 /** A program of a model and what to run it with. */
 export interface TracedModel {
-  /** The program. Its data inputs are `ids`, `positions`, `querySegments`, `keySegments`, `offset`, perhaps `logitRows` and `seed`, and what the architecture adds. */
+  /**
+   * The program. Its data inputs are `ids`, `positions`, `querySegments`, `keySegments`, `offset`,
+   * perhaps `logitRows` and `seed`, and what the architecture adds.
+   */
   readonly program: Program;
   /** Weights and leaves by input name. */
   readonly bindings: Readonly<Record<string, Tensor>>;
 }
 
-/** Traces a model for batches of one size. Equal structures and sizes give programs with equal keys. */
+/**
+ * Traces a model for batches of one size. Equal structures and sizes give programs with equal keys.
+ *
+ * @example
+ * ```ts
+ * import { cost, createModel, traceModel } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * const { program } = traceModel(model, { batch: 1, length: 8 });
+ * console.log(cost(program).flops > 1e5); // true
+ * ```
+ */
 export function traceModel(model: AnyModel, options: TraceOptions): TracedModel {
   const { batch: b, length: t, cache, trained } = options;
   const graph = createGraph();
@@ -88,7 +111,10 @@ export interface RunInputs {
   readonly offset?: number;
   /** Length of the whole sequence, which some RoPE scalings depend on; T by default. */
   readonly sequenceLength?: number;
-  /** Places of the rows that logits are wanted for [B, R], each counted through the whole batch: b·T + t. */
+  /**
+   * Places of the rows that logits are wanted for [B, R], each counted through the whole batch: b·T
+   * + t.
+   */
   readonly logitRows?: Int32Array;
   /** Seed of the dropout masks. */
   readonly seed?: number;

@@ -6,7 +6,9 @@
 import { ConfigError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
 
-/** Reads fields. One that is absent or null has its default, and is an error where there is none. */
+/**
+ * Reads fields. One that is absent or null has its default, and is an error where there is none.
+ */
 export interface ConfigReader {
   /** A whole number above 0. */
   size(name: string, otherwise?: number): number;

@@ -184,7 +184,10 @@ function forward(
   return { lastHiddenState, logits: pass.site("lm_head", pass.headRows(lastHiddenState)) };
 }
 
-/** Llama (Touvron et al., 2023, arXiv:2302.13971), Mistral (arXiv:2310.06825), SmolLM2 and Qwen2/2.5/3. */
+/**
+ * Llama (Touvron et al., 2023, arXiv:2302.13971), Mistral (arXiv:2310.06825), SmolLM2 and
+ * Qwen2/2.5/3.
+ */
 export const llama: Architecture = {
   name: "llama",
   modelTypes: ["llama", "mistral", "qwen2", "qwen3", "smollm"],

@@ -17,6 +17,12 @@ export const ARCHITECTURES: readonly Architecture[] = [gpt2, llama];
  *
  * @throws {UnsupportedError} where no architecture serves its `model_type`.
  * @throws {ConfigError} for what is no config.
+ *
+ * @example
+ * ```ts
+ * import { architectureOf } from "@graft/peft";
+ * console.log(architectureOf({ model_type: "mistral" }).name); // llama
+ * ```
  */
 export function architectureOf(
   config: ModelConfig,

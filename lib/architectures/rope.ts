@@ -48,8 +48,9 @@ export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
 /**
  * Frequencies (radians per position, one for each pair) and the factor on cosine and sine.
  *
- * The kinds: `default`; `linear` (Chen et al., 2023, arXiv:2306.15595); `dynamic` NTK scaling; `yarn` (Peng et al., 2023,
- * arXiv:2309.00071); `llama3` (Llama 3.1); `longrope` (Ding et al., 2024, arXiv:2402.13753).
+ * The kinds: `default`; `linear` (Chen et al., 2023, arXiv:2306.15595); `dynamic` NTK scaling;
+ * `yarn` (Peng et al., 2023, arXiv:2309.00071); `llama3` (Llama 3.1); `longrope` (Ding et al.,
+ * 2024, arXiv:2402.13753).
  *
  * @param rope Settings.
  * @param length Length of the whole sequence, which `dynamic` and `longrope` depend on.
@@ -156,7 +157,10 @@ export function ropeFrequencies(
   }
 }
 
-/** Cosines and sines [B, T, size / 2] at the given positions, computed on the host in double precision. */
+/**
+ * Cosines and sines [B, T, size / 2] at the given positions, computed on the host in double
+ * precision.
+ */
 export function ropeTables(
   rope: RopeConfig,
   inputs: HostInputs,
@@ -166,7 +170,8 @@ export function ropeTables(
   const cos = new Float32Array(n * half), sin = new Float32Array(n * half);
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < half; j++) {
-      // transformers rounds frequencies and angles to single precision, and outputs are compared with its own.
+      // transformers rounds frequencies and angles to single precision, and outputs are compared
+      // with its own.
       const angle = Math.fround(inputs.positions[i] * Math.fround(frequencies[j]));
       cos[i * half + j] = Math.cos(angle) * factor;
       sin[i * half + j] = Math.sin(angle) * factor;

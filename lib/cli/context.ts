@@ -50,7 +50,8 @@ export function processContext(): CliContext {
 export const INTERRUPTED = 130;
 
 /**
- * Runs a command whose work Ctrl-C ends early. A second Ctrl-C is left to the system, which ends the process at once.
+ * Runs a command whose work Ctrl-C ends early. A second Ctrl-C is left to the system, which ends
+ * the process at once.
  *
  * @param run Gets the signal; does what it still has to do after it and gives the exit code.
  */

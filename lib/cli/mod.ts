@@ -5,8 +5,8 @@
  * deno run -A jsr:@graft/peft/cli --help
  * ```
  *
- * Exit codes: 0 when all went well; 1 with one line on the standard error when something failed; 2 for a command or an option that does
- * not exist or cannot be read; 130 after Ctrl-C.
+ * Exit codes: 0 when all went well; 1 with one line on the standard error when something failed; 2
+ * for a command or an option that does not exist or cannot be read; 130 after Ctrl-C.
  *
  * @module
  */

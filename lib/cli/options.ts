@@ -185,7 +185,10 @@ function names(text: string): string[] {
   return list;
 }
 
-/** Names hold letters, digits, dots, dashes and underscores; anything else makes it a regular expression. */
+/**
+ * Names hold letters, digits, dots, dashes and underscores; anything else makes it a regular
+ * expression.
+ */
 function namesOrPattern(text: string): string[] | string {
   if (text === "all-linear" || !/^[\w.,\s-]*$/.test(text)) return text;
   return names(text);

@@ -8,7 +8,10 @@ import type { Program } from "../program/program.ts";
 import type { ScalarType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
-/** Counts of what a device holds; two equal readings around a step mean that the step created nothing. */
+/**
+ * Counts of what a device holds; two equal readings around a step mean that the step created
+ * nothing.
+ */
 export interface DeviceMemory {
   /** Bytes of all buffers that are alive. */
   readonly bytes: number;
@@ -37,9 +40,10 @@ export interface Executable {
   /** What was compiled. */
   readonly program: Program;
   /**
-   * Runs the program. Every input of role `weight` or `data` is given by name; `state` holds those of role `state`, and takes
-   * the program's updates. Outputs are on the host. Outputs that only feed updates need not be read: name what you want in `read` (all
-   * outputs that are not updates by default).
+   * Runs the program. Every input of role `weight` or `data` is given by name; `state` holds those
+   * of role `state`, and takes the program's updates. Outputs are on the host. Outputs that only
+   * feed updates need not be read: name what you want in `read` (all outputs that are not updates
+   * by default).
    */
   run(
     inputs: Readonly<Record<string, Tensor>>,
@@ -53,7 +57,10 @@ export interface Device extends Disposable {
   readonly kind: "webgpu" | "cpu";
   /** The adapter's or processor's own description. */
   readonly description: string;
-  /** The type in which weights stored as `dtype` stay resident. Block types stay as they are (see `matmulQuantized`). */
+  /**
+   * The type in which weights stored as `dtype` stay resident. Block types stay as they are (see
+   * `matmulQuantized`).
+   */
   weightType(dtype: ScalarType): ValueType;
   /** Compiles a program, or gives the executable that it already has for one with the same key. */
   compile(program: Program): Promise<Executable>;

@@ -7,7 +7,10 @@ import { DeviceError, ValueError } from "../errors.ts";
 import { checkOptions, type OptionRules, show, wholeFrom } from "../options.ts";
 import type { Device } from "./device.ts";
 
-/** What can be asked for: hardware WebGPU, else the CPU; the CPU; hardware WebGPU; or WebGPU of any kind, software included. */
+/**
+ * What can be asked for: hardware WebGPU, else the CPU; the CPU; hardware WebGPU; or WebGPU of any
+ * kind, software included.
+ */
 export type DeviceName = "auto" | "cpu" | "webgpu" | "webgpu-fallback";
 
 /** All names of devices. */
@@ -22,13 +25,16 @@ export interface OpenDeviceOptions {
 const DEVICE_OPTIONS: OptionRules<OpenDeviceOptions> = { threads: wholeFrom(1) };
 
 /**
- * Opens a device. A WebGPU adapter that runs in software is taken only when `"webgpu-fallback"` asks for it: the CPU device is faster.
+ * Opens a device. A WebGPU adapter that runs in software is taken only when `"webgpu-fallback"`
+ * asks for it: the CPU device is faster.
  *
  * @param device A name, or a device that is open already and is given back.
  * @param options For the device that is opened.
- * @throws {DeviceError} `WEBGPU_MISSING` or `WEBGPU_ADAPTER` where there is no WebGPU, `WEBGPU_FALLBACK` where it runs in software and that was not
- * asked for, `NO_RUNTIME` where ONNX Runtime does not run here.
- * @throws {ValueError} `DEVICE_NAME` for a name that does not exist, `DEVICE_OPTION` for an option that cannot be.
+ * @throws {DeviceError} `WEBGPU_MISSING` or `WEBGPU_ADAPTER` where there is no WebGPU,
+ * `WEBGPU_FALLBACK` where it runs in software and that was not asked for, `NO_RUNTIME` where ONNX
+ * Runtime does not run here.
+ * @throws {ValueError} `DEVICE_NAME` for a name that does not exist, `DEVICE_OPTION` for an option
+ * that cannot be.
  *
  * @example
  * ```ts

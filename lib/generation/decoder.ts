@@ -19,11 +19,27 @@ export interface Decoder extends Disposable {
 }
 
 /**
- * Runs prompts through a model, shorter ones padded on the left, and keeps their keys and values for the tokens to come.
+ * Runs prompts through a model, shorter ones padded on the left, and keeps their keys and values
+ * for the tokens to come.
  *
  * @param model A model with or without adapters.
  * @param prompts Token ids, at least one in each row, all in the vocabulary.
- * @param options `expected` new tokens find room without the cache having to grow; `signal` stops between two parts of a long prompt.
+ * @param options `expected` new tokens find room without the cache having to grow; `signal` stops
+ * between two parts of a long prompt.
+ *
+ * @example
+ * ```ts
+ * import { argmax, createModel, openDecoder } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * using decoder = await openDecoder(model, [[5, 6, 7]]);
+ * const next = argmax(decoder.logits);
+ * await decoder.step(Int32Array.of(next));
+ * console.log(decoder.logits.length); // 96
+ * ```
  */
 export async function openDecoder(
   model: AnyModel,
@@ -57,7 +73,8 @@ export async function openDecoder(
         }),
     );
 
-  // Padding is all that has to be masked: what the cache does not hold yet lies beyond the query, where no query looks.
+  // Padding is all that has to be masked: what the cache does not hold yet lies beyond the query,
+  // where no query looks.
   const keySegments = () => {
     const segments = new Int32Array(batch * capacity).fill(1);
     padding.forEach((n, b) => segments.fill(0, b * capacity, b * capacity + n));

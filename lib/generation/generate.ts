@@ -38,21 +38,33 @@ import {
 } from "./sampling.ts";
 import { createStopScanner } from "./stop-scanner.ts";
 
-/** How to generate. Without any of `doSample`, `temperature`, `topK` and `topP`, the most probable token is taken each time. */
+/**
+ * How to generate. Without any of `doSample`, `temperature`, `topK` and `topP`, the most probable
+ * token is taken each time.
+ */
 export interface GenerateOptions extends SamplingOptions {
   /** How many tokens to add at most; 128 by default. The model's last position ends a text too. */
   readonly maxNewTokens?: number;
-  /** Draws tokens at random instead of taking the most probable; true by default where `temperature` (other than 0), `topK` or `topP` is given. */
+  /**
+   * Draws tokens at random instead of taking the most probable; true by default where `temperature`
+   * (other than 0), `topK` or `topP` is given.
+   */
   readonly doSample?: boolean;
   /** Divides the scores, as in {@link SamplingOptions}; 0 takes the most probable token. */
   readonly temperature?: number;
-  /** Where random numbers start from, 0 by default: the same seed gives the same text. Each row draws its own. */
+  /**
+   * Where random numbers start from, 0 by default: the same seed gives the same text. Each row
+   * draws its own.
+   */
   readonly seed?: number;
   /** Strings that end a text; the text stops before them. */
   readonly stop?: string | readonly string[];
   /** Keeps the stop string in the text. */
   readonly includeStop?: boolean;
-  /** Ids that end a text, in place of those of the model's `generation_config.json` or `config.json`; `[]` for none. */
+  /**
+   * Ids that end a text, in place of those of the model's `generation_config.json` or
+   * `config.json`; `[]` for none.
+   */
   readonly eosTokenId?: number | readonly number[];
   /** Reads prompts and writes text; the one that lies beside the model's weights by default. */
   readonly tokenizer?: Tokenizer;
@@ -93,7 +105,10 @@ export type FinishReason = "eos" | "stop" | "length";
 
 /** A generated text. */
 export interface Generation {
-  /** The new text, without the prompt; empty where there is no tokenizer and the prompt was given as ids. */
+  /**
+   * The new text, without the prompt; empty where there is no tokenizer and the prompt was given as
+   * ids.
+   */
   readonly text: string;
   /** The new token ids, an end token included. */
   readonly tokenIds: readonly number[];
@@ -109,22 +124,27 @@ export interface GenerationChunk {
   readonly row: number;
   /** The token. */
   readonly tokenId: number;
-  /** Text that became certain with it; empty inside a character or where a stop string may have begun. The pieces joined are the whole text. */
+  /**
+   * Text that became certain with it; empty inside a character or where a stop string may have
+   * begun. The pieces joined are the whole text.
+   */
   readonly text: string;
   /** Why the row ended, with its last token. */
   readonly finishReason: FinishReason | null;
 }
 
 /**
- * Generates text from one prompt or several. Rows of a batch may differ in length; each gets the text that it would get alone.
+ * Generates text from one prompt or several. Rows of a batch may differ in length; each gets the
+ * text that it would get alone.
  *
- * Scores are changed in transformers' order: repetition penalty, temperature, top-k, top-p. Unlike there, nothing is on unless it is given (transformers takes
- * top-k 50 when it samples).
+ * Scores are changed in transformers' order: repetition penalty, temperature, top-k, top-p. Unlike
+ * there, nothing is on unless it is given (transformers takes top-k 50 when it samples).
  *
  * @param model A model with or without adapters.
  * @param prompt Text, token ids, the messages of a chat, or a list of these.
  * @param options See {@link GenerateOptions}.
- * @throws {ValueError} for an empty or too long prompt, ids out of range, and options that cannot be.
+ * @throws {ValueError} for an empty or too long prompt, ids out of range, and options that cannot
+ * be.
  * @throws {FileError} where a tokenizer is needed and there is none.
  * @throws the signal's reason where it stops.
  *

@@ -1,5 +1,6 @@
 /**
- * Room for the keys and values of a text that is being generated. It comes in few sizes, so that few programs are compiled.
+ * Room for the keys and values of a text that is being generated. It comes in few sizes, so that
+ * few programs are compiled.
  *
  * @module
  */
@@ -28,7 +29,10 @@ export interface PromptChunk {
   readonly length: number;
 }
 
-/** Cuts a prompt into parts of 512 positions and a rest whose length is rounded up to a power of two from 16 on; all fit into `cacheCapacity(positions)`. */
+/**
+ * Cuts a prompt into parts of 512 positions and a rest whose length is rounded up to a power of two
+ * from 16 on; all fit into `cacheCapacity(positions)`.
+ */
 export function promptChunks(positions: number): PromptChunk[] {
   const chunks: PromptChunk[] = [];
   for (let start = 0; start < positions; start += LARGEST_CHUNK) {
@@ -44,7 +48,10 @@ function powerOfTwo(least: number, smallest: number): number {
   return size;
 }
 
-/** The state of a cache: `cache.N.k` and `cache.N.v`, f32 [B, capacity, heads, headSize], for each layer N. */
+/**
+ * The state of a cache: `cache.N.k` and `cache.N.v`, f32 [B, capacity, heads, headSize], for each
+ * layer N.
+ */
 export function cacheSpecs(
   layout: CacheLayout,
   size: { readonly batch: number; readonly capacity: number },

@@ -15,7 +15,10 @@ import { show } from "../options.ts";
 /** Text, token ids, or the messages of a chat. */
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
 
-/** Whether what was given is one prompt, and not a list of them. An empty list is taken for a prompt without tokens. */
+/**
+ * Whether what was given is one prompt, and not a list of them. An empty list is taken for a prompt
+ * without tokens.
+ */
 export function isPrompt(given: Prompt | readonly Prompt[]): given is Prompt {
   if (typeof given === "string" || given.length === 0) return true;
   const [first] = given;
@@ -54,7 +57,10 @@ export function checkPrompts(given: unknown): void {
 export interface PromptOptions {
   /** Reads and writes text; needed for prompts that are not ids. */
   readonly tokenizer: Tokenizer | null;
-  /** Whether text gets the tokenizer's special tokens; true by default. Chat templates write their own. */
+  /**
+   * Whether text gets the tokenizer's special tokens; true by default. Chat templates write their
+   * own.
+   */
   readonly addSpecialTokens?: boolean;
   /** What the chat template gets beside the messages. */
   readonly chatTemplate?: ChatTemplateOptions;
@@ -65,7 +71,8 @@ export interface PromptOptions {
 /**
  * The token ids of prompts.
  *
- * @throws {ValueError} `PROMPT_EMPTY`, `PROMPT_TOO_LONG`, `TOKEN_ID_RANGE`, or `CHAT_TEMPLATE_MISSING`.
+ * @throws {ValueError} `PROMPT_EMPTY`, `PROMPT_TOO_LONG`, `TOKEN_ID_RANGE`, or
+ * `CHAT_TEMPLATE_MISSING`.
  */
 export function promptIds(
   model: AnyModel,
@@ -119,7 +126,10 @@ export function maxPositionsOf(model: AnyModel): number {
   return typeof found === "number" ? found : Infinity;
 }
 
-/** The ids that end a text: of `generation_config.json`, else of `config.json`, else the tokenizer's. */
+/**
+ * The ids that end a text: of `generation_config.json`, else of `config.json`, else the
+ * tokenizer's.
+ */
 export function endIds(model: AnyModel, tokenizer: Tokenizer | null): ReadonlySet<number> {
   const { config, generationConfig } = baseOf(model);
   const found = generationConfig.eos_token_id ?? config.eos_token_id ?? tokenizer?.eosId ?? [];

@@ -1,21 +1,29 @@
 /**
- * From the scores of the next token to the token. The steps and their order are those of transformers: repetition penalty, temperature,
- * top-k, top-p.
+ * From the scores of the next token to the token. The steps and their order are those of
+ * transformers: repetition penalty, temperature, top-k, top-p.
  *
  * @module
  */
 import { ValueError } from "../errors.ts";
-import { checkOptions, isFiniteNumber, type OptionRules, POSITIVE, wholeFrom } from "../options.ts";
+import { isFiniteNumber, type OptionRules, POSITIVE, wholeFrom } from "../options.ts";
 
-/** How the scores of the next token are changed before one is drawn. Every step is off by default. */
+/**
+ * How the scores of the next token are changed before one is drawn. Every step is off by default.
+ */
 export interface SamplingOptions {
-  /** Divides the scores of tokens that have occurred (multiplies them where they are negative); 1 does nothing (Keskar et al., 2019, arXiv:1909.05858). */
+  /**
+   * Divides the scores of tokens that have occurred (multiplies them where they are negative); 1
+   * does nothing (Keskar et al., 2019, arXiv:1909.05858).
+   */
   readonly repetitionPenalty?: number;
   /** Divides the scores; above 1 flattens the distribution, below 1 sharpens it. */
   readonly temperature?: number;
   /** Keeps the k highest scores (and those equal to the lowest of them); 0 keeps all. */
   readonly topK?: number;
-  /** Keeps the fewest tokens, from the most probable on, whose probabilities sum up to this much; 1 keeps all (Holtzman et al., 2019, arXiv:1904.09751). */
+  /**
+   * Keeps the fewest tokens, from the most probable on, whose probabilities sum up to this much; 1
+   * keeps all (Holtzman et al., 2019, arXiv:1904.09751).
+   */
   readonly topP?: number;
 }
 
@@ -28,10 +36,18 @@ export const SAMPLING_RULES: OptionRules<SamplingOptions> = {
 };
 
 /**
- * The scores that a token is drawn from: changed by each step in turn, −∞ for tokens that are left out.
+ * The scores that a token is drawn from: changed by each step in turn, −∞ for tokens that are left
+ * out.
  *
  * @param logits Scores [V]; stay as they are.
  * @param options What to change, and the ids that have occurred, each once, for the penalty.
+ *
+ * @example
+ * ```ts
+ * import { drawToken, processLogits } from "@graft/peft";
+ * const scores = processLogits(Float32Array.of(1, 5, 2), { topK: 2, temperature: 0.5 });
+ * console.log(scores, drawToken(scores, 0.5)); // [-Infinity, 10, 4] 1
+ * ```
  */
 export function processLogits(
   logits: Float32Array,
@@ -75,7 +91,10 @@ function keepTopP(scores: Float32Array, p: number): void {
   scores.set(kept);
 }
 
-/** Gives the indices of scores from the highest on, one each call, then −1; of equal ones the lower index first. A heap, so that a few of many are cheap. */
+/**
+ * Gives the indices of scores from the highest on, one each call, then −1; of equal ones the lower
+ * index first. A heap, so that a few of many are cheap.
+ */
 function descending(scores: Float32Array): () => number {
   const heap = Int32Array.from(scores, (_, i) => i);
   let size = heap.length;
@@ -107,6 +126,12 @@ function descending(scores: Float32Array): () => number {
  * The index of the highest score, the first of equal ones.
  *
  * @throws {ValueError} `LOGITS_NOT_FINITE` where the highest score is not a finite number.
+ *
+ * @example
+ * ```ts
+ * import { argmax } from "@graft/peft";
+ * console.log(argmax([1, 5, 2])); // 1
+ * ```
  */
 export function argmax(scores: ArrayLike<number>): number {
   let best = -1;
@@ -133,6 +158,12 @@ export function argmax(scores: ArrayLike<number>): number {
  * @param scores Scores [V]; those of −∞ are never drawn.
  * @param uniform A random number from 0 up to, but not including, 1.
  * @throws {ValueError} `LOGITS_NOT_FINITE` where the highest score is not a finite number.
+ *
+ * @example
+ * ```ts
+ * import { drawToken } from "@graft/peft";
+ * console.log(drawToken([0, -Infinity, 0], 0.75)); // 2
+ * ```
  */
 export function drawToken(scores: ArrayLike<number>, uniform: number): number {
   const best = argmax(scores);

@@ -15,8 +15,8 @@ export interface GroupedFile {
 }
 
 /**
- * Writes a group of files: all to temporary names first, then each takes its place. When anything fails, what was there before is put
- * back, and temporary files are removed.
+ * Writes a group of files: all to temporary names first, then each takes its place. When anything
+ * fails, what was there before is put back, and temporary files are removed.
  *
  * @param files The files. An error thrown by a `write` is passed on as it is.
  * @throws {FileError} `WRITE_FAILED` where the file system refuses.

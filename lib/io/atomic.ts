@@ -16,10 +16,11 @@ export type FileContents =
   | AsyncIterable<Uint8Array>;
 
 /**
- * Writes a file through a temporary one in the same folder, which is flushed to the disk and then renamed. When
- * anything fails, the temporary file is removed and the target is as it was.
+ * Writes a file through a temporary one in the same folder, which is flushed to the disk and then
+ * renamed. When anything fails, the temporary file is removed and the target is as it was.
  *
- * @param path The target; its folder must exist. A symbolic link is followed, permissions of an existing file are kept.
+ * @param path The target; its folder must exist. A symbolic link is followed, permissions of an
+ * existing file are kept.
  * @param contents What to write. An error thrown by an iterable is passed on as it is.
  * @throws {FileError} `WRITE_FAILED` where the file system refuses.
  */
@@ -73,7 +74,10 @@ async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 
-/** Runs what changes a file; what the file system refuses becomes a {@link FileError} `WRITE_FAILED`. */
+/**
+ * Runs what changes a file; what the file system refuses becomes a {@link FileError}
+ * `WRITE_FAILED`.
+ */
 export async function onDisk<T>(target: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();

@@ -15,8 +15,9 @@ export interface ByteSource {
   /**
    * Reads `length` bytes at `offset`.
    *
-   * @throws {FileError} `FILE_TRUNCATED` where the range ends beyond the source, `FILE_CHANGED` where the file is no longer
-   * the one that was opened, `FILE_UNREADABLE` or `FETCH_FAILED` where reading fails.
+   * @throws {FileError} `FILE_TRUNCATED` where the range ends beyond the source, `FILE_CHANGED`
+   * where the file is no longer the one that was opened, `FILE_UNREADABLE` or `FETCH_FAILED` where
+   * reading fails.
    */
   read(offset: number, length: number): Promise<Uint8Array>;
 }
@@ -161,7 +162,10 @@ async function readable<T>(path: string, action: () => Promise<T>): Promise<T> {
   }
 }
 
-/** A {@link FileError} with the reason appended; errors that are file errors already pass as they are. */
+/**
+ * A {@link FileError} with the reason appended; errors that are file errors already pass as they
+ * are.
+ */
 export function wrap(
   cause: unknown,
   code: string,

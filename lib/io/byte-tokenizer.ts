@@ -23,10 +23,11 @@ export interface ByteTokenizerOptions {
 }
 
 /**
- * The files of a tokenizer that gives each byte of the UTF-8 text its own value as id. Other libraries read them as any
- * `tokenizer.json`: a byte-level BPE without merges.
+ * The files of a tokenizer that gives each byte of the UTF-8 text its own value as id. Other
+ * libraries read them as any `tokenizer.json`: a byte-level BPE without merges.
  *
- * @throws {ValueError} `TOKENIZER_TOKEN` where the beginning, end or padding token is not among the special tokens.
+ * @throws {ValueError} `TOKENIZER_TOKEN` where the beginning, end or padding token is not among the
+ * special tokens.
  *
  * @example
  * ```ts
@@ -90,8 +91,8 @@ export function byteTokenizerFiles(options: ByteTokenizerOptions = {}): Tokenize
 }
 
 /**
- * GPT-2's alphabet: a printable character for each byte. Bytes that are printable in Latin-1 stand for themselves, the others
- * follow from U+0100 on.
+ * GPT-2's alphabet: a printable character for each byte. Bytes that are printable in Latin-1 stand
+ * for themselves, the others follow from U+0100 on.
  */
 export function byteAlphabet(): string[] {
   let next = 0x100;

@@ -35,8 +35,8 @@ export interface ChatTemplateOptions {
 }
 
 /**
- * Renders a conversation with a Jinja template. Encode the result with `addSpecialTokens: false`: the template
- * writes the special tokens itself.
+ * Renders a conversation with a Jinja template. Encode the result with `addSpecialTokens: false`:
+ * the template writes the special tokens itself.
  *
  * @param template The template, for example `tokenizer.chatTemplate`.
  * @param messages The conversation.
@@ -46,7 +46,8 @@ export interface ChatTemplateOptions {
  * ```ts
  * import { applyChatTemplate } from "@graft/peft";
  * const template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
- * console.log(applyChatTemplate(template, [{ role: "user", content: "Hello" }])); // "[user] Hello\n"
+ * const text = applyChatTemplate(template, [{ role: "user", content: "Hello" }]);
+ * console.log(text); // "[user] Hello\n"
  * ```
  */
 export function applyChatTemplate(
@@ -65,8 +66,9 @@ export function applyChatTemplate(
         : "continueFinalMessage needs a last message whose content is a text.",
     );
   }
-  // What the template writes after the last message's text is cut off; a mark shows where that is. The mark ends in a space: where
-  // that is gone, the template trims messages, and so the space at the end of the real one.
+  // What the template writes after the last message's text is cut off; a mark shows where that is.
+  // The mark ends in a space: where that is gone, the template trims messages, and so the space at
+  // the end of the real one.
   const mark = "CONTINUE_FINAL_MESSAGE_TAG";
   const marked = [...messages.slice(0, -1), { ...last, content: `${last.content}${mark} ` }];
   const text = render(template, marked, options);

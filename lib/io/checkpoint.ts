@@ -20,7 +20,10 @@ export interface Checkpoint extends TokenizerSource {
   readonly config: JsonObject;
   /** The contents of `generation_config.json`; empty where there is none. */
   readonly generationConfig: JsonObject;
-  /** Parameters by name. Only headers have been read; a tensor reads its bytes when its data is asked for. */
+  /**
+   * Parameters by name. Only headers have been read; a tensor reads its bytes when its data is
+   * asked for.
+   */
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Where it comes from. */
   readonly source: CheckpointSource;
@@ -34,7 +37,10 @@ export interface Checkpoint extends TokenizerSource {
 
 /** Where a checkpoint comes from. */
 export interface CheckpointSource {
-  /** What was asked for: a path, a URL or the id of a model on the hub. This is what an adapter's config names as its base. */
+  /**
+   * What was asked for: a path, a URL or the id of a model on the hub. This is what an adapter's
+   * config names as its base.
+   */
   readonly name: string;
   /** The format of its weights. */
   readonly format: "safetensors" | "gguf";
@@ -46,17 +52,22 @@ export interface CheckpointSource {
 
 /** How to open a checkpoint. */
 export interface OpenCheckpointOptions extends HubOptions {
-  /** The file of weights to open, where a folder or repository has several, such as the GGUF files of one model. */
+  /**
+   * The file of weights to open, where a folder or repository has several, such as the GGUF files
+   * of one model.
+   */
   readonly file?: string;
 }
 
 /**
  * Opens a checkpoint. Only headers are read.
  *
- * @param source A folder with `config.json` and either `model.safetensors`, or `model.safetensors.index.json` and its shards, or a
- * `.gguf` file; one of those files itself; the URL of a `.gguf` file; or the id of a model on the Hugging Face hub, which is downloaded.
- * @throws {FileError} `CHECKPOINT_CONFIG`, `CHECKPOINT_WEIGHTS` (no weights, or several to choose from), `CHECKPOINT_SHARD`
- * (a shard is missing), `CHECKPOINT_KEY` (a parameter is missing from its shard), `CHECKPOINT_INDEX`, or those of the formats.
+ * @param source A folder with `config.json` and either `model.safetensors`, or
+ * `model.safetensors.index.json` and its shards, or a `.gguf` file; one of those files itself; the
+ * URL of a `.gguf` file; or the id of a model on the Hugging Face hub, which is downloaded.
+ * @throws {FileError} `CHECKPOINT_CONFIG`, `CHECKPOINT_WEIGHTS` (no weights, or several to choose
+ * from), `CHECKPOINT_SHARD` (a shard is missing), `CHECKPOINT_KEY` (a parameter is missing from its
+ * shard), `CHECKPOINT_INDEX`, or those of the formats.
  *
  * @example
  * ```ts ignore

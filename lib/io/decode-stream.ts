@@ -14,8 +14,9 @@ export interface DecodeStream {
 }
 
 /**
- * A stream that decodes ids as they come. It never gives a part of a character: bytes of an unfinished one are held back until the
- * rest arrives. The pieces joined are the text that decoding all ids at once gives.
+ * A stream that decodes ids as they come. It never gives a part of a character: bytes of an
+ * unfinished one are held back until the rest arrives. The pieces joined are the text that decoding
+ * all ids at once gives.
  *
  * @param tokenizer Where the ids are from.
  * @param options As for {@link Tokenizer.decode}.
@@ -31,14 +32,15 @@ export function createDecodeStream(
   tokenizer: Tokenizer,
   options: { readonly skipSpecialTokens?: boolean } = {},
 ): DecodeStream {
-  // The ids since the last point where the text was complete, after those of one stretch before, which show whether the text
-  // goes on (a decoder may drop the space at its very beginning).
+  // The ids since the last point where the text was complete, after those of one stretch before,
+  // which show whether the text goes on (a decoder may drop the space at its very beginning).
   let ids: number[] = [];
   let before = 0;
   let given = 0;
   const advance = (last: boolean): string => {
     const text = tokenizer.decode(ids, options);
-    // Unfinished bytes decode to one replacement character at the end, which the next bytes may still change.
+    // Unfinished bytes decode to one replacement character at the end, which the next bytes may
+    // still change.
     const certain = last || !text.endsWith("\ufffd") ? text.length : text.length - 1;
     const piece = text.slice(given, certain);
     given = Math.max(given, certain);

@@ -23,8 +23,8 @@ export interface ExportOnnxOptions {
   /** The file to write, such as `model.onnx`. */
   readonly path: string | URL;
   /**
-   * Weights of more bytes than this in all go to a second file beside the first, with `_data` after its name. ONNX files end at 2 GiB;
-   * 1 GiB by default.
+   * Weights of more bytes than this in all go to a second file beside the first, with `_data` after
+   * its name. ONNX files end at 2 GiB; 1 GiB by default.
    */
   readonly largestFile?: number;
 }
@@ -32,8 +32,9 @@ export interface ExportOnnxOptions {
 const ALIGNMENT = 64;
 
 /**
- * Writes a program as an ONNX model with its weights inside, for ONNX Runtime (and so for transformers.js). Inputs of role `data` and
- * `state` stay inputs; a state that the program updates is an output too, under a name with `'` after it where both have one name.
+ * Writes a program as an ONNX model with its weights inside, for ONNX Runtime (and so for
+ * transformers.js). Inputs of role `data` and `state` stay inputs; a state that the program updates
+ * is an output too, under a name with `'` after it where both have one name.
  *
  * @param program What to export. Its shapes are fixed.
  * @param options The weights and the path.
@@ -57,12 +58,14 @@ export async function exportOnnx(program: Program, options: ExportOnnxOptions): 
   const { weights, largestFile = 2 ** 30 } = options;
   const path = options.path instanceof URL ? fileURLToPath(options.path) : options.path;
   const { graph, embedded } = lower(program, { embed: "all", hostMasks: false });
-  for (const { source } of embedded) checkWeight(program, source, weights);
+  for (const { sources } of embedded) checkWeight(program, sources[0], weights);
   // Several initializers may be made of one weight, which is then read once.
   const contents = async function* (): AsyncGenerator<readonly [number, TypedArray]> {
-    for (const source of new Set(embedded.map((e) => e.source))) {
+    for (const source of new Set(embedded.map((e) => e.sources[0]))) {
       const data = await contentsOf(weights[source]);
-      for (const [i, e] of embedded.entries()) if (e.source === source) yield [i, e.prepare(data)];
+      for (const [i, e] of embedded.entries()) {
+        if (e.sources[0] === source) yield [i, e.prepare(data)];
+      }
     }
   };
   const lengths = embedded.map((e) => sizeOf(e.shape) * (e.type === "u8" ? 1 : 4));

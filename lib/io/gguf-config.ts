@@ -43,8 +43,8 @@ export function ggufArchitecture(contents: GgufContents): GgufArchitecture {
 }
 
 /**
- * The config that transformers would have saved with the model. Floats that GGUF keeps in 32 bits come as the shortest
- * decimal that means the same (1e-5, not 9.99999974738e-6).
+ * The config that transformers would have saved with the model. Floats that GGUF keeps in 32 bits
+ * come as the shortest decimal that means the same (1e-5, not 9.99999974738e-6).
  *
  * @throws {FileError} `GGUF_METADATA` where the file lacks what a config needs.
  */
@@ -95,7 +95,9 @@ export async function ggufConfig(contents: GgufContents): Promise<JsonObject> {
   };
 }
 
-/** The token ids of `generation_config.json`; a separate end-of-turn token ends a generation too. */
+/**
+ * The token ids of `generation_config.json`; a separate end-of-turn token ends a generation too.
+ */
 export function ggufGenerationConfig(metadata: ReadonlyMap<string, GgufValue>): JsonObject {
   const token = (key: string) => metadata.get(`tokenizer.ggml.${key}_token_id`);
   const ends = new Set([token("eos"), token("eot")].filter((id) => typeof id === "number"));
@@ -184,7 +186,8 @@ async function ropeScaling(
       rope_type: "yarn",
       factor,
       ...(original !== undefined && { original_max_position_embeddings: original }),
-      // llama.cpp's factor multiplies the one that follows from the scale; transformers' replaces it.
+      // llama.cpp's factor multiplies the one that follows from the scale; transformers' replaces
+      // it.
       ...(attention !== undefined && attention !== 1 && {
         attention_factor: attention * (1 + 0.1 * Math.log(factor)),
       }),
@@ -201,8 +204,9 @@ async function ropeScaling(
 }
 
 /**
- * Llama 3 models store what their `rope_scaling` amounts to: one divisor per frequency. The parameters are recovered where the
- * divisors are those that Llama's own choice of bands gives; any others are kept as they are, in the form of LongRoPE.
+ * Llama 3 models store what their `rope_scaling` amounts to: one divisor per frequency. The
+ * parameters are recovered where the divisors are those that Llama's own choice of bands gives; any
+ * others are kept as they are, in the form of LongRoPE.
  */
 function fromFactors(
   factors: Float32Array,

@@ -18,7 +18,10 @@ export interface GgufContents {
   readonly name: string;
   /** Metadata by key, such as `general.architecture`. */
   readonly metadata: ReadonlyMap<string, GgufValue>;
-  /** Tensors by GGUF name, dimensions outermost first, each reading its bytes when its data is asked for. */
+  /**
+   * Tensors by GGUF name, dimensions outermost first, each reading its bytes when its data is asked
+   * for.
+   */
   readonly tensors: ReadonlyMap<string, Tensor>;
 }
 

@@ -159,7 +159,10 @@ function byteLevel(metadata: Metadata, vocabulary: Vocabulary, name: string): To
   });
 }
 
-/** Ordinary tokens are spelled in the byte alphabet; a few files have some that are not, which would never match. */
+/**
+ * Ordinary tokens are spelled in the byte alphabet; a few files have some that are not, which would
+ * never match.
+ */
 function spellInBytes(vocabulary: Vocabulary): Readonly<Record<string, number>> {
   const alphabet = byteAlphabet();
   const known = new Set(alphabet);
@@ -215,8 +218,8 @@ function sentencePiece(metadata: Metadata, vocabulary: Vocabulary, name: string)
 }
 
 /**
- * SentencePiece merges the neighbours whose union has the best score. As a list of merges: each piece gives all pairs that it can be
- * made of, and pieces come in the order of their scores.
+ * SentencePiece merges the neighbours whose union has the best score. As a list of merges: each
+ * piece gives all pairs that it can be made of, and pieces come in the order of their scores.
  */
 function mergesOf(vocabulary: Vocabulary, scores: readonly number[]): [string, string][] {
   const { tokens, types, ids } = vocabulary;

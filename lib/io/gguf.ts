@@ -23,8 +23,8 @@ export interface GgufFile {
   /** What `generation_config.json` would say. */
   readonly generationConfig: JsonObject;
   /**
-   * Parameters by transformers' names, such as `model.layers.0.self_attn.q_proj.weight`. Block types stay quantized; each tensor
-   * reads its bytes when its data is asked for.
+   * Parameters by transformers' names, such as `model.layers.0.self_attn.q_proj.weight`. Block
+   * types stay quantized; each tensor reads its bytes when its data is asked for.
    */
   readonly parameters: ReadonlyMap<string, Tensor>;
 }
@@ -53,10 +53,12 @@ const LAYER_NAMES: Readonly<Record<string, string>> = {
 const DERIVED = /^(rope_freqs\.weight|blk\.\d+\.attn_rot_embd)/;
 
 /**
- * Opens a GGUF file of the llama family (architectures `llama`, which is also Mistral's, `qwen2` and `qwen3`). Only
- * its header is read. A model that is split into several files is opened by any of them.
+ * Opens a GGUF file of the llama family (architectures `llama`, which is also Mistral's, `qwen2`
+ * and `qwen3`). Only its header is read. A model that is split into several files is opened by any
+ * of them.
  *
- * llama.cpp stores the rows of the query and key projections of `llama` models in another order; they are put back.
+ * llama.cpp stores the rows of the query and key projections of `llama` models in another order;
+ * they are put back.
  *
  * @param source A path, a `file:` or `http(s):` URL, or the bytes of a file.
  * @throws {FileError} where the file is missing, damaged, incomplete or lacks metadata.
@@ -121,8 +123,9 @@ function renameTensor(key: string): string | undefined {
 }
 
 /**
- * llama.cpp interleaves the two halves of each head of llama's query and key projections (rows 0, D/2, 1, D/2 + 1, …), as its
- * rotary embedding turns neighbours. Whole rows move, so quantized blocks stay as they are.
+ * llama.cpp interleaves the two halves of each head of llama's query and key projections (rows 0,
+ * D/2, 1, D/2 + 1, …), as its rotary embedding turns neighbours. Whole rows move, so quantized
+ * blocks stay as they are.
  */
 function restoreRows(
   tensor: Tensor,
@@ -154,7 +157,10 @@ function restoreRows(
   });
 }
 
-/** Adds the tensors of the other files of a split model (`…-00001-of-00003.gguf`); the first one has the metadata. */
+/**
+ * Adds the tensors of the other files of a split model (`…-00001-of-00003.gguf`); the first one has
+ * the metadata.
+ */
 async function withSplits(
   contents: GgufContents,
   source: string | URL | Uint8Array,

@@ -23,7 +23,10 @@ import { exists } from "./locate.ts";
 export interface HubOptions {
   /** Branch, tag or commit; `main` by default. */
   readonly revision?: string;
-  /** The cache folder; by default `$HF_HUB_CACHE`, else `hub` in `$HF_HOME`, else in `~/.cache/huggingface`. */
+  /**
+   * The cache folder; by default `$HF_HUB_CACHE`, else `hub` in `$HF_HOME`, else in
+   * `~/.cache/huggingface`.
+   */
   readonly cacheDir?: string;
   /** Used instead of the global `fetch`. */
   readonly fetch?: typeof fetch;
@@ -47,7 +50,10 @@ export interface DownloadProgress {
 
 /** What to download. */
 export interface DownloadOptions extends HubOptions {
-  /** Files that must exist: paths in the repository, in which `*` stands for any characters but a slash. */
+  /**
+   * Files that must exist: paths in the repository, in which `*` stands for any characters but a
+   * slash.
+   */
   readonly files?: readonly string[];
   /** Files to take where they exist; what a model and its tokenizer need by default. */
   readonly optionalFiles?: readonly string[];
@@ -61,7 +67,10 @@ export interface Download {
   readonly revision: string;
   /** The files that were asked for and exist, by path. */
   readonly files: readonly string[];
-  /** Whether the hub could not be (or was not to be) reached and the files are those that the cache had. */
+  /**
+   * Whether the hub could not be (or was not to be) reached and the files are those that the cache
+   * had.
+   */
   readonly fromCache: boolean;
 }
 
@@ -85,12 +94,13 @@ export const MODEL_FILES: readonly string[] = [
 ];
 
 /**
- * Downloads files of a model into the cache, unless they are there. Each file is checked against the hash that the hub states and appears
- * in the cache only when it is complete.
+ * Downloads files of a model into the cache, unless they are there. Each file is checked against
+ * the hash that the hub states and appears in the cache only when it is complete.
  *
  * @param id The model, such as `HuggingFaceTB/SmolLM2-135M`.
- * @throws {FileError} `HUB_NOT_FOUND`, `HUB_UNAUTHORIZED`, `HUB_UNREACHABLE` (with nothing in the cache), `HUB_FILE_MISSING`,
- * `HUB_DAMAGED` where what arrives is not what was announced, `HUB_FAILED` for any other answer.
+ * @throws {FileError} `HUB_NOT_FOUND`, `HUB_UNAUTHORIZED`, `HUB_UNREACHABLE` (with nothing in the
+ * cache), `HUB_FILE_MISSING`, `HUB_DAMAGED` where what arrives is not what was announced,
+ * `HUB_FAILED` for any other answer.
  *
  * @example
  * ```ts ignore
@@ -244,7 +254,9 @@ async function walk(folder: string, prefix: string, paths: string[]): Promise<vo
   }
 }
 
-/** Passes bytes on and, at the end, compares them with the size and the hash that were announced. */
+/**
+ * Passes bytes on and, at the end, compares them with the size and the hash that were announced.
+ */
 async function* checked(
   body: Blob,
   options: {
@@ -277,7 +289,9 @@ async function* checked(
   }
 }
 
-/** Makes a file of the snapshot: a symbolic link to the blob, or a copy where links are not allowed. */
+/**
+ * Makes a file of the snapshot: a symbolic link to the blob, or a copy where links are not allowed.
+ */
 async function link(blob: string, path: string): Promise<void> {
   const folder = dirname(path);
   await Deno.mkdir(folder, { recursive: true });

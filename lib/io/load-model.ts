@@ -28,7 +28,10 @@ import { setTokenizerSource } from "./model-tokenizer.ts";
 
 /** Where a model runs. */
 export interface ModelDeviceOptions {
-  /** A device that is open, or which kind to open; `"auto"` by default. The caller disposes of it as `model.device`. */
+  /**
+   * A device that is open, or which kind to open; `"auto"` by default. The caller disposes of it as
+   * `model.device`.
+   */
   readonly device?: DeviceName | Device;
   /** Threads of the CPU device, where it is opened here. */
   readonly threads?: number;
@@ -38,7 +41,10 @@ export interface ModelDeviceOptions {
 
 /** How to load a model. */
 export interface LoadModelOptions extends ModelDeviceOptions, OpenCheckpointOptions {
-  /** Turns block-quantized weights into plain ones when they are used: f32, or `dtype`. They stay quantized by default. */
+  /**
+   * Turns block-quantized weights into plain ones when they are used: f32, or `dtype`. They stay
+   * quantized by default.
+   */
   readonly dequantize?: boolean;
   /** Type of plain weights; as they are stored by default. */
   readonly dtype?: "f32" | "f16" | "bf16";
@@ -66,8 +72,8 @@ const LOAD_OPTIONS: OptionRules<LoadModelOptions> = {
 /**
  * Loads a model. Only headers are read; weights follow when the model runs.
  *
- * @param source A checkpoint folder (`config.json` and safetensors, single or sharded), a `.gguf` file, or the id of a model on
- * the Hugging Face hub.
+ * @param source A checkpoint folder (`config.json` and safetensors, single or sharded), a `.gguf`
+ * file, or the id of a model on the Hugging Face hub.
  * @param options Device, dtype, and how to reach the hub.
  * @throws {FileError} where files are missing or damaged.
  * @throws {CheckpointError} where they do not fit together.
@@ -112,7 +118,8 @@ export async function loadModel(
 }
 
 /**
- * A model with random weights: normal with the config's `initializer_range` as standard deviation, biases 0, norm weights 1.
+ * A model with random weights: normal with the config's `initializer_range` as standard deviation,
+ * biases 0, norm weights 1.
  *
  * @param config What `config.json` would hold.
  * @param options `seed` (0 by default) decides the weights.

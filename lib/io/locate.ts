@@ -15,10 +15,13 @@ export type Place =
   | { readonly kind: "hub"; readonly id: string };
 
 /**
- * Finds out what a source is. What exists on this machine comes first, so a folder hides a model of the same name on the hub.
+ * Finds out what a source is. What exists on this machine comes first, so a folder hides a model of
+ * the same name on the hub.
  *
- * @param source A path, a `file:` or `http(s):` URL, or the id of a model on the hub (`organization/name`).
- * @throws {FileError} `FILE_NOT_FOUND` where it is none of these, `FILE_UNREADABLE` where it cannot be told.
+ * @param source A path, a `file:` or `http(s):` URL, or the id of a model on the hub
+ * (`organization/name`).
+ * @throws {FileError} `FILE_NOT_FOUND` where it is none of these, `FILE_UNREADABLE` where it cannot
+ * be told.
  */
 export async function locate(source: string | URL): Promise<Place> {
   const text = source instanceof URL ? source.href : source;

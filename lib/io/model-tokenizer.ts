@@ -8,7 +8,8 @@ import type { ModelConfig } from "../model/architecture.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { loadTokenizer, type Tokenizer, type TokenizerSource } from "./tokenizer.ts";
 
-// A config object is what a model and all that are derived from it share. What is noted here only saves reading: the files say the same.
+// A config object is what a model and all that are derived from it share. What is noted here only
+// saves reading: the files say the same.
 const sources = new WeakMap<ModelConfig, TokenizerSource>();
 const loaded = new WeakMap<ModelConfig, Promise<Tokenizer>>();
 
@@ -20,7 +21,24 @@ export function setTokenizerSource(config: ModelConfig, source: TokenizerSource)
 /**
  * The tokenizer that lies beside a model's weights, read once.
  *
- * @throws {FileError} `TOKENIZER_MISSING` where the model was not loaded from anywhere, or its place has no tokenizer.
+ * @throws {FileError} `TOKENIZER_MISSING` where the model was not loaded from anywhere, or its
+ * place has no tokenizer.
+ *
+ * @example
+ * ```ts
+ * import { byteTokenizerFiles, createModel, loadModel } from "@graft/peft";
+ * import { loadTokenizer, saveModel, tokenizerOf } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 256, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * const folder = await Deno.makeTempDir();
+ * await saveModel(model, folder, { tokenizer: await loadTokenizer(byteTokenizerFiles()) });
+ * const tokenizer = await tokenizerOf(await loadModel(folder, { device: model.device }));
+ * console.log(tokenizer.encode("hi")); // [104, 105]
+ * await Deno.remove(folder, { recursive: true });
+ * ```
  */
 export function tokenizerOf(model: ModelGraph): Promise<Tokenizer> {
   const { config, source } = model;

@@ -23,8 +23,9 @@ export function splitBy(pattern: string): JsonObject {
 }
 
 /**
- * Rewrites two pre-tokenizers in which the JavaScript library departs from the Rust one: its `Digits` knows ASCII
- * digits only, and its `ByteLevel` has another idea of white space. As `Split` by a pattern both do the same.
+ * Rewrites two pre-tokenizers in which the JavaScript library departs from the Rust one: its
+ * `Digits` knows ASCII digits only, and its `ByteLevel` has another idea of white space. As `Split`
+ * by a pattern both do the same.
  */
 export function alignPreTokenizer(value: unknown): unknown {
   if (!isObject(value)) return value;

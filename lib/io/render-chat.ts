@@ -11,6 +11,14 @@ import type { Tokenizer } from "./tokenizer.ts";
  * The text of a chat, by the tokenizer's own template.
  *
  * @throws {ValueError} `CHAT_TEMPLATE_MISSING` where the tokenizer has none.
+ *
+ * @example
+ * ```ts
+ * import { byteTokenizerFiles, loadTokenizer, renderChat } from "@graft/peft";
+ * const chatTemplate = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+ * const tokenizer = await loadTokenizer(byteTokenizerFiles({ chatTemplate }));
+ * console.log(renderChat(tokenizer, [{ role: "user", content: "hi" }])); // <user>hi
+ * ```
  */
 export function renderChat(
   tokenizer: Tokenizer,

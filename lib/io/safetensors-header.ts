@@ -31,7 +31,9 @@ export interface SafetensorsHeader {
   readonly dataOffset: number;
 }
 
-/** The names of the types in files, in the order in which Python's writer places them, last first. */
+/**
+ * The names of the types in files, in the order in which Python's writer places them, last first.
+ */
 const NAMES: readonly (readonly [name: string, dtype: ScalarType])[] = [
   ["BOOL", "bool"],
   ["F4", "f4"],
@@ -59,7 +61,10 @@ const NAMES: readonly (readonly [name: string, dtype: ScalarType])[] = [
 const BY_NAME: ReadonlyMap<unknown, ScalarType> = new Map(NAMES);
 const RANK: ReadonlyMap<DType, number> = new Map(NAMES.map(([, dtype], i) => [dtype, i]));
 
-/** The place of a type in the format's own order, narrow types first; -1 for types that it cannot hold. */
+/**
+ * The place of a type in the format's own order, narrow types first; -1 for types that it cannot
+ * hold.
+ */
 export function safetensorsRank(dtype: DType): number {
   return RANK.get(dtype) ?? -1;
 }
@@ -73,9 +78,11 @@ const MAX_HEADER = 100_000_000;
  * @throws {FileError} with one of these codes:
  * - `SAFETENSORS_TRUNCATED`: the file ends before its header or its last tensor does;
  * - `SAFETENSORS_HEADER_SIZE`: the header claims more than 100 MB;
- * - `SAFETENSORS_HEADER`: the header is not UTF-8, not a JSON object, or an entry lacks a field or has one of a wrong type;
+ * - `SAFETENSORS_HEADER`: the header is not UTF-8, not a JSON object, or an entry lacks a field or
+ *   has one of a wrong type;
  * - `SAFETENSORS_DUPLICATE_KEY`: a name appears twice;
- * - `SAFETENSORS_DTYPE`, `SAFETENSORS_SHAPE`: an unknown element type, a dimension that is no natural number;
+ * - `SAFETENSORS_DTYPE`, `SAFETENSORS_SHAPE`: an unknown element type, a dimension that is no
+ *   natural number;
  * - `SAFETENSORS_SIZE`: a tensor's range does not have the size of its type and shape;
  * - `SAFETENSORS_OVERLAP`, `SAFETENSORS_HOLE`: tensors share bytes, or bytes belong to none.
  */
@@ -204,7 +211,9 @@ function readEntry(key: string, info: unknown, dataOffset: number, name: string)
   return { dtype, shape, offset: dataOffset + begin, length: wanted };
 }
 
-/** The tensors, sorted by offset, must cover the file from the header to its end, each byte once. */
+/**
+ * The tensors, sorted by offset, must cover the file from the header to its end, each byte once.
+ */
 function checkCover(
   entries: readonly (readonly [string, SafetensorsEntry])[],
   dataOffset: number,

@@ -1,8 +1,9 @@
 /**
  * safetensors: reading by byte range, and writing.
  *
- * A file is the length of its header (8 bytes), a JSON header and the tensors' bytes without gaps. Files written here are byte for byte
- * those of Python's `safetensors` 0.8, and what that refuses is refused here.
+ * A file is the length of its header (8 bytes), a JSON header and the tensors' bytes without gaps.
+ * Files written here are byte for byte those of Python's `safetensors` 0.8, and what that refuses
+ * is refused here.
  *
  * @example
  * ```ts
@@ -37,7 +38,9 @@ export {
 export interface SafetensorsFile {
   /** Its path or URL. */
   readonly name: string;
-  /** The tensors by name, in the file's order; each reads its own bytes when its data is asked for. */
+  /**
+   * The tensors by name, in the file's order; each reads its own bytes when its data is asked for.
+   */
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** The texts under `__metadata__`. */
   readonly metadata: Readonly<Record<string, string>>;
@@ -53,10 +56,12 @@ export interface WriteSafetensorsOptions {
 }
 
 /**
- * Opens a safetensors file. Only its header is read; each tensor reads its bytes when its data is asked for.
+ * Opens a safetensors file. Only its header is read; each tensor reads its bytes when its data is
+ * asked for.
  *
  * @param source A path, a `file:` or `http(s):` URL, or the bytes of a file.
- * @throws {FileError} where the file is missing or not a valid safetensors file; see {@link readSafetensorsHeader}.
+ * @throws {FileError} where the file is missing or not a valid safetensors file; see {@link
+ * readSafetensorsHeader}.
  *
  * @example
  * ```ts ignore
@@ -79,11 +84,13 @@ export async function openSafetensors(
 }
 
 /**
- * Writes a safetensors file atomically: to a temporary file in the same folder, which is flushed and then renamed. When anything
- * fails, the target is as it was. Tensors are read and written one after the other, so memory holds one at a time.
+ * Writes a safetensors file atomically: to a temporary file in the same folder, which is flushed
+ * and then renamed. When anything fails, the target is as it was. Tensors are read and written one
+ * after the other, so memory holds one at a time.
  *
  * @param path The target; its folder must exist.
- * @param tensors What to write. Block-quantized tensors have no safetensors type; convert them to floats first.
+ * @param tensors What to write. Block-quantized tensors have no safetensors type; convert them to
+ * floats first.
  * @throws {ValueError} for a name or type that the format cannot hold.
  * @throws {FileError} `WRITE_FAILED` where the file system refuses.
  *
@@ -109,6 +116,13 @@ export async function writeSafetensors(
  * The bytes of a safetensors file.
  *
  * @param tensors What to write; see {@link writeSafetensors} for the errors.
+ *
+ * @example
+ * ```ts
+ * import { encodeSafetensors, openSafetensors, tensor } from "@graft/peft/safetensors";
+ * const file = await openSafetensors(await encodeSafetensors({ w: tensor([[1, 2]]) }));
+ * console.log(file.tensors.get("w")!.shape); // [1, 2]
+ * ```
  */
 export async function encodeSafetensors(
   tensors: NamedTensors,
@@ -141,7 +155,10 @@ async function* pieces(
   }
 }
 
-/** The widest types first, so that every tensor is aligned for its type; names in order of their UTF-8. */
+/**
+ * The widest types first, so that every tensor is aligned for its type; names in order of their
+ * UTF-8.
+ */
 function sortEntries(tensors: NamedTensors): [string, Tensor][] {
   const entries = tensors instanceof Map
     ? [...tensors as ReadonlyMap<string, Tensor>]

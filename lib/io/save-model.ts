@@ -17,11 +17,17 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 /** How to save a model. */
 export interface SaveModelOptions {
-  /** Type of the floating weights; as they are by default, and f32 for those that are block-quantized. */
+  /**
+   * Type of the floating weights; as they are by default, and f32 for those that are
+   * block-quantized.
+   */
   readonly dtype?: "f32" | "f16" | "bf16";
   /** Bytes of weights in a file at most, unless one tensor alone has more; 5 · 10⁹ by default. */
   readonly maxShardSize?: number;
-  /** The tokenizer to save beside the model, or `false` for none; by default that of the place that the model was loaded from, if there is one. */
+  /**
+   * The tokenizer to save beside the model, or `false` for none; by default that of the place that
+   * the model was loaded from, if there is one.
+   */
   readonly tokenizer?: Tokenizer | false;
 }
 
@@ -43,11 +49,13 @@ const TORCH_DTYPES: Readonly<Record<string, string>> = {
 const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors\.index\.json$/;
 
 /**
- * Saves a model: `config.json`, `generation_config.json` where it has one, `model.safetensors` or numbered shards with
- * `model.safetensors.index.json`, and the tokenizer. Tied parameters are stored once.
+ * Saves a model: `config.json`, `generation_config.json` where it has one, `model.safetensors` or
+ * numbered shards with `model.safetensors.index.json`, and the tokenizer. Tied parameters are
+ * stored once.
  *
- * Everything is written into a folder beside the target first. A target that does not exist yet appears whole or not at all; in one that exists,
- * the files are replaced one by one when all of them are complete, and other files stay.
+ * Everything is written into a folder beside the target first. A target that does not exist yet
+ * appears whole or not at all; in one that exists, the files are replaced one by one when all of
+ * them are complete, and other files stay.
  *
  * @param model The model; adapters are merged before (`mergeAndUnload`).
  * @param folder Where to save it.
@@ -55,10 +63,18 @@ const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors
  * @throws {ValueError} for a model with adapters.
  *
  * @example
- * ```ts ignore
- * import { loadModel, saveModel } from "@graft/peft";
- * const model = await loadModel("SmolLM2-135M-Instruct.Q4_1.gguf");
- * await saveModel(model, "smollm2/", { dtype: "f16" });
+ * ```ts
+ * import { createModel, loadModel, saveModel } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using device = model.device;
+ * const folder = await Deno.makeTempDir();
+ * await saveModel(model, folder, { dtype: "f16" });
+ * const again = await loadModel(folder, { device });
+ * console.log(again.parameters.get("model.norm.weight")!.dtype); // f16
+ * await Deno.remove(folder, { recursive: true });
  * ```
  */
 export async function saveModel(

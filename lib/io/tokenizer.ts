@@ -18,7 +18,9 @@ import { alignPreTokenizer } from "./pre-tokenizer.ts";
 export interface TokenizerFiles {
   /** The contents of `tokenizer.json`. */
   readonly tokenizer: JsonObject;
-  /** The contents of `tokenizer_config.json`, with chat templates of files of their own filled in. */
+  /**
+   * The contents of `tokenizer_config.json`, with chat templates of files of their own filled in.
+   */
   readonly config: JsonObject;
 }
 
@@ -27,12 +29,13 @@ export interface Tokenizer {
   /**
    * The ids of a text. Special tokens that are written out in the text become their ids.
    *
-   * @param options `addSpecialTokens` (true by default) adds what the tokenizer puts around each text, such as a beginning-of-text token.
+   * @param options `addSpecialTokens` (true by default) adds what the tokenizer puts around each
+   * text, such as a beginning-of-text token.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
   /**
-   * The text of ids. Ids that the vocabulary lacks (padding of the embedding) give nothing; incomplete characters give U+FFFD, see
-   * {@link createDecodeStream}.
+   * The text of ids. Ids that the vocabulary lacks (padding of the embedding) give nothing;
+   * incomplete characters give U+FFFD, see {@link createDecodeStream}.
    *
    * @param options `skipSpecialTokens` (false by default) leaves special tokens out.
    * @throws {ValueError} for an id that is not a natural number.
@@ -71,10 +74,11 @@ export interface TokenizerSource {
 /**
  * Loads a tokenizer.
  *
- * @param source A folder with `tokenizer.json`, that file itself, a `.gguf` file (whose metadata hold the tokenizer), a model on
- * the Hugging Face hub, an open checkpoint, or the parsed files.
+ * @param source A folder with `tokenizer.json`, that file itself, a `.gguf` file (whose metadata
+ * hold the tokenizer), a model on the Hugging Face hub, an open checkpoint, or the parsed files.
  * @param options For the hub and for URLs.
- * @throws {FileError} `TOKENIZER_MISSING` where there is no tokenizer, `TOKENIZER_INVALID` where it cannot be used.
+ * @throws {FileError} `TOKENIZER_MISSING` where there is no tokenizer, `TOKENIZER_INVALID` where it
+ * cannot be used.
  *
  * @example
  * ```ts

@@ -49,15 +49,17 @@ export interface PeftConfig {
 /** What the configs of methods share that adapt modules by name. */
 export interface TargetConfig extends PeftConfig {
   /**
-   * Which modules: a list of full paths or of their endings, a regular expression for the whole path, or `"all-linear"`;
-   * `null` for what is usual for the architecture.
+   * Which modules: a list of full paths or of their endings, a regular expression for the whole
+   * path, or `"all-linear"`; `null` for what is usual for the architecture.
    */
   readonly targetModules: readonly string[] | string | null;
   /** Modules to leave out, as a list or as a regular expression; comes before everything else. */
   readonly excludeModules: readonly string[] | string | null;
   /** Only these layers, by number. Applies to endings, not to full paths. */
   readonly layersToTransform: readonly number[] | number | null;
-  /** Name of the list that holds the layers, such as `layers` or `h`, where it cannot be guessed. */
+  /**
+   * Name of the list that holds the layers, such as `layers` or `h`, where it cannot be guessed.
+   */
   readonly layersPattern: readonly string[] | string | null;
   /** Modules that are trained and saved as a whole. */
   readonly modulesToSave: readonly string[] | null;
@@ -70,7 +72,10 @@ export interface TargetConfig extends PeftConfig {
   readonly ensureWeightTying?: boolean;
   /** Which biases of the base are trained: none, all, or those of the adapted modules. */
   readonly bias?: "none" | "all" | "lora_only";
-  /** Whether the adapted weights are stored [in, out]. Follows from the modules, and is corrected when an adapter is made. */
+  /**
+   * Whether the adapted weights are stored [in, out]. Follows from the modules, and is corrected
+   * when an adapter is made.
+   */
   readonly fanInFanOut?: boolean;
 }
 

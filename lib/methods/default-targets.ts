@@ -8,7 +8,10 @@ const QV: readonly string[] = ["q_proj", "v_proj"];
 const QUERY_VALUE: readonly string[] = ["query", "value"];
 const FUSED: readonly string[] = ["query_key_value"];
 
-/** Names of the attention projections that LoRA, and most methods after it, adapt by default, by `model_type`: PEFT's own choice. */
+/**
+ * Names of the attention projections that LoRA, and most methods after it, adapt by default, by
+ * `model_type`: PEFT's own choice.
+ */
 export const ATTENTION_TARGETS: Readonly<Record<string, readonly string[]>> = {
   bart: QV,
   bert: QUERY_VALUE,

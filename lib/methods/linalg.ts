@@ -49,7 +49,8 @@ export function rowProducts(a: FlatMatrix, b: FlatMatrix): FlatMatrix {
   const { rows: m, columns: k, data: x } = a;
   const { rows: n, data: y } = b;
   const out = new Float64Array(m * n);
-  // Two rows by two rows at once, so that each element that is read counts twice; an odd last row is paired with itself.
+  // Two rows by two rows at once, so that each element that is read counts twice; an odd last row
+  // is paired with itself.
   for (let i = 0; i < m; i += 2) {
     const i0 = i * k, i1 = Math.min(i + 1, m - 1) * k;
     for (let j = 0; j < n; j += 2) {
@@ -84,14 +85,15 @@ function firstRows(a: FlatMatrix, rows: number): FlatMatrix {
 }
 
 /**
- * Orthonormal columns that span those of a matrix with at least as many rows as columns: Q of its QR decomposition, with LAPACK's
- * signs, [rows, columns].
+ * Orthonormal columns that span those of a matrix with at least as many rows as columns: Q of its
+ * QR decomposition, with LAPACK's signs, [rows, columns].
  */
 export function orthonormalColumns(a: FlatMatrix): FlatMatrix {
   const { rows, columns } = a;
   const q =
     new QrDecomposition(Matrix.from1DArray(rows, columns, a.data as never)).orthogonalMatrix;
-  // In a square matrix the last column has nothing below its diagonal, and LAPACK does not reflect it.
+  // In a square matrix the last column has nothing below its diagonal, and LAPACK does not reflect
+  // it.
   if (rows === columns) {
     for (let i = 0; i < rows; i++) q.set(i, columns - 1, -q.get(i, columns - 1));
   }
@@ -99,7 +101,8 @@ export function orthonormalColumns(a: FlatMatrix): FlatMatrix {
 }
 
 /**
- * The first `rank` columns of Q [rows, rank] and rows of R [rank, columns] of a QR decomposition, with LAPACK's signs.
+ * The first `rank` columns of Q [rows, rank] and rows of R [rank, columns] of a QR decomposition,
+ * with LAPACK's signs.
  *
  * @param a Any matrix.
  * @param rank At most the smaller of its dimensions.
@@ -120,8 +123,9 @@ const BLOCK = 4;
 /**
  * The largest singular values and their vectors, as accurately as 32-bit floats can show.
  *
- * They come from the eigenvectors of `a · aᵀ` (or `aᵀ · a`, whichever is smaller): for few of a large matrix by the block Lanczos method with
- * full reorthogonalization (Golub and Underwood, 1977), else all of them.
+ * They come from the eigenvectors of `a · aᵀ` (or `aᵀ · a`, whichever is smaller): for few of a
+ * large matrix by the block Lanczos method with full reorthogonalization (Golub and Underwood,
+ * 1977), else all of them.
  *
  * @param a Any matrix.
  * @param rank How many, at most the smaller dimension.
@@ -163,7 +167,10 @@ function eigenvectors(
   };
 }
 
-/** Leading eigenvectors of `a · aᵀ` as rows; `undefined` where finding all of them at once is cheaper. */
+/**
+ * Leading eigenvectors of `a · aᵀ` as rows; `undefined` where finding all of them at once is
+ * cheaper.
+ */
 function lanczos(a: FlatMatrix, rank: number): FlatMatrix | undefined {
   const n = a.rows, limit = n >> 1;
   const random = createTorchRandom(0);
@@ -260,11 +267,12 @@ function orthonormalize(
 }
 
 /**
- * An approximate leading singular value decomposition from a random start (Halko et al., 2009, arXiv:0909.4061, algorithms 4.4 and 5.1), as
- * `torch.svd_lowrank` computes it.
+ * An approximate leading singular value decomposition from a random start (Halko et al., 2009,
+ * arXiv:0909.4061, algorithms 4.4 and 5.1), as `torch.svd_lowrank` computes it.
  *
  * @param a Any matrix.
- * @param options `start` holds normal numbers [min(rows, columns), rank]; `iterations` is how often the start is refined.
+ * @param options `start` holds normal numbers [min(rows, columns), rank]; `iterations` is how often
+ * the start is refined.
  */
 export function approximateSvd(
   a: FlatMatrix,

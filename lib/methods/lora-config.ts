@@ -28,8 +28,9 @@ export type LoraInit =
   | `pissa_niter_${number}`;
 
 /**
- * A LoRA config with every field, as {@link loraConfig} makes it. The fields from `aloraInvocationTokens` on turn on variants of LoRA that are
- * not available here: they exist so that files agree with PEFT's, and setting one is an error.
+ * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
+ * `aloraInvocationTokens` on turn on variants of LoRA that are not available here: they exist so
+ * that files agree with PEFT's, and setting one is an error.
  */
 export interface LoraConfig extends TargetConfig {
   /** `"LORA"`. */
@@ -38,35 +39,57 @@ export interface LoraConfig extends TargetConfig {
   readonly r: number;
   /** The update is scaled by `loraAlpha / r`. 8 by default. */
   readonly loraAlpha: number;
-  /** Probability with which an input feature is dropped before A in training, from 0 up to, but not including, 1. 0 by default. */
+  /**
+   * Probability with which an input feature is dropped before A in training, from 0 up to, but not
+   * including, 1. 0 by default.
+   */
   readonly loraDropout: number;
-  /** Scales by `loraAlpha / √r` instead, which keeps large ranks stable (rsLoRA, Kalajdzievski, 2023, arXiv:2312.03732). */
+  /**
+   * Scales by `loraAlpha / √r` instead, which keeps large ranks stable (rsLoRA, Kalajdzievski,
+   * 2023, arXiv:2312.03732).
+   */
   readonly useRslora: boolean;
   /**
-   * Learns a magnitude for each output feature beside the low-rank direction (DoRA, Liu et al., 2024, arXiv:2402.09353). Slower; merge the
-   * adapter for inference.
+   * Learns a magnitude for each output feature beside the low-rank direction (DoRA, Liu et al.,
+   * 2024, arXiv:2402.09353). Slower; merge the adapter for inference.
    */
   readonly useDora: boolean;
-  /** Adds a trained bias to B. Only with `initLoraWeights` true or false, without DoRA, and not on embeddings. */
+  /**
+   * Adds a trained bias to B. Only with `initLoraWeights` true or false, without DoRA, and not on
+   * embeddings.
+   */
   readonly loraBias: boolean;
-  /** Which biases of the base are trained too: `"none"` (default), `"all"`, or `"lora_only"`, those of the adapted modules. */
+  /**
+   * Which biases of the base are trained too: `"none"` (default), `"all"`, or `"lora_only"`, those
+   * of the adapted modules.
+   */
   readonly bias: "none" | "all" | "lora_only";
-  /** Whether the adapted weights are stored [in, out]. Corrected by what the modules are, so it need not be set. */
+  /**
+   * Whether the adapted weights are stored [in, out]. Corrected by what the modules are, so it need
+   * not be set.
+   */
   readonly fanInFanOut: boolean;
   /**
    * How A and B start:
-   * - `true` (default): A uniform as a linear layer starts, B zero, so that the adapter changes nothing at first;
+   * - `true` (default): A uniform as a linear layer starts, B zero, so that the adapter changes
+   *   nothing at first;
    * - `"gaussian"`: A normal with standard deviation 1/r, B zero;
-   * - `"orthogonal"`: both with orthogonal rows and columns and a product of zero; `r` must be even;
-   * - `"pissa"`: the largest singular values and vectors of the weight, which the base then lacks (Meng et al., 2024, arXiv:2404.02948);
-   *   `"pissa_niter_N"` finds them approximately, with N iterations;
-   * - `"olora"`: the first columns and rows of the weight's QR decomposition, likewise (Büyükakyüz, 2024, arXiv:2406.01775);
+   * - `"orthogonal"`: both with orthogonal rows and columns and a product of zero; `r` must be
+   *   even;
+   * - `"pissa"`: the largest singular values and vectors of the weight, which the base then lacks
+   *   (Meng et al., 2024, arXiv:2404.02948); `"pissa_niter_N"` finds them approximately, with N
+   *   iterations;
+   * - `"olora"`: the first columns and rows of the weight's QR decomposition, likewise (Büyükakyüz,
+   *   2024, arXiv:2406.01775);
    * - `false`: both random, so that the adapter changes something at once; for tests.
    *
    * Embeddings start with A zero and B normal, unless it is `false`.
    */
   readonly initLoraWeights: LoraInit;
-  /** Ranks that differ from `r`: by module name, or by a regular expression for the end of its path. The first match counts. */
+  /**
+   * Ranks that differ from `r`: by module name, or by a regular expression for the end of its path.
+   * The first match counts.
+   */
   readonly rankPattern: Readonly<Record<string, number>>;
   /** Values that differ from `loraAlpha`, in the same way. */
   readonly alphaPattern: Readonly<Record<string, number>>;
@@ -272,13 +295,14 @@ function oddRank(r: number, path?: string): ConfigError {
  *
  * @param config The fields to set; the others take PEFT's defaults.
  * @returns A frozen config with every field.
- * @throws {ConfigError} for unknown or ill-typed fields and for settings that contradict each other.
+ * @throws {ConfigError} for unknown or ill-typed fields and for settings that contradict each
+ * other.
  * @throws {UnsupportedError} for variants and initializations of PEFT that are not available here.
  *
  * @example
  * ```ts
  * import { loraConfig } from "@graft/peft";
- * const config = loraConfig({ r: 16, loraAlpha: 32, targetModules: ["q_proj", "v_proj"], taskType: "CAUSAL_LM" });
+ * const config = loraConfig({ r: 16, loraAlpha: 32, targetModules: ["q_proj", "v_proj"] });
  * console.log(config.loraDropout); // 0
  * ```
  */
@@ -316,7 +340,10 @@ export function loraShape(config: LoraConfig, site: Site): LoraShape {
   return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
 }
 
-/** The value of the first key that is the path or its end, or as a regular expression matches the end. */
+/**
+ * The value of the first key that is the path or its end, or as a regular expression matches the
+ * end.
+ */
 function patternValue(
   patterns: Readonly<Record<string, number>>,
   path: string,

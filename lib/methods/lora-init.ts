@@ -1,5 +1,6 @@
 /**
- * How the leaves of a LoRA start: the same values, from the same random numbers in the same order, as in PEFT.
+ * How the leaves of a LoRA start: the same values, from the same random numbers in the same order,
+ * as in PEFT.
  *
  * @module
  */
@@ -34,7 +35,8 @@ export function loraLeafShapes(
   const { r } = loraShape(config, site);
   const { kind, inFeatures, outFeatures } = site;
   const embedding = kind === "embedding";
-  // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer than r.
+  // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
+  // than r.
   const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
   return {
     [embedding ? "lora_embedding_A" : "lora_A"]: [rank, inFeatures],
@@ -44,7 +46,10 @@ export function loraLeafShapes(
   };
 }
 
-/** Shapes of the fixed leaves of one site: the initial factors that PiSSA and OLoRA took out of the base. */
+/**
+ * Shapes of the fixed leaves of one site: the initial factors that PiSSA and OLoRA took out of the
+ * base.
+ */
 export function loraFrozenShapes(
   config: LoraConfig,
   site: Site,
@@ -72,7 +77,8 @@ export async function initLora(context: InitContext<LoraConfig>): Promise<SiteLe
       : values;
   }
   if (config.useDora) {
-    // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight alone.
+    // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
+    // alone.
     const { lora_A: a, lora_B: b, lora_embedding_A: c, lora_embedding_B: d } = factors;
     const update = config.initLoraWeights === false
       ? { a: (a ?? c) as Float32Array, b: (b ?? d) as Float32Array, scale }
@@ -83,11 +89,15 @@ export async function initLora(context: InitContext<LoraConfig>): Promise<SiteLe
   return { leaves, frozen };
 }
 
-/** Only the fixed leaves, for an adapter that is being loaded: what PiSSA and OLoRA took out of the base. */
+/**
+ * Only the fixed leaves, for an adapter that is being loaded: what PiSSA and OLoRA took out of the
+ * base.
+ */
 export async function frozenLora(context: InitContext<LoraConfig>): Promise<Leaves> {
   const { config, site, random } = context;
   if (decomposes(config, site)) return await decompose(context);
-  // Sites without a decomposition stand between those with one, whose random numbers come later in the stream.
+  // Sites without a decomposition stand between those with one, whose random numbers come later in
+  // the stream.
   if (isIterative(config)) drawEmbedding({ config, site, random });
   return {};
 }
@@ -145,7 +155,10 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
   return config.loraBias ? { lora_A, lora_B, lora_bias: new Float32Array(o) } : { lora_A, lora_B };
 }
 
-/** `nn.init.kaiming_uniform_(w, a=√5)` for a weight with this many input features (He et al., 2015, arXiv:1502.01852). */
+/**
+ * `nn.init.kaiming_uniform_(w, a=√5)` for a weight with this many input features (He et al., 2015,
+ * arXiv:1502.01852).
+ */
 function kaimingUniform(
   random: TorchRandom,
   { size, features }: { readonly size: number; readonly features: number },
@@ -154,7 +167,10 @@ function kaimingUniform(
   return random.uniform(size, { low: -bound, high: bound });
 }
 
-/** Rows of one orthogonal matrix are dealt out to A and B in turn, so that B·A is zero although neither is. */
+/**
+ * Rows of one orthogonal matrix are dealt out to A and B in turn, so that B·A is zero although
+ * neither is.
+ */
 function drawOrthogonal(
   random: TorchRandom,
   { r, site: { inFeatures, outFeatures } }: { readonly r: number; readonly site: Site },
@@ -180,7 +196,10 @@ function tenth({ data }: FlatMatrix): Float32Array {
   return Float32Array.from(data, (x) => x / 10);
 }
 
-/** The factors that PiSSA and OLoRA start from; `scale · B · A` is the part of the weight that the adapter takes over. */
+/**
+ * The factors that PiSSA and OLoRA start from; `scale · B · A` is the part of the weight that the
+ * adapter takes over.
+ */
 async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
   const { config, site, random } = context;
   const { inFeatures: columns, outFeatures: rows } = site;
@@ -236,7 +255,10 @@ function factorTensors(a: FlatMatrix, b: FlatMatrix): Leaves {
   return { lora_A_init: make(a), lora_B_init: make(b) };
 }
 
-/** The length of what leads to each output feature: of rows of a linear layer's weight, of columns of an embedding's. */
+/**
+ * The length of what leads to each output feature: of rows of a linear layer's weight, of columns
+ * of an embedding's.
+ */
 function outputNorms(
   weight: Float32Array,
   options: {

@@ -1,8 +1,10 @@
 /**
- * LoRA: low-rank adaptation (Hu et al., 2021, arXiv:2106.09685), with rsLoRA, DoRA, PiSSA and OLoRA.
+ * LoRA: low-rank adaptation (Hu et al., 2021, arXiv:2106.09685), with rsLoRA, DoRA, PiSSA and
+ * OLoRA.
  *
- * A linear layer with weight W becomes y = W·x + scale·B·A·x. PiSSA and OLoRA take their first A and B out of the weight; as the base is never
- * changed here, the forward pass subtracts them: y = W·x + scale·(B·A − B₀·A₀)·x.
+ * A linear layer with weight W becomes y = W·x + scale·B·A·x. PiSSA and OLoRA take their first A
+ * and B out of the weight; as the base is never changed here, the forward pass subtracts them: y =
+ * W·x + scale·(B·A − B₀·A₀)·x.
  *
  * @module
  */
@@ -62,7 +64,8 @@ function forwardLinear(context: ForwardContext<LoraConfig>): Value {
     const y = mul(add(bias ? sub(result, bias) : result, output(context, { x, dropped })), factor);
     return bias ? add(y, bias) : y;
   }
-  // With dropout the base takes part twice: whole as it is, and scaled by what the factor adds on what dropout left.
+  // With dropout the base takes part twice: whole as it is, and scaled by what the factor adds on
+  // what dropout left.
   const weight = pass.weight(`${site.path}.weight`);
   const base = multiply(dropped, weight, { transposeB: site.kind === "linear" });
   const y = mul(add(base, output(context, { x: dropped, dropped })), factor);
@@ -120,7 +123,8 @@ function initial({ leaves }: Context): Omit<LowRank, "scale"> {
 }
 
 /**
- * A and B, followed by the initial ones where the base is to lack them: B·A − B₀·A₀ = [B, −B₀]·[A; A₀], still two products.
+ * A and B, followed by the initial ones where the base is to lack them: B·A − B₀·A₀ = [B, −B₀]·[A;
+ * A₀], still two products.
  */
 function factors(context: Context): Omit<LowRank, "scale"> {
   const { leaves, config, site } = context;
@@ -133,7 +137,10 @@ function factors(context: Context): Omit<LowRank, "scale"> {
   return { a: concat([a, a0], { axis: 0 }), b: concat([b, neg(b0)], { axis: 1 }) };
 }
 
-/** What the adapter adds to the output of a linear layer. Only the trained part sees what dropout left of the input. */
+/**
+ * What the adapter adds to the output of a linear layer. Only the trained part sees what dropout
+ * left of the input.
+ */
 function output(
   context: Context,
   { x, dropped }: { readonly x: Value; readonly dropped: Value },
@@ -162,7 +169,10 @@ function weightChange(context: Context): Value {
     : matmul(a, small, { transposeA: true, transposeB: true });
 }
 
-/** DoRA's factor of each output feature: the learned magnitude over the length of the adapted weight, whose gradient is not followed. */
+/**
+ * DoRA's factor of each output feature: the learned magnitude over the length of the adapted
+ * weight, whose gradient is not followed.
+ */
 function magnitudeFactor(context: Context): Value {
   const { pass, site, leaves } = context;
   // The base's own weight, also where other adapters have been merged before this one.

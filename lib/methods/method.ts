@@ -34,7 +34,9 @@ export interface InitContext<C extends PeftConfig> {
   readonly model: ModelGraph;
   /** Random numbers as torch's global generator gives them, in the order of the sites. */
   readonly random: TorchRandom;
-  /** The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out]. */
+  /**
+   * The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out].
+   */
   weight(): Promise<Float32Array>;
 }
 
@@ -56,7 +58,10 @@ export interface SiteContext<C extends PeftConfig> {
 export interface ForwardContext<C extends PeftConfig> extends SiteContext<C> {
   /** What goes into the site: [..., in], or token ids for an embedding. */
   readonly x: Value;
-  /** What came out so far: the base's output and the parts of adapters that are active before this one. */
+  /**
+   * What came out so far: the base's output and the parts of adapters that are active before this
+   * one.
+   */
   readonly result: Value;
   /** Runs the site without any adapter on any input. */
   base(x: Value): Value;
@@ -88,8 +93,9 @@ export interface PeftMethod<C extends PeftConfig = any> {
   /** Shapes of the fixed leaves of one site; without it there are none. */
   frozenShapes?(config: C, site: Site): Readonly<Record<string, readonly number[]>>;
   /**
-   * Which leaves of a linear head are the transposes of which leaves of the embedding that it is tied to (`ensureWeightTying`), such as
-   * `lora_A` of `lora_embedding_B`; a method without it cannot tie.
+   * Which leaves of a linear head are the transposes of which leaves of the embedding that it is
+   * tied to (`ensureWeightTying`), such as `lora_A` of `lora_embedding_B`; a method without it
+   * cannot tie.
    */
   readonly tiedLeaves?: Readonly<Record<string, string>>;
   /** Makes the leaves of one site. */

@@ -1,5 +1,6 @@
 /**
- * The registry of PEFT methods, as a value. Another method is a file in this folder and a line here.
+ * The registry of PEFT methods, as a value. Another method is a file in this folder and a line
+ * here.
  *
  * @module
  */
@@ -28,12 +29,13 @@ export interface PeftMethodEntry<C extends PeftConfig = any> {
 export type MethodRegistry = ReadonlyMap<string, Required<PeftMethodEntry>>;
 
 /**
- * A registry with one more method: the same call for the library's own methods and for those from outside.
+ * A registry with one more method: the same call for the library's own methods and for those from
+ * outside.
  *
  * @param registry The registry, which stays as it is.
  * @param entry The method, its config and its name.
- * @throws {ValueError} for a name that ends in `_`, is not in lower case or is taken; for a prefix that is taken; and where
- * name, prefix and `peft_type` of the parts disagree.
+ * @throws {ValueError} for a name that ends in `_`, is not in lower case or is taken; for a prefix
+ * that is taken; and where name, prefix and `peft_type` of the parts disagree.
  *
  * @example
  * ```ts
@@ -42,7 +44,8 @@ export type MethodRegistry = ReadonlyMap<string, Required<PeftMethodEntry>>;
  * try {
  *   registerPeftMethod(defaultMethods, { ...lora, name: "LoRA" });
  * } catch (error) {
- *   console.log((error as Error).message); // The name of the PEFT method should be in lower case letters, got LoRA.
+ *   console.log((error as Error).message);
+ *   // The name of the PEFT method should be in lower case letters, got LoRA.
  * }
  * ```
  */

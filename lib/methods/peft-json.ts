@@ -14,8 +14,9 @@ export interface PeftJsonOptions {
 }
 
 /**
- * A config as the text of an `adapter_config.json`, byte for byte as PEFT 0.21 writes the same fields: sorted keys, two
- * spaces, no newline at the end, and `inference_mode` always true. (Lists that are sets in Python have no order there.)
+ * A config as the text of an `adapter_config.json`, byte for byte as PEFT 0.21 writes the same
+ * fields: sorted keys, two spaces, no newline at the end, and `inference_mode` always true. (Lists
+ * that are sets in Python have no order there.)
  *
  * @param config A complete config, of a registered method.
  * @throws {UnsupportedError} where its method is not registered.
@@ -46,15 +47,19 @@ export function toPeftJson(config: PeftConfig, options: PeftJsonOptions = {}): s
 /**
  * Reads the contents of an `adapter_config.json`.
  *
- * @param json The parsed file. Fields that it lacks, as those of older releases of PEFT do, take their defaults. `runtime_config`, which
- * belongs to a process and not to an adapter, is left out, as in PEFT.
- * @throws {ConfigError} for a field that the method does not have, for an ill-typed one, and where `peft_type` is missing.
- * @throws {UnsupportedError} for a method that is not registered, and for settings that are not supported.
+ * @param json The parsed file. Fields that it lacks, as those of older releases of PEFT do, take
+ * their defaults. `runtime_config`, which belongs to a process and not to an adapter, is left out,
+ * as in PEFT.
+ * @throws {ConfigError} for a field that the method does not have, for an ill-typed one, and where
+ * `peft_type` is missing.
+ * @throws {UnsupportedError} for a method that is not registered, and for settings that are not
+ * supported.
  *
  * @example
  * ```ts
  * import { fromPeftJson, type LoraConfig } from "@graft/peft";
- * const config = fromPeftJson({ peft_type: "LORA", r: 4, target_modules: ["q_proj"] }) as LoraConfig;
+ * const json = { peft_type: "LORA", r: 4, target_modules: ["q_proj"] };
+ * const config = fromPeftJson(json) as LoraConfig;
  * console.log(config.r, config.loraAlpha); // 4 8
  * ```
  */
@@ -111,7 +116,10 @@ function quote(text: string): string {
   );
 }
 
-/** A number as Python prints an int or a float: exponents from 1e16 on and below 1e-4, with two digits at least. */
+/**
+ * A number as Python prints an int or a float: exponents from 1e16 on and below 1e-4, with two
+ * digits at least.
+ */
 function pythonNumber(value: number, float: boolean): string {
   const magnitude = Math.abs(value);
   const whole = Number.isInteger(value);

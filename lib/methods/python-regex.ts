@@ -8,9 +8,10 @@ import { ConfigError } from "../errors.ts";
 /**
  * A regular expression in Python's syntax as one that matches a whole text, as `re.fullmatch` does.
  *
- * @param pattern Python's syntax. Named groups, anchors, comments, flags at the start and a bracket at the start of a set are translated.
- * @throws {ConfigError} `CONFIG_REGEX` where it is not valid, or uses what JavaScript does not have: verbose mode, atomic groups,
- * possessive quantifiers, conditions.
+ * @param pattern Python's syntax. Named groups, anchors, comments, flags at the start and a bracket
+ * at the start of a set are translated.
+ * @throws {ConfigError} `CONFIG_REGEX` where it is not valid, or uses what JavaScript does not
+ * have: verbose mode, atomic groups, possessive quantifiers, conditions.
  *
  * @example
  * ```ts

@@ -1,6 +1,7 @@
 /**
- * Random numbers as torch's CPU generator gives them, so that an adapter starts with the values that it has in Python after
- * `torch.manual_seed`. The generator is the Mersenne Twister MT19937 (Matsumoto and Nishimura, 1998).
+ * Random numbers as torch's CPU generator gives them, so that an adapter starts with the values
+ * that it has in Python after `torch.manual_seed`. The generator is the Mersenne Twister MT19937
+ * (Matsumoto and Nishimura, 1998).
  *
  * @module
  */
@@ -8,8 +9,8 @@ import { ValueError } from "../errors.ts";
 import { show } from "../options.ts";
 
 /**
- * A stream of random numbers. Each call moves it on; made anew from the same seed it gives the same numbers. It belongs to one initialization
- * and is not shared.
+ * A stream of random numbers. Each call moves it on; made anew from the same seed it gives the same
+ * numbers. It belongs to one initialization and is not shared.
  */
 export interface TorchRandom {
   /** Uniform in [low, high), as `tensor.uniform_` of a float32 tensor of this size. */
@@ -39,7 +40,8 @@ const LENGTH = 624, MIDDLE = 397;
  * @example
  * ```ts
  * import { createTorchRandom } from "./torch-random.ts";
- * console.log(createTorchRandom(0).uniform(2)); // torch.manual_seed(0); torch.rand(2): [0.4963, 0.7682]
+ * // torch.manual_seed(0); torch.rand(2)
+ * console.log(createTorchRandom(0).uniform(2)); // [0.4963, 0.7682]
  * ```
  */
 export function createTorchRandom(seed: number): TorchRandom {
@@ -169,7 +171,10 @@ function temper(x: number): number {
 
 const TWO_PI = Math.fround(2 * Math.PI);
 
-/** Turns 16 uniform numbers into normal ones: 8 radii, then 8 angles (Box and Muller, 1958), rounded to float32 at each step as torch does. */
+/**
+ * Turns 16 uniform numbers into normal ones: 8 radii, then 8 angles (Box and Muller, 1958), rounded
+ * to float32 at each step as torch does.
+ */
 function boxMuller(
   out: Float32Array,
   begin: number,

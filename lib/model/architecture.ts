@@ -25,7 +25,10 @@ export interface HostInputs {
   readonly positions: Int32Array;
   /** B and T. */
   readonly shape: readonly [number, number];
-  /** Length of the whole sequence so far, cached tokens included; RoPE's dynamic scaling depends on it. */
+  /**
+   * Length of the whole sequence so far, cached tokens included; RoPE's dynamic scaling depends on
+   * it.
+   */
   readonly length: number;
 }
 
@@ -39,7 +42,10 @@ export interface CacheLayout {
   readonly headSize: number;
 }
 
-/** One family of models. Registering another one is a file in `lib/architectures` and a line in its registry. */
+/**
+ * One family of models. Registering another one is a file in `lib/architectures` and a line in its
+ * registry.
+ */
 export interface Architecture {
   /** Name of the family. */
   readonly name: string;
@@ -56,13 +62,15 @@ export interface Architecture {
   /** Shape of the cache of keys and values. */
   cache(config: ModelConfig): CacheLayout;
   /**
-   * Traces the model; gives `lastHiddenState` [B, T, D] and `logits` [B, T, V], or [B, R, V] where the pass wants R rows only (see
-   * {@link ForwardPass.headRows}).
+   * Traces the model; gives `lastHiddenState` [B, T, D] and `logits` [B, T, V], or [B, R, V] where
+   * the pass wants R rows only (see {@link ForwardPass.headRows}).
    */
   forward(pass: ForwardPass, inputs: PassInputs): Readonly<Record<string, Value>>;
   /** Inputs that the traced model asks for with {@link ForwardPass.hostInput}. */
   hostInputs(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
-  /** How many positions it has learned, where they are a table; without it there is no end to them. */
+  /**
+   * How many positions it has learned, where they are a table; without it there is no end to them.
+   */
   positionLimit?(config: ModelConfig): number;
   /** Vocabulary size. */
   vocabularySize(config: ModelConfig): number;

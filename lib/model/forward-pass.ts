@@ -1,6 +1,6 @@
 /**
- * One trace of a model: hands out its weights, lets adapters take part at each site, and records what the program
- * needs to be given when it runs.
+ * One trace of a model: hands out its weights, lets adapters take part at each site, and records
+ * what the program needs to be given when it runs.
  *
  * @module
  */
@@ -26,7 +26,10 @@ import { lookup, multiply, type Weight } from "./weight.ts";
 export interface Adaptation {
   /** What stands for a site's output; `base` runs the site itself on any input. */
   site(pass: ForwardPass, site: Site, x: Value, base: (x: Value) => Value): Value;
-  /** A tensor that stands for a parameter of the base while the adapters are active (a trained bias, a saved module). */
+  /**
+   * A tensor that stands for a parameter of the base while the adapters are active (a trained bias,
+   * a saved module).
+   */
   parameter?(name: string): { readonly leaf: string; readonly tensor: Tensor } | undefined;
 }
 
@@ -52,7 +55,10 @@ export interface PassOptions {
   readonly offset: Value;
   /** Keeps keys and values in states `cache.N.k` and `cache.N.v`. */
   readonly cache?: PassCache;
-  /** `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the batch; all of them without it. */
+  /**
+   * `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the
+   * batch; all of them without it.
+   */
   readonly logitRows?: Value;
 }
 
@@ -66,7 +72,9 @@ export interface ForwardPass {
   readonly training: boolean;
   /** Runs the linear, conv1d, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
-  /** Attention of one layer with this pass's mask and cache; q [B, T, H, D], k and v [B, T, G, D]. */
+  /**
+   * Attention of one layer with this pass's mask and cache; q [B, T, H, D], k and v [B, T, G, D].
+   */
   attention(
     layer: number,
     parts: {
@@ -92,7 +100,10 @@ export interface ForwardPass {
   readonly boundaries: readonly Value[];
   /** Dropout where the pass is a training one and the rate is not 0. */
   dropout(x: Value, rate: number): Value;
-  /** Of the last hidden state [B, T, D] those rows that logits are wanted for, [B, R, D]; a model calls it right before its head. */
+  /**
+   * Of the last hidden state [B, T, D] those rows that logits are wanted for, [B, R, D]; a model
+   * calls it right before its head.
+   */
   headRows(h: Value): Value;
   /** Tensors to run the program with, by input name: weights and leaves. */
   readonly bindings: ReadonlyMap<string, Tensor>;

@@ -9,7 +9,10 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ModelConfig } from "./architecture.ts";
 import { parameterShapes, type Site } from "./site.ts";
 
-/** A frozen model. Every function that changes one returns another, which shares the parameters that stayed. */
+/**
+ * A frozen model. Every function that changes one returns another, which shares the parameters that
+ * stayed.
+ */
 export interface ModelGraph {
   /** Tells a base model from a model with adapters. */
   readonly type: "model";
@@ -58,7 +61,8 @@ export function createModelGraph(
   }
   const given = withoutNoise(architecture, parts.parameters, expected);
   const tied = new Map(
-    // A checkpoint may store an untied copy although its config says tied; then the stored one counts only if it is the only one.
+    // A checkpoint may store an untied copy although its config says tied; then the stored one
+    // counts only if it is the only one.
     Object.entries(architecture.tied(config)).filter(([, to]) => given.has(to)),
   );
   const problems: string[] = [];
@@ -152,7 +156,22 @@ export function withParameters(
   return { ...model, parameters, tied };
 }
 
-/** Gives up the device's copies of a model's weights; they come back when the model runs again. */
+/**
+ * Gives up the device's copies of a model's weights; they come back when the model runs again.
+ *
+ * @example
+ * ```ts
+ * import { createModel, forward, releaseModel } from "@graft/peft";
+ * const model = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = model.device;
+ * await forward(model, { inputIds: [[1, 2, 3]] });
+ * releaseModel(model);
+ * await forward(model, { inputIds: [[1, 2, 3]] }); // the weights are brought to the device again
+ * ```
+ */
 export function releaseModel(model: ModelGraph): void {
   model.device.release(model.parameters.values());
 }

@@ -4,7 +4,9 @@
  * @module
  */
 
-/** What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's. */
+/**
+ * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's.
+ */
 export type SiteKind = "linear" | "conv1d" | "embedding" | "norm";
 
 /** A module with weights of its own, named by its path in the checkpoint. */

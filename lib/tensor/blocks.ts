@@ -1,8 +1,9 @@
 /**
- * GGUF's block-quantized types: their values, and one layout for all of them that devices compute with.
+ * GGUF's block-quantized types: their values, and one layout for all of them that devices compute
+ * with.
  *
- * Every block is little-endian and starts with its half-precision scales, but for `q6_k`, which ends with it
- * (`ggml-common.h` of llama.cpp defines them).
+ * Every block is little-endian and starts with its half-precision scales, but for `q6_k`, which
+ * ends with it (`ggml-common.h` of llama.cpp defines them).
  *
  * @module
  */
@@ -11,9 +12,9 @@ import { blockLength, type BlockType, byteLength, isBlockType, sizeOf } from "./
 import type { Tensor } from "./tensor.ts";
 
 /**
- * A block-quantized matrix in the layout that both devices compute with: the `B` input of ONNX Runtime's `MatMulNBits`
- * [rows, columns / block, block · bits / 8]. Element (r, c) is `(q − zeroPoint) · scale + offset`, with the scale
- * and offset of block ⌊c / block⌋ of row r.
+ * A block-quantized matrix in the layout that both devices compute with: the `B` input of ONNX
+ * Runtime's `MatMulNBits` [rows, columns / block, block · bits / 8]. Element (r, c) is `(q −
+ * zeroPoint) · scale + offset`, with the scale and offset of block ⌊c / block⌋ of row r.
  */
 export interface BlockQuantized {
   /** Bits per element. */
@@ -33,8 +34,9 @@ export interface BlockQuantized {
 }
 
 /**
- * Brings a block-quantized tensor into the devices' layout without dequantizing it. The values are those of
- * `toFloat32` up to the rounding of one addition; exactly those where there are no offsets.
+ * Brings a block-quantized tensor into the devices' layout without dequantizing it. The values are
+ * those of `toFloat32` up to the rounding of one addition; exactly those where there are no
+ * offsets.
  *
  * | type | bits | block | offsets |
  * | --- | --- | --- | --- |
@@ -44,7 +46,8 @@ export interface BlockQuantized {
  * | `q4_k` | 4 | 32 | yes |
  * | `q6_k` | 8 | 16 | no |
  *
- * @param tensor A tensor of block type, of any number of dimensions; its last dimension is a whole number of blocks.
+ * @param tensor A tensor of block type, of any number of dimensions; its last dimension is a whole
+ * number of blocks.
  * @throws {ShapeError} where the tensor is not of block type or a row does not hold whole blocks.
  */
 export async function repackBlocks(tensor: Tensor): Promise<BlockQuantized> {
@@ -155,8 +158,8 @@ function packHigh(from: Uint8Array, at: number, to: Uint8Array, out: number, cou
 }
 
 /**
- * The elements of consecutive blocks, as ggml's reference functions compute them: each product and each sum
- * rounded once.
+ * The elements of consecutive blocks, as ggml's reference functions compute them: each product and
+ * each sum rounded once.
  *
  * @param bytes Whole blocks.
  * @param dtype Their type.
@@ -237,7 +240,9 @@ function signed(byte: number): number {
   return byte << 24 >> 24;
 }
 
-/** The 6-bit scale of sub-block `j` of a `q4_k` block, whose packed scales and minima start at `at`. */
+/**
+ * The 6-bit scale of sub-block `j` of a `q4_k` block, whose packed scales and minima start at `at`.
+ */
 function scaleOf(bytes: Uint8Array, at: number, j: number): number {
   return j < 4 ? bytes[at + j] & 63 : (bytes[at + j + 4] & 15) | bytes[at + j - 4] >> 6 << 4;
 }

@@ -12,8 +12,8 @@ import type { Tensor } from "./tensor.ts";
 export type SmallFloat = "f16" | "bf16" | "f8_e4m3" | "f8_e5m2";
 
 /**
- * A tensor's elements as 32-bit floats, in the tensor's order. Block types are dequantized as ggml defines it. An `f32` tensor
- * gives its own array, so do not write to the result.
+ * A tensor's elements as 32-bit floats, in the tensor's order. Block types are dequantized as ggml
+ * defines it. An `f32` tensor gives its own array, so do not write to the result.
  *
  * @throws {UnsupportedError} for `c64` and for the 6-bit floats, whose packing no format defines.
  *
@@ -73,7 +73,9 @@ function decode(data: TypedArray, dtype: DType, size: number): Float32Array {
   }
 }
 
-/** The value of an 8-bit float: exponent and mantissa widths, bias, and which codes are not finite. */
+/**
+ * The value of an 8-bit float: exponent and mantissa widths, bias, and which codes are not finite.
+ */
 function decodeByte(byte: number, dtype: ScalarType): number {
   if (dtype === "f8_e8m0") return byte === 255 ? NaN : 2 ** (byte - 127);
   const mantissaBits = dtype.startsWith("f8_e4m3") ? 3 : 2;
@@ -98,8 +100,8 @@ function decodeF4(code: number): number {
 }
 
 /**
- * Floats as the bits of a smaller type, rounded to the nearest, ties to even. What is too large becomes infinity; in
- * `f8_e4m3`, which has none, the largest value, as in PyTorch.
+ * Floats as the bits of a smaller type, rounded to the nearest, ties to even. What is too large
+ * becomes infinity; in `f8_e4m3`, which has none, the largest value, as in PyTorch.
  *
  * @param array Values.
  * @param dtype The type to write.
@@ -132,7 +134,8 @@ function encodeBytes(array: Float32Array, bits: Uint32Array, mantissaBits: 2 | 3
   const shift = 23 - mantissaBits;
   const overflow = mantissaBits === 3 ? 0x7e : 0x7c;
   const smallestNormal = 2 ** (1 - bias);
-  // Adding this aligns a float's mantissa with the steps of the subnormals, so that the addition rounds.
+  // Adding this aligns a float's mantissa with the steps of the subnormals, so that the addition
+  // rounds.
   const subnormal = smallestNormal / (1 << mantissaBits) * 2 ** 23;
   const rebias = (127 - bias) << mantissaBits;
   const out = new Uint8Array(array.length);
@@ -154,11 +157,12 @@ function encodeBytes(array: Float32Array, bits: Uint32Array, mantissaBits: 2 | 3
 }
 
 /**
- * The same elements in another type. The conversion happens each time `data()` is called, so weights of a file stay in the file.
- * Floats become integers by dropping the fraction.
+ * The same elements in another type. The conversion happens each time `data()` is called, so
+ * weights of a file stay in the file. Floats become integers by dropping the fraction.
  *
  * @param tensor What to convert; a tensor that already has the type is returned as it is.
- * @param dtype A scalar type that can be written: not a block type, and none of the types that exist in files only.
+ * @param dtype A scalar type that can be written: not a block type, and none of the types that
+ * exist in files only.
  * @throws {UnsupportedError} where the type cannot be written.
  * @throws {ValueError} from `data()`, where an integer type cannot hold a value.
  */

@@ -5,8 +5,9 @@
  */
 
 /**
- * Types with a code of its own for each element. The last seven exist in files only: nothing computes with them; `f4` and
- * `f6` are packed without padding, and `c64` holds pairs of 32-bit floats.
+ * Types with a code of its own for each element. The last seven exist in files only: nothing
+ * computes with them; `f4` and `f6` are packed without padding, and `c64` holds pairs of 32-bit
+ * floats.
  */
 export type ScalarType =
   | "f64"
@@ -100,7 +101,10 @@ export function isFloating(dtype: DType): boolean {
   return /^(f|bf|q)/.test(dtype);
 }
 
-/** Elements per block: 32 or 256 for block types, 1 for scalar types (2 and 4 for the packed `f4` and `f6`). */
+/**
+ * Elements per block: 32 or 256 for block types, 1 for scalar types (2 and 4 for the packed `f4`
+ * and `f6`).
+ */
 export function blockLength(dtype: DType): number {
   return INFO[dtype].block;
 }

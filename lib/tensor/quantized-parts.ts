@@ -25,7 +25,8 @@ export interface QuantizedParts {
 const known = new WeakMap<Tensor, QuantizedParts>();
 
 /**
- * The parts of a tensor of a block type. Their contents are unpacked together when the first is read, and let go when all were.
+ * The parts of a tensor of a block type. Their contents are unpacked together when the first is
+ * read, and let go when all were.
  */
 export function quantizedParts(tensor: Tensor): QuantizedParts {
   const cached = known.get(tensor);

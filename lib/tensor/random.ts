@@ -15,8 +15,8 @@ export interface RandomPlace {
 }
 
 /**
- * 32 random bits, by two rounds of multiply–xor-shift mixing: `mix(index ^ mix(stream ^ mix(seed)))` with Ellis's "lowbias32", the
- * generator of the operation `dropoutMask`.
+ * 32 random bits, by two rounds of multiply–xor-shift mixing: `mix(index ^ mix(stream ^
+ * mix(seed)))` with Ellis's "lowbias32", the generator of the operation `dropoutMask`.
  */
 export function randomBits({ seed, stream = 0, index }: RandomPlace): number {
   return mix(index ^ mix(stream ^ mix(seed)));
@@ -53,7 +53,9 @@ export function randomNormal(
   return out;
 }
 
-/** The numbers 0 … count − 1 in random order, by the method of Fisher and Yates (Durstenfeld, 1964). */
+/**
+ * The numbers 0 … count − 1 in random order, by the method of Fisher and Yates (Durstenfeld, 1964).
+ */
 export function randomOrder(
   count: number,
   options: { readonly seed: number; readonly stream?: number },

@@ -8,9 +8,9 @@ import { show } from "../options.ts";
 import { byteLength, type DType, dtypeOf, sizeOf, type TypedArray, viewAs } from "./dtype.ts";
 
 /**
- * An immutable n-dimensional array in row-major order. The contents may lie in memory, in a file or on a
- * device; `data()` brings them to the host. A tensor's identity stands for its contents: devices
- * keep their copy of a weight for as long as the same object is used.
+ * An immutable n-dimensional array in row-major order. The contents may lie in memory, in a file or
+ * on a device; `data()` brings them to the host. A tensor's identity stands for its contents:
+ * devices keep their copy of a weight for as long as the same object is used.
  */
 export interface Tensor {
   /** Element type. */
@@ -19,15 +19,20 @@ export interface Tensor {
   readonly shape: readonly number[];
   /** Where the contents are now: in memory, in a file, or on a device. */
   readonly where: "host" | "file" | "device";
-  /** The contents as a typed array (bits for 16-bit floats, raw blocks for block types). Do not write to it. */
+  /**
+   * The contents as a typed array (bits for 16-bit floats, raw blocks for block types). Do not
+   * write to it.
+   */
   data(): Promise<TypedArray>;
 }
 
 /**
  * A tensor over values that are already in memory.
  *
- * @param data A typed array (not copied), or nested/flat numbers, which become `f32` unless `dtype` says otherwise.
- * @param options `shape` defaults to one dimension (or to the nesting); `dtype` to what the array holds.
+ * @param data A typed array (not copied), or nested/flat numbers, which become `f32` unless `dtype`
+ * says otherwise.
+ * @param options `shape` defaults to one dimension (or to the nesting); `dtype` to what the array
+ * holds.
  * @throws {ShapeError} where the number of elements differs from the shape.
  *
  * @example

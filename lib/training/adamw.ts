@@ -73,7 +73,8 @@ export function adamW(
 }
 
 /**
- * The numbers that change from step to step: 1 − lr · decay, lr / (1 − β₁ᵗ) and √(1 − β₂ᵗ), each a tensor [1].
+ * The numbers that change from step to step: 1 − lr · decay, lr / (1 − β₁ᵗ) and √(1 − β₂ᵗ), each a
+ * tensor [1].
  *
  * @param step Counts from 1.
  * @param options Learning rate and the optimizer's settings.

@@ -24,11 +24,20 @@ export interface TrainingBatch {
   readonly inputIds: TokenBatch;
   /** 1 for tokens, 0 for padding [B, T]; all ones by default. */
   readonly attentionMask?: TokenBatch;
-  /** What to predict [B, T], −100 where nothing is; shifted inside. By default the ids themselves, but for padding. */
+  /**
+   * What to predict [B, T], −100 where nothing is; shifted inside. By default the ids themselves,
+   * but for padding.
+   */
   readonly labels?: TokenBatch;
-  /** Number of the sample that a token of a packed row belongs to, from 1, and 0 for padding [B, T]; stands for the mask. */
+  /**
+   * Number of the sample that a token of a packed row belongs to, from 1, and 0 for padding [B, T];
+   * stands for the mask.
+   */
   readonly segments?: TokenBatch;
-  /** Position of each token [B, T]; 0, 1, 2 … by default, or from 0 in each segment where segments are given. */
+  /**
+   * Position of each token [B, T]; 0, 1, 2 … by default, or from 0 in each segment where segments
+   * are given.
+   */
   readonly positionIds?: TokenBatch;
 }
 
@@ -66,7 +75,8 @@ export interface PreparedBatch {
  * Checks a batch and fills in what it leaves out.
  *
  * @throws {ShapeError} where parts differ in shape.
- * @throws {ValueError} where ids, labels, segments or positions are out of range, and for parts that a batch does not have.
+ * @throws {ValueError} where ids, labels, segments or positions are out of range, and for parts
+ * that a batch does not have.
  */
 export async function prepareBatch(model: AnyModel, given: TrainingBatch): Promise<PreparedBatch> {
   checkOptions(given, PARTS, { code: "BATCH_PART", of: "A batch" });

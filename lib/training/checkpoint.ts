@@ -29,12 +29,13 @@ const FORMAT = 1;
 const PARTS = ["parameters", "mean", "square"] as const;
 
 /**
- * Writes `<folder>/checkpoint-<step>`: trained leaves and both moments by name, and where the run stands. The folder
- * appears whole or not at all.
+ * Writes `<folder>/checkpoint-<step>`: trained leaves and both moments by name, and where the run
+ * stands. The folder appears whole or not at all.
  *
  * @param folder The run's folder.
  * @param contents Where the run stands, and its state.
- * @param options `beside` writes more files into the new folder before it appears, such as the adapter itself.
+ * @param options `beside` writes more files into the new folder before it appears, such as the
+ * adapter itself.
  * @returns Path of the checkpoint.
  */
 export async function writeCheckpoint(

@@ -25,9 +25,14 @@ export interface TokenizedExample {
 export interface TokenizeOptions {
   /** Reads text. */
   readonly tokenizer: Tokenizer;
-  /** Longer texts are cut into several examples of this many tokens; longer completions and chats lose their end. */
+  /**
+   * Longer texts are cut into several examples of this many tokens; longer completions and chats
+   * lose their end.
+   */
   readonly maxLength?: number;
-  /** Whether the end-of-text token is put after texts and completions, and learned; true by default. */
+  /**
+   * Whether the end-of-text token is put after texts and completions, and learned; true by default.
+   */
   readonly appendEos?: boolean;
 }
 
@@ -41,14 +46,16 @@ const TOKENIZE_RULES: OptionRules<TokenizeOptions> = {
 };
 
 /**
- * The tokens of examples and the labels that belong to them: all of a text, the completion of a prompt, the assistant's turns of a chat, each turn with the
- * tokens that the template ends it with.
+ * The tokens of examples and the labels that belong to them: all of a text, the completion of a
+ * prompt, the assistant's turns of a chat, each turn with the tokens that the template ends it
+ * with.
  *
- * A chat whose template writes earlier turns differently once later ones follow (as those do that drop a turn's reasoning) becomes one
- * example for each of the assistant's turns.
+ * A chat whose template writes earlier turns differently once later ones follow (as those do that
+ * drop a turn's reasoning) becomes one example for each of the assistant's turns.
  *
  * @throws {TrainingError} `DATASET_EMPTY` where no token is left to learn.
- * @throws {ValueError} `CHAT_TEMPLATE_MISSING` for chats without a template, `DATA_EXAMPLE` for what is no example, `DATA_OPTION`.
+ * @throws {ValueError} `CHAT_TEMPLATE_MISSING` for chats without a template, `DATA_EXAMPLE` for
+ * what is no example, `DATA_OPTION`.
  *
  * @example
  * ```ts
@@ -181,10 +188,20 @@ const BATCH_RULES: OptionRules<BatchOptions> = {
 };
 
 /**
- * One example in each row, padded on the right to the length of the longest in the batch, rounded up so that few programs are compiled.
+ * One example in each row, padded on the right to the length of the longest in the batch, rounded
+ * up so that few programs are compiled.
  *
  * @param examples From {@link tokenizeExamples}.
- * @param options `multipleOf` is what lengths are rounded up to (16 by default), `padId` what padding holds (0 by default).
+ * @param options `multipleOf` is what lengths are rounded up to (16 by default), `padId` what
+ * padding holds (0 by default).
+ *
+ * @example
+ * ```ts
+ * import { padExamples } from "@graft/peft";
+ * const examples = [{ ids: [1, 2], labels: [-100, 2] }];
+ * console.log(padExamples(examples, { batchSize: 1, multipleOf: 4 })[0].labels);
+ * // [[-100, 2, -100, -100]]
+ * ```
  */
 export function padExamples(
   examples: readonly TokenizedExample[],
@@ -211,12 +228,21 @@ export function padExamples(
 }
 
 /**
- * Several examples in each row of `length` tokens, one after the other. `segments` numbers them from 1 (padding is 0), so that they do not see each other,
- * and positions begin at 0 in each. Examples stay whole; each goes into the first row that has room.
+ * Several examples in each row of `length` tokens, one after the other. `segments` numbers them
+ * from 1 (padding is 0), so that they do not see each other, and positions begin at 0 in each.
+ * Examples stay whole; each goes into the first row that has room.
  *
  * @param examples From {@link tokenizeExamples}.
  * @param options `length` of a row; `padId` is what padding holds (0 by default).
  * @throws {ValueError} `DATA_LENGTH` for an example that is longer than a row.
+ *
+ * @example
+ * ```ts
+ * import { packExamples } from "@graft/peft";
+ * const examples = [{ ids: [1, 2], labels: [1, 2] }, { ids: [3, 4], labels: [3, 4] }];
+ * console.log(packExamples(examples, { batchSize: 1, length: 5 })[0].segments);
+ * // [[1, 1, 2, 2, 0]]
+ * ```
  */
 export function packExamples(
   examples: readonly TokenizedExample[],

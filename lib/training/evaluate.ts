@@ -5,7 +5,7 @@
  */
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { TrainingError, ValueError } from "../errors.ts";
-import { show } from "../options.ts";
+import { isIterable, show } from "../options.ts";
 import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
 import { openSession, type TrainingSession } from "./session.ts";
@@ -79,9 +79,7 @@ async function* prepared(
   model: AnyModel,
   batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
 ): AsyncGenerator<PreparedBatch> {
-  const iterable = typeof batches === "object" && batches !== null &&
-    (Symbol.iterator in batches || Symbol.asyncIterator in batches);
-  if (!iterable) {
+  if (!isIterable(batches)) {
     throw new ValueError(
       "TRAIN_DATA",
       `Evaluation needs a list or another iterable of batches; found ${show(batches)}.`,

@@ -31,12 +31,22 @@ export interface ChatExample {
 export type Example = TextExample | CompletionExample | ChatExample;
 
 /**
- * Reads examples from a file of JSON lines: `{"text"}`, `{"prompt", "completion"}` or `{"messages"}`, one in each line. Other fields are ignored, empty lines
- * skipped.
+ * Reads examples from a file of JSON lines: `{"text"}`, `{"prompt", "completion"}` or
+ * `{"messages"}`, one in each line. Other fields are ignored, empty lines skipped.
  *
  * @param path The file.
- * @throws {FileError} `DATA_LINE`, with the file's name and the number of the line, for a line that is none of these; `FILE_NOT_FOUND`.
+ * @throws {FileError} `DATA_LINE`, with the file's name and the number of the line, for a line that
+ * is none of these; `FILE_NOT_FOUND`.
  * @throws {TrainingError} `DATASET_EMPTY` where there is no line.
+ *
+ * @example
+ * ```ts
+ * import { readJsonl } from "@graft/peft";
+ * const path = await Deno.makeTempFile({ suffix: ".jsonl" });
+ * await Deno.writeTextFile(path, '{"prompt": "1+1=", "completion": "2"}\n');
+ * console.log((await readJsonl(path)).length); // 1
+ * await Deno.remove(path);
+ * ```
  */
 export async function readJsonl(path: string): Promise<Example[]> {
   return parseJsonl(await readTextFile(path), path);

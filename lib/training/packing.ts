@@ -1,5 +1,6 @@
 /**
- * All trained leaves in one flat vector, so that the optimizer, clipping and accumulation are a handful of operations however many leaves there are.
+ * All trained leaves in one flat vector, so that the optimizer, clipping and accumulation are a
+ * handful of operations however many leaves there are.
  *
  * @module
  */
@@ -31,7 +32,10 @@ export interface Packing {
   readonly size: number;
 }
 
-/** Leaves start at multiples of this many elements (256 bytes), where WebGPU can bind a part of a buffer. */
+/**
+ * Leaves start at multiples of this many elements (256 bytes), where WebGPU can bind a part of a
+ * buffer.
+ */
 export const ALIGNMENT = 64;
 
 /** Lays out leaves of these shapes. */

@@ -17,14 +17,24 @@ export interface TrainingProgress {
 }
 
 /**
- * Shows loss, tokens per second and time left: a bar on a terminal, a line every few seconds elsewhere. Nothing is shown before the first step.
+ * Shows loss, tokens per second and time left: a bar on a terminal, a line every few seconds
+ * elsewhere. Nothing is shown before the first step.
  *
  * @example
- * ```ts ignore
- * import { train, trainingProgress } from "@graft/peft";
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, train, trainingProgress } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig());
  * const bar = trainingProgress();
- * await train(model, batches, { learningRate: 1e-3, steps: 100, onStep: bar.update });
- * bar.stop();
+ * await train(model, [{ inputIds: [[1, 2, 3]] }], {
+ *   learningRate: 1e-3,
+ *   steps: 2,
+ *   onStep: bar.update,
+ * }).finally(bar.stop);
  * ```
  */
 export function trainingProgress(): TrainingProgress {

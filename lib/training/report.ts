@@ -31,7 +31,8 @@ export interface StepReport extends HistoryEntry {
 }
 
 /**
- * Measures the pace of a run over a sliding window of steps, so that compilation in the first one does not count for long.
+ * Measures the pace of a run over a sliding window of steps, so that compilation in the first one
+ * does not count for long.
  *
  * @param now Milliseconds; injectable for tests.
  */

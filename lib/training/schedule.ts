@@ -12,8 +12,9 @@ export type Schedule = "constant" | "linear" | "cosine";
 export const SCHEDULES: readonly Schedule[] = ["constant", "linear", "cosine"];
 
 /**
- * The factor on the learning rate at a step: it rises from 0 over the warm-up steps, then stays, falls in a line, or falls along half a
- * cosine to 0 at the last step. The definitions are those of transformers' `get_scheduler`.
+ * The factor on the learning rate at a step: it rises from 0 over the warm-up steps, then stays,
+ * falls in a line, or falls along half a cosine to 0 at the last step. The definitions are those of
+ * transformers' `get_scheduler`.
  *
  * @param schedule Name of the schedule.
  * @param at `step` counts from 0; `steps` and `warmupSteps` are numbers of optimizer steps.

@@ -1,5 +1,6 @@
 /**
- * The resources of one training run: compiled programs by kind and size of batch, and the state that they share.
+ * The resources of one training run: compiled programs by kind and size of batch, and the state
+ * that they share.
  *
  * @module
  */
@@ -42,7 +43,10 @@ export interface TrainingSession extends Disposable {
     batch: PreparedBatch,
     at: { readonly lossScale: number; readonly seed: number },
   ): Promise<number>;
-  /** Takes an optimizer step with one batch and what was added up; gives the batch's scaled loss and the norm of the whole gradient. */
+  /**
+   * Takes an optimizer step with one batch and what was added up; gives the batch's scaled loss and
+   * the norm of the whole gradient.
+   */
   update(
     batch: PreparedBatch,
     at: {

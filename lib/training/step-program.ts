@@ -1,5 +1,6 @@
 /**
- * The programs of a training run: one that takes a whole optimizer step, one that only adds gradients up, one that evaluates.
+ * The programs of a training run: one that takes a whole optimizer step, one that only adds
+ * gradients up, one that evaluates.
  *
  * @module
  */
@@ -43,8 +44,8 @@ export interface StepOptions extends AdamWOptions {
   /** Computes activations again in the backward pass, layer by layer. */
   readonly gradientCheckpointing?: boolean;
   /**
-   * `update` ends in an optimizer step, `accumulate` adds to the gradient only, `evaluate` computes the loss only,
-   * `gradients` gives each leaf's gradient as an output.
+   * `update` ends in an optimizer step, `accumulate` adds to the gradient only, `evaluate` computes
+   * the loss only, `gradients` gives each leaf's gradient as an output.
    */
   readonly kind: "update" | "accumulate" | "evaluate" | "gradients";
   /** Whether an `update` also takes in what `accumulate` has added up. */
@@ -52,9 +53,10 @@ export interface StepOptions extends AdamWOptions {
 }
 
 /**
- * Traces one of the programs. All take `labels` [B, T] (shifted) and `lossScale` [1], by which the sum of the losses is multiplied, and read the
- * state {@link STATE}`.parameters`; an `update` takes `rate.decay`, `rate.size` and `rate.correction` [1]. They give `loss` (scaled), and an
- * update `gradientNorm` before clipping.
+ * Traces one of the programs. All take `labels` [B, T] (shifted) and `lossScale` [1], by which the
+ * sum of the losses is multiplied, and read the state {@link STATE}`.parameters`; an `update` takes
+ * `rate.decay`, `rate.size` and `rate.correction` [1]. They give `loss` (scaled), and an update
+ * `gradientNorm` before clipping.
  */
 export function traceStep(model: AnyModel, options: StepOptions): TracedModel {
   const { batch, length, packing, kind } = options;
@@ -122,7 +124,8 @@ export function traceStep(model: AnyModel, options: StepOptions): TracedModel {
   });
   const program = programOf(Object.fromEntries(traced.program.outputs), updates);
   if (kind === "evaluate") return { ...traced, program };
-  // What costs next to nothing to compute again is never kept; with gradient checkpointing, only what enters a layer is.
+  // What costs next to nothing to compute again is never kept; with gradient checkpointing, only
+  // what enters a layer is.
   const keep = options.gradientCheckpointing
     ? forward!.boundaries
     : [...forward!.boundaries, ...expensiveValues(program)];

@@ -12,6 +12,7 @@ import {
   BOOLEAN,
   checkOptions,
   FUNCTION,
+  isIterable,
   oneOf,
   type OptionRules,
   POSITIVE,
@@ -30,7 +31,10 @@ import { createPace, type HistoryEntry, type StepReport } from "./report.ts";
 import { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
 import { openSession, type TrainingSession } from "./session.ts";
 
-/** Batches, or a function that gives those of an epoch (from 0). Arrays and functions are gone through again when they end. */
+/**
+ * Batches, or a function that gives those of an epoch (from 0). Arrays and functions are gone
+ * through again when they end.
+ */
 export type TrainingData =
   | Iterable<TrainingBatch>
   | AsyncIterable<TrainingBatch>
@@ -52,7 +56,10 @@ export interface TrainOptions extends AdamWOptions {
   readonly gradientAccumulation?: number;
   /** Gradients of a larger norm are scaled down to it; off by default. */
   readonly maxGradientNorm?: number;
-  /** Computes activations again in the backward pass, which saves memory and costs a third more time; off by default. */
+  /**
+   * Computes activations again in the backward pass, which saves memory and costs a third more
+   * time; off by default.
+   */
   readonly gradientCheckpointing?: boolean;
   /** Seed of dropout; 0 by default. */
   readonly seed?: number;
@@ -60,7 +67,10 @@ export interface TrainOptions extends AdamWOptions {
   readonly evalData?: readonly TrainingBatch[];
   /** Evaluates every so many steps, and after the last. */
   readonly evalEvery?: number;
-  /** Where and how often (in steps) to write checkpoints; one more is written when the signal stops the run. */
+  /**
+   * Where and how often (in steps) to write checkpoints; one more is written when the signal stops
+   * the run.
+   */
   readonly checkpoint?: { readonly folder: string; readonly every?: number };
   /** A checkpoint, or a run's folder, to go on from. The data begins where the run left off. */
   readonly resume?: string;
@@ -107,16 +117,17 @@ export interface TrainResult<M extends AnyModel> {
 }
 
 /**
- * Trains a model with AdamW on next-token cross-entropy: the leaves of its trainable active adapters, or all parameters of a base
- * model. The given model is not changed.
+ * Trains a model with AdamW on next-token cross-entropy: the leaves of its trainable active
+ * adapters, or all parameters of a base model. The given model is not changed.
  *
  * @param model What to train.
  * @param data Batches of token ids.
  * @param options Learning rate, steps and more.
- * @throws {TrainingError} where there is nothing to train, no data, a loss, gradient or parameter that is not finite, or a checkpoint
- * that does not fit.
+ * @throws {TrainingError} where there is nothing to train, no data, a loss, gradient or parameter
+ * that is not finite, or a checkpoint that does not fit.
  * @throws {ValueError} for options and batches that cannot be.
- * @throws {FileError} where a checkpoint cannot be written, which is tried before the first step, or read.
+ * @throws {FileError} where a checkpoint cannot be written, which is tried before the first step,
+ * or read.
  *
  * @example
  * ```ts
@@ -340,9 +351,7 @@ function checkTrainOptions(options: TrainOptions): void {
 
 function checkData(data: TrainingData): void {
   if (Array.isArray(data) && data.length === 0) throw noBatch();
-  const iterable = typeof data === "object" && data !== null &&
-    (Symbol.iterator in data || Symbol.asyncIterator in data);
-  if (iterable || typeof data === "function") return;
+  if (isIterable(data) || typeof data === "function") return;
   throw new ValueError(
     "TRAIN_DATA",
     `Training needs batches: a list or another iterable of them, or a function of the epoch; found ${

@@ -29,6 +29,10 @@ Deno.test("help, version and usage: their texts and exit codes", async () => {
     [["plan", "m", "--r", "0"], "'--r <n>' argument '0' is invalid"],
     [["plan", "m", "--bias", "some"], "Allowed choices are none, all, lora_only"],
     [["plan", "m", "--rank-pattern", "[1]"], "must be a JSON object"],
+    [["plan", "m", "--lora-dropout", "1"], "must be a number from 0 below 1"],
+    [["generate", "m", "--top-p", "2"], "must be a number from 0 to 1"],
+    [["generate", "m", "--repetition-penalty", "0"], "must be a number above 0"],
+    [["merge", "m", "--max-shard-size", "0GB"], "must be above 0"],
     [["train", "m", "--out", "o"], "--data"],
     [["train", "m", "--data", "d", "--out", "o", "--adapter", "a", "--r", "4"], "--adapter brings"],
     [["generate", "m", "--top-p", "1.5"], "from 0 to 1"],
@@ -271,7 +275,11 @@ Deno.test("train: what cannot be trained ends in one line", async () => {
         train(good, "--target-modules", "q_prj"),
         /^TargetError \[TARGET_NOT_FOUND\]: .*q_proj.*\n$/,
       ],
-      [train(good, "--lora-dropout", "1"), /^ConfigError \[\w+\]: .*\n$/],
+      [train(good, "--init-lora-weights", "ones"), /^ConfigError \[\w+\]: .*\n$/],
+      [train(good, "--eval-data", `${folder}/empty.jsonl`), /^TrainingError \[DATASET_EMPTY\]/],
+      [train(good, "--eval-steps", "2"), /ValueError \[TRAIN_OPTIONS\]: .*\n$/],
+      [train(good, "--out", good), /^FileError \[NOT_A_FOLDER\]: .*\n$/],
+      [train(good, "--resume", good), /FileError \[FILE_UNREADABLE\]: .*\n$/],
       [train(good, "--resume"), /TrainingError \[RESUME_MISSING\]: .*\n$/],
     ];
     for (const [run, message] of cases) {

@@ -5,6 +5,7 @@
  */
 import { DeviceError, ValueError } from "../../errors.ts";
 import type { Program } from "../../program/program.ts";
+import { type TypedArray, viewAs } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Executable } from "../device.ts";
 import { fillMask } from "./dropout.ts";
@@ -98,12 +99,19 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     const weights = plan.sources.map((name) => given(inputs, name, plan));
     const read = new Map<string, Promise<Resident>>();
     const contents = await Promise.all(embedded.map(async (e) => {
-      const { source: name, type, shape } = e, { spec } = plan.inputs.get(name)!;
-      // The session has a copy of its own, so what is read for it need not stay.
-      const resident = read.get(name) ??
-        context.residency.resident(inputs[name], { name, spec, keep: false });
-      read.set(name, resident);
-      return { name: e.name, type, shape, data: e.prepare((await resident).array) };
+      const { sources, name, type, shape } = e;
+      const arrays = await Promise.all(sources.map(async (source) => {
+        // The session has a copy of its own, so what is read for it need not stay.
+        const resident = read.get(source) ??
+          context.residency.resident(inputs[source], {
+            name: source,
+            spec: plan.inputs.get(source)!.spec,
+            keep: false,
+          });
+        read.set(source, resident);
+        return (await resident).array;
+      }));
+      return { name, type, shape, data: e.prepare(joinArrays(arrays)) };
     }));
     const { graph } = plan.lowered;
     const session = await createSession(
@@ -226,4 +234,17 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
       }
     },
   };
+}
+
+/** Arrays of one type one after the other. */
+function joinArrays(arrays: readonly TypedArray[]): TypedArray {
+  if (arrays.length === 1) return arrays[0];
+  const [first] = arrays;
+  const bytes = new Uint8Array(arrays.reduce((n, a) => n + a.byteLength, 0));
+  let at = 0;
+  for (const { buffer, byteOffset, byteLength } of arrays) {
+    bytes.set(new Uint8Array(buffer, byteOffset, byteLength), at);
+    at += byteLength;
+  }
+  return viewAs(bytes, first instanceof Float32Array ? "f32" : "u8");
 }

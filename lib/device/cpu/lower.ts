@@ -17,13 +17,14 @@ import type { Program } from "../../program/program.ts";
 import { sizeOf, type TypedArray } from "../../tensor/dtype.ts";
 import { type MaskInput, maskInput } from "./dropout.ts";
 import { fuse } from "./fusions.ts";
+import { mergeProducts } from "./merge-products.ts";
 import type { OnnxGraph, OnnxInitializer, OnnxNode, OnnxValueInfo } from "./onnx-model.ts";
 import { prepare } from "./prepare.ts";
 
 /** An initializer whose contents are those of a weight, which are known when the program first runs. */
 export interface EmbeddedWeight extends OnnxValueInfo {
-  /** Name of the program's input. */
-  readonly source: string;
+  /** Names of the program's inputs; the contents of several lie one after the other. */
+  readonly sources: readonly string[];
   /** Makes the contents from the weight's. */
   readonly prepare: (data: TypedArray) => TypedArray;
 }
@@ -55,7 +56,7 @@ export interface LowerOptions {
 
 /** Lowers a program. Inputs of the graph are the inputs that it needs, under their own names. */
 export function lower(program: Program, options: LowerOptions): Lowered {
-  const prepared = prepare(program);
+  const prepared = options.embed === "packed" ? mergeProducts(prepare(program)) : prepare(program);
   const uses = countUses(prepared);
   const builder = createBuilder(options);
   for (const node of prepared.nodes) builder.add(node, uses);
@@ -110,11 +111,8 @@ function createBuilder(options: LowerOptions) {
 
   function context(node: Value): OnnxContext {
     const scope = node.attributes.recomputed ? "again " : "";
-    const embeddable = (index: number) => {
-      const source = node.inputs[index];
-      return options.embed !== "none" && source.op === "input" &&
-        source.attributes.role === "weight";
-    };
+    const embeddable = (index: number) =>
+      options.embed !== "none" && weightsOf(node.inputs[index]).length > 0;
     return {
       node,
       inputs: node.inputs.map((v) => names.get(v)!),
@@ -150,9 +148,9 @@ function createBuilder(options: LowerOptions) {
       scalar: (value, type = "f32") => constant(scalarArray(value, type), [], type),
       embeddable,
       embed(index, { shape, type, label, prepare }) {
-        const source = node.inputs[index].attributes.name as string;
-        const name = `%${source}:${label}`;
-        embedded.set(name, { name, type, shape, source, prepare });
+        const sources = weightsOf(node.inputs[index]);
+        const name = `%${sources.join("+")}:${label}`;
+        embedded.set(name, { name, type, shape, sources, prepare });
         return name;
       },
     };
@@ -174,7 +172,11 @@ function createBuilder(options: LowerOptions) {
         inputs.set(name, { name, type: onnxTypeOf(node.dtype), shape: node.shape });
         define(node, name);
         if (options.embed === "all" && node.attributes.role === "weight") {
-          embedded.set(name, { ...inputs.get(name)!, source: name, prepare: (data) => data });
+          embedded.set(name, {
+            ...inputs.get(name)!,
+            sources: [name],
+            prepare: (data) => data,
+          });
           inputs.delete(name);
         }
         return;
@@ -227,6 +229,16 @@ function createBuilder(options: LowerOptions) {
       };
     },
   };
+}
+
+/** The names of the weights that a value is, or is the rows of one after the other; none where it is something else. */
+function weightsOf(value: Value): readonly string[] {
+  if (value.op === "input") {
+    return value.attributes.role === "weight" ? [value.attributes.name as string] : [];
+  }
+  if (value.op !== "concat" || value.attributes.axis !== 0) return [];
+  const parts = value.inputs.map(weightsOf);
+  return parts.every((names) => names.length > 0) ? parts.flat() : [];
 }
 
 /** Lets a node make an output itself where it is only copied into it. */

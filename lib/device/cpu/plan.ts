@@ -77,7 +77,7 @@ export function createPlan(program: Program, read: readonly string[], update: bo
   const lowered = lower(needed, { embed: "packed", hostMasks: true });
   return {
     lowered,
-    sources: [...new Set(lowered.embedded.map((e) => e.source))],
+    sources: [...new Set(lowered.embedded.flatMap((e) => e.sources))],
     masks: new Map(lowered.masks.map((m) => [m.name, new Uint8Array(m.size)])),
     inputs: new Map(
       [...needed.inputs].map(([name, v]) => [name, { spec: v, role: v.attributes.role as Role }]),
