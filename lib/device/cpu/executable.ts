@@ -4,6 +4,7 @@
  * @module
  */
 import { DeviceError, ValueError } from "../../errors.ts";
+import { sameShape } from "../../ops/shapes.ts";
 import type { Program } from "../../program/program.ts";
 import { type TypedArray, viewAs } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -156,11 +157,11 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
       fillMask(array, mask, seed[0] as number);
       feeds[mask.name] = feedOf(context.runtime, array, { type: "u8", shape: [mask.size] });
     }
-    for (const { name } of plan.lowered.graph.inputs) {
+    for (const { name, shape } of plan.lowered.graph.inputs) {
       if (name in feeds) continue;
       const { role, spec } = plan.inputs.get(name)!;
       if (role === "state") {
-        feeds[name] = stateOf(state, name).entry(name).feed;
+        feeds[name] = viewOf(stateOf(state, name).entry(name).feed, shape);
         continue;
       }
       // Hundreds of weights are there already as a rule, and a wait for each takes longer than a step of decoding should.
@@ -234,6 +235,11 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
       }
     },
   };
+}
+
+/** The same contents under another shape. */
+function viewOf(feed: Feed, shape: readonly number[]): Feed {
+  return sameShape(feed.dims, shape) ? feed : feed.reshape(shape);
 }
 
 /** Arrays of one type one after the other. */

@@ -81,6 +81,7 @@ function createBuilder(options: LowerOptions) {
   const inputs = new Map<string, OnnxValueInfo>();
   const embedded = new Map<string, EmbeddedWeight>();
   const masks = new Map<string, MaskInput>();
+  const states = new Set<string>();
   /** Shapes of values of the program, and what reshapes are views of. */
   const shapes = new Map<string, readonly number[]>();
   const viewed = new Map<string, string>();
@@ -165,11 +166,37 @@ function createBuilder(options: LowerOptions) {
     return emit("Reshape", [values, ints(node.shape)]);
   }
 
+  /**
+   * Gives states the shape that they are used in. A reshape of what comes from outside is a copy, which for the caches of decoding is all of them in each
+   * step.
+   */
+  function withoutInputReshapes(live: readonly OnnxNode[]): readonly OnnxNode[] {
+    if (options.embed !== "packed") return live;
+    const renamed = new Map<string, string>();
+    for (const name of states) {
+      const users = live.filter((n) => n.inputs.includes(name));
+      const shape = shapes.get(users[0]?.outputs[0]);
+      const agreed = shape &&
+        users.every((n) =>
+          n.operator === "Reshape" && viewed.get(n.outputs[0]) === name &&
+          sameShape(shapes.get(n.outputs[0])!, shape)
+        );
+      if (!agreed) continue;
+      for (const { outputs: [view] } of users) renamed.set(view, name);
+      inputs.set(name, { ...inputs.get(name)!, shape });
+    }
+    return live.filter((n) => !renamed.has(n.outputs[0])).map((n) => ({
+      ...n,
+      inputs: n.inputs.map((i) => renamed.get(i) ?? i),
+    }));
+  }
+
   return {
     add(node: Value, uses: ReadonlyMap<Value, number>): void {
       if (node.op === "input") {
         const name = node.attributes.name as string;
         inputs.set(name, { name, type: onnxTypeOf(node.dtype), shape: node.shape });
+        if (node.attributes.role === "state") states.add(name);
         define(node, name);
         if (options.embed === "all" && node.attributes.role === "weight") {
           embedded.set(name, {
@@ -214,7 +241,8 @@ function createBuilder(options: LowerOptions) {
         infos.push({ name: onnx, type: onnxTypeOf(value.dtype), shape: value.shape });
         outputs.set(name, { onnx, shape: value.shape, dtype: value.dtype });
       }
-      const live = dropDead(joinOutputs(nodes, new Set(infos.map((o) => o.name))), infos);
+      const joined = joinOutputs(nodes, new Set(infos.map((o) => o.name)));
+      const live = withoutInputReshapes(dropDead(joined, infos));
       const used = new Set(live.flatMap((n) => n.inputs));
       return {
         graph: {
