@@ -75,7 +75,7 @@ export interface WrittenExpression {
 export type LaneAccess = "lane" | "uniform" | "indexed";
 
 /** How a map is read by four neighbours. */
-export function laneAccess(map: IndexMap): LaneAccess {
+function laneAccess(map: IndexMap): LaneAccess {
   const { factors, offset } = map;
   if (factors.length === 0) return "uniform";
   const last = factors[factors.length - 1];

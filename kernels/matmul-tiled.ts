@@ -238,7 +238,7 @@ function loadSide(
 }
 
 /** Adds the parts of a split sum. */
-export function sumDispatch(size: number, splits: number): KernelDispatch {
+function sumDispatch(size: number, splits: number): KernelDispatch {
   const fours = Math.ceil(size / 4);
   const vector = size % 4 === 0;
   return {

@@ -17,7 +17,7 @@ import { chunkWidth, declareOperand, readsFour } from "./operand.ts";
 import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Most rows of `a` for which these kernels are meant. */
-export const VECTOR_ROWS = 4;
+const VECTOR_ROWS = 4;
 
 /** Whether {@link vectorMatmul} can run a product. */
 export function isVectorProblem({ m, k, n, a, b }: MatmulProblem): boolean {

@@ -48,7 +48,7 @@ export interface ReduceShape {
 }
 
 /** The dimensions of a reduction whose axes are neighbours (axes of length 1 do not count). */
-export function reduceShape(node: Value): ReduceShape {
+function reduceShape(node: Value): ReduceShape {
   const { shape } = node.inputs[0];
   const axes = (node.attributes.axes as readonly number[]).filter((a) => shape[a] > 1);
   const [first, last] = [axes[0] ?? 0, axes[axes.length - 1] ?? 0];

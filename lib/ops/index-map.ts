@@ -25,7 +25,7 @@ export interface IndexMap {
 }
 
 /** A map in its shortest form: no factor of extent 1, and neighbours that count on as one are joined. */
-export function indexMap(factors: readonly IndexFactor[], offset = 0): IndexMap {
+function indexMap(factors: readonly IndexFactor[], offset = 0): IndexMap {
   const short: IndexFactor[] = [];
   for (const f of factors) {
     if (f.extent === 1) continue;

@@ -16,7 +16,7 @@ export async function encode(value: Tensor, dtype: ValueType): Promise<Uint8Arra
 }
 
 /** A typed array of a type as its storage format. */
-export function encodeArray(data: TypedArray, dtype: ValueType): Uint8Array<ArrayBuffer> {
+function encodeArray(data: TypedArray, dtype: ValueType): Uint8Array<ArrayBuffer> {
   if (dtype === "bool") {
     const words = new Uint32Array(data.length);
     for (let i = 0; i < words.length; i++) words[i] = data[i] ? 1 : 0;
