@@ -103,3 +103,18 @@ fn bf16Bits(x: f32) -> u32 {
   return select(rounded, (bits >> 16u) | 64u, (bits & 0x7fffffffu) > 0x7f800000u);
 }
 `;
+
+/**
+ * An `f32` rounded to what f16 can hold, to nearest even, subnormal numbers included. Packing and
+ * unpacking would say the same, but compilers take that for nothing at all.
+ */
+export const F16_FUNCTION = `
+fn roundF16(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  let cut = (size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u;
+  let normal = select(cut, 0x7f800000u, cut >= 0x47800000u && size <= 0x7f800000u);
+  let small = bitcast<u32>(round(bitcast<f32>(size) * 16777216.0) / 16777216.0);
+  return bitcast<f32>((bits & 0x80000000u) | select(normal, small, size < 0x38800000u));
+}
+`;

@@ -33,6 +33,22 @@ export class ConfigError extends ValueError {}
 /** A pattern of target modules matches nothing, or matches what cannot be adapted. */
 export class TargetError extends ValueError {}
 
+/** An argument is of the wrong type altogether (Python's and JavaScript's `TypeError`). */
+export class ArgumentTypeError extends TypeError {
+  /** A stable, machine-readable name, as {@link GraftError.code}. */
+  readonly code: string;
+  /** Facts behind the message, as {@link GraftError.details}. */
+  readonly details: Readonly<Record<string, unknown>>;
+
+  /** Makes an error with a stable code, a message and the facts behind it. */
+  constructor(code: string, message: string, details: Readonly<Record<string, unknown>> = {}) {
+    super(message);
+    this.name = "ArgumentTypeError";
+    this.code = code;
+    this.details = details;
+  }
+}
+
 /** Shapes or dtypes that do not fit an operation. */
 export class ShapeError extends ValueError {}
 
@@ -62,7 +78,10 @@ export function nearestNames(name: string, known: Iterable<string>, count = 3): 
   const scored = [...new Set(known)].map((k) => ({ k, d: editDistance(name, k) }));
   scored.sort((a, b) => a.d - b.d || (a.k < b.k ? -1 : 1));
   const limit = Math.max(3, Math.ceil(name.length * 0.6));
-  return scored.filter((s) => s.d <= limit || s.k.includes(name)).slice(0, count).map((s) => s.k);
+  const begins = name.slice(0, 3).toLowerCase();
+  const alike = ({ d, k }: { readonly d: number; readonly k: string }) =>
+    d <= limit || k.includes(name) || (begins.length === 3 && k.toLowerCase().startsWith(begins));
+  return scored.filter(alike).slice(0, count).map((s) => s.k);
 }
 
 function editDistance(a: string, b: string): number {

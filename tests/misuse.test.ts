@@ -33,7 +33,8 @@ function refused(title: string, cases: (folder: string) => Promise<readonly Case
       } catch (error) {
         found = error;
       }
-      assert(found instanceof graft.GraftError, `${label}: ${found ?? "no error"}`);
+      const typed = found instanceof graft.GraftError || found instanceof graft.ArgumentTypeError;
+      assert(typed, `${label}: ${found ?? "no error"}`);
       assertEquals(found.code, code, `${label}: ${found.message}`);
       assert(found.message.length > 10 && !found.message.includes("[object"), found.message);
       assertEquals(names(folder), before, label);
@@ -179,7 +180,7 @@ refused("adapters", async (folder) => {
     ["scale NaN", "ADAPTER_SCALE", () => scale(NaN)],
     ["scale as text", "ADAPTER_SCALE", () => scale("0.5")],
     ["no scale", "ADAPTER_SCALE", () => scale(undefined)],
-    ["no function", "ADAPTER_SCALE", () => scale(0.5, null)],
+    ["no function", "SCOPE_FUNCTION", () => scale(0.5, null)],
     ["scale of a typo", "ADAPTER_UNKNOWN", () => scale({ nope: 1 })],
     ["merge of a base", "NOT_PEFT", () => g.mergeAndUnload(base)],
     ["merge to int8", "MERGE_OPTION", () => g.mergeAndUnload(model, { dtype: "i8" })],

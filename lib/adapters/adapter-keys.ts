@@ -15,6 +15,10 @@ import { EMBEDDING_NAMES } from "./resolve-config.ts";
 export type KeyTarget =
   /** A leaf of a site. */
   | { readonly kind: "leaf"; readonly path: string; readonly leaf: string }
+  /** A leaf of the adapter as a whole, trained or fixed. */
+  | { readonly kind: "shared"; readonly leaf: string }
+  /** What a file holds in the place of leaves that cannot be read back. */
+  | { readonly kind: "derived"; readonly key: string }
   /** A parameter that is trained as a whole. */
   | { readonly kind: "parameter"; readonly name: string }
   /** Rows of an embedding. */
@@ -22,8 +26,10 @@ export type KeyTarget =
   /** A parameter of the base that is only saved along. */
   | { readonly kind: "base"; readonly name: string };
 
-/** What every key starts with. */
-const KEY_PREFIX = "base_model.model.";
+/** What keys of modules start with. */
+function keyPrefix({ method }: Adapter): string {
+  return method.keyPrefix ?? "base_model.model.";
+}
 
 /**
  * The keys of an adapter.
@@ -39,21 +45,29 @@ export function adapterKeys(
   saveEmbeddingLayers: boolean | "auto",
 ): ReadonlyMap<string, KeyTarget> {
   const keys = new Map<string, KeyTarget>();
+  const prefix = keyPrefix(adapter);
   for (const [path, { leaves, tied }] of adapter.sites) {
     const site = base.sites.get(path)!;
     for (const leaf of [...Object.keys(leaves), ...Object.keys(tied ?? {})]) {
-      const key = `${KEY_PREFIX}${path}.${adapter.method.keyOf(leaf, site)}`;
+      const key = `${prefix}${path}.${adapter.method.keyOf(leaf, site)}`;
       keys.set(key, { kind: "leaf", path, leaf });
     }
   }
+  const { method, config } = adapter;
+  for (const [leaf, key] of Object.entries(method.sharedKeys?.(config) ?? {})) {
+    keys.set(key, { kind: "shared", leaf });
+  }
+  for (const key of method.derivedTensors?.(config, adapter.shared).keys() ?? []) {
+    keys.set(key, { kind: "derived", key });
+  }
   for (const name of adapter.parameters.keys()) {
-    keys.set(`${KEY_PREFIX}${nameInside(adapter, name)}`, { kind: "parameter", name });
+    keys.set(`${prefix}${nameInside(adapter, name)}`, { kind: "parameter", name });
   }
   const owners = new Set<unknown>();
   for (const [path, rows] of adapter.tokens) {
     if (owners.has(rows)) continue;
     owners.add(rows);
-    keys.set(`${KEY_PREFIX}${path}.token_adapter.trainable_tokens_delta`, { kind: "tokens", path });
+    keys.set(`${prefix}${path}.token_adapter.trainable_tokens_delta`, { kind: "tokens", path });
   }
   const named = namesEmbedding(base, adapter);
   for (const [key, target] of optionalKeys(base, adapter)) {
@@ -77,7 +91,7 @@ export function optionalKeys(
   for (const { path } of embeddings) {
     const name = `${path}.weight`;
     if (adapter.parameters.has(name) || adapter.tokens.has(path)) continue;
-    keys.set(`${KEY_PREFIX}${nameInside(adapter, name)}`, { kind: "base", name });
+    keys.set(`${keyPrefix(adapter)}${nameInside(adapter, name)}`, { kind: "base", name });
   }
   return keys;
 }

@@ -13,7 +13,8 @@ import { reshape } from "../ops/reshape.ts";
 import type { Value } from "../ops/value.ts";
 import { checkOptions, type OptionRules } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { type AnyModel, baseOf } from "./peft-model.ts";
+import { mixedBatch, mixedKey } from "./mixed-batch.ts";
+import { type AnyModel, baseOf, virtualTokens } from "./peft-model.ts";
 import { checkIds, checkPositions, partOf, toInts, type TokenBatch } from "./token-batch.ts";
 import { runInputs, type TracedModel, traceModel } from "./trace-model.ts";
 
@@ -23,10 +24,18 @@ export interface ForwardInputs {
   readonly inputIds: TokenBatch;
   /** 1 for tokens, 0 for padding on either side [B, T]; all ones by default. */
   readonly attentionMask?: TokenBatch;
-  /** Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers. */
+  /**
+   * Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers.
+   * Virtual tokens of an adapter come before them.
+   */
   readonly positionIds?: TokenBatch;
   /** Token ids to predict [B, T], −100 where nothing is; they are shifted inside. Gives `loss`. */
   readonly labels?: TokenBatch;
+  /**
+   * The adapter of each row, active or not, `"__base__"` for none; without it all rows get the
+   * active adapters.
+   */
+  readonly adapterNames?: readonly string[];
 }
 
 const INPUTS: OptionRules<ForwardInputs> = {
@@ -34,6 +43,7 @@ const INPUTS: OptionRules<ForwardInputs> = {
   attentionMask: null,
   positionIds: null,
   labels: null,
+  adapterNames: null,
 };
 
 /** What {@link forward} gives. */
@@ -82,6 +92,7 @@ export function compileModel(
  * @throws {ValueError} where ids, labels, masks or positions are out of range, and for inputs that
  * it does not take.
  * @throws {ShapeError} where rows differ in length.
+ * @throws {UnsupportedError} where the method of a row's adapter cannot differ from row to row.
  *
  * @example
  * ```ts
@@ -105,18 +116,22 @@ export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<F
     from: 0,
     to: 1,
   }) ?? new Int32Array(ids.length).fill(1);
-  const positions = await partOf("positionIds", inputs.positionIds, { shape, from: 0 }) ??
+  const own = await partOf("positionIds", inputs.positionIds, { shape, from: 0 }) ??
     Int32Array.from(ids, (_, i) => i % length);
+  const mixed = mixedBatch(model, inputs.adapterNames, batch);
+  const virtual = mixed ? 0 : virtualTokens(model);
+  const positions = own.map((position) => position + virtual);
   checkPositions(model, positions);
   const labels = await partOf("labels", inputs.labels, { shape, from: IGNORED_LABEL });
   if (labels) checkIds(model, labels, { labels: true });
   const { traced, executable } = await compileModel(
     model,
-    `forward ${batch} ${length} ${labels !== undefined}`,
+    `forward ${batch} ${length} ${labels !== undefined} ${mixedKey(mixed)}`,
     () =>
       traceModel(model, {
         batch,
         length,
+        mixed: mixed?.names,
         outputs: (pass, values) => {
           if (!labels) return values;
           const shifted = input(pass.graph, "labels", { shape: [batch, length], dtype: "i32" });
@@ -133,6 +148,8 @@ export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<F
       ids,
       positions,
       keySegments,
+      rowAdapters: mixed?.rows,
+      sequenceLength: virtual + length,
     }),
   };
   if (labels) data.labels = tensor(shiftLabels(labels, length), { shape: [batch, length] });

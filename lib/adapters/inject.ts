@@ -17,6 +17,7 @@ import {
   baseOf,
   checkPeft,
   type PeftModel,
+  pristineBase,
   type TokenRows,
 } from "./peft-model.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan.ts";
@@ -69,11 +70,12 @@ export function getPeftModel(
   const { adapterName = "default" } = options;
   const empty = emptyModel(base);
   const adapter = createAdapter(base, config, { ...options, adapterName });
-  return withNewAdapter(empty, adapter, { active: true });
+  return withNewAdapter(empty, adapter, { active: true, trainable: !config.inferenceMode });
 }
 
 /**
- * The model with one more adapter, which is trainable and not active yet; see `setAdapter`.
+ * The model with one more adapter, as yet untrained. It is neither active nor trainable until
+ * `setAdapter` makes it so.
  *
  * @param model A model with adapters.
  * @param adapterName The new adapter's name.
@@ -101,8 +103,8 @@ export function addAdapter(
   options: InjectOptions = {},
 ): PeftModel {
   checkNewName(model, adapterName);
-  const adapter = createAdapter(model.base, config, { ...options, adapterName });
-  return withNewAdapter(model, adapter, { active: false });
+  const adapter = createAdapter(pristineBase(model), config, { ...options, adapterName });
+  return withNewAdapter(model, adapter, { active: false, trainable: false });
 }
 
 /** A model without any adapter. */
@@ -130,14 +132,14 @@ export function emptyModel(base: AnyModel): PeftModel {
 export function withNewAdapter(
   model: PeftModel,
   adapter: Adapter,
-  options: { readonly active: boolean },
+  options: { readonly active: boolean; readonly trainable: boolean },
 ): PeftModel {
-  const { name, config } = adapter;
+  const { name } = adapter;
   return {
     ...model,
     adapters: new Map([...model.adapters, [name, adapter]]),
     active: options.active ? [name] : model.active,
-    trainable: config.inferenceMode ? model.trainable : [...model.trainable, name],
+    trainable: options.trainable ? [...model.trainable, name] : model.trainable,
   };
 }
 
@@ -184,8 +186,10 @@ export function createAdapter(
   return {
     name: adapterName,
     method: plan.method,
+    schema: plan.schema,
+    isMixedCompatible: plan.isMixedCompatible,
     config: loaded ? plan.config : { ...plan.config, baseModelNameOrPath: base.source || null },
-    sites: lazyLeaves(base, { plan, seed, loaded }),
+    ...lazyLeaves(base, { plan, seed, loaded }),
     parameters: copiedParameters(base, plan),
     tokens: tokenRows(base, plan),
   };

@@ -13,7 +13,7 @@ import type { AdapterPlan } from "./plan.ts";
 import type { PlannedSite } from "./plan-targets.ts";
 
 /**
- * The leaves of all sites of a plan. Shapes are known; contents come from the method, for all sites
+ * The leaves of a plan. Shapes are known; contents come from the method, for all sites
  * in one go and in their order, so that the random numbers are those of torch, when the first is
  * read.
  *
@@ -24,18 +24,10 @@ import type { PlannedSite } from "./plan-targets.ts";
 export function lazyLeaves(
   base: ModelGraph,
   options: { readonly plan: AdapterPlan; readonly seed: number; readonly loaded?: boolean },
-): ReadonlyMap<string, SiteLeaves> {
-  const { plan: { method, sites } } = options;
-  const initial = once(() => makeAll(base, options, (context) => method.init(context)));
-  const { frozen: remake } = method;
-  const fixed = options.loaded && remake
-    ? once(() =>
-      makeAll(base, options, async (context) => ({
-        leaves: {},
-        frozen: await remake.call(method, context),
-      }))
-    )
-    : initial;
+): AdapterLeaves {
+  const { plan: { method, sites, shared } } = options;
+  const initial = once(() => makeAll(base, options, method));
+  const fixed = options.loaded ? once(() => makeAll(base, options, fixedPart(method))) : initial;
   const where = placeOf(base.parameters.values());
   const lazy = (
     shapes: PlannedSite["leaves"],
@@ -49,29 +41,71 @@ export function lazyLeaves(
         data: async () => (await checked(read(leaf), { leaf, shape, method })).data(),
       }]),
     );
-  return new Map(sites.map((planned) => {
-    const { path } = planned.site;
-    return [path, {
-      leaves: lazy(planned.leaves, async (leaf) => (await initial()).get(path)!.leaves[leaf]),
-      frozen: lazy(planned.frozen, async (leaf) => (await fixed()).get(path)!.frozen[leaf]),
-      ...(Object.keys(planned.tied).length ? { tied: planned.tied } : {}),
-    }];
-  }));
+  return {
+    shared: {
+      leaves: lazy(shared.leaves, async (leaf) => (await initial()).shared.leaves[leaf]),
+      frozen: lazy(shared.frozen, async (leaf) => (await fixed()).shared.frozen[leaf]),
+    },
+    sites: new Map(sites.map((planned) => {
+      const { path } = planned.site;
+      return [path, {
+        leaves: lazy(
+          planned.leaves,
+          async (leaf) => (await initial()).sites.get(path)!.leaves[leaf],
+        ),
+        frozen: lazy(
+          planned.frozen,
+          async (leaf) => (await fixed()).sites.get(path)!.frozen[leaf],
+        ),
+        ...(Object.keys(planned.tied).length ? { tied: planned.tied } : {}),
+      }];
+    })),
+  };
 }
 
-type Make = (context: Parameters<PeftMethod["init"]>[0]) => Promise<SiteLeaves>;
+/** What an adapter holds: leaves of its sites, and of itself as a whole. */
+export interface AdapterLeaves {
+  /** By module path, in order of execution. */
+  readonly sites: ReadonlyMap<string, SiteLeaves>;
+  /** Of no site. */
+  readonly shared: SiteLeaves;
+}
+
+type Maker = Pick<PeftMethod, "init" | "initShared">;
+
+const NO_LEAVES: SiteLeaves = { leaves: {}, frozen: {} };
+
+/** Makes the fixed leaves only, where the method can do that alone. */
+function fixedPart(method: PeftMethod): Maker {
+  return {
+    init: async (context) =>
+      method.frozen
+        ? { leaves: {}, frozen: await method.frozen(context) }
+        : await method.init(context),
+    initShared: async (context) =>
+      method.frozenShared
+        ? { leaves: {}, frozen: await method.frozenShared(context) }
+        : await method.initShared?.(context) ?? NO_LEAVES,
+  };
+}
 
 async function makeAll(
   model: ModelGraph,
   options: { readonly plan: AdapterPlan; readonly seed: number },
-  make: Make,
-): Promise<ReadonlyMap<string, SiteLeaves>> {
+  maker: Maker,
+): Promise<AdapterLeaves> {
   const { plan: { config, sites }, seed } = options;
   const random = createTorchRandom(seed);
+  const shared = await maker.initShared?.({
+    config,
+    model,
+    sites: sites.map(({ site }) => site),
+    random,
+  }) ?? NO_LEAVES;
   const made = new Map<string, SiteLeaves>();
   for (const { site, tied } of sites) {
     const weight = () => weightOutIn(model, site);
-    const all = await make({ site, config, model, random, weight });
+    const all = await maker.init({ site, config, model, random, weight });
     made.set(site.path, all);
     // In PEFT the tied layer is initialised last and writes into what it shares.
     for (const [leaf, source] of Object.entries(tied)) {
@@ -81,7 +115,7 @@ async function makeAll(
       made.set(source.path, { ...own, leaves });
     }
   }
-  return made;
+  return { sites: made, shared };
 }
 
 /**

@@ -5,13 +5,14 @@
  * @module
  */
 import { nearestNames, ShapeError, ValueError } from "../errors.ts";
+import type { SiteLeaves } from "../methods/method.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
 import { withParameters } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { activeAdapters, type Adapter, type AnyModel, type PeftModel } from "./peft-model.ts";
+import { type Adapter, type AnyModel, type PeftModel, takingPart } from "./peft-model.ts";
 
 /** A leaf's name in programs, and its tensor. */
 export interface NamedLeaf {
@@ -27,7 +28,8 @@ export interface NamedLeaf {
  * Of a model with adapters they are the leaves of the adapters that are both active and trainable;
  * a name begins with the adapter's position among the active ones, not with its own name, so that
  * adapters of equal structure give equal programs: `a0.<module path>.<leaf>`, `a0.param.<name>` for
- * biases and saved modules, `a0.tokens.<module path>` for rows of embeddings. What is shared (tied
+ * biases and saved modules, `a0.tokens.<module path>` for rows of embeddings, `a0.shared.<leaf>` for
+ * what belongs to no module. What is shared (tied
  * weights) appears once. Of a base model they are all its parameters.
  *
  * @param model A model with or without adapters. Disabled adapters train nothing.
@@ -48,7 +50,7 @@ export interface NamedLeaf {
 export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
   if (model.type === "model") return model.parameters;
   const leaves = new Map<string, Tensor>();
-  activeAdapters(model).forEach((adapter, position) => {
+  takingPart(model).forEach((adapter, position) => {
     if (!model.trainable.includes(adapter.name)) return;
     for (const { leaf, tensor } of adapterLeaves(adapter, position)) leaves.set(leaf, tensor);
   });
@@ -114,7 +116,7 @@ export function withLeaves<M extends AnyModel>(model: M, leaves: ReadonlyMap<str
 
 function withAdapterLeaves(model: PeftModel, leaves: ReadonlyMap<string, Tensor>): PeftModel {
   const adapters = new Map(model.adapters);
-  activeAdapters(model).forEach((adapter, position) => {
+  takingPart(model).forEach((adapter, position) => {
     if (model.trainable.includes(adapter.name)) {
       adapters.set(adapter.name, replaceLeaves(adapter, position, leaves));
     }
@@ -127,18 +129,22 @@ function replaceLeaves(
   position: number,
   leaves: ReadonlyMap<string, Tensor>,
 ): Adapter {
-  const sites = new Map(adapter.sites);
-  for (const [path, site] of adapter.sites) {
+  const renewedSite = (site: SiteLeaves, nameOf: (leaf: string) => string) => {
     const changed = Object.fromEntries(
       Object.keys(site.leaves).flatMap((leaf) => {
-        const tensor = leaves.get(siteLeafName(position, path, leaf));
+        const tensor = leaves.get(nameOf(leaf));
         return tensor ? [[leaf, tensor]] : [];
       }),
     );
-    if (Object.keys(changed).length) {
-      sites.set(path, { ...site, leaves: { ...site.leaves, ...changed } });
-    }
-  }
+    return Object.keys(changed).length ? { ...site, leaves: { ...site.leaves, ...changed } } : site;
+  };
+  const sites = new Map(
+    [...adapter.sites].map(([path, site]) => [
+      path,
+      renewedSite(site, (leaf) => siteLeafName(position, path, leaf)),
+    ]),
+  );
+  const shared = renewedSite(adapter.shared, (leaf) => sharedLeaf(position, leaf));
   const parameters = new Map(
     [...adapter.parameters].map(([name, old]) => [
       name,
@@ -153,12 +159,15 @@ function replaceLeaves(
     }),
   );
   const tokens = new Map([...adapter.tokens].map(([path, entry]) => [path, renewed.get(entry)!]));
-  return { ...adapter, sites, parameters, tokens };
+  return { ...adapter, sites, shared, parameters, tokens };
 }
 
 /** All trained leaves of one adapter, each once. */
 function adapterLeaves(adapter: Adapter, position: number): readonly NamedLeaf[] {
   const leaves = new Map<string, Tensor>();
+  for (const [leaf, tensor] of Object.entries(adapter.shared.leaves)) {
+    leaves.set(sharedLeaf(position, leaf), tensor);
+  }
   for (const [path, site] of adapter.sites) {
     for (const [leaf, tensor] of Object.entries(site.leaves)) {
       leaves.set(siteLeafName(position, path, leaf), tensor);
@@ -177,6 +186,16 @@ function adapterLeaves(adapter: Adapter, position: number): readonly NamedLeaf[]
 
 function siteLeafName(position: number, path: string, leaf: string): string {
   return `a${position}.${path}.${leaf}`;
+}
+
+/** The name of a leaf that belongs to no site. */
+export function sharedLeaf(position: number, leaf: string): string {
+  return `a${position}.shared.${leaf}`;
+}
+
+/** The name of the factor on an adapter's scaling. */
+export function multiplierLeaf(position: number): string {
+  return `a${position}.multiplier`;
 }
 
 /**

@@ -3,33 +3,23 @@
  *
  * @module
  */
-import { join } from "node:path";
 import { CheckpointError, FileError, TargetError, ValueError } from "../errors.ts";
-import { downloadFromHub, type HubOptions } from "../io/hub.ts";
-import { isObject, readJsonFile } from "../io/json.ts";
-import { exists, locate } from "../io/locate.ts";
-import { openSafetensors } from "../io/safetensors.ts";
+import type { HubOptions } from "../io/hub.ts";
+import { isObject } from "../io/json.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import type { MethodRegistry } from "../methods/mod.ts";
 import { fromPeftJson } from "../methods/peft-json.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import { show } from "../options.ts";
+import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show, TEXT } from "../options.ts";
+import type { TypedArray } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { hashBase, sameBase } from "./hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "./inject.ts";
-import type { AnyModel, PeftModel } from "./peft-model.ts";
-import { ADAPTER_FILES, BASE_DIGEST } from "./save.ts";
+import { type KeyMapping, mapKeys, type RenamedKey } from "./key-mapping.ts";
+import { type AnyModel, type PeftModel, pristineBase } from "./peft-model.ts";
+import { type AdapterFiles, type AdapterParts, readAdapter } from "./read-adapter.ts";
+import { BASE_DIGEST } from "./save.ts";
 import { type LoadReport, setAdapterStateDict } from "./state-dict.ts";
-
-/** An adapter that is in memory already. */
-export interface AdapterParts {
-  /** The parsed `adapter_config.json`, or a config. */
-  readonly config: PeftConfig | Readonly<Record<string, unknown>>;
-  /** Tensors under PEFT's keys. */
-  readonly tensors: ReadonlyMap<string, Tensor>;
-  /** Metadata of the safetensors file. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
 
 /** What is known of the base that an adapter was trained on. */
 export interface AdapterLoadReport extends LoadReport {
@@ -37,6 +27,8 @@ export interface AdapterLoadReport extends LoadReport {
    * Whether its file records a digest of this base, of another one, or none that could be compared.
    */
   readonly base: "same" | "other" | "unknown";
+  /** Keys that `keyMapping` changed; the other lists have them as they became. */
+  readonly renamed: readonly RenamedKey[];
 }
 
 /** How to load an adapter. */
@@ -55,6 +47,21 @@ export interface LoadAdapterOptions extends HubOptions {
   /** Loads onto a base other than the one whose digest the file records. */
   readonly allowOtherBase?: boolean;
   /**
+   * Other names for keys of the file, where the model calls its modules otherwise: regular
+   * expressions in Python's syntax with what replaces their matches, as in `{ "^model\\.": "" }`. As
+   * in PEFT, the prefix `base_model.model.` is no part of what they see, and of several expressions
+   * the first that is found in a key counts.
+   */
+  readonly keyMapping?: KeyMapping;
+  /** Whether adapter weights in f16 and bf16 become f32. True by default, as in PEFT. */
+  readonly autocastAdapterDtype?: boolean;
+  /**
+   * Whether weights stay in the file until they are first used, and are kept from then on (PEFT's
+   * `low_cpu_mem_usage`). False by default: they are read at once, so that the file may change
+   * afterwards.
+   */
+  readonly lowMemory?: boolean;
+  /**
    * Seed of what a method draws again on loading, such as the sketch of `pissa_niter`; that of
    * training. 0 by default.
    */
@@ -65,19 +72,41 @@ export interface LoadAdapterOptions extends HubOptions {
   readonly registry?: MethodRegistry;
 }
 
+/** What each option must be. */
+export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
+  adapterName: null,
+  isTrainable: BOOLEAN,
+  subfolder: TEXT,
+  strict: BOOLEAN,
+  allowOtherBase: BOOLEAN,
+  keyMapping: null,
+  autocastAdapterDtype: BOOLEAN,
+  lowMemory: BOOLEAN,
+  seed: null,
+  onReport: FUNCTION,
+  registry: null,
+  revision: TEXT,
+  cacheDir: TEXT,
+  fetch: FUNCTION,
+  token: TEXT,
+  offline: BOOLEAN,
+  onProgress: FUNCTION,
+};
+
 /**
- * A model with an adapter from a file. On a base it is active; on a model with adapters it joins
- * them and waits for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are
- * read at once, so the file may change afterwards.
+ * A model with an adapter from a file. The first adapter of a model is active; further ones join it
+ * and wait for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are read
+ * at once, so the file may change afterwards, unless `lowMemory` is set.
  *
  * @param model A base, or a model with adapters.
  * @param source A folder, the id of an adapter on the hub, or its parts.
  * @throws {CheckpointError} where the adapter does not fit the model: keys are missing or
  * unexpected, shapes differ, or its file records that it was made for other weights.
- * @throws {FileError} where files are missing or damaged.
- * @throws {ConfigError} where the config is not valid.
- * @throws {ValueError} where the name is taken, and for a source that is neither a folder, an id
- * nor parts.
+ * @throws {FileError} where files are missing or damaged; with `lowMemory` also later, where a
+ * weight is first needed and its file is another by then.
+ * @throws {ConfigError} where the config or `keyMapping` is not valid.
+ * @throws {ValueError} where the name is taken, for a source that is neither a folder, an id nor
+ * parts, and for an option that cannot be.
  *
  * @example
  * ```ts
@@ -99,43 +128,66 @@ export async function loadAdapter(
   source: string | URL | AdapterParts,
   options: LoadAdapterOptions = {},
 ): Promise<PeftModel> {
-  const { adapterName = "default", isTrainable = false, strict = true, registry } = options;
+  checkOptions(options, LOAD_ADAPTER_OPTIONS, { code: "LOAD_OPTION", of: "loadAdapter" });
   const target = model?.type === "peft" ? model : emptyModel(model);
-  checkNewName(target, adapterName);
-  const name = typeof source === "string" || source instanceof URL ? String(source) : "the adapter";
+  checkNewName(target, options.adapterName ?? "default");
   const parts = typeof source === "string" || source instanceof URL
     ? await readAdapter(source, options)
     : checkParts(source);
+  return await attachAdapter(target, parts, options);
+}
+
+/** What {@link loadAdapter} does once the adapter's files are open. */
+export async function attachAdapter(
+  target: PeftModel,
+  parts: AdapterParts | AdapterFiles,
+  options: LoadAdapterOptions,
+): Promise<PeftModel> {
+  const { adapterName = "default", isTrainable = false, strict = true, registry } = options;
+  const { keyMapping = {}, autocastAdapterDtype = true, lowMemory = false } = options;
+  const origin = pristineBase(target);
+  const name = "folder" in parts ? parts.source : "The adapter";
+  const { tensors, renamed } = mapKeys(
+    lowMemory && "folder" in parts
+      ? readOnUse(parts.tensors, { adapterName, name })
+      : parts.tensors,
+    keyMapping,
+  );
   const config: PeftConfig = {
     ...("peftType" in parts.config
       ? parts.config as PeftConfig
       : fromPeftJson(parts.config as Record<string, unknown>, { registry })),
     inferenceMode: !isTrainable,
   };
-  const both = () => describeBases(name, config, target.base);
-  const base = await compareBase(target.base, parts);
+  const both = () => describeBases(name, config, origin);
+  const base = await compareBase(origin, parts);
   if (base === "other" && strict && !options.allowOtherBase) {
     throw new CheckpointError(
       "OTHER_BASE",
       `${both()} The weights differ: the digest in its file is not that of the model. ` +
         `Load the base that it was trained on, or pass allowOtherBase: true.`,
-      { adapter: config.baseModelNameOrPath, model: target.base.source },
+      { adapter: config.baseModelNameOrPath, model: origin.source },
     );
   }
   try {
-    const adapter = createAdapter(target.base, config, {
+    const adapter = createAdapter(origin, config, {
       adapterName,
       registry,
       seed: options.seed,
       allowUnmatched: true,
       loaded: true,
     });
-    const injected = withNewAdapter(target, adapter, { active: model.type === "model" });
-    const { model: loaded, report } = await setAdapterStateDict(injected, parts.tensors, {
+    const injected = withNewAdapter(target, adapter, {
+      active: target.adapters.size === 0,
+      trainable: isTrainable,
+    });
+    const { model: loaded, report } = await setAdapterStateDict(injected, tensors, {
       adapterName,
       strict,
+      autocastAdapterDtype,
+      lowMemory,
     });
-    options.onReport?.({ ...report, base });
+    options.onReport?.({ ...report, base, renamed });
     return loaded;
   } catch (error) {
     if (!(error instanceof TargetError || error instanceof CheckpointError)) throw error;
@@ -145,6 +197,44 @@ export async function loadAdapter(
       error.details,
     );
   }
+}
+
+/**
+ * Tensors that are read from their file when they are first used, and kept from then on. Where the
+ * file is another by then, the error says whose they were.
+ */
+function readOnUse(
+  tensors: ReadonlyMap<string, Tensor>,
+  of: { readonly adapterName: string; readonly name: string },
+): ReadonlyMap<string, Tensor> {
+  const onUse = (stored: Tensor): Tensor => {
+    let contents: Promise<TypedArray> | undefined;
+    const data = () => {
+      contents ??= stored.data().catch((cause) => {
+        contents = undefined;
+        throw cause instanceof FileError ? noLongerReadable(cause, of) : cause;
+      });
+      return contents;
+    };
+    return { ...stored, data };
+  };
+  return new Map([...tensors].map(([key, stored]) => [key, onUse(stored)]));
+}
+
+function noLongerReadable(
+  cause: FileError,
+  of: { readonly adapterName: string; readonly name: string },
+): FileError {
+  const error = new FileError(
+    cause.code,
+    `A weight of the adapter ${JSON.stringify(of.adapterName)} cannot be read any more. It was ` +
+      `loaded from ${of.name} with lowMemory, which leaves weights in the file until they are ` +
+      `first used. ${cause.message} Load the adapter again, without lowMemory if its file is to ` +
+      "be written while it is in use.",
+    { ...cause.details, adapter: of.adapterName },
+  );
+  error.cause = cause;
+  return error;
 }
 
 function checkParts(parts: AdapterParts): AdapterParts {
@@ -172,41 +262,4 @@ async function compareBase(
   if (recorded === undefined) return "unknown";
   const same = sameBase(recorded, await hashBase(base));
   return same === undefined ? "unknown" : same ? "same" : "other";
-}
-
-/** Reads the two files of an adapter; tensors stay in the file until they are asked for. */
-export async function readAdapter(
-  source: string | URL,
-  options: HubOptions & { readonly subfolder?: string } = {},
-): Promise<AdapterParts> {
-  const folder = join(await folderOf(source, options), options.subfolder ?? "");
-  const weights = join(folder, ADAPTER_FILES.weights);
-  const config = await readJsonFile(join(folder, ADAPTER_FILES.config));
-  if (!await exists(weights) && await exists(join(folder, "adapter_model.bin"))) {
-    throw new FileError(
-      "ADAPTER_PICKLE",
-      `${folder} holds its weights as adapter_model.bin, a Python pickle, which is not read here because it can run code. ` +
-        `Convert it with safetensors.torch.save_file in Python.`,
-      { folder },
-    );
-  }
-  const { tensors, metadata } = await openSafetensors(weights);
-  return { config, tensors, metadata };
-}
-
-async function folderOf(
-  source: string | URL,
-  options: HubOptions & { readonly subfolder?: string },
-): Promise<string> {
-  const place = await locate(source);
-  if (place.kind === "folder") return place.path;
-  if (place.kind === "hub") {
-    const at = options.subfolder ? `${options.subfolder}/` : "";
-    const files = [`${at}${ADAPTER_FILES.config}`, `${at}${ADAPTER_FILES.weights}`];
-    return (await downloadFromHub(place.id, { ...options, files, optionalFiles: [] })).folder;
-  }
-  throw new FileError(
-    "NOT_A_FOLDER",
-    `${source} is no folder; an adapter is a folder with ${ADAPTER_FILES.config} and ${ADAPTER_FILES.weights}, or an id on the hub.`,
-  );
 }

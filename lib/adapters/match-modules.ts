@@ -30,7 +30,7 @@ export interface ModuleMatcher {
  * @throws {ConfigError} for a regular expression that cannot be read.
  */
 export function createMatcher(config: TargetConfig): ModuleMatcher {
-  const { targetModules, excludeModules, layersToTransform } = config;
+  const { targetModules, excludeModules, layersToTransform = null } = config;
   const target = typeof targetModules === "string" ? pythonRegExp(targetModules) : undefined;
   const exclude = typeof excludeModules === "string" && excludeModules
     ? pythonRegExp(excludeModules)
@@ -84,4 +84,14 @@ export function layerNumbering(
 /** Whether a name is the path, or its last parts. */
 export function isPathOrEnd(name: string, path: string): boolean {
   return path === name || path.endsWith(`.${name}`);
+}
+
+/** The last parts of a path, from the last one alone to all of them. */
+export function endingsOf(path: string): readonly string[] {
+  const endings: string[] = [];
+  for (let at = path.lastIndexOf("."); at >= 0; at = path.lastIndexOf(".", at - 1)) {
+    endings.push(path.slice(at + 1));
+    if (at === 0) break;
+  }
+  return [...endings, path];
 }

@@ -1,26 +1,24 @@
 /**
- * `mergeAndUnload`: adapters written into the weights of a model.
+ * `mergeAdapter` and `mergeAndUnload`: adapters written into the weights of a model.
  *
  * @module
  */
-import type { Executable } from "../device/device.ts";
 import { UnsupportedError, ValueError } from "../errors.ts";
-import { createForwardPass, type ForwardPass } from "../model/forward-pass.ts";
+import { shareTokenizer } from "../io/model-tokenizer.ts";
 import { type ModelGraph, parameterOf, withParameters } from "../model/model-graph.ts";
-import type { Site } from "../model/site.ts";
-import { add, sub } from "../ops/binary.ts";
-import { constant } from "../ops/constant.ts";
-import { gather } from "../ops/gather.ts";
-import { scatterAdd } from "../ops/scatter-add.ts";
-import { createGraph, type Graph, type Value } from "../ops/value.ts";
-import { checkOptions, oneOf, type OptionRules } from "../options.ts";
-import { type Program, programOf } from "../program/program.ts";
+import { BOOLEAN, checkOptions, oneOf, type OptionRules } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
-import { isBlockType, type TypedArray } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { parameterLeaf, tokensLeaf, traceLeaves } from "./leaves.ts";
-import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
-import { setAdapter } from "./select.ts";
+import {
+  type ChangedParameter,
+  checkTolerance,
+  type MergeCertificate,
+  mergeCertificate,
+  type MergeTolerance,
+} from "./merge-certificate.ts";
+import { mergeSite, replacedParameter, siteChange } from "./merge-site.ts";
+import { type Adapter, checkPeft, type PeftModel, pristineBase } from "./peft-model.ts";
+import { pristine, setAdapter } from "./select.ts";
 
 /** How to merge. */
 export interface MergeOptions {
@@ -31,22 +29,57 @@ export interface MergeOptions {
    * often too small for 16 bits.
    */
   readonly dtype?: "f32" | "f16" | "bf16";
+  /** Whether the merged weights are computed at once and compared with what they should be. */
+  readonly certificate?: false;
 }
 
-const MERGE_OPTIONS: OptionRules<MergeOptions> = {
-  adapterNames: null,
+/** How to merge with a certificate. */
+export interface CertifiedMergeOptions extends Omit<MergeOptions, "certificate"> {
+  /** Whether the merged weights are computed at once and compared with what they should be. */
+  readonly certificate: true;
+  /**
+   * How far a layer may be from the exact sum; a number stands for `{ relativeFrobenius }`. No limit
+   * by default.
+   */
+  readonly tolerance?: number | MergeTolerance;
+}
+
+/** A merged model and how exact it is. */
+export interface CertifiedMerge<M> {
+  /** The merged model. */
+  readonly model: M;
+  /** How far its weights are from what they should be. */
+  readonly certificate: MergeCertificate;
+}
+
+type AnyMergeOptions = MergeOptions | CertifiedMergeOptions;
+
+const MERGE_OPTIONS: OptionRules<
+  Omit<CertifiedMergeOptions, "certificate"> & { certificate: boolean }
+> = {
+  adapterNames: { must: "a list of adapters' names", holds: Array.isArray },
   dtype: oneOf(["f32", "f16", "bf16"]),
+  certificate: BOOLEAN,
+  tolerance: null,
 };
 
 /**
  * A base model that gives what the model with its adapters gives. The model and its own base stay
  * as they are, and weights that no adapter touches are shared. Merged weights are computed on the
- * model's device when they are first needed. Where only one of two tied weights changes, the merged
- * model has both.
+ * model's device when they are first needed. Block-quantized ones are merged dequantized.
+ *
+ * Where only one of two tied weights changes, or each in its own way, the merged model has both, and
+ * its config says so (`tie_word_embeddings: false`). Adapters that are merged already
+ * ({@link mergeAdapter}) are merged before the others.
+ *
+ * With `certificate: true` the weights are computed at once, layer by layer, and compared with the
+ * exact sum of base and delta; the model then comes with a {@link MergeCertificate}.
  *
  * @param model A model with adapters.
  * @throws {UnsupportedError} where a method, or what an adapter holds, cannot be merged.
- * @throws {ValueError} where there is nothing to merge.
+ * @throws {ValueError} where there is nothing to merge; with `certificate`, `MERGE_TOLERANCE` where a
+ * layer is farther from the exact sum than `tolerance` allows, and `MERGE_NOT_FINITE` for weights
+ * that are infinite or NaN.
  *
  * @example
  * ```ts
@@ -61,56 +94,123 @@ const MERGE_OPTIONS: OptionRules<MergeOptions> = {
  * const { logits } = await forward(merged, { inputIds: [[1, 2, 3]] });
  * console.log(merged.type, logits.shape); // model [1, 3, 96]
  * ```
+ *
+ * @example With a certificate
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, mergeAndUnload } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
+ * const { model: merged, certificate } = await mergeAndUnload(model, {
+ *   certificate: true,
+ *   tolerance: { relativeFrobenius: 1e-3 },
+ * });
+ * console.log(merged.type, certificate.layers.length, certificate.relativeFrobenius < 1e-3);
+ * // model 4 true
+ * ```
  */
-export function mergeAndUnload(model: PeftModel, options: MergeOptions = {}): ModelGraph {
-  checkPeft(model);
-  checkOptions(options, MERGE_OPTIONS, { code: "MERGE_OPTION", of: "mergeAndUnload" });
-  const { dtype = "f32" } = options;
-  const chosen = options.adapterNames ? setAdapter(model, options.adapterNames) : model;
-  const active = chosen.active.map((name) => chosen.adapters.get(name)!);
-  if (active.length === 0 || (!chosen.enabled && !options.adapterNames)) {
-    throw new ValueError(
-      "NOTHING_TO_MERGE",
-      `There is nothing to merge: ${
-        active.length ? "the adapters are disabled" : "no adapter is active"
-      }. Activate one, name it in adapterNames, or take the base with unload.`,
-    );
-  }
-  const { base } = model;
-  const merged = new Map<string, Tensor>();
-  for (const adapter of active) {
-    for (const names of [adapter.parameters, adapter.replacements]) {
-      for (const name of names?.keys() ?? []) {
-        merged.set(name, replacedParameter(active, name)!);
-      }
-    }
-  }
-  const following = new Set(
-    [...base.tied].filter(([alias, source]) => follows(active, alias, source)).map(([a]) => a),
-  );
-  for (const site of base.sites.values()) {
-    const { path } = site;
-    const touched = active.some((a) => a.sites.has(path) || a.tokens.has(path));
-    if (!touched || following.has(`${path}.weight`)) continue;
-    const { weight, bias } = mergeSite(chosen, active, site);
-    merged.set(`${path}.weight`, weight);
-    if (bias) merged.set(`${path}.bias`, bias);
-  }
-  for (const [alias, source] of base.tied) {
-    if (following.has(alias)) merged.delete(alias);
-    else if (merged.has(source) && !merged.has(alias)) merged.set(alias, parameterOf(base, source));
-  }
-  const own = new Map(
-    [...merged].map(([name, tensor]) => [
-      name,
-      base.parameters.get(name) === tensor ? tensor : castTensor(tensor, dtype),
-    ]),
-  );
-  return { ...withParameters(base, own), source: null };
+export function mergeAndUnload(model: PeftModel, options?: MergeOptions): ModelGraph;
+/** As above, with a certificate. */
+export function mergeAndUnload(
+  model: PeftModel,
+  options: CertifiedMergeOptions,
+): Promise<CertifiedMerge<ModelGraph>>;
+export function mergeAndUnload(
+  model: PeftModel,
+  options: AnyMergeOptions = {},
+): ModelGraph | Promise<CertifiedMerge<ModelGraph>> {
+  const merge = () => {
+    const adapters = checkMerge(model, options, "mergeAndUnload");
+    const { base, changed } = mergeInto(model, adapters, options.dtype);
+    return { model: { ...base, source: null }, adapters, changed };
+  };
+  return options?.certificate ? certified(merge, options) : merge().model;
 }
 
 /**
- * The base of a model, without its adapters.
+ * The model with adapters written into the weights of its base, where they cost nothing any more.
+ * The adapters stay part of the model: {@link unmergeAdapter} takes them out again, and so do
+ * `setAdapter`, `disableAdapters` and `deleteAdapter`.
+ *
+ * Adapters that are active and not merged take part on top of the merged ones. What is merged
+ * already stays so: naming it again changes nothing, and further adapters are merged after it, all of
+ * them anew from the unmerged base, so that nothing is rounded twice.
+ *
+ * @param model A model with adapters.
+ * @throws {UnsupportedError} where a method, or what an adapter holds, cannot be merged.
+ * @throws {ValueError} where there is nothing to merge; with `certificate` as
+ * {@link mergeAndUnload}.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, mergeAdapter, unmergeAdapter } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
+ * const merged = mergeAdapter(model);
+ * console.log(merged.merged?.names, unmergeAdapter(merged).base === base); // ["default"] true
+ * ```
+ */
+export function mergeAdapter(model: PeftModel, options?: MergeOptions): PeftModel;
+/** As above, with a certificate. */
+export function mergeAdapter(
+  model: PeftModel,
+  options: CertifiedMergeOptions,
+): Promise<CertifiedMerge<PeftModel>>;
+export function mergeAdapter(
+  model: PeftModel,
+  options: AnyMergeOptions = {},
+): PeftModel | Promise<CertifiedMerge<PeftModel>> {
+  const merge = () => {
+    const adapters = checkMerge(model, options, "mergeAdapter");
+    if (!model.enabled) throw nothingToMerge("the adapters are disabled");
+    const names = adapters.map(({ name }) => name);
+    const { base, changed } = mergeInto(model, adapters, options.dtype);
+    const merged = { names, base: pristineBase(model) };
+    return { model: { ...model, base, merged }, adapters, changed };
+  };
+  if (options?.certificate) return certified(merge, options);
+  checkPeft(model);
+  const already = model.merged?.names ?? [];
+  const asked = options?.adapterNames ?? model.active;
+  const done = already.length > 0 && options?.dtype === undefined && Array.isArray(asked) &&
+    asked.every((name) => already.includes(name));
+  return done ? model : merge().model;
+}
+
+/**
+ * The model with all merged adapters taken out of its base again, which is the one that it was, bit
+ * for bit. A model without merged adapters stays as it is.
+ *
+ * @param model A model with adapters.
+ * @throws {ValueError} where the model has no adapters.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, mergeAdapter, unmergeAdapter } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
+ * const again = unmergeAdapter(mergeAdapter(model, { dtype: "bf16" }));
+ * console.log(again.merged, again.base === base); // undefined true
+ * ```
+ */
+export function unmergeAdapter(model: PeftModel): PeftModel {
+  checkPeft(model);
+  return pristine(model);
+}
+
+/**
+ * The base of a model, without its adapters, also where some are merged.
  *
  * @example
  * ```ts
@@ -124,21 +224,120 @@ export function mergeAndUnload(model: PeftModel, options: MergeOptions = {}): Mo
  * ```
  */
 export function unload(model: PeftModel): ModelGraph {
-  return model.base;
+  checkPeft(model);
+  return pristineBase(model);
 }
 
-function replacedParameter(active: readonly Adapter[], name: string): Tensor | undefined {
-  for (let i = active.length - 1; i >= 0; i--) {
-    const found = parameterLeaf(active[i], name, i);
-    if (found) return found.tensor;
+/**
+ * Refuses an adapter whose method cannot be merged.
+ *
+ * @throws {UnsupportedError} `MERGE_METHOD`.
+ */
+export function checkMergeable({ name, method: { merge, peftType } }: Adapter): void {
+  if (merge) return;
+  throw new UnsupportedError(
+    "MERGE_METHOD",
+    `${peftType} cannot be merged into weights (adapter ${JSON.stringify(name)}). ` +
+      `Keep the adapter, or merge others by adapterNames.`,
+    { peftType, adapter: name },
+  );
+}
+
+/** The adapters that a merge is to write into the base, those that are merged already first. */
+function checkMerge(model: PeftModel, options: AnyMergeOptions, of: string): readonly Adapter[] {
+  checkPeft(model);
+  checkOptions(options as CertifiedMergeOptions, MERGE_OPTIONS, { code: "MERGE_OPTION", of });
+  if ("tolerance" in options && options.tolerance !== undefined) {
+    checkTolerance(options.tolerance);
+    if (!options.certificate) {
+      throw new ValueError(
+        "MERGE_OPTION",
+        `${of} compares with a tolerance only where it makes a certificate: pass certificate: true as well.`,
+      );
+    }
   }
-  return undefined;
+  const already = model.merged?.names ?? [];
+  const asked = options.adapterNames ?? model.active;
+  const names = [...already, ...asked.filter((name) => !already.includes(name))];
+  if (names.length === 0) {
+    throw nothingToMerge(options.adapterNames ? "adapterNames is empty" : "no adapter is active");
+  }
+  if (!model.enabled && !options.adapterNames) throw nothingToMerge("the adapters are disabled");
+  const chosen = setAdapter(model, names);
+  const adapters = names.map((name) => chosen.adapters.get(name)!);
+  for (const adapter of adapters) checkMergeable(adapter);
+  return adapters;
+}
+
+function nothingToMerge(why: string): ValueError {
+  return new ValueError(
+    "NOTHING_TO_MERGE",
+    `There is nothing to merge: ${why}. Activate an adapter, name it in adapterNames, or take the base with unload.`,
+  );
+}
+
+async function certified<M>(
+  merge: () => {
+    readonly model: M;
+    readonly adapters: readonly Adapter[];
+    readonly changed: readonly ChangedParameter[];
+  },
+  options: AnyMergeOptions,
+): Promise<CertifiedMerge<M>> {
+  const { model, adapters, changed } = await Promise.resolve().then(merge);
+  const { dtype = "f32" } = options;
+  const certificate = await mergeCertificate(changed, {
+    adapters: adapters.map(({ name }) => name),
+    dtype,
+    tolerance: (options as CertifiedMergeOptions).tolerance,
+  });
+  return { model, certificate };
+}
+
+/** The base without adapters, with these written into it, and what that changed. */
+function mergeInto(
+  model: PeftModel,
+  adapters: readonly Adapter[],
+  dtype: "f32" | "f16" | "bf16" = "f32",
+): { readonly base: ModelGraph; readonly changed: readonly ChangedParameter[] } {
+  const base = pristineBase(model);
+  const changed = new Map<string, ChangedParameter>();
+  const change = (name: string, merged: Tensor, delta?: () => Tensor) => {
+    const before = parameterOf(base, name);
+    const start = replacedParameter(adapters, name) ?? before;
+    changed.set(name, { name, before, start, stored: castTensor(merged, dtype), delta });
+  };
+  for (const adapter of adapters) {
+    for (const names of [adapter.parameters, adapter.replacements]) {
+      for (const name of names?.keys() ?? []) change(name, replacedParameter(adapters, name)!);
+    }
+  }
+  const following = new Set(
+    [...base.tied].filter(([alias, source]) => follows(adapters, alias, source)).map(([a]) => a),
+  );
+  for (const site of base.sites.values()) {
+    const { path } = site;
+    const touched = adapters.some((a) => a.sites.has(path) || a.tokens.has(path));
+    if (!touched || following.has(`${path}.weight`)) continue;
+    const of = { model, adapters, site };
+    const { weight, bias } = mergeSite(of);
+    change(`${path}.weight`, weight, () => siteChange(of).weight);
+    if (bias) change(`${path}.bias`, bias, () => siteChange(of).bias!);
+  }
+  const own = new Map<string, Tensor>();
+  for (const [alias, source] of base.tied) {
+    if (following.has(alias)) changed.delete(alias);
+    else if (changed.has(source)) own.set(alias, parameterOf(base, source));
+  }
+  for (const [name, { stored }] of changed) own.set(name, stored);
+  const merged = withParameters(base, own);
+  return { base: withOwnTie(merged, base), changed: [...changed.values()] };
 }
 
 /** Whether a tied parameter changes as what it is tied to does, so that it can stay tied. */
-function follows(active: readonly Adapter[], alias: string, source: string): boolean {
+function follows(adapters: readonly Adapter[], alias: string, source: string): boolean {
   const path = (name: string) => name.slice(0, name.lastIndexOf("."));
-  return active.every(({ sites, tokens, parameters, replacements }) =>
+  return adapters.every(({ sites, tokens, parameters, replacements }) =>
     !sites.has(path(alias)) && !sites.has(path(source)) &&
     tokens.get(path(alias)) === tokens.get(path(source)) &&
     parameters.get(alias) === parameters.get(source) &&
@@ -146,128 +345,10 @@ function follows(active: readonly Adapter[], alias: string, source: string): boo
   );
 }
 
-function mergeSite(
-  model: PeftModel,
-  active: readonly Adapter[],
-  site: Site,
-): { readonly weight: Tensor; readonly bias?: Tensor } {
-  const graph = createGraph();
-  const { pass, weight, bias } = sitePass(graph, model, { active, site });
-  let values: { readonly weight: Value; readonly bias?: Value } = { weight, bias };
-  active.forEach((adapter, position) => {
-    const leaves = traceLeaves(pass, { adapter, position, site });
-    if (leaves) {
-      const { method, config, name } = adapter;
-      if (!method.merge) {
-        throw new UnsupportedError(
-          "MERGE_METHOD",
-          `${method.peftType} cannot be merged into weights (adapter ${JSON.stringify(name)}). ` +
-            `Keep the adapter, or merge others by adapterNames.`,
-          { peftType: method.peftType, adapter: name },
-        );
-      }
-      const multiplier = model.multipliers.get(name) ?? 1;
-      values = method.merge({ pass, site, config, leaves, multiplier, ...values });
-    }
-    const tokens = tokensLeaf(adapter, site.path, position);
-    if (tokens) {
-      const rows = pass.leaf(tokens.leaf, tokens.tensor);
-      const old = site.kind === "embedding" ? values.weight : weight;
-      values = { ...values, weight: withRows(values.weight, { old, rows, ...tokens }) };
-    }
-  });
-  const outputs: Record<string, Value> = { weight: values.weight };
-  if (values.bias && values.bias !== bias) outputs.bias = values.bias;
-  const compute = computed(programOf(outputs), {
-    model: model.base,
-    inputs: Object.fromEntries(pass.bindings),
-  });
-  return { weight: compute("weight"), ...(outputs.bias ? { bias: compute("bias") } : {}) };
-}
-
-/**
- * A table with the given rows in the place of its own: the difference to `old` is added at their
- * indices.
- */
-function withRows(
-  table: Value,
-  change: { readonly old: Value; readonly rows: Value; readonly indices: readonly number[] },
-): Value {
-  const ids = constant(table.graph, change.indices, { dtype: "i32" });
-  const difference = sub(change.rows, gather(change.old, ids));
-  return add(table, scatterAdd(difference, ids, { rows: table.shape[0] }));
-}
-
-/**
- * A pass for one site alone, in which names do not depend on its path: sites of one shape then give
- * one program, which is compiled once. Its weight is an input like any other, so that it does not
- * stay on the device beside the merged one.
- */
-function sitePass(
-  graph: Graph,
-  model: PeftModel,
-  of: { readonly active: readonly Adapter[]; readonly site: Site },
-): { readonly pass: ForwardPass; readonly weight: Value; readonly bias?: Value } {
-  const { site: { path, bias: biased }, active } = of;
-  const local = (name: string) => name.replace(`${path}.`, "");
-  const nothing = constant(graph, 0, { shape: [1], dtype: "i32" });
-  const inner = createForwardPass(graph, model.base, {
-    querySegments: nothing,
-    keySegments: nothing,
-    offset: nothing,
-  });
-  const own = (name: string) => {
-    const full = `${path}.${name}`;
-    const stored = replacedParameter(active, full) ?? parameterOf(model.base, full);
-    return inner.leaf(name, isBlockType(stored.dtype) ? castTensor(stored, "f32") : stored);
-  };
-  const weight = own("weight");
-  const bias = biased ? own("bias") : undefined;
-  const pass: ForwardPass = {
-    ...inner,
-    weight: (name) => name === `${path}.weight` ? { plain: weight } : inner.weight(name),
-    parameter: (name) => bias && name === `${path}.bias` ? bias : inner.parameter(name),
-    leaf: (name, tensor) => inner.leaf(local(name), tensor),
-  };
-  return { pass, weight, bias };
-}
-
-/**
- * The outputs of a program as tensors, computed when they are read and kept as long as somebody
- * holds them.
- */
-function computed(
-  program: Program,
-  run: { readonly model: ModelGraph; readonly inputs: Readonly<Record<string, Tensor>> },
-): (output: string) => Tensor {
-  const { device } = run.model;
-  let executable: Promise<Executable> | undefined;
-  return (output) => {
-    const compute = async () => {
-      const { run: execute } = await (executable ??= device.compile(program));
-      return await (await execute(run.inputs, { read: [output] }))[output].data();
-    };
-    return {
-      dtype: "f32",
-      shape: program.outputs.get(output)!.shape,
-      where: "device",
-      data: weakly(compute),
-    };
-  };
-}
-
-function weakly(make: () => Promise<TypedArray>): () => Promise<TypedArray> {
-  let kept: WeakRef<TypedArray> | undefined;
-  let pending: Promise<TypedArray> | undefined;
-  return () => {
-    const known = kept?.deref();
-    if (known) return Promise.resolve(known);
-    pending ??= make().then((array) => {
-      kept = new WeakRef(array);
-      return array;
-    }).finally(() => {
-      pending = undefined;
-    });
-    return pending;
-  };
+/** The model with a config that says that its embeddings are not tied, where they no longer are. */
+function withOwnTie(merged: ModelGraph, base: ModelGraph): ModelGraph {
+  if (merged.tied.size === base.tied.size) return merged;
+  const config = { ...base.config, tie_word_embeddings: false };
+  shareTokenizer(base.config, config);
+  return { ...merged, config };
 }

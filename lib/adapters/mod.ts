@@ -3,19 +3,56 @@
  *
  * @module
  */
+export {
+  addAdapters,
+  type AddAdaptersOptions,
+  compressAdapter,
+  type CompressAdapterOptions,
+  type CompressedAdapter,
+  type CompressionResidual,
+  scaleAdapter,
+  type ScaleAdapterOptions,
+} from "./adapter-algebra.ts";
+export { checkIfPeftModel, type CheckPeftOptions } from "./check-if-peft-model.ts";
+export {
+  type ConvertedLora,
+  type ConvertedSite,
+  type ConvertOptions,
+  type ConvertProgress,
+  convertToLora,
+  saveAsLora,
+  supportsLoraConversion,
+} from "./convert-to-lora.ts";
 export { forward, type ForwardInputs, type ForwardOutputs } from "./forward.ts";
+export { fromPretrained, type FromPretrainedOptions } from "./from-pretrained.ts";
 export { hashBase } from "./hash-base.ts";
 export { addAdapter, getPeftModel, type InjectOptions } from "./inject.ts";
+export type { KeyMapping, RenamedKey } from "./key-mapping.ts";
 export { trainableLeaves, withLeaves } from "./leaves.ts";
+export { type AdapterLoadReport, loadAdapter, type LoadAdapterOptions } from "./load.ts";
 export {
-  type AdapterLoadReport,
-  type AdapterParts,
-  loadAdapter,
-  type LoadAdapterOptions,
-} from "./load.ts";
-export { mergeAndUnload, type MergeOptions, unload } from "./merge.ts";
+  type CertifiedMerge,
+  type CertifiedMergeOptions,
+  mergeAdapter,
+  mergeAndUnload,
+  type MergeOptions,
+  unload,
+  unmergeAdapter,
+} from "./merge.ts";
+export {
+  activeAdapter,
+  activeAdapters,
+  activePeftConfig,
+  baseModelDtype,
+  getBaseModel,
+  modulesToSave,
+  peftConfig,
+} from "./model-info.ts";
 export type { Adapter, AnyModel, PeftModel, TokenRows } from "./peft-model.ts";
 export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan.ts";
+export { createOrUpdateModelCard } from "./model-card.ts";
+export type { InitialState } from "./plain-lora.ts";
+export type { AdapterParts, AdapterSource } from "./read-adapter.ts";
 export type { ParameterPlan } from "./plan-parameters.ts";
 export type { PatternReport, PlannedSite, TargetPlan } from "./plan-targets.ts";
 export type { PlannedTokens, TokenPlan } from "./plan-tokens.ts";
@@ -25,13 +62,51 @@ export {
   disableAdapters,
   enableAdapters,
   setAdapter,
-  withAdapterScale,
+  type SetAdapterOptions,
+  setRequiresGrad,
 } from "./select.ts";
+export {
+  type Scoped,
+  type ScopedFunction,
+  withActiveAdapters,
+  withAdapterScale,
+  withAdaptersDisabled,
+  withoutInputDtypeCasting,
+} from "./scope.ts";
+export {
+  type AdapterInput,
+  type ForwardInputsOf,
+  type SignatureChoice,
+  updateForwardSignature,
+  updateGenerateSignature,
+  updateSignature,
+  type WithForwardSignature,
+  type WithGenerateSignature,
+  type WithSignature,
+} from "./signature.ts";
 export {
   getAdapterStateDict,
   type LoadReport,
   setAdapterStateDict,
+  type SetStateDictOptions,
   type StateDictOptions,
 } from "./state-dict.ts";
+export {
+  getLayerStatus,
+  getModelStatus,
+  type Irregular,
+  type LayerStatus,
+  type ModelStatus,
+} from "./status.ts";
 export type { TokenBatch } from "./token-batch.ts";
 export { type TracedModel, traceModel, type TraceOptions } from "./trace-model.ts";
+export {
+  getNbTrainableParameters,
+  type ParameterCounts,
+  printTrainableParameters,
+} from "./trainable-parameters.ts";
+export {
+  addWeightedAdapter,
+  type CombinationType,
+  type WeightedAdapterOptions,
+} from "./weighted-adapter.ts";

@@ -3,40 +3,124 @@
  *
  * @module
  */
+import { join } from "node:path";
+import { Document, isMap, parseDocument } from "yaml";
+import { FileError, ValueError } from "../errors.ts";
+import { pathOf } from "../io/atomic.ts";
+import { type GroupedFile, writeFilesAtomic } from "../io/atomic-files.ts";
+import { readTextFile } from "../io/json.ts";
+import { exists } from "../io/locate.ts";
 import { PEFT_VERSION, type PeftConfig } from "../methods/config.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import { isBlockType } from "../tensor/dtype.ts";
+import { checkPeft, type PeftModel, pristineBase } from "./peft-model.ts";
+import { ADAPTER_FILES } from "./read-adapter.ts";
 
-/** What a card says. */
-export interface ModelCard {
-  /** The adapter's config. */
+/**
+ * Writes the model card of a model's adapter into a folder, or brings the one that is there up to
+ * date: what the hub finds an adapter by (library, base model, tags, pipeline), how the base was
+ * quantized, and the release of PEFT. All else in an existing card stays as it is, its own tags
+ * included.
+ *
+ * `savePretrained` does this too.
+ *
+ * @param model A model with adapters; the card is about the first active one.
+ * @param folder Where the card is or will be; made where it does not exist.
+ * @throws {ValueError} where the model has no adapters.
+ * @throws {FileError} `CARD_INVALID` where the metadata of the card that is there cannot be read;
+ * `WRITE_FAILED` where writing fails.
+ *
+ * @example
+ * ```ts
+ * import { createModel, createOrUpdateModelCard, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const folder = await Deno.makeTempDir();
+ * await Deno.writeTextFile(`${folder}/README.md`, "---\nlicense: mit\n---\n# Mine\n");
+ * await createOrUpdateModelCard(getPeftModel(base, loraConfig()), folder);
+ * console.log(await Deno.readTextFile(`${folder}/README.md`)); // license: mit, library_name: peft …
+ * await Deno.remove(folder, { recursive: true });
+ * ```
+ */
+export async function createOrUpdateModelCard(
+  model: PeftModel,
+  folder: string | URL,
+): Promise<void> {
+  checkPeft(model);
+  const names = [...model.active, ...model.adapters.keys()];
+  const adapter = model.adapters.get(names[0]);
+  if (!adapter) {
+    throw new ValueError(
+      "NO_ADAPTERS",
+      "A model card is about an adapter, and the model has none. Add one with addAdapter or loadAdapter.",
+    );
+  }
+  await writeFilesAtomic([await cardFile(pathOf(folder), pristineBase(model), adapter.config)]);
+}
+
+/** The card of a folder as a file to write. */
+export async function cardFile(
+  folder: string,
+  base: ModelGraph,
+  config: PeftConfig,
+): Promise<GroupedFile> {
+  const path = join(folder, ADAPTER_FILES.card);
+  const text = modelCard({
+    config,
+    baseModel: config.baseModelNameOrPath || base.source || null,
+    quantization: quantizationOf(base),
+    existing: await exists(path) ? await readTextFile(path) : undefined,
+    path,
+  });
+  return { path, write: (staged) => Deno.writeTextFile(staged, text) };
+}
+
+interface ModelCard {
   readonly config: PeftConfig;
   /** Name of the base; `null` where it has none. */
   readonly baseModel: string | null;
-  /** The README.md that is there already. */
-  readonly existing?: string;
+  /** How many weights of the base have each block type. */
+  readonly quantization: ReadonlyMap<string, number>;
+  /** The card that is there already. */
+  readonly existing: string | undefined;
+  /** Its path, for messages. */
+  readonly path: string;
 }
 
-/**
- * A model card with the fields by which the hub finds an adapter. In an existing one only these
- * fields change, and the release of PEFT is added at its end.
- */
-export function modelCard({ config, baseModel, existing }: ModelCard): string {
-  const tags = ["transformers"];
-  if (config.peftType === "LORA") tags.push("lora");
-  if (baseModel) tags.push(`base_model:adapter:${baseModel}`);
-  const fields: Record<string, string | undefined> = {
-    base_model: baseModel ? ` ${yaml(baseModel)}` : undefined,
-    library_name: " peft",
-    pipeline_tag: config.taskType === "CAUSAL_LM" ? " text-generation" : undefined,
-    tags: `\n${tags.sort().map((tag) => `- ${yaml(tag)}`).join("\n")}`,
-  };
+/** What comes before the name of the base in the tag by which the hub links an adapter to it. */
+const BASE_TAG = "base_model:adapter:";
+
+function modelCard(card: ModelCard): string {
+  const { config, baseModel, quantization, existing } = card;
   const { front, body } = split(existing ?? "");
-  const keep = front.filter(([key]) => fields[key] === undefined || key === "pipeline_tag");
-  const own = Object.entries(fields).filter(([key, value]) =>
-    value !== undefined && !keep.some(([k]) => k === key)
-  );
-  const lines = [...keep.map(([, text]) => text), ...own.map(([key, text]) => `${key}:${text}`)];
+  const data = parseFront(front, card.path);
+  if (baseModel) data.set("base_model", baseModel);
+  data.set("library_name", "peft");
+  if (!data.get("pipeline_tag") && config.taskType === "CAUSAL_LM") {
+    data.set("pipeline_tag", "text-generation");
+  }
+  const kept = textsOf(data.toJS().tags).filter((tag) => !tag.startsWith(BASE_TAG));
+  const own = [
+    "transformers",
+    ...(config.peftType === "LORA" ? ["lora"] : []),
+    ...(baseModel ? [BASE_TAG + baseModel] : []),
+  ];
+  data.set("tags", [...new Set([...kept, ...own])].sort());
+  const metadata = data.toString({ lineWidth: 0, indentSeq: false });
   const text = existing === undefined ? newBody(config, baseModel) : body;
-  return `---\n${lines.sort().join("\n")}\n---\n${withVersion(text)}`;
+  return `---\n${metadata}---\n${withVersion(withQuantization(text, quantization))}`;
+}
+
+/** How many weights are stored in each block type, as GGUF calls it. */
+function quantizationOf({ parameters }: ModelGraph): ReadonlyMap<string, number> {
+  const counts = new Map<string, number>();
+  for (const { dtype } of parameters.values()) {
+    if (isBlockType(dtype)) counts.set(dtype, (counts.get(dtype) ?? 0) + 1);
+  }
+  return counts;
 }
 
 function newBody(config: PeftConfig, baseModel: string | null): string {
@@ -45,34 +129,65 @@ function newBody(config: PeftConfig, baseModel: string | null): string {
   } in PEFT's format: \`adapter_config.json\` and \`adapter_model.safetensors\`.\n`;
 }
 
+function withQuantization(body: string, types: ReadonlyMap<string, number>): string {
+  if (types.size === 0) return body;
+  const intro = "The following `GGUF` quantization of the base was used during training:";
+  const section = [
+    intro,
+    ...[...types].sort().map(([type, n]) =>
+      `- ${type.toUpperCase()}: ${n} ${n === 1 ? "weight" : "weights"}`
+    ),
+  ];
+  return withSection(body, { heading: "## Training procedure", section, unless: intro });
+}
+
 function withVersion(body: string): string {
-  const line = `- PEFT ${PEFT_VERSION}`, heading = "### Framework versions";
-  const lines = body.trimEnd().split("\n");
-  if (lines.includes(line)) return body;
+  const line = `- PEFT ${PEFT_VERSION}`;
+  return withSection(body, { heading: "### Framework versions", section: [line], unless: line });
+}
+
+/** A text with lines under a heading, or with both at its end, unless it has a line already. */
+function withSection(
+  body: string,
+  of: { readonly heading: string; readonly section: readonly string[]; readonly unless: string },
+): string {
+  const { heading, section, unless } = of;
+  const lines = body.trimEnd().split(/\r?\n/);
+  if (lines.includes(unless)) return body;
   const at = lines.indexOf(heading);
-  if (at < 0) return `${lines.join("\n")}\n\n${heading}\n\n${line}`;
-  return [...lines.slice(0, at + 1), "", line, ...lines.slice(at + 1).filter((l, i) => i || l)]
-    .join("\n");
+  if (at < 0) return [...lines, "", heading, "", ...section].join("\n");
+  const rest = lines.slice(at + 1);
+  while (rest[0] === "") rest.shift();
+  // Text that follows is a paragraph of its own; items of a list go on with it.
+  const gap = rest.length && !rest[0].startsWith("- ") ? [""] : [];
+  return [...lines.slice(0, at + 1), "", ...section, ...gap, ...rest].join("\n");
 }
 
-/** The fields of the front matter, each with the lines that belong to it, and what follows. */
-function split(
-  text: string,
-): { readonly front: readonly (readonly [string, string])[]; readonly body: string } {
-  const match = /^---\r?\n([\s\S]*?)\r?\n---(?:\r?\n|$)/.exec(text);
-  if (!match) return { front: [], body: text };
-  const front: [string, string][] = [];
-  for (const line of match[1].split(/\r?\n/)) {
-    const key = /^([^\s#:-][^:]*):/.exec(line)?.[1];
-    if (key !== undefined || front.length === 0) front.push([key ?? "", line]);
-    else front[front.length - 1][1] += `\n${line}`;
+/** The text between the lines of dashes at the start of a card, and what follows. */
+function split(text: string): { readonly front: string; readonly body: string } {
+  const match = /^\uFEFF?---[ \t]*\r?\n([\s\S]*?\r?\n)??---[ \t]*(?:\r?\n|$)/.exec(text);
+  return match
+    ? { front: match[1] ?? "", body: text.slice(match[0].length) }
+    : { front: "", body: text };
+}
+
+/** Metadata that keeps its order, its comments and its spelling. */
+function parseFront(front: string, path: string): Document {
+  const data = parseDocument(front.replaceAll("\r\n", "\n"));
+  const reason = data.errors[0]?.message ??
+    (data.contents && !isMap(data.contents) ? "they are no fields with values" : undefined);
+  if (reason) {
+    throw new FileError(
+      "CARD_INVALID",
+      `The metadata at the start of ${path}, between lines of ---, cannot be read as YAML: ${reason}. ` +
+        "Correct or remove the file; nothing was written.",
+      { path },
+    );
   }
-  return { front, body: text.slice(match[0].length) };
+  return data.contents ? data : new Document({});
 }
 
-/** A string as a YAML scalar, quoted where it could be read as something else. */
-function yaml(text: string): string {
-  const plain = /^[A-Za-z/][\w./@+~-]*(:[\w./@+~-]+)*$/.test(text) &&
-    !/^(true|false|null|yes|no|on|off|~)$/i.test(text);
-  return plain ? text : JSON.stringify(text);
+function textsOf(tags: unknown): readonly string[] {
+  const list = Array.isArray(tags) ? tags : [tags];
+  return list.filter((tag) => tag !== null && tag !== undefined).map(String);
 }

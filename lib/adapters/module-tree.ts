@@ -4,6 +4,7 @@
  * @module
  */
 import type { ModelGraph } from "../model/model-graph.ts";
+import { endingsOf, layerNumbering } from "./match-modules.ts";
 import { parameterShapes, type Site, type SiteKind } from "../model/site.ts";
 
 /** A module: a site, or something that holds others. */
@@ -14,17 +15,38 @@ export interface Module {
   readonly kind: SiteKind | "container";
   /** The site; containers have none. */
   readonly site?: Site;
+  /** Number of the layer that it is in; `null` outside of layers. */
+  readonly layer: number | null;
+  /** The last parts of its path, from the last one alone to all of them. */
+  readonly endings: readonly string[];
 }
 
+// Sites never change, and a model with other weights keeps the map of its sites.
+const known = new WeakMap<ModelGraph["sites"], ReadonlyMap<string, Module>>();
+
 /** All modules by path, sites in order of execution and each container before its first site. */
-export function modulesOf(model: ModelGraph): ReadonlyMap<string, Module> {
+export function modulesOf({ sites }: Pick<ModelGraph, "sites">): ReadonlyMap<string, Module> {
+  let modules = known.get(sites);
+  if (!modules) known.set(sites, modules = listModules(sites));
+  return modules;
+}
+
+function listModules(sites: ModelGraph["sites"]): ReadonlyMap<string, Module> {
+  const layerOf = layerNumbering(null);
   const modules = new Map<string, Module>();
-  for (const site of model.sites.values()) {
+  for (const site of sites.values()) {
     for (let at = site.path.indexOf("."); at >= 0; at = site.path.indexOf(".", at + 1)) {
       const path = site.path.slice(0, at);
-      if (!modules.has(path)) modules.set(path, { path, kind: "container" });
+      if (modules.has(path)) continue;
+      modules.set(path, {
+        path,
+        kind: "container",
+        layer: layerOf(path),
+        endings: endingsOf(path),
+      });
     }
-    modules.set(site.path, { path: site.path, kind: site.kind, site });
+    const { path, kind } = site;
+    modules.set(path, { path, kind, site, layer: layerOf(path), endings: endingsOf(path) });
   }
   return modules;
 }

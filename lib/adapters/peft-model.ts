@@ -4,7 +4,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import type { PeftConfig } from "../methods/config.ts";
+import type { ConfigSchema, PeftConfig } from "../methods/config.ts";
 import type { PeftMethod, SiteLeaves } from "../methods/method.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { show } from "../options.ts";
@@ -24,10 +24,16 @@ export interface Adapter {
   readonly name: string;
   /** The method. */
   readonly method: PeftMethod;
+  /** The fields of its config, and their names in files. */
+  readonly schema: ConfigSchema;
   /** The complete config. */
   readonly config: PeftConfig;
+  /** Whether it can be active together with adapters of other methods. */
+  readonly isMixedCompatible: boolean;
   /** Leaves by module path, in order of execution. */
   readonly sites: ReadonlyMap<string, SiteLeaves>;
+  /** Leaves of the adapter as a whole, such as projections that all sites share. */
+  readonly shared: SiteLeaves;
   /**
    * Parameters of the base that the adapter trains and replaces: saved modules and biases, by
    * checkpoint name.
@@ -46,8 +52,10 @@ export interface Adapter {
 export interface PeftModel {
   /** Tells a model with adapters from a base model. */
   readonly type: "peft";
-  /** The model underneath, unchanged. */
+  /** The model underneath, unchanged; while adapters are merged, the one they are merged into. */
   readonly base: ModelGraph;
+  /** While adapters are merged: their names, and the base without them. */
+  readonly merged?: { readonly names: readonly string[]; readonly base: ModelGraph };
   /** Adapters by name. */
   readonly adapters: ReadonlyMap<string, Adapter>;
   /** Names of the active adapters, in the order in which they take part. */
@@ -58,6 +66,16 @@ export interface PeftModel {
   readonly multipliers: ReadonlyMap<string, number>;
   /** Names of the adapters that training changes. */
   readonly trainable: readonly string[];
+  /**
+   * Functions that show the signature of the base (`updateSignature`); the others show the one that
+   * models with adapters have in general.
+   */
+  readonly signatures?: { readonly forward?: "base"; readonly generate?: "base" };
+  /**
+   * Whether leaves that are kept in 16 bits get their input rounded to their own type, as PEFT
+   * does; true where absent.
+   */
+  readonly castInputDtype?: boolean;
 }
 
 /** A model with or without adapters. */
@@ -93,7 +111,27 @@ export function checkPeft(model: AnyModel): void {
   );
 }
 
-/** The adapters that take part, in order; none while they are disabled. */
-export function activeAdapters(model: PeftModel): readonly Adapter[] {
-  return model.enabled ? model.active.map((name) => model.adapters.get(name)!) : [];
+/**
+ * The adapters that take part, in order; none while they are disabled. Merged ones are part of the
+ * base.
+ */
+export function takingPart(model: PeftModel): readonly Adapter[] {
+  if (!model.enabled) return [];
+  const merged = model.merged?.names ?? [];
+  return model.active.filter((name) => !merged.includes(name))
+    .map((name) => model.adapters.get(name)!);
+}
+
+/** The base as it is without any adapter, merged ones taken out. */
+export function pristineBase(model: AnyModel): ModelGraph {
+  return model.type === "peft" ? model.merged?.base ?? model.base : model;
+}
+
+/** Number of virtual tokens that active adapters put before those of each row. */
+export function virtualTokens(model: AnyModel): number {
+  if (model.type !== "peft") return 0;
+  return takingPart(model).reduce(
+    (n, { method, config }) => n + (method.prefixLength?.(config) ?? 0),
+    0,
+  );
 }

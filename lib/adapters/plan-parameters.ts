@@ -5,11 +5,10 @@
  * @module
  */
 import { TargetError } from "../errors.ts";
-import type { TargetConfig } from "../methods/config.ts";
+import type { PeftConfig, TargetConfig } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { inputEmbedding, modulesOf, parametersOf } from "./module-tree.ts";
-import { nearestModules, type PatternReport } from "./plan-targets.ts";
-import type { ResolvedConfig } from "./resolve-config.ts";
+import { type PatternReport, patternReport } from "./plan-targets.ts";
 
 /** Which parameters are trained, and what stands in the way. */
 export interface ParameterPlan {
@@ -28,13 +27,18 @@ export interface ParameterPlan {
  * Plans saved modules and biases.
  *
  * @param model The base.
- * @param options The resolved config and the paths of the adapted sites.
+ * @param options The resolved config, the modules that stay tied to a saved one, and the paths of
+ * the adapted sites.
  */
 export function planParameters(
   model: ModelGraph,
-  options: { readonly resolved: ResolvedConfig; readonly adapted: ReadonlySet<string> },
+  options: {
+    readonly config: PeftConfig & Partial<TargetConfig>;
+    readonly tiedSaved: readonly string[];
+    readonly adapted: ReadonlySet<string>;
+  },
 ): ParameterPlan {
-  const { resolved: { config, tiedSaved }, adapted } = options;
+  const { config, tiedSaved, adapted } = options;
   const modules = modulesOf(model);
   const problems: TargetError[] = [];
   const parameters = new Map<string, string>();
@@ -45,7 +49,12 @@ export function planParameters(
     for (const name of named.flatMap((path) => parametersOf(model, path))) {
       parameters.set(name, name);
     }
-    const nearest = named.length ? [] : nearestModules(pattern, modules.values());
+    const report = patternReport("modulesToSave", pattern, {
+      named,
+      taken: () => true,
+      known: modules,
+    });
+    const { nearest } = report;
     if (named.length === 0) {
       problems.push(
         new TargetError(
@@ -57,7 +66,7 @@ export function planParameters(
         ),
       );
     }
-    return { field: "modulesToSave", pattern, modules: named, leftOut: [], nearest };
+    return report;
   });
   const both = [...adapted].find((path) => parameters.has(`${path}.weight`));
   if (both) {
@@ -84,7 +93,7 @@ export function planParameters(
 
 function biases(
   model: ModelGraph,
-  config: TargetConfig,
+  config: Partial<TargetConfig>,
   adapted: ReadonlySet<string>,
 ): readonly string[] {
   const { bias = "none" } = config;

@@ -18,7 +18,7 @@ export interface PlannedSite {
   readonly site: Site;
   /** Number of its layer; `null` outside of layers. */
   readonly layer: number | null;
-  /** Entries of the config that name it. */
+  /** Entries of `targetModules` that name it. */
   readonly patterns: readonly string[];
   /** Shapes of the leaves that it trains. */
   readonly leaves: Readonly<Record<string, readonly number[]>>;
@@ -31,11 +31,19 @@ export interface PlannedSite {
 /** What one entry of a config names. */
 export interface PatternReport {
   /** The field that holds it. */
-  readonly field: "targetModules" | "excludeModules" | "modulesToSave" | "trainableTokenIndices";
+  readonly field:
+    | "targetModules"
+    | "excludeModules"
+    | "modulesToSave"
+    | "trainableTokenIndices"
+    | "rankPattern"
+    | "alphaPattern";
   /** The entry: a name or a regular expression. */
   readonly pattern: string;
   /** Paths of the modules that it names. */
   readonly modules: readonly string[];
+  /** The same by number of layer; those outside of layers under `null`. */
+  readonly layers: ReadonlyMap<number | null, readonly string[]>;
   /** Those of them that the adapter leaves out: excluded, saved as a whole, or in other layers. */
   readonly leftOut: readonly string[];
   /** Existing names that look like it, where it names nothing. */
@@ -71,10 +79,14 @@ export function planTargets(
   const matcher = createMatcher(config);
   const problems: GraftError[] = [];
   const effective = entriesOf(config.targetModules);
-  const isMatched = (path: string) =>
-    effective.some((e) => matcher.names(e, path) && matcher.inLayers(e, path));
+  const isExpression = typeof config.targetModules === "string";
+  const matched = new Set(
+    [...namedByEach(effective, { modules, names: matcher.names, isExpression })].flatMap((
+      [entry, paths],
+    ) => paths.filter((path) => matcher.inLayers(entry, path))),
+  );
   const adapted = [...modules.values()].filter(({ path }) =>
-    !tiedTargets.includes(path) && !matcher.excluded(path) && isMatched(path)
+    matched.has(path) && !tiedTargets.includes(path) && !matcher.excluded(path)
   );
   const unfit = adapted.filter(({ site }) => !site || !method.siteKinds.includes(site.kind));
   if (unfit.length) problems.push(unfitTarget(unfit, method));
@@ -83,13 +95,22 @@ export function planTargets(
   const shown = isAllLinear(given.targetModules) || given.targetModules === null ? config : given;
   const shownMatcher = createMatcher(shown);
   const taken = new Set(adapted.map(({ path }) => path));
-  const patterns = entriesOf(shown.targetModules).map((pattern) =>
-    report("targetModules", pattern, {
-      named: [...modules.keys()].filter((path) => shownMatcher.names(pattern, path)),
+  const named = namedByEach(entriesOf(shown.targetModules), {
+    modules,
+    names: shownMatcher.names,
+    isExpression: typeof shown.targetModules === "string",
+  });
+  const patterns = [...named].map(([pattern, paths]) =>
+    patternReport("targetModules", pattern, {
+      named: paths,
       taken: (path) => taken.has(path) || tiedTargets.includes(path),
       known: modules,
     })
   );
+  const patternsOf = new Map<string, string[]>();
+  for (const { pattern, modules } of patterns) {
+    for (const path of modules) patternsOf.set(path, [...patternsOf.get(path) ?? [], pattern]);
+  }
   problems.push(...patterns.filter((p) => p.modules.length === 0).map((p) => notFound(p, shown)));
   problems.push(...missingLayers(config, modules));
   patterns.push(...excludeReports(config, modules));
@@ -97,7 +118,9 @@ export function planTargets(
   const sites: PlannedSite[] = [];
   const add = (site: Site, source?: PlannedSite) => {
     try {
-      sites.push(planSite(site, { method, config, source, patterns }));
+      const { layer } = modules.get(site.path)!;
+      const patterns = patternsOf.get(site.path) ?? [];
+      sites.push(planSite(site, { method, config, source, layer, patterns }));
     } catch (error) {
       if (!(error instanceof GraftError)) throw error;
       problems.push(error);
@@ -127,7 +150,30 @@ function entriesOf(targets: TargetConfig["targetModules"]): readonly string[] {
   return targets === null ? [] : typeof targets === "string" ? [targets] : targets;
 }
 
-function report(
+/**
+ * The modules that each entry names. Endings are looked up for every module instead of being tried
+ * on it, as there can be as many of them as there are modules.
+ */
+function namedByEach(
+  entries: readonly string[],
+  of: {
+    readonly modules: ReadonlyMap<string, Module>;
+    readonly names: (entry: string, path: string) => boolean;
+    readonly isExpression: boolean;
+  },
+): ReadonlyMap<string, readonly string[]> {
+  const named = new Map<string, string[]>(entries.map((entry) => [entry, []]));
+  for (const { path, endings } of of.modules.values()) {
+    const found = of.isExpression
+      ? entries.filter((entry) => of.names(entry, path))
+      : endings.filter((ending) => named.has(ending));
+    for (const entry of found) named.get(entry)!.push(path);
+  }
+  return named;
+}
+
+/** What is known of one entry of a config. */
+export function patternReport(
   field: PatternReport["field"],
   pattern: string,
   of: {
@@ -136,21 +182,37 @@ function report(
     readonly known: ReadonlyMap<string, Module>;
   },
 ): PatternReport {
+  const layers = new Map<number | null, string[]>();
+  for (const path of of.named) {
+    const { layer } = of.known.get(path)!;
+    const paths = layers.get(layer);
+    if (paths) paths.push(path);
+    else layers.set(layer, [path]);
+  }
   return {
     field,
     pattern,
     modules: of.named,
+    layers,
     leftOut: of.named.filter((path) => !of.taken(path)),
     nearest: of.named.length ? [] : nearestModules(pattern, of.known.values()),
   };
 }
 
-/** Last names and paths that look like a pattern. */
+/**
+ * Last names and paths that look like a pattern, or, where it is a regular expression, like the
+ * words in it.
+ */
 export function nearestModules(pattern: string, modules: Iterable<Module>): readonly string[] {
-  const names = [...modules].filter(({ site }) => site).map(({ path }) =>
-    pattern.includes(".") ? path : path.slice(path.lastIndexOf(".") + 1)
-  );
-  return nearestNames(pattern, names);
+  const paths = [...modules].filter(({ site }) => site).map(({ path }) => path);
+  const near = (name: string) =>
+    nearestNames(
+      name,
+      name.includes(".") ? paths : paths.map((path) => path.slice(path.lastIndexOf(".") + 1)),
+    );
+  if (/^[\w.]*$/.test(pattern)) return near(pattern);
+  const words = pattern.match(/[A-Za-z]\w+/g)?.toReversed() ?? [];
+  return words.map(near).find((found) => found.length) ?? [];
 }
 
 function excludeReports(
@@ -167,7 +229,7 @@ function excludeReports(
       modulesToSave: null,
       excludeModules: typeof excludeModules === "string" ? pattern : [pattern],
     });
-    return report("excludeModules", pattern, {
+    return patternReport("excludeModules", pattern, {
       named: [...modules.values()].filter(({ path, site }) => site && alone.excluded(path))
         .map(({ path }) => path),
       taken: () => true,
@@ -182,10 +244,11 @@ function planSite(
     readonly method: PeftMethod;
     readonly config: TargetConfig;
     readonly source?: PlannedSite;
-    readonly patterns: readonly PatternReport[];
+    readonly layer: number | null;
+    readonly patterns: readonly string[];
   },
 ): PlannedSite {
-  const { method, config, source, patterns } = at;
+  const { method, config, source, layer, patterns } = at;
   const shapes = { ...method.leafShapes(config, site) };
   const tied: Record<string, { path: string; leaf: string }> = {};
   if (source) {
@@ -212,9 +275,8 @@ function planSite(
   }
   return {
     site,
-    layer: layerNumbering(null)(site.path),
-    patterns: patterns.filter((p) => p.field === "targetModules" && p.modules.includes(site.path))
-      .map((p) => p.pattern),
+    layer,
+    patterns,
     leaves: shapes,
     frozen: method.frozenShapes?.(config, site) ?? {},
     tied,
@@ -252,8 +314,9 @@ function missingLayers(
   config: TargetConfig,
   modules: ReadonlyMap<string, Module>,
 ): readonly TargetError[] {
-  const { layersToTransform, layersPattern } = config;
-  if (layersToTransform === null) return [];
+  const { layersToTransform = null, layersPattern } = config;
+  // Layers do not matter to an expression.
+  if (layersToTransform === null || typeof config.targetModules === "string") return [];
   const asked = typeof layersToTransform === "number" ? [layersToTransform] : layersToTransform;
   const numberOf = layerNumbering(layersPattern);
   const existing = new Set([...modules.keys()].map(numberOf).filter((n) => n !== null));

@@ -8,7 +8,7 @@ import type { TargetConfig } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import { inputEmbedding, modulesOf, tiedToEmbedding } from "./module-tree.ts";
-import { nearestModules, type PatternReport } from "./plan-targets.ts";
+import { type PatternReport, patternReport } from "./plan-targets.ts";
 
 /** Rows of one module. */
 export interface PlannedTokens {
@@ -40,7 +40,7 @@ export interface TokenPlan {
 export function planTokens(
   model: ModelGraph,
   options: {
-    readonly config: TargetConfig;
+    readonly config: Partial<TargetConfig>;
     readonly adapted: ReadonlySet<string>;
     readonly parameters: ReadonlyMap<string, string>;
   },
@@ -66,7 +66,12 @@ export function planTokens(
         tokens.set(path, { indices, width, owner: path });
       }
     }
-    const nearest = named.length ? [] : nearestModules(pattern, modules.values());
+    const report = patternReport("trainableTokenIndices", pattern, {
+      named: named.map(({ path }) => path),
+      taken: () => true,
+      known: modules,
+    });
+    const { nearest } = report;
     if (named.length === 0) {
       problems.push(
         new TargetError(
@@ -80,8 +85,7 @@ export function planTokens(
         ),
       );
     }
-    const paths = named.map(({ path }) => path);
-    return { field: "trainableTokenIndices", pattern, modules: paths, leftOut: [], nearest };
+    return report;
   });
   const source = tokens.get(embedding);
   for (const path of source ? tiedToEmbedding(model) : []) {

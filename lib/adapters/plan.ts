@@ -3,18 +3,29 @@
  *
  * @module
  */
-import { ConfigError, type GraftError, TargetError, UnsupportedError } from "../errors.ts";
-import { isTargetConfig, type PeftConfig, type TargetConfig } from "../methods/config.ts";
-import type { PeftMethod } from "../methods/method.ts";
-import { methodOf, type MethodRegistry } from "../methods/mod.ts";
+import { ConfigError, type GraftError, TargetError } from "../errors.ts";
+import {
+  type ConfigSchema,
+  isTargetConfig,
+  type PeftConfig,
+  type TargetConfig,
+} from "../methods/config.ts";
+import type { LeafShapes, PeftMethod } from "../methods/method.ts";
+import { methodEntryOf, type MethodRegistry } from "../methods/mod.ts";
 import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { show } from "../options.ts";
 import { byteLength, sizeOf } from "../tensor/dtype.ts";
-import { parameterShape } from "./module-tree.ts";
-import { type AnyModel, baseOf } from "./peft-model.ts";
+import { modulesOf, parameterShape } from "./module-tree.ts";
+import { type AnyModel, baseOf, pristineBase } from "./peft-model.ts";
 import { planParameters } from "./plan-parameters.ts";
-import { type PatternReport, type PlannedSite, planTargets } from "./plan-targets.ts";
+import {
+  type PatternReport,
+  patternReport,
+  type PlannedSite,
+  planTargets,
+  type TargetPlan,
+} from "./plan-targets.ts";
 import { type PlannedTokens, planTokens } from "./plan-tokens.ts";
 import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
 
@@ -22,13 +33,19 @@ import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
 export interface AdapterPlan {
   /** The method. */
   readonly method: PeftMethod;
+  /** The fields of its config. */
+  readonly schema: ConfigSchema;
   /**
    * The config as the adapter would carry it: defaults, `all-linear` and tied weights written out
    * for this model.
    */
-  readonly config: TargetConfig;
+  readonly config: PeftConfig;
+  /** Whether the adapter could be active together with adapters of other methods. */
+  readonly isMixedCompatible: boolean;
   /** Adapted sites, in order of execution. */
   readonly sites: readonly PlannedSite[];
+  /** Shapes of what the adapter holds as a whole. */
+  readonly shared: LeafShapes;
   /**
    * Parameters of the base that are trained as a whole (saved modules, biases), each with the one
    * whose copy it uses.
@@ -38,9 +55,14 @@ export interface AdapterPlan {
   readonly tokens: ReadonlyMap<string, PlannedTokens>;
   /** Every entry of the config that names modules, and what it names. */
   readonly patterns: readonly PatternReport[];
+  /** Those of them that name nothing, with the nearest names. */
+  readonly unmatched: readonly PatternReport[];
   /** Number of adapted sites by layer; those outside of layers under `null`. */
   readonly layers: ReadonlyMap<number | null, number>;
-  /** Numbers that training changes. */
+  /**
+   * Numbers that training changes; what is tied counts once, unlike in PEFT and in
+   * `getNbTrainableParameters`.
+   */
   readonly trainableParameters: number;
   /** Numbers in the base. */
   readonly baseParameters: number;
@@ -88,7 +110,8 @@ export function planAdapter(
   config: PeftConfig,
   options: PlanOptions = {},
 ): AdapterPlan {
-  const base = baseOf(model);
+  baseOf(model);
+  const base = pristineBase(model);
   if (typeof config?.peftType !== "string") {
     throw new ConfigError(
       "CONFIG_TYPE",
@@ -97,44 +120,82 @@ export function planAdapter(
       }.`,
     );
   }
-  const method = methodOf(config.peftType, options.registry);
-  const given = method.parseConfig(config);
-  if (!isTargetConfig(given)) {
-    throw new UnsupportedError(
-      "METHOD_TARGETS",
-      `${method.peftType} does not adapt modules by name, so there is nothing to plan.`,
-    );
-  }
-  const resolved = resolveConfig(base, { config: given, method });
-  const targets = planTargets(base, { method, given, resolved });
+  const { method, config: schema, isMixedCompatible } = methodEntryOf(
+    config.peftType,
+    options.registry,
+  );
+  const parsed = method.parseConfig(config);
+  const given: PeftConfig & Partial<TargetConfig> = method.completeConfig?.(parsed, base) ?? parsed;
+  const targeted = isTargetConfig(given)
+    ? planTargeted(base, given, method)
+    : { config: given, targets: NO_TARGETS, tiedSaved: [], notes: [] };
+  const { targets } = targeted;
   const adapted = new Set(targets.sites.map(({ site }) => site.path));
-  const saved = planParameters(base, { resolved, adapted });
+  const saved = planParameters(base, { ...targeted, adapted });
   const tokens = planTokens(base, {
-    config: resolved.config,
+    config: targeted.config,
     adapted,
     parameters: saved.parameters,
   });
   const layers = new Map<number | null, number>();
   for (const { layer } of targets.sites) layers.set(layer, (layers.get(layer) ?? 0) + 1);
+  const shared = method.sharedShapes?.(targeted.config, {
+    model: base,
+    sites: targets.sites.map(({ site }) => site),
+  }) ?? { leaves: {}, frozen: {} };
   const { trained, frozen } = countElements(base, {
     sites: targets.sites,
+    shared,
     parameters: saved.parameters,
     tokens: tokens.tokens,
   });
+  const patterns = [
+    ...targets.patterns,
+    ...saved.patterns,
+    ...tokens.patterns,
+    ...patternKeys(base, given, adapted),
+  ];
   return {
     method,
-    config: correctFanInFanOut(resolved.config, targets.sites.map(({ site }) => site)),
+    schema,
+    isMixedCompatible,
+    config: targeted.config,
     sites: targets.sites,
+    shared,
     parameters: saved.parameters,
     tokens: tokens.tokens,
-    patterns: [...targets.patterns, ...saved.patterns, ...tokens.patterns],
+    patterns,
+    unmatched: patterns.filter(({ modules }) => modules.length === 0),
     layers,
     trainableParameters: trained,
     baseParameters: [...base.parameters.values()].reduce((n, t) => n + sizeOf(t.shape), 0),
     bytes: byteLength("f32", [trained]),
     frozenBytes: byteLength("f32", [frozen]),
-    notes: [...resolved.notes, ...idlePatterns(given, adapted), ...idleExcludes(targets.patterns)],
+    notes: [...targeted.notes, ...idleEntries(patterns)],
     problems: [...targets.problems, ...saved.problems, ...tokens.problems],
+  };
+}
+
+const NO_TARGETS: TargetPlan = { sites: [], patterns: [], problems: [] };
+
+/** The part of a plan for methods that adapt modules by name. */
+function planTargeted(
+  base: ModelGraph,
+  given: TargetConfig,
+  method: PeftMethod,
+): {
+  readonly config: TargetConfig;
+  readonly targets: TargetPlan;
+  readonly tiedSaved: readonly string[];
+  readonly notes: readonly string[];
+} {
+  const resolved = resolveConfig(base, { config: given, method });
+  const targets = planTargets(base, { method, given, resolved });
+  return {
+    config: correctFanInFanOut(resolved.config, targets.sites.map(({ site }) => site)),
+    targets,
+    tiedSaved: resolved.tiedSaved,
+    notes: resolved.notes,
   };
 }
 
@@ -167,11 +228,11 @@ export function checkPlan(
 
 function countElements(
   base: ModelGraph,
-  parts: Pick<AdapterPlan, "sites" | "parameters" | "tokens">,
+  parts: Pick<AdapterPlan, "sites" | "shared" | "parameters" | "tokens">,
 ): { readonly trained: number; readonly frozen: number } {
   const count = (shapes: Readonly<Record<string, readonly number[]>>) =>
     Object.values(shapes).reduce((n, shape) => n + sizeOf(shape), 0);
-  let trained = 0, frozen = 0;
+  let trained = count(parts.shared.leaves), frozen = count(parts.shared.frozen);
   for (const site of parts.sites) {
     trained += count(site.leaves);
     frozen += count(site.frozen);
@@ -185,22 +246,35 @@ function countElements(
   return { trained, frozen };
 }
 
-/** Keys of `rankPattern` and `alphaPattern` that no adapted module has. */
-function idlePatterns(config: TargetConfig, adapted: ReadonlySet<string>): readonly string[] {
-  const notes: string[] = [];
-  for (const field of ["rankPattern", "alphaPattern"]) {
+/** What the keys of `rankPattern` and `alphaPattern` name among adapted modules. */
+function patternKeys(
+  base: ModelGraph,
+  config: PeftConfig,
+  adapted: ReadonlySet<string>,
+): readonly PatternReport[] {
+  return (["rankPattern", "alphaPattern"] as const).flatMap((field) => {
     const patterns = (config as unknown as Record<string, unknown>)[field] ?? {};
-    for (const key of Object.keys(patterns)) {
+    return Object.keys(patterns).map((key) => {
       const expression = pythonRegExp(`(.*\\.)?(${key})`);
-      if (![...adapted].some((path) => expression.test(path))) {
-        notes.push(`${field} has ${JSON.stringify(key)}, which names no adapted module.`);
-      }
-    }
-  }
-  return notes;
+      return patternReport(field, key, {
+        named: [...adapted].filter((path) => expression.test(path)),
+        taken: () => true,
+        known: modulesOf(base),
+      });
+    });
+  });
 }
 
-function idleExcludes(patterns: readonly PatternReport[]): readonly string[] {
-  return patterns.filter((p) => p.field === "excludeModules" && p.modules.length === 0)
-    .map((p) => `excludeModules has ${JSON.stringify(p.pattern)}, which names no module.`);
+/** Entries that name nothing without that being a reason to refuse. */
+function idleEntries(patterns: readonly PatternReport[]): readonly string[] {
+  const what: Partial<Record<PatternReport["field"], string>> = {
+    excludeModules: "module",
+    rankPattern: "adapted module",
+    alphaPattern: "adapted module",
+  };
+  return patterns.filter(({ field, modules }) => what[field] && modules.length === 0)
+    .map(({ field, pattern, nearest }) => {
+      const near = nearest.length ? ` Nearest: ${nearest.join(", ")}.` : "";
+      return `${field} has ${JSON.stringify(pattern)}, which names no ${what[field]}.${near}`;
+    });
 }

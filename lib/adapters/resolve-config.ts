@@ -10,8 +10,8 @@ import type { PeftMethod } from "../methods/method.ts";
 import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
-import { isPathOrEnd } from "./match-modules.ts";
-import { inputEmbedding, modulesOf, tiedToEmbedding } from "./module-tree.ts";
+import { endingsOf } from "./match-modules.ts";
+import { inputEmbedding, type Module, modulesOf, tiedToEmbedding } from "./module-tree.ts";
 
 /** A config whose fields stand for this model, and what they ask to tie. */
 export interface ResolvedConfig {
@@ -51,10 +51,12 @@ export function resolveConfig(
       .map((s) => s.path);
   }
   if (typeof targets !== "string" && targets.length >= CONDENSE_FROM) {
-    const condensed = condenseTargets(targets, [...modulesOf(model).keys()]);
+    const condensed = condenseTargets(targets, modulesOf(model));
     if (condensed.length < new Set(targets).size) targets = condensed;
   }
-  return { ...tied, config: { ...config, targetModules: targets } };
+  const resolved = { ...config, targetModules: targets };
+  // What a method completes may depend on the targets.
+  return { ...tied, config: options.method.completeConfig?.(resolved, model) ?? resolved };
 }
 
 /** Whether targets stand for all linear layers. */
@@ -129,24 +131,25 @@ function resolveTying(model: ModelGraph, config: TargetConfig): ResolvedConfig {
  * The shortest endings that name all targets and nothing else.
  *
  * @param targets Full paths or endings.
- * @param modules Paths of all modules.
+ * @param modules All modules by path.
  */
 export function condenseTargets(
   targets: readonly string[],
-  modules: readonly string[],
+  modules: ReadonlyMap<string, Pick<Module, "endings">>,
 ): readonly string[] {
-  const endings = (path: string) => {
-    const parts = path.split(".");
-    return parts.map((_, i) => parts.slice(parts.length - 1 - i).join("."));
-  };
+  const wanted = new Set(targets);
   const others = new Set(
-    modules.filter((path) => !targets.some((t) => isPathOrEnd(t, path))).flatMap(endings),
+    [...modules.values()].filter(({ endings }) => !endings.some((ending) => wanted.has(ending)))
+      .flatMap(({ endings }) => endings),
   );
   const chosen: string[] = [];
-  const items = [...new Set(targets)].map((path) => ({ path, all: endings(path) }));
+  const items = [...wanted].map((path) => ({
+    path,
+    all: modules.get(path)?.endings ?? endingsOf(path),
+  }));
   items.sort((a, b) => compareLists(a.all, b.all));
   for (const { path, all } of items) {
-    if (chosen.some((ending) => path.endsWith(`.${ending}`))) continue;
+    if (all.some((ending) => ending !== path && chosen.includes(ending))) continue;
     const ending = all.find((e) => !chosen.includes(e) && !others.has(e));
     if (ending !== undefined) chosen.push(ending);
   }

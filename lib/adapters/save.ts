@@ -7,7 +7,6 @@ import { join } from "node:path";
 import { FileError } from "../errors.ts";
 import { pathOf } from "../io/atomic.ts";
 import { type GroupedFile, writeFilesAtomic } from "../io/atomic-files.ts";
-import { readTextFile } from "../io/json.ts";
 import { exists } from "../io/locate.ts";
 import { writeSafetensors } from "../io/safetensors.ts";
 import { PEFT_VERSION, type PeftConfig } from "../methods/config.ts";
@@ -15,18 +14,14 @@ import type { MethodRegistry } from "../methods/mod.ts";
 import { toPeftJson } from "../methods/peft-json.ts";
 import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { BOOLEAN, checkOptions, type OptionRules } from "../options.ts";
 import { hashBase } from "./hash-base.ts";
-import { modelCard } from "./model-card.ts";
-import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
+import { cardFile } from "./model-card.ts";
+import { type Adapter, checkPeft, type PeftModel, pristineBase } from "./peft-model.ts";
+import { type InitialState, plainLora, type SavedForm } from "./plain-lora.ts";
+import { ADAPTER_FILES } from "./read-adapter.ts";
 import { adapterOf } from "./select.ts";
 import { getAdapterStateDict, type StateDictOptions } from "./state-dict.ts";
-
-/** Names of the files, as PEFT has them. */
-export const ADAPTER_FILES = {
-  config: "adapter_config.json",
-  weights: "adapter_model.safetensors",
-  card: "README.md",
-} as const;
 
 /** Where the weights' file keeps the digest of its base, which PEFT passes over. */
 export const BASE_DIGEST = "base_digest";
@@ -40,9 +35,28 @@ export interface SaveOptions extends StateDictOptions {
    * of the same shape is noticed. It takes reading the base once. True by default.
    */
   readonly recordBase?: boolean;
-  /** Methods that are known; the library's own by default. */
+  /**
+   * Saves adapters that began as a part of the base (PiSSA, OLoRA) as plain LoRAs of twice the
+   * rank, by the difference to their initial state, so that they can be used beside others without
+   * taking that part out again. `true` takes the state that the adapter itself keeps. As in PEFT
+   * (`path_initial_model_for_weight_conversion`), it may be a folder that was saved before training;
+   * or an id on the hub, `{ config, tensors }`, or a model that has the adapter as it began.
+   */
+  readonly pathInitialModelForWeightConversion?: InitialState;
+  /** Methods to look up how configs are written; adapters know it themselves by default. */
   readonly registry?: MethodRegistry;
 }
+
+const SAVE_OPTIONS: OptionRules<SaveOptions> = {
+  selectedAdapters: null,
+  saveEmbeddingLayers: {
+    must: 'true, false or "auto"',
+    holds: (x) => x === "auto" || BOOLEAN.holds(x),
+  },
+  recordBase: BOOLEAN,
+  pathInitialModelForWeightConversion: null,
+  registry: null,
+};
 
 /**
  * Saves adapters as `adapter_config.json` and `adapter_model.safetensors`, with a model card: the
@@ -54,8 +68,11 @@ export interface SaveOptions extends StateDictOptions {
  *
  * @param model A model with adapters.
  * @param folder Where to save; made where it does not exist.
- * @throws {ValueError} for a name that the model does not have.
- * @throws {FileError} where writing fails.
+ * @throws {ValueError} for a name that the model does not have, for an option that cannot be, and
+ * where there is nothing to convert.
+ * @throws {UnsupportedError} where an adapter cannot be converted.
+ * @throws {CheckpointError} where the initial state is that of another adapter.
+ * @throws {FileError} where writing fails, or a model card that is there cannot be read.
  *
  * @example
  * ```ts
@@ -79,6 +96,7 @@ export async function savePretrained(
   options: SaveOptions = {},
 ): Promise<void> {
   checkPeft(model);
+  checkOptions(options, SAVE_OPTIONS, { code: "SAVE_OPTION", of: "savePretrained" });
   const { selectedAdapters = [...model.adapters.keys()], recordBase = true } = options;
   const adapters = selectedAdapters.map((name) => adapterOf(model, name));
   const root = pathOf(folder);
@@ -89,11 +107,12 @@ export async function savePretrained(
       { path: root },
     );
   }
-  const digest = recordBase ? await hashBase(model.base) : undefined;
+  const base = pristineBase(model);
+  const digest = recordBase ? await hashBase(base) : undefined;
   const files: GroupedFile[] = [];
   for (const adapter of adapters) {
     const at = adapter.name === "default" ? root : join(root, adapter.name);
-    const tensors = getAdapterStateDict(model, adapter.name, options);
+    const { config, tensors } = await savedForm(model, adapter, options);
     const metadata = { format: "pt", ...(digest ? { [BASE_DIGEST]: digest } : {}) };
     files.push(
       {
@@ -102,24 +121,29 @@ export async function savePretrained(
       },
       text(
         join(at, ADAPTER_FILES.config),
-        toPeftJson(savedConfig(model.base, adapter), { registry: options.registry }),
+        toPeftJson(
+          savedConfig(base, { ...adapter, config }),
+          options.registry ? { registry: options.registry } : { schema: adapter.schema },
+        ),
       ),
     );
   }
-  if (adapters.length) files.push(await cardFile(root, model, adapters));
+  const about = adapters.find(({ name }) => model.active.includes(name)) ?? adapters[0];
+  if (about) files.push(await cardFile(root, base, about.config));
   await writeFilesAtomic(files);
 }
 
-async function cardFile(
-  root: string,
+/** What an adapter's two files are to hold. */
+async function savedForm(
   model: PeftModel,
-  adapters: readonly Adapter[],
-): Promise<GroupedFile> {
-  const path = join(root, ADAPTER_FILES.card);
-  const { config } = adapters.find(({ name }) => model.active.includes(name)) ?? adapters[0];
-  const baseModel = config.baseModelNameOrPath ?? model.base.source;
-  const existing = await exists(path) ? await readTextFile(path) : undefined;
-  return text(path, modelCard({ config, baseModel: baseModel || null, existing }));
+  adapter: Adapter,
+  options: SaveOptions,
+): Promise<SavedForm> {
+  const tensors = getAdapterStateDict(model, adapter.name, options);
+  const { pathInitialModelForWeightConversion: initial } = options;
+  return initial === undefined
+    ? { config: adapter.config, tensors }
+    : await plainLora(adapter, { model, tensors, initial });
 }
 
 function text(path: string, contents: string): GroupedFile {

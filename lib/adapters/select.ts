@@ -3,18 +3,32 @@
  *
  * @module
  */
-import { nearestNames, ValueError } from "../errors.ts";
-import { show } from "../options.ts";
+import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
+import { checkOptions, type OptionRules, show } from "../options.ts";
 import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 
+/** How to activate adapters. */
+export interface SetAdapterOptions {
+  /**
+   * Names of the adapters that training changes from now on; those that become active by default,
+   * as in PEFT, and `[]` for none.
+   */
+  readonly train?: readonly string[];
+}
+
+const SET_ADAPTER: OptionRules<SetAdapterOptions> = { train: null };
+
 /**
- * The model with these adapters active, in this order. Which adapters are trainable stays as it is.
+ * The model with these adapters active, in this order, and trainable. Adapters that were merged
+ * into the base are taken out of it.
  *
  * @param model A model with adapters.
  * @param adapters One name, or several to apply together.
+ * @param options Which adapters are trainable, where it is not those.
  * @throws {ValueError} for a name that does not exist or is given twice, and for two adapters that
  * replace the same parameter of the base (saved modules, biases, token rows), as there is no
  * telling which of the two counts.
+ * @throws {UnsupportedError} for adapters of several methods that cannot be active together.
  *
  * @example
  * ```ts
@@ -29,8 +43,13 @@ import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
  * console.log(both.active); // ["style", "default"]
  * ```
  */
-export function setAdapter(model: PeftModel, adapters: string | readonly string[]): PeftModel {
+export function setAdapter(
+  model: PeftModel,
+  adapters: string | readonly string[],
+  options: SetAdapterOptions = {},
+): PeftModel {
   checkPeft(model);
+  checkOptions(options, SET_ADAPTER, { code: "ADAPTER_LIST", of: "setAdapter" });
   const active = Array.isArray(adapters) ? [...adapters] : [adapters as string];
   const chosen = active.map((name) => adapterOf(model, name));
   const twice = active.find((name, i) => active.indexOf(name) !== i);
@@ -42,8 +61,58 @@ export function setAdapter(model: PeftModel, adapters: string | readonly string[
         : `setAdapter got ${JSON.stringify(twice)} twice.`,
     );
   }
+  checkMethods(chosen);
   checkTogether(chosen);
-  return { ...model, active };
+  const trainable = options.train === undefined ? active : checkNames(model, options.train);
+  return { ...pristine(model), active, trainable };
+}
+
+/**
+ * The model with adapters made trainable or not, whichever are active.
+ *
+ * @param model A model with adapters.
+ * @param adapters One name, or several.
+ * @param requiresGrad Whether training changes them.
+ * @throws {ValueError} for a name that does not exist.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, setRequiresGrad } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig());
+ * console.log(setRequiresGrad(model, "default", false).trainable); // []
+ * ```
+ */
+export function setRequiresGrad(
+  model: PeftModel,
+  adapters: string | readonly string[],
+  requiresGrad = true,
+): PeftModel {
+  const names = checkNames(model, Array.isArray(adapters) ? adapters : [adapters as string]);
+  const others = model.trainable.filter((name) => !names.includes(name));
+  return { ...model, trainable: requiresGrad ? [...others, ...names] : others };
+}
+
+function checkNames(model: PeftModel, names: readonly string[]): readonly string[] {
+  if (!Array.isArray(names)) {
+    throw new ValueError(
+      "ADAPTER_LIST",
+      `A list of adapters' names is needed; found ${show(names)}.`,
+    );
+  }
+  for (const name of names) adapterOf(model, name);
+  return [...new Set(names)];
+}
+
+/** The model as it was before adapters were merged into its base. */
+export function pristine(model: PeftModel): PeftModel {
+  if (!model.merged) return model;
+  const { merged, ...rest } = model;
+  return { ...rest, base: merged.base };
 }
 
 /**
@@ -70,7 +139,8 @@ export function enableAdapters(model: PeftModel): PeftModel {
 }
 
 /**
- * The model with all adapters switched off: it gives exactly what its base gives.
+ * The model with all adapters switched off: it gives exactly what its base gives. Adapters that were
+ * merged into the base are taken out of it.
  *
  * @throws {ValueError} where the model has no adapters.
  *
@@ -90,11 +160,12 @@ export function enableAdapters(model: PeftModel): PeftModel {
  */
 export function disableAdapters(model: PeftModel): PeftModel {
   checkPeft(model);
-  return { ...model, enabled: false };
+  return { ...pristine(model), enabled: false };
 }
 
 /**
- * The model without an adapter. If it was active, the others that were stay active.
+ * The model without an adapter. If it was active, the others that were stay active; if it was the
+ * only one, the first of those that are left becomes active, as in PEFT.
  *
  * @throws {ValueError} where there is none of this name.
  *
@@ -113,69 +184,17 @@ export function disableAdapters(model: PeftModel): PeftModel {
 export function deleteAdapter(model: PeftModel, adapterName: string): PeftModel {
   adapterOf(model, adapterName);
   const without = (names: readonly string[]) => names.filter((name) => name !== adapterName);
-  return {
-    ...model,
+  const less: PeftModel = {
+    ...pristine(model),
     adapters: new Map([...model.adapters].filter(([name]) => name !== adapterName)),
     multipliers: new Map([...model.multipliers].filter(([name]) => name !== adapterName)),
     active: without(model.active),
     trainable: without(model.trainable),
   };
-}
-
-/**
- * Runs something with the active adapters' own scaling multiplied by a factor.
- *
- * @param model A model with adapters; it stays as it is.
- * @param multiplier The factor: one for all active adapters, or one by name. 1 changes nothing, 0
- * leaves only what the adapters replace (saved modules, biases, token rows).
- * @param fn Gets the scaled model.
- * @returns What `fn` gave, and the model that was given.
- * @throws {ValueError} for a factor that is no finite number, and for an unknown name.
- *
- * @example
- * ```ts
- * import { createModel, forward, getPeftModel, loraConfig, withAdapterScale } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
- * using _device = base.device;
- * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
- * const { value, model: restored } = await withAdapterScale(
- *   model,
- *   0.5,
- *   (half) => forward(half, { inputIds: [[1, 2, 3]] }),
- * );
- * console.log(value.logits.shape, restored === model); // [1, 3, 96] true
- * ```
- */
-export async function withAdapterScale<T>(
-  model: PeftModel,
-  multiplier: number | Readonly<Record<string, number>>,
-  fn: (scaled: PeftModel) => T | Promise<T>,
-): Promise<{ readonly value: T; readonly model: PeftModel }> {
-  checkPeft(model);
-  const factors = typeof multiplier === "object" && multiplier !== null
-    ? Object.entries(multiplier)
-    : model.active.map((name): [string, number] => [name, multiplier]);
-  const multipliers = new Map(model.multipliers);
-  for (const [name, factor] of factors) {
-    adapterOf(model, name);
-    if (!Number.isFinite(factor)) {
-      throw new ValueError(
-        "ADAPTER_SCALE",
-        `An adapter's scale must be multiplied by a finite number, not ${show(factor)}.`,
-      );
-    }
-    multipliers.set(name, (multipliers.get(name) ?? 1) * factor);
-  }
-  if (typeof fn !== "function") {
-    throw new ValueError(
-      "ADAPTER_SCALE",
-      `withAdapterScale needs a function that gets the scaled model; found ${show(fn)}.`,
-    );
-  }
-  return { value: await fn({ ...model, multipliers }), model };
+  const [next] = less.adapters.keys();
+  return less.active.length || next === undefined || !model.active.length
+    ? less
+    : setAdapter(less, next);
 }
 
 /**
@@ -195,6 +214,27 @@ export function adapterOf(model: PeftModel, name: string): Adapter {
       near.length ? ` (nearest: ${near[0]})` : ""
     }; it has ${names.join(", ") || "none"}.`,
     { name, names },
+  );
+}
+
+/** Refuses adapters of several methods unless all of them can be mixed. */
+function checkMethods(adapters: readonly Adapter[]): void {
+  const prefixed = adapters.filter(({ method }) => method.cachePrefix);
+  const types = [...new Set(adapters.map(({ method }) => method.peftType))];
+  const alone = adapters.find(({ isMixedCompatible }) => !isMixedCompatible);
+  if (prefixed.length < 2 && (types.length < 2 || !alone)) return;
+  throw new UnsupportedError(
+    "ADAPTERS_MIXED",
+    prefixed.length > 1
+      ? `${
+        prefixed.map(({ name }) => JSON.stringify(name)).join(" and ")
+      } both put virtual tokens ` +
+        "before the text, and only one adapter can. Activate one of them."
+      : `Adapters of the methods ${types.join(" and ")} cannot be active together: ` +
+        `${alone!.method.peftType} (${
+          JSON.stringify(alone!.name)
+        }) works alone. Activate one of them.`,
+    { adapters: adapters.map(({ name }) => name), methods: types },
   );
 }
 

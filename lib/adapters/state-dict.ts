@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { CheckpointError, nearestNames } from "../errors.ts";
+import { CheckpointError, nearestNames, UnsupportedError } from "../errors.ts";
 import { parameterOf } from "../model/model-graph.ts";
 import { castTensor, toFloat32 } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
@@ -21,6 +21,21 @@ export interface StateDictOptions {
    * as in PEFT.
    */
   readonly saveEmbeddingLayers?: boolean | "auto";
+}
+
+/** How to put tensors into an adapter. */
+export interface SetStateDictOptions {
+  /** Which adapter; `"default"` by default. */
+  readonly adapterName?: string;
+  /** Whether anything that does not fit is an error; true by default. */
+  readonly strict?: boolean;
+  /** Whether 16-bit leaves become f32; true by default. */
+  readonly autocastAdapterDtype?: boolean;
+  /**
+   * Whether leaves stay where they are, such as in a file, and are read when they are used; false by
+   * default.
+   */
+  readonly lowMemory?: boolean;
 }
 
 /** What happened when tensors were put into an adapter. */
@@ -89,6 +104,10 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
         ? transposed(adapter.sites.get(tie.path)!.leaves[tie.leaf])
         : site.leaves[target.leaf];
     }
+    case "shared":
+      return { ...adapter.shared.frozen, ...adapter.shared.leaves }[target.leaf];
+    case "derived":
+      return adapter.method.derivedTensors!(adapter.config, adapter.shared).get(target.key)!;
     case "parameter":
       return adapter.parameters.get(target.name)!;
     case "tokens":
@@ -108,10 +127,10 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
  *
  * @param model A model with adapters.
  * @param tensors Tensors under PEFT's keys; they are read.
- * @param options Which adapter; and whether anything that does not fit is an error (`strict`, the
- * default) or only reported.
+ * @param options See {@link SetStateDictOptions}.
  * @returns The new model, and what was used and what was not.
  * @throws {CheckpointError} where keys are missing or unexpected or shapes differ.
+ * @throws {UnsupportedError} where the adapter holds an encoder of what the tensors are.
  * @throws {FileError} where a tensor cannot be read.
  *
  * @example
@@ -132,14 +151,21 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
 export async function setAdapterStateDict(
   model: PeftModel,
   tensors: ReadonlyMap<string, Tensor>,
-  options: { readonly adapterName?: string; readonly strict?: boolean } = {},
+  options: SetStateDictOptions = {},
 ): Promise<{ readonly model: PeftModel; readonly report: LoadReport }> {
-  const { adapterName = "default", strict = true } = options;
+  const { adapterName = "default", strict = true, autocastAdapterDtype = true } = options;
   const adapter = adapterOf(model, adapterName);
-  const { report, accepted } = compare(model, adapter, tensors);
+  const { report, accepted } = compare(model, adapter, { tensors, autocast: autocastAdapterDtype });
   if (strict) checkReport(report, [...adapterKeys(model.base, adapter, false).keys()]);
   const loaded = new Map<string, Tensor>();
-  for (const key of accepted.keys()) loaded.set(key, await onHost(tensors.get(key)!));
+  for (const key of accepted.keys()) {
+    const stored = tensors.get(key)!;
+    const keep = !autocastAdapterDtype && isHalf(stored.dtype);
+    loaded.set(
+      key,
+      options.lowMemory ? keep ? stored : lazily(stored) : await onHost(stored, keep),
+    );
+  }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return {
     model: { ...model, adapters: new Map([...model.adapters, [adapterName, changed]]) },
@@ -150,8 +176,9 @@ export async function setAdapterStateDict(
 function compare(
   model: PeftModel,
   adapter: Adapter,
-  tensors: ReadonlyMap<string, Tensor>,
+  given: { readonly tensors: ReadonlyMap<string, Tensor>; readonly autocast: boolean },
 ): { readonly report: LoadReport; readonly accepted: ReadonlyMap<string, KeyTarget> } {
+  const { tensors } = given;
   const required = adapterKeys(model.base, adapter, false);
   const known = new Map([...optionalKeys(model.base, adapter), ...required]);
   const accepted = new Map<string, KeyTarget>();
@@ -161,13 +188,15 @@ function compare(
   for (const [key, { shape, dtype }] of tensors) {
     const target = known.get(key);
     if (!target) {
-      (isCopy(key, required) ? ignored : unexpected).push(key);
+      (isCopy(key, required) || isFixed(key, adapter) ? ignored : unexpected).push(key);
       continue;
     }
     const expected = tensorAt(model, adapter, target).shape;
+    if (target.kind === "derived") throw notReadable(key, adapter);
     if (expected.join() !== shape.join()) shapeMismatch.push({ key, expected, found: shape });
     else accepted.set(key, target);
-    if (isFloating(dtype) && dtype !== "f32") dtypeCast.push({ key, from: dtype });
+    const cast = isFloating(dtype) && dtype !== "f32" && (given.autocast || !isHalf(dtype));
+    if (cast) dtypeCast.push({ key, from: dtype });
   }
   return {
     accepted,
@@ -177,9 +206,7 @@ function compare(
       unexpected,
       shapeMismatch,
       dtypeCast,
-      regenerated: [...adapter.sites].flatMap(([path, { frozen }]) =>
-        Object.keys(frozen).map((leaf) => `${path}.${leaf}`)
-      ),
+      regenerated: regeneratedLeaves(adapter, required),
       ignored,
     },
   };
@@ -189,6 +216,39 @@ function compare(
 function isCopy(key: string, required: ReadonlyMap<string, KeyTarget>): boolean {
   const plain = key.replace(/\.(original_module|modules_to_save)\./, ".");
   return plain !== key && required.get(plain)?.kind === "parameter";
+}
+
+/** A key of a fixed leaf that the config says is made again instead of read. */
+function isFixed(key: string, { method, shared }: Adapter): boolean {
+  return Object.keys(shared.frozen).some((leaf) => key === `base_model.${leaf}`) &&
+    method.sharedKeys !== undefined;
+}
+
+function regeneratedLeaves(
+  adapter: Adapter,
+  required: ReadonlyMap<string, KeyTarget>,
+): readonly string[] {
+  const read = new Set(
+    [...required.values()].flatMap((target) => target.kind === "shared" ? [target.leaf] : []),
+  );
+  return [
+    ...Object.keys(adapter.shared.frozen).filter((leaf) => !read.has(leaf)),
+    ...[...adapter.sites].flatMap(([path, { frozen }]) =>
+      Object.keys(frozen).map((leaf) => `${path}.${leaf}`)
+    ),
+  ];
+}
+
+function notReadable(key: string, { name, method }: Adapter): UnsupportedError {
+  return new UnsupportedError(
+    "ADAPTER_ENCODED",
+    `${key} cannot be put into the adapter ${
+      JSON.stringify(name)
+    }: a file of ${method.peftType} holds ` +
+      "what its encoder computed, from which the encoder cannot be told. Load it without training " +
+      "it further (isTrainable: false), or make an adapter without the encoder.",
+    { key, adapter: name },
+  );
 }
 
 function checkReport(report: LoadReport, required: readonly string[]): void {
@@ -218,14 +278,23 @@ function nearest(key: string, names: readonly string[]): string {
 }
 
 /**
- * The tensor in memory, floats as f32. An adapter must not depend on a file that is replaced when
- * it is saved again.
+ * The tensor in memory, floats as f32 unless they keep their type. An adapter must not depend on a
+ * file that is replaced when it is saved again.
  */
-async function onHost(stored: Tensor): Promise<Tensor> {
-  const { shape } = stored;
-  return isFloating(stored.dtype)
+async function onHost(stored: Tensor, keepType: boolean): Promise<Tensor> {
+  const { shape, dtype } = stored;
+  return isFloating(dtype) && !keepType
     ? tensor(await toFloat32(stored), { shape })
-    : tensor(await stored.data(), { shape, dtype: stored.dtype });
+    : tensor(await stored.data(), { shape, dtype });
+}
+
+/** The tensor as f32, read each time that it is needed. */
+function lazily(stored: Tensor): Tensor {
+  return isFloating(stored.dtype) ? castTensor(stored, "f32") : stored;
+}
+
+function isHalf(dtype: Tensor["dtype"]): boolean {
+  return dtype === "f16" || dtype === "bf16";
 }
 
 async function withTensors(
@@ -240,34 +309,40 @@ async function withTensors(
   const parameters = new Map(adapter.parameters);
   const tokens = new Map(adapter.tokens);
   const replacements = new Map(adapter.replacements);
+  const shared = { leaves: { ...adapter.shared.leaves }, frozen: { ...adapter.shared.frozen } };
   // What is tied comes twice in a file; both must agree, and the first is the one that is kept.
-  const shared = new Map<Tensor, { readonly key: string; readonly tensor: Tensor }>();
+  const copies = new Map<Tensor, { readonly key: string; readonly tensor: Tensor }>();
   for (const [key, target] of given.accepted) {
     const value = given.loaded.get(key)!;
     if (target.kind === "leaf") {
       const site = sites.get(target.path)!;
       if (site.tied?.[target.leaf]) continue;
       sites.set(target.path, { ...site, leaves: { ...site.leaves, [target.leaf]: value } });
+    } else if (target.kind === "shared") {
+      (target.leaf in shared.leaves ? shared.leaves : shared.frozen)[target.leaf] = value;
     } else if (target.kind === "parameter") {
       const old = adapter.parameters.get(target.name)!;
-      const first = shared.get(old);
+      const first = copies.get(old);
       if (first) await checkEqual([first.key, first.tensor], [key, value]);
-      else shared.set(old, { key, tensor: value });
+      else copies.set(old, { key, tensor: value });
     } else if (target.kind === "tokens") {
       const old = adapter.tokens.get(target.path)!;
       const renewed = { ...old, rows: value };
       for (const [path, entry] of adapter.tokens) if (entry === old) tokens.set(path, renewed);
-    } else if (!await isEqual(value, parameterOf(model.base, target.name))) {
+    } else if (
+      target.kind === "base" && !await isEqual(value, parameterOf(model.base, target.name))
+    ) {
       replacements.set(target.name, value);
     }
   }
   for (const [name, old] of adapter.parameters) {
-    const value = shared.get(old)?.tensor;
+    const value = copies.get(old)?.tensor;
     if (value) parameters.set(name, value);
   }
   const changed = {
     ...adapter,
     sites,
+    shared,
     parameters,
     tokens,
     replacements: withTies(model, replacements),

@@ -3,14 +3,14 @@
  *
  * @module
  */
-import type { ForwardPass } from "../model/forward-pass.ts";
+import type { ForwardPass, PassCache } from "../model/forward-pass.ts";
 import { createForwardPass } from "../model/forward-pass.ts";
 import type { HostInputs } from "../model/architecture.ts";
 import { input } from "../ops/input.ts";
 import { createGraph, type Graph, type Value } from "../ops/value.ts";
 import { type Program, programOf } from "../program/program.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { adaptationOf } from "./adaptation.ts";
+import { adaptationOf, ROW_ADAPTERS } from "./adaptation.ts";
 import { type AnyModel, baseOf } from "./peft-model.ts";
 
 /** What a model is traced for. */
@@ -20,7 +20,12 @@ export interface TraceOptions {
   /** Tokens in a row. */
   readonly length: number;
   /** Number of positions in a cache of keys and values; none without it. */
-  readonly cache?: { readonly capacity: number };
+  readonly cache?: PassCache;
+  /**
+   * Names of the adapters that the rows of a mixed batch get; the program then takes `rowAdapters`,
+   * the place of each row's adapter among them.
+   */
+  readonly mixed?: readonly string[];
   /**
    * Number of tokens in a row that logits are wanted for; all of them without it. The program takes
    * their places as `logitRows`.
@@ -44,7 +49,7 @@ export interface TraceOptions {
 export interface TracedModel {
   /**
    * The program. Its data inputs are `ids`, `positions`, `querySegments`, `keySegments`, `offset`,
-   * perhaps `logitRows` and `seed`, and what the architecture adds.
+   * perhaps `logitRows`, `rowAdapters` and `seed`, and what the architecture adds.
    */
   readonly program: Program;
   /** Weights and leaves by input name. */
@@ -73,7 +78,7 @@ export function traceModel(model: AnyModel, options: TraceOptions): TracedModel 
     input(graph, name, { shape, dtype: "i32" });
   const base = baseOf(model);
   const pass = createForwardPass(graph, base, {
-    adaptation: model.type === "peft" ? adaptationOf(model) : undefined,
+    adaptation: model.type === "peft" ? adaptationOf(model, options) : undefined,
     trained: trained && ((name) => trained(graph, name)),
     seed: options.dropout ? ints("seed", [1]) : undefined,
     querySegments: ints("querySegments", [b, t]),
@@ -116,6 +121,8 @@ export interface RunInputs {
    * + t.
    */
   readonly logitRows?: Int32Array;
+  /** Place of each row's adapter in a mixed batch [B]; −1 for none. */
+  readonly rowAdapters?: Int32Array;
   /** Seed of the dropout masks. */
   readonly seed?: number;
 }
@@ -145,6 +152,7 @@ export function runInputs(
     ...(options.logitRows && {
       logitRows: tensor(options.logitRows, { shape: [b, options.logitRows.length / b] }),
     }),
+    ...(options.rowAdapters && { [ROW_ADAPTERS]: tensor(options.rowAdapters) }),
     seed: tensor(Int32Array.of(options.seed ?? 0)),
     ...base.architecture.hostInputs(base.config, host),
   };

@@ -4,7 +4,8 @@
  * @module
  */
 import { compileModel } from "../adapters/forward.ts";
-import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import { mixedBatch, mixedKey } from "../adapters/mixed-batch.ts";
+import { type AnyModel, baseOf, virtualTokens } from "../adapters/peft-model.ts";
 import { runInputs, traceModel } from "../adapters/trace-model.ts";
 import type { Executable, State } from "../device/device.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
@@ -24,8 +25,8 @@ export interface Decoder extends Disposable {
  *
  * @param model A model with or without adapters.
  * @param prompts Token ids, at least one in each row, all in the vocabulary.
- * @param options `expected` new tokens find room without the cache having to grow; `signal` stops
- * between two parts of a long prompt.
+ * @param options `expected` new tokens find room without the cache having to grow; `adapterNames`
+ * gives each row its own adapter; `signal` stops between two parts of a long prompt.
  *
  * @example
  * ```ts
@@ -44,7 +45,11 @@ export interface Decoder extends Disposable {
 export async function openDecoder(
   model: AnyModel,
   prompts: readonly (readonly number[])[],
-  options: { readonly expected?: number; readonly signal?: AbortSignal } = {},
+  options: {
+    readonly expected?: number;
+    readonly adapterNames?: readonly string[];
+    readonly signal?: AbortSignal;
+  } = {},
 ): Promise<Decoder> {
   const base = baseOf(model);
   const { architecture, config, device } = base;
@@ -53,21 +58,30 @@ export async function openDecoder(
   const longest = Math.max(...prompts.map((ids) => ids.length));
   const padding = prompts.map((ids) => longest - ids.length);
 
+  const mixed = mixedBatch(model, options.adapterNames, batch);
+  // Virtual tokens take the first places of the cache, before padding and text.
+  const virtual = mixed ? 0 : virtualTokens(model);
+  const chunks = promptChunks(longest);
+  const { start: lastStart, length: lastLength } = chunks[chunks.length - 1];
+
   let used = 0;
-  let capacity = cacheCapacity(longest + (options.expected ?? 0));
+  let capacity = cacheCapacity(
+    virtual + Math.max(lastStart + lastLength, longest + (options.expected ?? 0)),
+  );
   let state: State = device.createState(cacheSpecs(layout, { batch, capacity }));
   let logits: Float32Array;
   let decode: { readonly executable: Executable; readonly inputs: Record<string, Tensor> };
 
-  const compiled = (length: number) =>
+  const compiled = (length: number, first = false) =>
     compileModel(
       model,
-      `generate ${batch} ${length} ${capacity}`,
+      `generate ${batch} ${length} ${capacity} ${first && virtual > 0} ${mixedKey(mixed)}`,
       () =>
         traceModel(model, {
           batch,
           length,
-          cache: { capacity },
+          cache: { capacity, first },
+          mixed: mixed?.names,
           logitRows: length === 1 ? undefined : 1,
           outputs: (_, values) => ({ logits: values.logits }),
         }),
@@ -77,14 +91,17 @@ export async function openDecoder(
   // where no query looks.
   const keySegments = () => {
     const segments = new Int32Array(batch * capacity).fill(1);
-    padding.forEach((n, b) => segments.fill(0, b * capacity, b * capacity + n));
+    padding.forEach((n, b) => {
+      const from = b * capacity + virtual;
+      segments.fill(0, from, from + n);
+    });
     return segments;
   };
 
   async function prefill(): Promise<void> {
-    for (const { start, count, length } of promptChunks(longest)) {
+    for (const { start, count, length } of chunks) {
       options.signal?.throwIfAborted();
-      const { traced, executable } = await compiled(length);
+      const { traced, executable } = await compiled(length, start === 0);
       const ids = new Int32Array(batch * length);
       const positions = new Int32Array(batch * length);
       const querySegments = new Int32Array(batch * length);
@@ -93,7 +110,7 @@ export async function openDecoder(
           const position = start + t - padding[b];
           if (position < 0) continue;
           ids[b * length + t] = prompt[position];
-          positions[b * length + t] = position;
+          positions[b * length + t] = virtual + position;
           querySegments[b * length + t] = 1;
         }
       });
@@ -107,14 +124,15 @@ export async function openDecoder(
           positions,
           querySegments,
           keySegments: keySegments(),
-          offset: start,
-          sequenceLength: longest,
+          offset: start === 0 ? 0 : virtual + start,
+          sequenceLength: virtual + longest,
+          rowAdapters: mixed?.rows,
           logitRows: Int32Array.from(prompts, (_, b) => b * length + count - 1),
         }),
       }, { state });
       logits = await outputs.logits.data() as Float32Array;
     }
-    used = longest;
+    used = virtual + longest;
   }
 
   async function openDecode(): Promise<void> {
@@ -129,6 +147,7 @@ export async function openDecoder(
         ids: new Int32Array(batch),
         positions: new Int32Array(batch),
         keySegments: keySegments(),
+        rowAdapters: mixed?.rows,
       }),
     };
     decode = { executable, inputs };

@@ -74,6 +74,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly skipSpecialTokens?: boolean;
   /** What a chat template gets beside the messages, such as `tools`. */
   readonly chatTemplate?: ChatTemplateOptions;
+  /**
+   * The adapter of each prompt, active or not, `"__base__"` for none; without it all get the active
+   * adapters.
+   */
+  readonly adapterNames?: readonly string[];
   /** Stops with the signal's reason as the error. */
   readonly signal?: AbortSignal;
 }
@@ -97,6 +102,7 @@ const GENERATE_RULES: OptionRules<GenerateOptions> = {
   addSpecialTokens: BOOLEAN,
   skipSpecialTokens: BOOLEAN,
   chatTemplate: null,
+  adapterNames: null,
   signal: SIGNAL,
 };
 
@@ -251,6 +257,7 @@ async function* generateRows(
   );
   using decoder = await openDecoder(model, ids, {
     expected: Math.min(Math.max(...rows.map((row) => row.limit)), 128),
+    adapterNames: options.adapterNames,
     signal,
   });
   const fed = new Int32Array(rows.length);

@@ -15,3 +15,4 @@ export {
 } from "./generate.ts";
 export type { Prompt } from "./prompt.ts";
 export { argmax, drawToken, processLogits, type SamplingOptions } from "./sampling.ts";
+export { describeSignature, type GenerateOptionsOf } from "./signature.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import { type AnyModel, baseOf, virtualTokens } from "../adapters/peft-model.ts";
 import { checkIds } from "../adapters/token-batch.ts";
 import { ValueError } from "../errors.ts";
 import type { ChatMessage, ChatTemplateOptions } from "../io/chat-template.ts";
@@ -119,11 +119,14 @@ function idsOf(prompt: Prompt, options: PromptOptions): readonly number[] {
   return tokenizer!.encode(text, { addSpecialTokens: false });
 }
 
-/** How many positions a model's config allows; as many as one likes where it does not say. */
+/**
+ * How many positions a model's config allows beside an adapter's virtual tokens; as many as one likes
+ * where it does not say.
+ */
 export function maxPositionsOf(model: AnyModel): number {
   const { config } = baseOf(model);
   const found = config.max_position_embeddings ?? config.n_positions;
-  return typeof found === "number" ? found : Infinity;
+  return typeof found === "number" ? found - virtualTokens(model) : Infinity;
 }
 
 /**

@@ -18,6 +18,13 @@ export function setTokenizerSource(config: ModelConfig, source: TokenizerSource)
   sources.set(config, source);
 }
 
+/** Notes that models with one config have the tokenizer of those with another. */
+export function shareTokenizer(from: ModelConfig, to: ModelConfig): void {
+  const source = sources.get(from), known = loaded.get(from);
+  if (source) sources.set(to, source);
+  if (known) loaded.set(to, known);
+}
+
 /**
  * The tokenizer that lies beside a model's weights, read once.
  *

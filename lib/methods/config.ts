@@ -5,28 +5,12 @@
  */
 import { z } from "zod";
 import { ConfigError, nearestNames } from "../errors.ts";
+import { TASK_TYPES, TaskType } from "./peft-types.ts";
 
 /** The PEFT release whose files and behaviour this library follows. */
 export const PEFT_VERSION = "0.21.0";
 
-/** What a model is adapted for. */
-export type TaskType =
-  | "SEQ_CLS"
-  | "SEQ_2_SEQ_LM"
-  | "CAUSAL_LM"
-  | "TOKEN_CLS"
-  | "QUESTION_ANS"
-  | "FEATURE_EXTRACTION";
-
-/** All task types, in PEFT's order. */
-export const TASK_TYPES: readonly TaskType[] = [
-  "SEQ_CLS",
-  "SEQ_2_SEQ_LM",
-  "CAUSAL_LM",
-  "TOKEN_CLS",
-  "QUESTION_ANS",
-  "FEATURE_EXTRACTION",
-];
+export { TASK_TYPES, TaskType };
 
 /** What every config holds, complete: no field is absent. */
 export interface PeftConfig {
@@ -46,7 +30,10 @@ export interface PeftConfig {
   readonly peftVersion: string | null;
 }
 
-/** What the configs of methods share that adapt modules by name. */
+/**
+ * What the configs of methods share that adapt modules by name. Fields that not every method has
+ * are optional here; a method that has one declares it and holds it in every config.
+ */
 export interface TargetConfig extends PeftConfig {
   /**
    * Which modules: a list of full paths or of their endings, a regular expression for the whole
@@ -54,13 +41,13 @@ export interface TargetConfig extends PeftConfig {
    */
   readonly targetModules: readonly string[] | string | null;
   /** Modules to leave out, as a list or as a regular expression; comes before everything else. */
-  readonly excludeModules: readonly string[] | string | null;
+  readonly excludeModules?: readonly string[] | string | null;
   /** Only these layers, by number. Applies to endings, not to full paths. */
-  readonly layersToTransform: readonly number[] | number | null;
+  readonly layersToTransform?: readonly number[] | number | null;
   /**
    * Name of the list that holds the layers, such as `layers` or `h`, where it cannot be guessed.
    */
-  readonly layersPattern: readonly string[] | string | null;
+  readonly layersPattern?: readonly string[] | string | null;
   /** Modules that are trained and saved as a whole. */
   readonly modulesToSave: readonly string[] | null;
   /** Rows of embeddings to train: of the input embedding, or by module name. */
@@ -71,7 +58,7 @@ export interface TargetConfig extends PeftConfig {
   /** Keeps tied modules tied when one of them is adapted or saved. */
   readonly ensureWeightTying?: boolean;
   /** Which biases of the base are trained: none, all, or those of the adapted modules. */
-  readonly bias?: "none" | "all" | "lora_only";
+  readonly bias?: "none" | "all" | `${string}_only`;
   /**
    * Whether the adapted weights are stored [in, out]. Follows from the modules, and is corrected
    * when an adapter is made.
@@ -98,8 +85,8 @@ export interface FieldType<T> {
   };
 }
 
-/** How fields are declared: a type for each. */
-export type ConfigFields<C> = { readonly [K in keyof Required<C>]: FieldType<C[K]> };
+/** How fields are declared: a type for each; a method need not have those that are optional. */
+export type ConfigFields<C> = { readonly [K in keyof C]: FieldType<C[K]> };
 
 /** A method's config as data: what PEFT's config class is to Python. */
 export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
@@ -169,9 +156,13 @@ export function commonFields(peftType: string): ConfigFields<PeftConfig> {
 }
 
 /** The fields of {@link TargetConfig} that every such method has. */
-export function targetFields(): Pick<
-  ConfigFields<TargetConfig>,
-  "targetModules" | "excludeModules" | "layersToTransform" | "layersPattern" | "modulesToSave"
+export function targetFields(): ConfigFields<
+  Required<
+    Pick<
+      TargetConfig,
+      "targetModules" | "excludeModules" | "layersToTransform" | "layersPattern" | "modulesToSave"
+    >
+  >
 > {
   return {
     targetModules: field.patterns(),
@@ -185,7 +176,7 @@ export function targetFields(): Pick<
 
 /** Refuses combinations of {@link targetFields} as PEFT does. */
 export function checkTargets(config: TargetConfig): void {
-  const { targetModules, layersToTransform, layersPattern } = config;
+  const { targetModules, layersToTransform = null, layersPattern = null } = config;
   if (typeof targetModules === "string" && layersToTransform !== null) {
     throw new ConfigError(
       "CONFIG_LAYERS",
@@ -202,6 +193,12 @@ export function checkTargets(config: TargetConfig): void {
       }: put the layers into the regular expression, or give a list of names.`,
     );
   }
+  checkLayersPattern(config);
+}
+
+/** Refuses a list of layers without saying which of them, as PEFT does. */
+export function checkLayersPattern(config: TargetConfig): void {
+  const { layersToTransform = null, layersPattern } = config;
   if (layersPattern?.length && layersToTransform === null) {
     throw new ConfigError(
       "CONFIG_LAYERS",

@@ -53,3 +53,49 @@ export const ATTENTION_TARGETS: Readonly<Record<string, readonly string[]>> = {
   t5: ["q", "v"],
   "xlm-roberta": QUERY_VALUE,
 };
+
+const QVD: readonly string[] = [...QV, "down_proj"];
+const KVD: readonly string[] = ["k_proj", "v_proj", "down_proj"];
+const FUSED_OUT: readonly string[] = [...FUSED, "dense_4h_to_h"];
+
+/**
+ * What (IA)³ adapts by default, by `model_type`: keys, values and what a feed-forward block puts
+ * out, as far as the names allow. PEFT's own choice.
+ */
+export const IA3_TARGETS: Readonly<Record<string, readonly string[]>> = {
+  bart: [...QV, "fc2"],
+  bert: ["key", "value", "output.dense"],
+  bloom: [...FUSED, "mlp.dense_4h_to_h"],
+  deberta: ["in_proj", "output.dense"],
+  "deberta-v2": ["key_proj", "value_proj", "output.dense"],
+  falcon: FUSED_OUT,
+  gemma: QVD,
+  gemma2: QVD,
+  gemma3_text: QVD,
+  gpt2: ["c_attn", "mlp.c_proj"],
+  gpt_bigcode: ["c_attn", "mlp.c_proj"],
+  gpt_neo: [...QV, "c_proj"],
+  gpt_neox: FUSED_OUT,
+  gptj: [...QV, "fc_out"],
+  llama: KVD,
+  llama4: QVD,
+  mistral: KVD,
+  mixtral: ["k_proj", "v_proj", "w2"],
+  mt5: ["k", "v", "wi_1"],
+  opt: ["q_proj", "k_proj", "fc2"],
+  phi: [...QV, "fc2"],
+  qwen2: QVD,
+  qwen3: QVD,
+  RefinedWeb: FUSED_OUT,
+  RefinedWebModel: FUSED_OUT,
+  roberta: ["key", "value", "output.dense"],
+  t5: ["k", "v", "wo"],
+};
+
+/** Which modules (IA)³ takes for feed-forward ones by default, by `model_type`. */
+export const IA3_FEEDFORWARD: Readonly<Record<string, readonly string[]>> = {
+  ...Object.fromEntries(
+    Object.entries(IA3_TARGETS).map(([type, names]) => [type, names.slice(-1)]),
+  ),
+  mt5: [],
+};

@@ -159,7 +159,7 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
  * `nn.init.kaiming_uniform_(w, a=√5)` for a weight with this many input features (He et al., 2015,
  * arXiv:1502.01852).
  */
-function kaimingUniform(
+export function kaimingUniform(
   random: TorchRandom,
   { size, features }: { readonly size: number; readonly features: number },
 ): Float32Array {

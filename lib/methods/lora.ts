@@ -23,6 +23,7 @@ import { neg, sqrt } from "../ops/unary.ts";
 import type { Value } from "../ops/value.ts";
 import { parseConfig } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
+import { loraCombine } from "./lora-combine.ts";
 import { type LoraConfig, loraSchema, loraShape } from "./lora-config.ts";
 import { decomposes, frozenLora, initLora, loraFrozenShapes, loraLeafShapes } from "./lora-init.ts";
 import type { ForwardContext, MergeContext, PeftMethod, SiteContext } from "./method.ts";
@@ -34,6 +35,9 @@ export const lora: PeftMethod<LoraConfig> = {
   peftType: "LORA",
   prefix: "lora_",
   parseConfig: (config) => parseConfig(loraSchema, config),
+  isScalable: true,
+  supportsLoraConversion: true,
+  isIdentityAtInit: true,
   siteKinds: ["linear", "conv1d", "embedding"],
   defaultTargets: ATTENTION_TARGETS,
   leafShapes: loraLeafShapes,
@@ -45,6 +49,7 @@ export const lora: PeftMethod<LoraConfig> = {
     context.site.kind === "embedding" ? forwardEmbedding(context) : forwardLinear(context),
   merge,
   keyOf: (leaf) => KEYS[leaf] ?? leaf,
+  combine: loraCombine,
 };
 
 /** Leaves whose key is not their name. */
@@ -99,18 +104,25 @@ function merge(
   return { weight: merged, bias: add(bias, scaled(leaves.lora_bias, scaleOf(context))) };
 }
 
-function scaleOf({ config, site, multiplier }: Context): number {
-  return loraShape(config, site).scale * multiplier;
+/** A factor of which a part is known only when the program runs. */
+interface Scale {
+  readonly fixed: number;
+  readonly asked: Value | 1;
 }
 
-function scaled(x: Value, factor: number): Value {
-  return factor === 1 ? x : mul(x, factor);
+function scaleOf({ config, site, multiplier }: Context): Scale {
+  return { fixed: loraShape(config, site).scale, asked: multiplier };
+}
+
+function scaled(x: Value, { fixed, asked }: Scale): Value {
+  const y = fixed === 1 ? x : mul(x, fixed);
+  return asked === 1 ? y : mul(y, asked);
 }
 
 interface LowRank {
   readonly a: Value;
   readonly b: Value;
-  readonly scale: number;
+  readonly scale: Scale;
 }
 
 /** B·A·x, scaled where the numbers are fewest: between the two products. */

@@ -8,6 +8,7 @@ import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site, SiteKind } from "../model/site.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { CombineRule } from "./combine.ts";
 import type { PeftConfig } from "./config.ts";
 import type { TorchRandom } from "./torch-random.ts";
 
@@ -40,6 +41,44 @@ export interface InitContext<C extends PeftConfig> {
   weight(): Promise<Float32Array>;
 }
 
+/** What a method gets to make what an adapter holds as a whole. */
+export interface SharedContext<C extends PeftConfig> {
+  /** The adapter's config, complete. */
+  readonly config: C;
+  /** The base model. */
+  readonly model: ModelGraph;
+  /** The sites that the adapter takes part at, in order of execution. */
+  readonly sites: readonly Site[];
+  /** As {@link InitContext.random}; shared leaves come before those of the first site. */
+  readonly random: TorchRandom;
+}
+
+/** Shapes of trained and of fixed leaves. */
+export interface LeafShapes {
+  /** Of the trained ones. */
+  readonly leaves: Readonly<Record<string, readonly number[]>>;
+  /** Of the fixed ones. */
+  readonly frozen: Readonly<Record<string, readonly number[]>>;
+}
+
+/** What a method gets to trace the part of an adapter that belongs to no site. */
+export interface SharedTrace<C extends PeftConfig> {
+  /** The pass that is being traced. */
+  readonly pass: ForwardPass;
+  /** The adapter's config, complete. */
+  readonly config: C;
+  /** The adapter's leaves as a whole as values, trained and fixed ones, in f32. */
+  readonly shared: Readonly<Record<string, Value>>;
+}
+
+/** Keys and values that stand before those of the tokens. */
+export interface CachePrefix {
+  /** Number N of virtual tokens. */
+  readonly length: number;
+  /** Keys and values of one attention layer, each [N, heads of keys, size of a head]. */
+  layer(index: number): { readonly k: Value; readonly v: Value };
+}
+
 /** What a method gets to trace one site. */
 export interface SiteContext<C extends PeftConfig> {
   /** The pass that is being traced, for dropout and the base's weights. */
@@ -50,8 +89,13 @@ export interface SiteContext<C extends PeftConfig> {
   readonly config: C;
   /** Leaves as values: trained and frozen ones, in f32. */
   readonly leaves: Readonly<Record<string, Value>>;
-  /** Factor on the adapter's own scaling, 1 unless the caller asked for another. */
-  readonly multiplier: number;
+  /** Leaves of the adapter as a whole as values, in f32. */
+  readonly shared: Readonly<Record<string, Value>>;
+  /**
+   * Factor on the adapter's own scaling: 1, or f32 [1] where the caller asked for another, so that
+   * all factors share a program.
+   */
+  readonly multiplier: Value | 1;
 }
 
 /** What a method gets in the forward pass of one site. */
@@ -84,7 +128,18 @@ export interface PeftMethod<C extends PeftConfig = any> {
   readonly prefix: string;
   /** Completes and checks a config in camelCase. Throws `ConfigError`. */
   parseConfig(config: unknown): C;
-  /** Kinds of sites that it can adapt. */
+  /**
+   * Fills in what the config leaves to the model, such as its sizes. Throws `ConfigError` where the
+   * model does not say it.
+   */
+  completeConfig?(config: C, model: ModelGraph): C;
+  /** Whether an adapter with its default initialisation changes nothing until it is trained. */
+  readonly isIdentityAtInit?: boolean;
+  /** Whether `withAdapterScale` means something for it: what it adds is scaled. */
+  readonly isScalable?: boolean;
+  /** Whether what it adds to a linear layer is a weight delta, which a LoRA can stand for. */
+  readonly supportsLoraConversion?: boolean;
+  /** Kinds of sites that it can adapt; none for a method that adapts none. */
   readonly siteKinds: readonly SiteKind[];
   /** Suffixes of target modules by `model_type`, for configs that name none. */
   readonly defaultTargets: Readonly<Record<string, readonly string[]>>;
@@ -102,10 +157,34 @@ export interface PeftMethod<C extends PeftConfig = any> {
   init(context: InitContext<C>): Promise<SiteLeaves>;
   /** Only the fixed leaves, for an adapter that is being loaded; `null` where there are none. */
   frozen?(context: InitContext<C>): Promise<Leaves>;
+  /** Shapes of what an adapter holds as a whole; without it there is nothing. */
+  sharedShapes?(
+    config: C,
+    of: { readonly model: ModelGraph; readonly sites: readonly Site[] },
+  ): LeafShapes;
+  /** Makes the shared leaves. */
+  initShared?(context: SharedContext<C>): Promise<SiteLeaves>;
+  /** Only the fixed shared leaves, for an adapter that is being loaded; `null` where none. */
+  frozenShared?(context: SharedContext<C>): Promise<Leaves>;
+  /** Checkpoint keys of shared leaves that files hold, trained or fixed, by leaf; whole keys. */
+  sharedKeys?(config: C): Readonly<Record<string, string>>;
+  /**
+   * Tensors that are saved in the place of shared leaves and cannot be loaded back into them, by
+   * whole key, such as the prefix that an encoder computes.
+   */
+  derivedTensors?(config: C, shared: SiteLeaves): ReadonlyMap<string, Tensor>;
+  /** Keys and values before those of the tokens, for a method that is no part of any site. */
+  cachePrefix?(context: SharedTrace<C>): CachePrefix;
+  /** Number of virtual tokens that {@link PeftMethod.cachePrefix} gives. */
+  prefixLength?(config: C): number;
+  /** What its checkpoint keys start with before a module path; `base_model.model.` by default. */
+  readonly keyPrefix?: string;
   /** Traces the site with the adapter. */
   forward(context: ForwardContext<C>): Value;
   /** Traces the merged weights; absent where a method cannot be merged. */
   merge?(context: MergeContext<C>): { readonly weight: Value; readonly bias?: Value };
   /** The end of a leaf's checkpoint key, such as `lora_A.weight`, after the module path. */
   keyOf(leaf: string, site: Site): string;
+  /** How adapters become one; absent where a method's adapters cannot be combined. */
+  readonly combine?: CombineRule<C>;
 }

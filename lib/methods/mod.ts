@@ -5,10 +5,17 @@
  * @module
  */
 import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
+import { show } from "../options.ts";
 import type { ConfigSchema, PeftConfig } from "./config.ts";
+import { ia3 } from "./ia3.ts";
+import { ia3Schema } from "./ia3-config.ts";
 import { lora } from "./lora.ts";
 import { loraSchema } from "./lora-config.ts";
 import type { PeftMethod } from "./method.ts";
+import { prefixTuning } from "./prefix-tuning.ts";
+import { prefixTuningSchema } from "./prefix-tuning-config.ts";
+import { vera } from "./vera.ts";
+import { veraSchema } from "./vera-config.ts";
 
 /** What is registered of one method. */
 // deno-lint-ignore no-explicit-any -- a registry holds methods of different configs
@@ -35,7 +42,8 @@ export type MethodRegistry = ReadonlyMap<string, Required<PeftMethodEntry>>;
  * @param registry The registry, which stays as it is.
  * @param entry The method, its config and its name.
  * @throws {ValueError} for a name that ends in `_`, is not in lower case or is taken; for a prefix
- * that is taken; and where name, prefix and `peft_type` of the parts disagree.
+ * that is taken; and where name, prefix and `peft_type` of the parts disagree. The messages are
+ * PEFT's, which throws a `KeyError` for what is taken and also refuses names that its enum lacks.
  *
  * @example
  * ```ts
@@ -55,13 +63,22 @@ export function registerPeftMethod<C extends PeftConfig>(
 ): MethodRegistry {
   const { name, config, method, prefix = `${name}_`, isMixedCompatible = false } = entry;
   const refuse = (code: string, message: string) => new ValueError(code, message, { name, prefix });
+  if (typeof name !== "string" || !config || !method) {
+    throw refuse(
+      "METHOD_ENTRY",
+      `A method is registered with its name, its config and what it does ({ name, config, method }); found ${
+        show(name)
+      } as the name, ${show(config)} as the config and ${show(method)} as the method.`,
+    );
+  }
   if (name.endsWith("_")) {
     throw refuse(
       "METHOD_NAME",
       `Please pass the name of the PEFT method without '_' suffix, got ${name}.`,
     );
   }
-  if (!/[a-z]/.test(name) || name !== name.toLowerCase()) {
+  // Python's islower(): at least one letter, and none that is not small.
+  if (!/\p{Lowercase}/u.test(name) || /[\p{Uppercase}\p{Lt}]/u.test(name)) {
     throw refuse(
       "METHOD_NAME",
       `The name of the PEFT method should be in lower case letters, got ${name}.`,
@@ -110,6 +127,9 @@ export function createMethodRegistry(entries: Iterable<PeftMethodEntry>): Method
 /** The methods that the library brings. */
 export const defaultMethods: MethodRegistry = createMethodRegistry([
   { name: "lora", config: loraSchema, method: lora, isMixedCompatible: true },
+  { name: "ia3", config: ia3Schema, method: ia3, isMixedCompatible: true },
+  { name: "vera", config: veraSchema, method: vera, prefix: "vera_lambda_" },
+  { name: "prefix_tuning", config: prefixTuningSchema, method: prefixTuning },
 ]);
 
 /**

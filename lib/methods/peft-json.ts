@@ -4,7 +4,7 @@
  * @module
  */
 import { ConfigError } from "../errors.ts";
-import { jsonName, type PeftConfig, unknownFields } from "./config.ts";
+import { type ConfigSchema, jsonName, type PeftConfig, unknownFields } from "./config.ts";
 import { defaultMethods, methodEntryOf, type MethodRegistry } from "./mod.ts";
 
 /** Which methods exist. */
@@ -18,7 +18,7 @@ export interface PeftJsonOptions {
  * fields: sorted keys, two spaces, no newline at the end, and `inference_mode` always true. (Lists
  * that are sets in Python have no order there.)
  *
- * @param config A complete config, of a registered method.
+ * @param config A complete config, of a registered method, or of the `schema` that is given.
  * @throws {UnsupportedError} where its method is not registered.
  *
  * @example
@@ -28,8 +28,11 @@ export interface PeftJsonOptions {
  * console.log(JSON.parse(json).lora_alpha); // 8
  * ```
  */
-export function toPeftJson(config: PeftConfig, options: PeftJsonOptions = {}): string {
-  const schema = methodEntryOf(config.peftType, options.registry).config;
+export function toPeftJson(
+  config: PeftConfig,
+  options: PeftJsonOptions & { readonly schema?: ConfigSchema } = {},
+): string {
+  const { schema = methodEntryOf(config.peftType, options.registry).config } = options;
   const floats = new Set(schema.floats);
   const fields = Object.keys(schema.fields).map((name): [string, unknown, boolean] => [
     jsonName(schema, name),

@@ -4,6 +4,8 @@
  * @module
  */
 export {
+  checkLayersPattern,
+  checkTargets,
   commonFields,
   type ConfigFields,
   type ConfigSchema,
@@ -14,19 +16,10 @@ export {
   type PeftConfig,
   type TargetConfig,
   targetFields,
-  TASK_TYPES,
-  type TaskType,
 } from "./config.ts";
+export { type Ia3Config, ia3Config } from "./ia3-config.ts";
 export { type LoraConfig, loraConfig, type LoraInit } from "./lora-config.ts";
-export type {
-  ForwardContext,
-  InitContext,
-  Leaves,
-  MergeContext,
-  PeftMethod,
-  SiteContext,
-  SiteLeaves,
-} from "./method.ts";
+export type * from "./method.ts";
 export {
   createMethodRegistry,
   defaultMethods,
@@ -36,4 +29,8 @@ export {
   registerPeftMethod,
 } from "./mod.ts";
 export { fromPeftJson, type PeftJsonOptions, toPeftJson } from "./peft-json.ts";
+export { type PrefixTuningConfig, prefixTuningConfig } from "./prefix-tuning-config.ts";
+export type { PromptLearningConfig } from "./prompt-config.ts";
+export { PeftType, TASK_TYPES, TaskType } from "./peft-types.ts";
 export type { TorchRandom } from "./torch-random.ts";
+export { type VeraConfig, veraConfig } from "./vera-config.ts";

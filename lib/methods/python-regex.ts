@@ -20,9 +20,16 @@ import { ConfigError } from "../errors.ts";
  * ```
  */
 export function pythonRegExp(pattern: string): RegExp {
+  const { source, flags } = read(pattern);
+  return new RegExp(`^(?:${source})$`, flags);
+}
+
+/** Translates a pattern and sees that it is valid, whatever it will be put into. */
+function read(pattern: string): { readonly source: string; readonly flags: string } {
   try {
     const { source, flags } = translate(pattern);
-    return new RegExp(`^(?:${source})$`, flags);
+    new RegExp(`^(?:${source})$`, flags);
+    return { source, flags };
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     const error = new ConfigError(
@@ -91,3 +98,89 @@ function jsFlags(flags: string): string {
   // ASCII, Unicode and locale matching differ only outside the names of modules.
   return flags.replace(/[aLu]/g, "");
 }
+
+/**
+ * A text with every match of a regular expression replaced, as `re.subn` does.
+ *
+ * @param pattern Python's syntax, as for {@link pythonRegExp}.
+ * @param replacement Text in which `\1`, `\g<1>` and `\g<name>` stand for groups, `\g<0>` for the
+ * whole match and `\\` for a backslash.
+ * @returns A function that gives the new text and how often the expression matched.
+ * @throws {ConfigError} `CONFIG_REGEX` where the pattern or the replacement is not valid.
+ *
+ * @example
+ * ```ts
+ * import { pythonSubstitution } from "./python-regex.ts";
+ * const rename = pythonSubstitution("^layers\\.(\\d+)", "h.\\1");
+ * console.log(rename("layers.3.mlp")); // { text: "h.3.mlp", count: 1 }
+ * ```
+ */
+export function pythonSubstitution(
+  pattern: string,
+  replacement: string,
+): (text: string) => { readonly text: string; readonly count: number } {
+  const { source, flags } = read(pattern);
+  const expression = new RegExp(source, `g${flags}`);
+  // An alternative that always matches tells which groups there are.
+  const groups = new RegExp(`${source}|`, flags).exec("")!;
+  const parts = replacementParts(pattern, { replacement, groups });
+  return (text) => {
+    let count = 0;
+    const replaced = text.replace(expression, (...match) => {
+      count++;
+      const named = typeof match.at(-1) === "object" ? match.at(-1) : {};
+      return parts.map((part) =>
+        typeof part === "string"
+          ? part
+          : (typeof part.group === "number" ? match[part.group] : named[part.group]) ?? ""
+      ).join("");
+    });
+    return { text: replaced, count };
+  };
+}
+
+type ReplacementPart = string | { readonly group: number | string };
+
+function replacementParts(
+  pattern: string,
+  of: { readonly replacement: string; readonly groups: RegExpExecArray },
+): readonly ReplacementPart[] {
+  const { replacement, groups } = of;
+  const refuse = (reason: string) =>
+    new ConfigError(
+      "CONFIG_REGEX",
+      `${JSON.stringify(replacement)} cannot replace what ${
+        JSON.stringify(pattern)
+      } matches: ${reason}.`,
+      { pattern, replacement },
+    );
+  const group = (name: string): ReplacementPart => {
+    const number = /^\d+$/.test(name) ? Number(name) : undefined;
+    const known = number === undefined ? name in (groups.groups ?? {}) : number < groups.length;
+    if (!known) throw refuse(`the pattern has no group ${name}`);
+    return { group: number ?? name };
+  };
+  return [...replacement.matchAll(
+    /\\(?:g<([^>]*)>|(0[0-7]{0,2}|[1-3][0-7]{2})|([1-9]\d?)|([\s\S]?))|[^\\]+/g,
+  )]
+    .map(([piece, name, octal, number, escape]) => {
+      if (name !== undefined || number !== undefined) return group(name ?? number);
+      if (piece[0] !== "\\") return piece;
+      if (octal !== undefined) return String.fromCharCode(parseInt(octal, 8));
+      if (ESCAPES[escape] !== undefined) return ESCAPES[escape];
+      if (escape === "") throw refuse("it ends in a backslash");
+      if (/[a-zA-Z]/.test(escape)) throw refuse(`the escape ${piece} has no meaning`);
+      return piece;
+    });
+}
+
+const ESCAPES: Readonly<Record<string, string>> = {
+  "\\": "\\",
+  a: "\x07",
+  b: "\b",
+  f: "\f",
+  n: "\n",
+  r: "\r",
+  t: "\t",
+  v: "\v",
+};

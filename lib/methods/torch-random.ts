@@ -25,8 +25,15 @@ export interface TorchRandom {
   ): Float32Array<ArrayBuffer>;
   /** A permutation of 0 … size − 1, as `torch.randperm`. */
   permutation(size: number): Int32Array<ArrayBuffer>;
+  /**
+   * For each of `size` elements 1 with this probability, else 0, as `torch.bernoulli` of a float32
+   * tensor that is filled with it.
+   */
+  bernoulli(size: number, probability: number): Uint8Array<ArrayBuffer>;
   /** Moves on as `uniform(size)` would, without making the numbers. */
   skip(size: number): void;
+  /** Another stream that goes on from where this one is, independently of it. */
+  fork(): TorchRandom;
 }
 
 const LENGTH = 624, MIDDLE = 397;
@@ -52,10 +59,17 @@ export function createTorchRandom(seed: number): TorchRandom {
     const x = state[i - 1] ^ (state[i - 1] >>> 30);
     state[i] = Math.imul(1812433253, x) + i;
   }
-  let next = LENGTH;
-  // The second of a pair of normal numbers waits here for the next small tensor.
-  let spare: number | undefined;
+  return stream(state, LENGTH);
+}
 
+/**
+ * The numbers that follow from a state.
+ *
+ * @param state The words of the generator, which it goes on changing.
+ * @param next The first word that is not used up.
+ * @param spare The second of a pair of normal numbers, which waits for the next small tensor.
+ */
+function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): TorchRandom {
   function refill(): void {
     for (let i = 0; i < LENGTH - MIDDLE; i++) {
       state[i] = state[i + MIDDLE] ^ twist(state[i], state[i + 1]);
@@ -136,6 +150,14 @@ export function createTorchRandom(seed: number): TorchRandom {
       }
       return out;
     },
+    bernoulli(size, probability) {
+      const out = new Uint8Array(size);
+      const limit = Math.fround(probability);
+      for (let i = 0; i < size; i++) {
+        out[i] = (bits32() & 0xffffff) * 2 ** -24 < limit ? 1 : 0;
+      }
+      return out;
+    },
     skip(size) {
       for (let left = size; left > 0;) {
         if (next === LENGTH) refill();
@@ -144,6 +166,7 @@ export function createTorchRandom(seed: number): TorchRandom {
         left -= step;
       }
     },
+    fork: () => stream(state.slice(), next, spare),
   };
 }
 

@@ -6,6 +6,7 @@
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ForwardPass } from "./forward-pass.ts";
+import type { ModelSignature } from "./signature.ts";
 import type { Site } from "./site.ts";
 
 /** The contents of a `config.json`. */
@@ -72,6 +73,11 @@ export interface Architecture {
    * How many positions it has learned, where they are a table; without it there is no end to them.
    */
   positionLimit?(config: ModelConfig): number;
+  /**
+   * What its models take and give; without it they do as causal language models, which take token
+   * ids and predict the next ones.
+   */
+  signature?(config: ModelConfig): ModelSignature;
   /** Vocabulary size. */
   vocabularySize(config: ModelConfig): number;
   /** Standard deviation of new weights. */

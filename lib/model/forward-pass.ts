@@ -6,8 +6,11 @@
  */
 import { add, mul } from "../ops/binary.ts";
 import { attention } from "../ops/attention.ts";
+import { broadcast } from "../ops/broadcast.ts";
 import { cacheUpdate } from "../ops/cache-update.ts";
 import { cast } from "../ops/cast.ts";
+import { concat } from "../ops/concat.ts";
+import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
 import { gather } from "../ops/gather.ts";
 import { input, type InputSpec } from "../ops/input.ts";
@@ -22,21 +25,38 @@ import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
 import { lookup, multiply, type Weight } from "./weight.ts";
 
+/**
+ * A tensor that stands for a parameter of the base while adapters are active (a trained bias, a
+ * saved module); `undefined` where none does.
+ */
+export type ParameterSource = (
+  name: string,
+) => { readonly leaf: string; readonly tensor: Tensor } | undefined;
+
 /** How adapters take part in a pass. */
 export interface Adaptation {
-  /** What stands for a site's output; `base` runs the site itself on any input. */
-  site(pass: ForwardPass, site: Site, x: Value, base: (x: Value) => Value): Value;
-  /**
-   * A tensor that stands for a parameter of the base while the adapters are active (a trained bias,
-   * a saved module).
-   */
-  parameter?(name: string): { readonly leaf: string; readonly tensor: Tensor } | undefined;
+  /** What stands for a site's output; `pass.base` runs the site itself on any input. */
+  site(pass: ForwardPass, site: Site, x: Value): Value;
+  /** What stands for parameters of the base. */
+  readonly parameter?: ParameterSource;
+  /** Keys and values that stand before those of the tokens. */
+  prefix?(pass: ForwardPass): PassPrefix;
+}
+
+/** Keys and values of virtual tokens, which stand before those of each row. */
+export interface PassPrefix {
+  /** Number N of virtual tokens. */
+  readonly length: number;
+  /** Keys and values of one attention layer, each [N, heads of keys, size of a head]. */
+  layer(index: number): { readonly k: Value; readonly v: Value };
 }
 
 /** Cached keys and values of a pass. */
 export interface PassCache {
   /** Number of cached positions that there is room for. */
   readonly capacity: number;
+  /** Whether nothing is cached yet, so that virtual tokens have to be. */
+  readonly first?: boolean;
 }
 
 /** What a pass is traced with. */
@@ -72,6 +92,10 @@ export interface ForwardPass {
   readonly training: boolean;
   /** Runs the linear, conv1d, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
+  /** Runs a site without adapters, but for the parameters that they replace. */
+  base(site: Site, x: Value): Value;
+  /** The same pass with other parameters replaced. */
+  withParameters(source: ParameterSource | undefined): ForwardPass;
   /**
    * Attention of one layer with this pass's mask and cache; q [B, T, H, D], k and v [B, T, G, D].
    */
@@ -127,9 +151,9 @@ export function createForwardPass(
     return input(graph, name, spec);
   }
 
-  function weight(name: string): Weight {
-    const replaced = options.adaptation?.parameter?.(name);
-    if (replaced) return { plain: pass.leaf(replaced.leaf, replaced.tensor) };
+  function weightFrom(source: ParameterSource | undefined, name: string): Weight {
+    const replaced = source?.(name);
+    if (replaced) return { plain: leaf(replaced.leaf, replaced.tensor) };
     const trained = options.trained?.(resolveTied(model, name));
     if (trained) return { plain: trained };
     const key = resolveTied(model, name);
@@ -152,28 +176,61 @@ export function createForwardPass(
     };
   }
 
-  function parameter(name: string): Value {
-    const w = weight(name);
-    if (!w.plain) throw new TypeError(`${name} is a vector, and vectors are not block-quantized.`);
-    return cast(w.plain, "f32");
+  function leaf(name: string, tensor: Tensor): Value {
+    const trained = options.trained?.(name);
+    if (trained) return trained;
+    const dtype = model.device.weightType(tensor.dtype as ScalarType);
+    return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
   }
 
-  function base(site: Site, x: Value): Value {
-    const w = `${site.path}.weight`;
-    switch (site.kind) {
-      case "embedding":
-        return lookup(weight(w), x);
-      case "norm": {
-        const epsilon = epsilonOf(model);
-        return site.bias
-          ? layerNorm(x, { weight: parameter(w), bias: parameter(`${site.path}.bias`), epsilon })
-          : rmsNorm(x, parameter(w), { epsilon });
+  /** Keys and values of a layer with those of virtual tokens in front of them. */
+  function behindPrefix(
+    layer: number,
+    { k, v }: { readonly k: Value; readonly v: Value },
+  ): { readonly k: Value; readonly v: Value } {
+    const own = prefix!.layer(layer);
+    const join = (front: Value, rows: Value) => {
+      const [b, , g, d] = rows.shape;
+      const every = broadcast(reshape(front, [1, -1, g, d]), [b, prefix!.length, g, d]);
+      return concat([every, rows], { axis: 1 });
+    };
+    return { k: join(own.k, k), v: join(own.v, v) };
+  }
+
+  function viewWith(source: ParameterSource | undefined): Views {
+    const weight = (name: string) => weightFrom(source, name);
+    const parameter = (name: string) => {
+      const w = weight(name);
+      if (!w.plain) {
+        throw new TypeError(`${name} is a vector, and vectors are not block-quantized.`);
       }
-      default: {
-        const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
-        return site.bias ? add(y, parameter(`${site.path}.bias`)) : y;
-      }
-    }
+      return cast(w.plain, "f32");
+    };
+    return {
+      weight,
+      parameter,
+      base(site, x) {
+        const w = `${site.path}.weight`;
+        switch (site.kind) {
+          case "embedding":
+            return lookup(weight(w), x);
+          case "norm": {
+            const epsilon = epsilonOf(model);
+            return site.bias
+              ? layerNorm(x, {
+                weight: parameter(w),
+                bias: parameter(`${site.path}.bias`),
+                epsilon,
+              })
+              : rmsNorm(x, parameter(w), { epsilon });
+          }
+          default: {
+            const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
+            return site.bias ? add(y, parameter(`${site.path}.bias`)) : y;
+          }
+        }
+      },
+    };
   }
 
   const pass: ForwardPass = {
@@ -182,23 +239,31 @@ export function createForwardPass(
     training: options.seed !== undefined,
     bindings,
     cacheUpdates,
-    weight,
-    parameter,
+    ...viewWith(options.adaptation?.parameter),
+    withParameters: (source) => ({ ...pass, ...viewWith(source) }),
     site(path, x) {
       const site = model.sites.get(path);
       if (!site) {
         throw new TypeError(`The architecture ran the site "${path}" without declaring it.`);
       }
-      return options.adaptation
-        ? options.adaptation.site(pass, site, x, (v) => base(site, v))
-        : base(site, x);
+      return options.adaptation ? options.adaptation.site(pass, site, x) : pass.base(site, x);
     },
     attention(layer, { q, k, v, causal = true, window = null, scale }) {
       const { querySegments, keySegments, offset, cache } = options;
       const rest = { querySegments, keySegments, offset, causal, window, scale };
-      if (!cache) return attention(q, { k, v, ...rest });
+      const first = prefix && (!cache || cache.first);
+      const added = first ? behindPrefix(layer, { k, v }) : { k, v };
+      if (first) rest.offset = add(offset, prefix.length);
+      if (!cache) {
+        if (first) {
+          const shape = [keySegments.shape[0], prefix.length];
+          const seen = constant(graph, 1, { shape, dtype: "i32" });
+          rest.keySegments = concat([seen, keySegments], { axis: 1 });
+        }
+        return attention(q, { ...added, ...rest });
+      }
       const [all, values] = (["k", "v"] as const).map((part) => {
-        const rows = part === "k" ? k : v;
+        const rows = added[part];
         const name = `cache.${layer}.${part}`;
         const [b, , g, d] = rows.shape;
         const old = input(graph, name, {
@@ -212,12 +277,7 @@ export function createForwardPass(
       });
       return attention(q, { k: all, v: values, ...rest });
     },
-    leaf(name, tensor) {
-      const trained = options.trained?.(name);
-      if (trained) return trained;
-      const dtype = model.device.weightType(tensor.dtype as ScalarType);
-      return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
-    },
+    leaf,
     boundary(x) {
       boundaries.push(x);
       return x;
@@ -233,8 +293,11 @@ export function createForwardPass(
       return logitRows ? gather(reshape(h, [-1, h.shape[h.shape.length - 1]]), logitRows) : h;
     },
   };
+  const prefix = options.adaptation?.prefix?.(pass);
   return pass;
 }
+
+type Views = Pick<ForwardPass, "weight" | "parameter" | "base">;
 
 function epsilonOf(model: ModelGraph): number {
   const { config } = model;

@@ -4,7 +4,7 @@
  * @module
  */
 import { emitCast } from "./onnx-elementwise.ts";
-import { BF16_FUNCTION, literal, STORAGE } from "../../kernels/wgsl.ts";
+import { BF16_FUNCTION, F16_FUNCTION, literal, STORAGE } from "../../kernels/wgsl.ts";
 import type { Operation } from "./operation.ts";
 import type { Value, ValueType } from "./value.ts";
 
@@ -30,7 +30,7 @@ export const castOperation: Operation = {
       const y = from === to ? x : `${to}(${x})`;
       switch (node.dtype) {
         case "f16":
-          return `unpack2x16float(pack2x16float(vec2<f32>(${y}, 0.0))).x`;
+          return `roundF16(${y})`;
         case "bf16":
           return `bitcast<f32>(bf16Bits(${y}) << 16u)`;
         case "u8":
@@ -39,6 +39,7 @@ export const castOperation: Operation = {
           return y;
       }
     },
-    functions: (node) => node.dtype === "bf16" ? [BF16_FUNCTION] : [],
+    functions: ({ dtype }) =>
+      dtype === "bf16" ? [BF16_FUNCTION] : dtype === "f16" ? [F16_FUNCTION] : [],
   },
 };

@@ -4,7 +4,7 @@
  * @module
  */
 import { shiftLabels } from "../adapters/forward.ts";
-import type { AnyModel } from "../adapters/peft-model.ts";
+import { type AnyModel, virtualTokens } from "../adapters/peft-model.ts";
 import {
   checkIds,
   checkPositions,
@@ -13,6 +13,7 @@ import {
   type TokenBatch,
 } from "../adapters/token-batch.ts";
 import { runInputs } from "../adapters/trace-model.ts";
+import { UnsupportedError } from "../errors.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { checkOptions, type OptionRules } from "../options.ts";
 import type { Program } from "../program/program.ts";
@@ -77,6 +78,7 @@ export interface PreparedBatch {
  * @throws {ShapeError} where parts differ in shape.
  * @throws {ValueError} where ids, labels, segments or positions are out of range, and for parts
  * that a batch does not have.
+ * @throws {UnsupportedError} for segments where an adapter puts virtual tokens before each row.
  */
 export async function prepareBatch(model: AnyModel, given: TrainingBatch): Promise<PreparedBatch> {
   checkOptions(given, PARTS, { code: "BATCH_PART", of: "A batch" });
@@ -87,8 +89,17 @@ export async function prepareBatch(model: AnyModel, given: TrainingBatch): Promi
     await partOf("attentionMask", given.attentionMask, { shape, from: 0, to: 1 }) ??
     new Int32Array(ids.length).fill(1);
   const packed = given.segments !== undefined;
-  const positions = await partOf("positionIds", given.positionIds, { shape, from: 0 }) ??
+  const virtual = virtualTokens(model);
+  if (packed && virtual) {
+    throw new UnsupportedError(
+      "PACKED_PREFIX",
+      `A batch with segments packs several samples into a row, and the active adapter puts ${virtual} ` +
+        "virtual tokens before each row, which only its first sample would see. Train without packing.",
+    );
+  }
+  const own = await partOf("positionIds", given.positionIds, { shape, from: 0 }) ??
     countPositions(segments, length, packed);
+  const positions = own.map((position) => position + virtual);
   checkPositions(model, positions);
   const labels = await partOf("labels", given.labels, { shape, from: IGNORED_LABEL }) ??
     ids.map((id, i) => segments[i] === 0 ? IGNORED_LABEL : id);
@@ -133,6 +144,7 @@ export function batchInputs(
     ...batch,
     keySegments: batch.segments,
     querySegments: batch.packed ? batch.segments : undefined,
+    sequenceLength: batch.length + virtualTokens(model),
   });
   inputs.labels = tensor(batch.labels, { shape: [batch.batch, batch.length] });
   inputs.lossScale = tensor(Float32Array.of(options.lossScale));

@@ -1,34 +1,28 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
-import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
-import { mergeAndUnload, unload } from "../../lib/adapters/merge.ts";
+import { mergeAdapter, mergeAndUnload, unload, unmergeAdapter } from "../../lib/adapters/merge.ts";
 import type { AnyModel, PeftModel } from "../../lib/adapters/peft-model.ts";
-import { disableAdapters, setAdapter, withAdapterScale } from "../../lib/adapters/select.ts";
+import { withAdapterScale } from "../../lib/adapters/scope.ts";
+import { deleteAdapter, disableAdapters, setAdapter } from "../../lib/adapters/select.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
+import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
+import { createModel, loadModel } from "../../lib/io/load-model.ts";
+import { tokenizerOf } from "../../lib/io/model-tokenizer.ts";
+import { saveModel } from "../../lib/io/save-model.ts";
+import { loadTokenizer } from "../../lib/io/tokenizer.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
 import { defaultMethods, type MethodRegistry } from "../../lib/methods/mod.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import type { ModelGraph } from "../../lib/model/model-graph.ts";
-import { float32ToBits, toFloat32 } from "../../lib/tensor/convert.ts";
+import { castTensor, float32ToBits, toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { testOnDevices } from "../devices.ts";
 import { goldenBase, peftLora } from "./bases.ts";
+import { randomized } from "./randomized.ts";
 
 const INPUTS = { inputIds: [[5, 41, 3, 60, 7], [9, 9, 12, 0, 33]] };
-
-async function randomized(model: PeftModel, seed = 5): Promise<PeftModel> {
-  const random = createTorchRandom(seed);
-  const all: PeftModel = { ...model, active: [...model.adapters.keys()] };
-  const leaves = new Map<string, Tensor>();
-  for (const [name, leaf] of trainableLeaves(all)) {
-    const start = await toFloat32(leaf);
-    const shift = random.normal(start.length, { std: 0.2 });
-    leaves.set(name, tensor(start.map((x, i) => x + shift[i]), { shape: leaf.shape }));
-  }
-  return { ...withLeaves(all, leaves), active: model.active };
-}
 
 async function logitsOf(model: AnyModel): Promise<Float32Array> {
   return await toFloat32((await forward(model, INPUTS)).logits);
@@ -81,6 +75,7 @@ testOnDevices("tied weights part only where one of them changes", async (device)
   for (const target of ["embed_tokens", "lm_head"]) {
     const merged = await merge({ target_modules: [target] });
     assertEquals(merged.tied.size, 0);
+    assertEquals(merged.config.tie_word_embeddings, false);
     assert(merged.parameters.has("lm_head.weight"));
     // The other of the two is still the base's own.
     const other = target === "lm_head" ? "model.embed_tokens.weight" : "lm_head.weight";
@@ -98,7 +93,125 @@ testOnDevices("tied weights part only where one of them changes", async (device)
     const merged = await merge(config);
     assertEquals([...merged.tied], [["lm_head.weight", "model.embed_tokens.weight"]]);
     assert(!merged.parameters.has("lm_head.weight"));
+    assert(merged.config === base.config);
   }
+});
+
+testOnDevices("a merged model is the same when it was saved and read", async (device) => {
+  const cases: [string, Record<string, unknown>][] = [
+    ["llama_tied", { target_modules: ["embed_tokens"] }],
+    ["llama_tied", { target_modules: ["lm_head"] }],
+    ["llama_tied", { target_modules: ["embed_tokens", "q_proj"], ensure_weight_tying: true }],
+    ["llama_tied", { target_modules: ["lm_head"], ensure_weight_tying: true, use_dora: true }],
+    ["llama_tied", { target_modules: ["o_proj"], modules_to_save: ["embed_tokens"] }],
+    ["llama_tied", { target_modules: ["o_proj"], trainable_token_indices: { lm_head: [5] } }],
+    ["llama_tied", { target_modules: ["o_proj"], trainable_token_indices: [5] }],
+    ["gpt2", { target_modules: ["wte", "wpe"] }],
+  ];
+  for (const [kind, fields] of cases) {
+    const base = await goldenBase(kind, device);
+    const model = await randomized(
+      getPeftModel(base, peftLora({ r: 3, lora_alpha: 5, ...fields })),
+    );
+    const merged = await assertMerges(model);
+    const folder = await Deno.makeTempDir();
+    await saveModel(merged, folder, { tokenizer: false });
+    const again = await loadModel(folder, { device });
+    assertEquals(await logitsOf(again), await logitsOf(merged), JSON.stringify(fields));
+    assertEquals(again.tied.size, merged.tied.size);
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+testOnDevices("an untied model keeps its tokenizer", async (device) => {
+  const folder = await Deno.makeTempDir();
+  const tokenizer = await loadTokenizer(byteTokenizerFiles());
+  const tied = await createModel({
+    model_type: "llama",
+    vocab_size: 256,
+    hidden_size: 16,
+    intermediate_size: 24,
+    num_hidden_layers: 1,
+    num_attention_heads: 2,
+    tie_word_embeddings: true,
+  }, { device, seed: 3 });
+  await saveModel(tied, folder, { tokenizer });
+  const base = await loadModel(folder, { device });
+  const model = getPeftModel(base, loraConfig({ targetModules: ["lm_head"] }));
+  const merged = mergeAndUnload(model);
+  assertEquals(merged.tied.size, 0);
+  assertEquals((await tokenizerOf(merged)).encode("hi"), [104, 105]);
+  await Deno.remove(folder, { recursive: true });
+});
+
+testOnDevices("merged adapters stay in the model and come out again", async (device) => {
+  const base = await goldenBase("llama", device);
+  const config = { loraAlpha: 7, targetModules: ["q_proj", "up_proj"] };
+  const one = getPeftModel(base, loraConfig({ r: 3, ...config }));
+  const two = addAdapter(one, "two", loraConfig({ r: 2, targetModules: ["q_proj", "v_proj"] }));
+  const model = setAdapter(await randomized(two), "default");
+  const start = await logitsOf(base);
+  const adapted = await logitsOf(model);
+
+  const merged = mergeAdapter(model);
+  assertEquals(merged.merged?.names, ["default"]);
+  assert(merged.merged?.base === base && merged.adapters === model.adapters);
+  assertEquals(merged.active, ["default"]);
+  assert(await apart(merged, model) < 2e-5);
+  assert(mergeAdapter(merged) === merged, "what is merged is not merged twice");
+  assert(mergeAdapter(merged, { adapterNames: ["default"] }) === merged);
+
+  const back = unmergeAdapter(merged);
+  assert(back.base === base && back.merged === undefined);
+  assertEquals(await logitsOf(back), adapted);
+  assert(unmergeAdapter(back) === back);
+  for (const other of [setAdapter(merged, "default"), deleteAdapter(merged, "two")]) {
+    assert(other.base === base && other.merged === undefined);
+  }
+  assertEquals(await logitsOf(disableAdapters(merged)), start);
+  assert(unload(merged) === base);
+  assertEquals(await logitsOf(base), start);
+});
+
+testOnDevices("adapters are merged on top of merged ones", async (device) => {
+  const base = await goldenBase("llama", device);
+  const dora = { r: 2, useDora: true, targetModules: ["q_proj", "v_proj"] };
+  const one = getPeftModel(base, loraConfig({ r: 3, targetModules: ["q_proj", "up_proj"] }));
+  const two = addAdapter(one, "two", loraConfig(dora));
+  const three = addAdapter(two, "three", loraConfig({ r: 1, targetModules: ["q_proj"] }));
+  const all = await randomized(three);
+  const pair = setAdapter(all, ["default", "two"]);
+
+  // The rest of the active ones takes part on top of what is merged.
+  const plain = setAdapter(all, ["default", "three"]);
+  const half = mergeAdapter(plain, { adapterNames: ["default"] });
+  assert(await apart(half, plain) < 2e-5);
+  assert(await apart(setAdapter(all, "default"), plain) > 1e-3);
+
+  const both = mergeAdapter(half);
+  assertEquals(both.merged?.names, ["default", "three"]);
+  assert(both.merged?.base === base);
+  assert(await apart(both, plain) < 2e-5);
+  assertEquals(await logitsOf(both), await logitsOf(mergeAdapter(plain)), "nothing rounded twice");
+
+  // A name that is not active is merged all the same, in the order of merging.
+  const first = mergeAdapter(setAdapter(all, "default"));
+  const more = mergeAdapter(first, { adapterNames: ["two"] });
+  assertEquals(more.merged?.names, ["default", "two"]);
+  assertEquals(more.active, ["default"]);
+  assert(await apart(more, pair) < 2e-5);
+  assert(await apart(mergeAndUnload(more), pair) < 2e-5);
+  assert(
+    await apart(mergeAndUnload(mergeAdapter(pair, { adapterNames: ["default"] })), pair) < 2e-5,
+  );
+  assert(unmergeAdapter(more).base === base);
+
+  // Once merged, a smaller type is applied to what was computed in f32.
+  const small = mergeAdapter(more, { adapterNames: ["two"], dtype: "bf16" });
+  const name = "model.layers.0.self_attn.q_proj.weight";
+  assertEquals(small.base.parameters.get(name)!.dtype, "bf16");
+  const rounded = castTensor(more.base.parameters.get(name)!, "bf16");
+  assertEquals(await small.base.parameters.get(name)!.data(), await rounded.data());
 });
 
 testOnDevices("the base, and what no adapter touches, is shared and unchanged", async (device) => {
@@ -190,6 +303,12 @@ testOnDevices("what cannot be merged says so", async (device) => {
   assertThrows(() => mergeAndUnload(disableAdapters(model)), ValueError, "disabled");
   assertThrows(() => mergeAndUnload({ ...model, active: [] }), ValueError, "no adapter");
   assertThrows(() => mergeAndUnload(model, { adapterNames: ["other"] }), ValueError, "other");
+  assertThrows(() => mergeAndUnload(model, { adapterNames: [] }), ValueError, "empty");
+  assertThrows(() => mergeAdapter(disableAdapters(model)), ValueError, "disabled");
+  const off = () => mergeAdapter(disableAdapters(model), { adapterNames: ["default"] });
+  assertThrows(off, ValueError, "disabled");
+  assertThrows(() => mergeAdapter(model, { adapterNames: "default" as never }), ValueError, "list");
+  assertThrows(() => unmergeAdapter(base as never), ValueError, "adapters is needed");
 
   const flaky = { ...base.parameters.get("model.layers.0.self_attn.q_proj.weight")! };
   const failing: Tensor = { ...flaky, data: () => Promise.reject(new Error("unplugged")) };

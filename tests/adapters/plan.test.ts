@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
+import { endingsOf } from "../../lib/adapters/match-modules.ts";
 import { planAdapter } from "../../lib/adapters/plan.ts";
 import { condenseTargets } from "../../lib/adapters/resolve-config.ts";
 import { ConfigError, GraftError, TargetError } from "../../lib/errors.ts";
@@ -134,7 +135,9 @@ Deno.test("long lists of targets are condensed as PEFT does", () => {
     ...["q", "k", "v", "o"].map((x) => `${at}.self_attn.${x}_proj`),
     ...["gate", "up", "down"].map((x) => `${at}.mlp.${x}_proj`),
   ]);
-  const modules = ["model", "lm_head", ...layers, ...linear];
+  const modules = new Map(
+    ["model", "lm_head", ...layers, ...linear].map((path) => [path, { endings: endingsOf(path) }]),
+  );
   const sorted = (targets: readonly string[]) => [...condenseTargets(targets, modules)].sort();
   assertEquals(
     sorted(linear),
@@ -145,4 +148,37 @@ Deno.test("long lists of targets are condensed as PEFT does", () => {
     ...[0, 1, 10, 11, 2, 4, 5, 6, 7, 8, 9].map((i) => `${i}.self_attn.q_proj`),
     ...["down_proj", "gate_proj", "k_proj", "o_proj", "up_proj", "v_proj"],
   ]);
+});
+
+Deno.test("a plan says what each entry names in which layer, and what names nothing", async () => {
+  const base = await goldenBase("llama");
+  const plan = planAdapter(
+    base,
+    loraConfig({
+      targetModules: ["q_proj", "lm_head", "w_proj"],
+      rankPattern: { "q_prj": 3, "1.self_attn.q_proj": 2 },
+      excludeModules: ["vproj"],
+    }),
+  );
+  const of = (pattern: string) => plan.patterns.find((p) => p.pattern === pattern)!;
+  assertEquals(
+    [...of("q_proj").layers],
+    [0, 1].map((layer) => [
+      layer,
+      [`model.layers.${layer}.self_attn.q_proj`],
+    ]),
+  );
+  assertEquals([...of("lm_head").layers], [[null, ["lm_head"]]]);
+  assertEquals(of("1.self_attn.q_proj").modules, ["model.layers.1.self_attn.q_proj"]);
+  assertEquals(
+    plan.unmatched.map(({ field, pattern, nearest }) => [field, pattern, nearest[0]]),
+    [
+      ["targetModules", "w_proj", "k_proj"],
+      ["excludeModules", "vproj", "v_proj"],
+      ["rankPattern", "q_prj", "q_proj"],
+    ],
+  );
+  assertEquals(plan.notes.length, 2);
+  const expression = planAdapter(base, loraConfig({ targetModules: ".*\\.(q|v)_prj$" }));
+  assert(expression.unmatched[0].nearest.length > 0, "a regular expression has near names, too");
 });

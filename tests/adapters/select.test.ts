@@ -1,14 +1,15 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
 import {
   deleteAdapter,
   disableAdapters,
   enableAdapters,
+  pristine,
   setAdapter,
-  withAdapterScale,
+  setRequiresGrad,
 } from "../../lib/adapters/select.ts";
-import { ValueError } from "../../lib/errors.ts";
+import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
 import { goldenBase } from "./bases.ts";
 
@@ -17,11 +18,15 @@ async function twoAdapters() {
   return addAdapter(one, "two", loraConfig({ r: 3, targetModules: ["o_proj"] }));
 }
 
-Deno.test("setAdapter activates, and leaves what is trainable alone", async () => {
+Deno.test("setAdapter activates, and makes trainable what it activates or is told", async () => {
   const model = await twoAdapters();
   const two = setAdapter(model, "two");
   assertEquals([model.active, two.active], [["one"], ["two"]]);
-  assertEquals(two.trainable, ["one", "two"]);
+  assertEquals([model.trainable, two.trainable], [["one"], ["two"]]);
+  assertEquals(setAdapter(model, "two", { train: [] }).trainable, []);
+  assertEquals(setAdapter(model, ["one", "two"], { train: ["two"] }).trainable, ["two"]);
+  assertThrows(() => setAdapter(model, "two", { train: ["tow"] }), ValueError, "nearest: two");
+  assertThrows(() => setAdapter(model, "two", { trian: [] } as never), ValueError, "train");
   assertEquals(
     [...trainableLeaves(two).keys()],
     [0, 1].flatMap((i) => [
@@ -52,6 +57,38 @@ Deno.test("adapters that replace the same thing are not active together", async 
   }
 });
 
+Deno.test("setRequiresGrad says what training changes, whatever is active", async () => {
+  const model = await twoAdapters();
+  assertEquals(setRequiresGrad(model, "two").trainable, ["one", "two"]);
+  assertEquals(setRequiresGrad(model, ["one", "two"], false).trainable, []);
+  assertEquals(setRequiresGrad(model, "two", false).trainable, ["one"]);
+  assertThrows(() => setRequiresGrad(model, "three"), ValueError);
+  assertEquals(model.trainable, ["one"]);
+});
+
+Deno.test("adapters of several methods are active together where all of them can be", async () => {
+  const model = await twoAdapters();
+  const other = { ...model.adapters.get("two")!, isMixedCompatible: false };
+  const method = { ...other.method, peftType: "ALONE" };
+  const mixed = { ...model, adapters: new Map([...model.adapters, ["two", { ...other, method }]]) };
+  const error = assertThrows(() => setAdapter(mixed, ["one", "two"]), UnsupportedError);
+  assertEquals(error.code, "ADAPTERS_MIXED");
+  assertEquals(setAdapter(mixed, "two").active, ["two"]);
+  const compatible = { ...other, method, isMixedCompatible: true };
+  const allowed = { ...model, adapters: new Map([...model.adapters, ["two", compatible]]) };
+  assertEquals(setAdapter(allowed, ["one", "two"]).active, ["one", "two"]);
+});
+
+Deno.test("what works on adapters takes merged ones out of the base", async () => {
+  const model = await twoAdapters();
+  const base = { ...model.base };
+  const merged = { ...model, base, merged: { names: ["one"], base: model.base } };
+  assertEquals(trainableLeaves(merged).size, 0);
+  for (const next of [setAdapter(merged, "two"), disableAdapters(merged), pristine(merged)]) {
+    assert(next.base === model.base && next.merged === undefined);
+  }
+});
+
 Deno.test("adapters are switched off and on, and deleted", async () => {
   const model = await twoAdapters();
   const off = disableAdapters(model);
@@ -62,21 +99,8 @@ Deno.test("adapters are switched off and on, and deleted", async () => {
     "two",
   ]]);
   assertThrows(() => deleteAdapter(less, "one"), ValueError, "two");
-});
-
-Deno.test("withAdapterScale scales for one call", async () => {
-  const model = await twoAdapters();
-  const seen = (m: typeof model) => [...m.multipliers];
-  const { value, model: restored } = await withAdapterScale(model, 0.5, seen);
-  assertEquals(value, [["one", 0.5]]);
-  assert(restored === model);
-  assertEquals(model.multipliers.size, 0);
-  const nested = await withAdapterScale(
-    model,
-    { one: 3, two: -2 },
-    (outer) => withAdapterScale(outer, { one: 0.5 }, (inner) => Promise.resolve(seen(inner))),
-  );
-  assertEquals(nested.value.value, [["one", 1.5], ["two", -2]]);
-  await assertRejects(() => withAdapterScale(model, NaN, seen), ValueError);
-  await assertRejects(() => withAdapterScale(model, { three: 1 }, seen), ValueError);
+  const next = deleteAdapter(model, "one");
+  assertEquals([next.active, next.trainable], [["two"], ["two"]]);
+  const none = deleteAdapter(next, "two");
+  assertEquals([none.adapters.size, none.active.length, none.trainable.length], [0, 0, 0]);
 });

@@ -14,9 +14,9 @@ GPT2_CONV = ["c_attn", "c_proj", "c_fc"]
 
 @dataclass(frozen=True)
 class Case:
-    """One folder under lora/.
+    """One folder with a golden case.
 
-    `config` are the arguments of LoraConfig (task_type CAUSAL_LM unless said otherwise).
+    `config` are the arguments of the config class (task_type CAUSAL_LM unless said otherwise).
     `adapters`, when given, replaces `config`: several named adapters on one model.
     """
 
@@ -24,7 +24,11 @@ class Case:
     kind: str = "llama"
     config: dict = field(default_factory=dict)
     adapters: dict[str, dict] | None = None
+    # PEFT's class for the config.
+    config_class: str = "LoraConfig"
     weight_decay: float = 0.0
+    # Only the right-padded batch, and merged logits only where they are not the adapted ones.
+    compact: bool = False
     # Keep the leaves as they were before the random shift, and the changed base weights.
     keep_init: bool = False
     # Convert the saved file to this dtype, as an adapter trained in half precision would be.

@@ -10,365 +10,21 @@ The same seed and the same versions give the same bytes: one thread, one fixed P
 
 from __future__ import annotations
 
-import os
-import sys
-
-# Both must be set before Python and the libraries start.
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-if any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
-    os.environ.update(_ENVIRONMENT)
-    os.execv(sys.executable, [sys.executable, *sys.argv])
-sys.dont_write_bytecode = True
-
 import argparse
-import json
 import shutil
-import warnings
 from pathlib import Path
+
+from run_case import prepare, run_case, run_init, run_refused, write_base, write_json  # first
 
 import peft
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora.layer import LoraLayer
-from safetensors.torch import load_file, save_file
 
-from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
-from cases import CASES, INITS, REFUSED, Case
+import method_cases
+from bases import BASES
+from cases import CASES, INITS, REFUSED
 
-LEARNING_RATE = 1e-2
-STEPS = 3
-SHIFT = 0.15  # standard deviation of what is added to every trainable value
-
-
-def lora_config(settings: dict) -> LoraConfig:
-    return LoraConfig(**{"task_type": "CAUSAL_LM", **settings})
-
-
-def expression(settings: dict) -> str:
-    """The Python that makes this config."""
-    arguments = {"task_type": "CAUSAL_LM", **settings}
-    return f"LoraConfig({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
-
-
-def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, as a share of the largest expected magnitude."""
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
-def shift_trainable(model: torch.nn.Module, seed: int) -> None:
-    """Adds seeded noise to every trainable value, once where parameters share their storage."""
-    generator = torch.Generator().manual_seed(seed)
-    seen = set()
-    for _, parameter in sorted(model.named_parameters()):
-        if not parameter.requires_grad or parameter.data_ptr() in seen:
-            continue
-        seen.add(parameter.data_ptr())
-        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * SHIFT)
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module, **extra) -> dict[str, torch.Tensor]:
-    """Logits of the right- and of the left-padded batch."""
-    right = right_padded_batch()
-    del right["labels"]
-    return {
-        "": model(**right, **extra).logits,
-        "left.": model(**left_padded_batch(), **extra).logits,
-    }
-
-
-def named(prefix: str, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{batch}{prefix}.logits": value for batch, value in outputs.items()}
-
-
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
-    """Gradients of the first step by parameter name, and the loss before each AdamW step.
-
-    The model stays in eval mode: dropout is off, everything else is as in training.
-    """
-    parameters = trainable(model)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
-    gradients, losses = {}, []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        loss = model(**right_padded_batch()).loss
-        loss.backward()
-        if step == 0:
-            gradients = {
-                f"grad.{name}": (torch.zeros_like(p) if p.grad is None else p.grad.clone())
-                for name, p in parameters.items()
-            }
-        optimizer.step()
-        losses.append(loss.item())
-    return gradients, losses
-
-
-def train_shared(model: torch.nn.Module, weight_decay: float) -> list[float] | None:
-    """Losses where parameters on one storage are one parameter; None where nothing is shared.
-
-    PEFT ties the adapters of tied layers by storage only, so its optimizer sees and steps both.
-    """
-    groups: dict[int, list[torch.nn.Parameter]] = {}
-    for parameter in trainable(model).values():
-        groups.setdefault(parameter.data_ptr(), []).append(parameter)
-    if all(len(group) == 1 for group in groups.values()):
-        return None
-    owners = [group[0] for group in groups.values()]
-    optimizer = torch.optim.AdamW(owners, lr=LEARNING_RATE, weight_decay=weight_decay)
-    losses = []
-    for _ in range(STEPS):
-        model.zero_grad()
-        loss = model(**right_padded_batch()).loss
-        loss.backward()
-        for owner, *others in groups.values():
-            for other in others:
-                grad = other.grad
-                owner.grad += grad if grad.shape == owner.grad.shape else grad.T
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Base weights of the adapted layers that the initialisation changed (PiSSA, OLoRA)."""
-    before = dict(original.named_parameters())
-    changed = {}
-    for path, layer in model.base_model.model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        weight = layer.get_base_layer().weight.detach()
-        if not torch.equal(weight, before[f"{path}.weight"]):
-            changed[f"residual.{path}.weight"] = weight.clone()
-    return changed
-
-
-def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path)
-
-
-def write_json(value: object, path: Path) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def save_adapter(model: PeftModel, folder: Path, case: Case) -> None:
-    """As PEFT saves it, without the model card (a template of 5 KB each)."""
-    if case.convert:
-        initial = folder / "initial"
-        model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
-        shutil.rmtree(initial)
-    else:
-        model.save_pretrained(folder)
-    for card in folder.rglob("README.md"):
-        card.unlink()
-    if case.file_dtype:
-        path = folder / "adapter_model.safetensors"
-        dtype = getattr(torch, case.file_dtype)
-        save_file({k: v.to(dtype) for k, v in load_file(path).items()}, path, {"format": "pt"})
-
-
-def save_initial(model: PeftModel, folder: Path) -> None:
-    """The untrained adapter, marked as a plain one, which a later conversion subtracts."""
-    config = model.peft_config["default"]
-    init, config.init_lora_weights = config.init_lora_weights, True
-    model.save_pretrained(folder / "initial")
-    config.init_lora_weights = init
-
-
-def merge_and_compare(model: PeftModel, adapted: dict, **options) -> tuple[dict, dict]:
-    """Merged logits, and how far they are from the adapted ones, or why PEFT refuses."""
-    try:
-        outputs = logits(model.merge_and_unload(**options))
-    except Exception as error:  # what PEFT raises is what is recorded
-        return {}, {"merged": False, "merge_error": describe(error)}
-    difference = relative(outputs[""], adapted[""])
-    return {"merged.logits": outputs[""]}, {"merged": True, "merged_difference": difference}
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": str(error)}
-
-
-def run_case(case: Case, seed: int) -> None:
-    """Writes lora/<name>/: PEFT's two files, expected.safetensors and case.json."""
-    folder = Path("lora", case.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    record: dict = {"name": case.name, "kind": case.kind, "seed": seed}
-    if case.file_dtype:
-        record["file_dtype"] = case.file_dtype
-    if case.convert:
-        record["converted"] = True
-    expected: dict[str, torch.Tensor] = {
-        **{f"in.{name}": value for name, value in right_padded_batch().items()},
-        **{f"left.{name}": value for name, value in left_padded_batch().items()},
-    }
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if case.adapters:
-            run_adapters(case, folder, seed, record, expected)
-        else:
-            run_single(case, folder, seed, record, expected)
-    peft_warnings = [str(w.message) for w in caught if not issubclass(w.category, ResourceWarning)]
-    record["warnings"] = list(dict.fromkeys(" ".join(text.split())[:240] for text in peft_warnings))
-    save(expected, folder / "expected.safetensors")
-    write_json(record, folder / "case.json")
-
-
-def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict) -> None:
-    """One adapter named "default"."""
-    base_folder = f"base/{case.kind}"
-    record.update(config=case.config, python=expression(case.config))
-    torch.manual_seed(seed)
-    model = get_peft_model(load_base(base_folder), lora_config(case.config)).eval()
-    if case.keep_init:
-        initial = {n: p.detach().clone() for n, p in trainable(model).items()}
-        expected.update({f"init.{n}": p for n, p in initial.items() if "lora_" in n})
-        expected.update(changed_weights(model, load_base(base_folder)))
-        base_logits = logits(load_base(base_folder))[""]
-        record["init_difference"] = relative(logits(model)[""], base_logits)
-    if case.convert:
-        save_initial(model, folder)
-    shift_trainable(model, seed + 1)
-    save_adapter(model, folder, case)
-    if case.file_dtype:  # what was rounded on saving is what counts
-        model = PeftModel.from_pretrained(load_base(base_folder), folder, is_trainable=True).eval()
-    adapted = logits(model)
-    expected.update(named("adapted", adapted))
-
-    torch.manual_seed(seed)  # pissa_niter draws its sketch again
-    try:
-        reloaded = PeftModel.from_pretrained(load_base(base_folder), folder).eval()
-    except RuntimeError as error:
-        record["reload_error"] = describe(error)
-    else:
-        record["reload_difference"] = relative(logits(reloaded)[""], adapted[""])
-        merged, merge_record = merge_and_compare(reloaded, adapted)
-        expected.update(merged)
-        record.update(merge_record)
-
-    count, total = model.get_nb_trainable_parameters()
-    record.update(trainable_parameters=count, all_parameters=total)
-    state = {name: p.detach().clone() for name, p in trainable(model).items()}
-    gradients, losses = train(model, case.weight_decay)
-    expected.update(gradients)
-    record.update(
-        optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
-        losses=losses,
-    )
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter.copy_(state[name])
-    shared = train_shared(model, case.weight_decay)
-    if shared:
-        record["losses_as_one_parameter"] = shared
-
-
-def run_adapters(case: Case, folder: Path, seed: int, record: dict, expected: dict) -> None:
-    """Several named adapters: each alone, both active, rows of one batch, both merged."""
-    base_folder = f"base/{case.kind}"
-    first, second = case.adapters
-    record.update(
-        adapters=case.adapters,
-        python={name: expression(config) for name, config in case.adapters.items()},
-    )
-    torch.manual_seed(seed)
-    model = get_peft_model(load_base(base_folder), lora_config(case.adapters[first]), first)
-    model.add_adapter(second, lora_config(case.adapters[second]))
-    model.eval()
-    for index, name in enumerate(case.adapters):
-        model.set_adapter(name)
-        shift_trainable(model, seed + 1 + index)
-    save_adapter(model, folder, case)
-    for name in case.adapters:
-        model.set_adapter(name)
-        expected.update(named(f"adapted.{name}", logits(model)))
-    model.base_model.set_adapter([first, second])
-    both = logits(model)
-    expected.update(named("adapted.both", both))
-    model.base_model.set_adapter([second, first])
-    record["order_difference"] = relative(logits(model)[""], both[""])
-    rows = {"mixed": [first, second], "mixed_base": ["__base__", first]}
-    for key, names in rows.items():
-        try:
-            expected.update(named(key, logits(model, adapter_names=names)))
-            record[key] = names
-        except ValueError as error:  # DoRA in a mixed batch
-            record[key] = {"names": names, "error": describe(error)}
-
-    reloaded = PeftModel.from_pretrained(load_base(base_folder), folder / first, first)
-    reloaded.load_adapter(folder / second, second)
-    reloaded.base_model.set_adapter([first, second])
-    reloaded.eval()
-    record["reload_difference"] = relative(logits(reloaded)[""], both[""])
-    merged, merge_record = merge_and_compare(reloaded, both, adapter_names=[first, second])
-    expected.update(merged)
-    record.update(merge_record)
-
-
-def run_init(name: str, seed: int) -> dict:
-    """Writes init/<name>.safetensors: an adapter as torch's generator made it."""
-    kind, settings = INITS[name]
-    base = load_base(f"base/{kind}")
-    torch.manual_seed(seed)
-    model = get_peft_model(base, lora_config(settings))
-    after = torch.rand(1).item()
-    tensors = {n: p for n, p in trainable(model).items()}
-    save(tensors, Path("init", f"{name}.safetensors"))
-    sites = [
-        path
-        for path, layer in model.base_model.model.named_modules()
-        if isinstance(layer, LoraLayer)
-    ]
-    return {
-        "kind": kind,
-        "seed": seed,
-        "config": settings,
-        "python": expression(settings),
-        "order": sites,
-        # The next torch.rand(1): agrees only if exactly as many numbers were drawn.
-        "next_uniform": after,
-    }
-
-
-def run_refused(name: str) -> dict:
-    """The error that PEFT raises at configuration, injection, forward or saving; null if none."""
-    kind, settings = REFUSED[name]
-    record: dict = {"kind": kind, "config": settings, "error": None}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        stage = "config"
-        try:
-            config = lora_config(settings)
-            stage = "inject"
-            model = get_peft_model(load_base(f"base/{kind}"), config)
-            stage = "forward"
-            logits(model)
-            stage = "save"
-            peft.get_peft_model_state_dict(model)
-        except Exception as error:  # any refusal is what is recorded
-            record.update(stage=stage, error=describe(error))
-    return record
-
-
-def write_base(kind: str, seed: int) -> dict:
-    """Writes base/<kind>/ and what the base gives."""
-    folder = Path("base", kind)
-    shutil.rmtree(folder, ignore_errors=True)
-    save_base(kind, folder, seed)
-    outputs = base_outputs(load_base(folder), kind, seed)
-    save(outputs, folder / "expected.safetensors")
-    base = BASES[kind]
-    return {
-        "kind": kind,
-        "rope_only": base.rope_only,
-        "dtype": str(base.saved_dtype).removeprefix("torch."),
-        "notes": base.notes,
-    }
+CONFIG = "LoraConfig"
 
 
 def main() -> None:
@@ -378,12 +34,8 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", help="names of LoRA cases; none: everything")
     options = parser.parse_args()
 
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    options.out.mkdir(parents=True, exist_ok=True)
-    os.chdir(options.out)  # so that base_model_name_or_path is "base/<kind>", whatever the machine
-
+    out = options.out.resolve()
+    prepare(out)
     chosen = [case for case in CASES if not options.cases or case.name in options.cases]
     if unknown := set(options.cases) - {case.name for case in CASES}:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -394,12 +46,18 @@ def main() -> None:
         shutil.rmtree("init", ignore_errors=True)
         Path("init").mkdir()
     for case in chosen:
-        run_case(case, options.seed)
+        run_case(case, options.seed, Path("lora", case.name))
         print(case.name, flush=True)
     if options.cases:
         return
-    write_json({name: run_init(name, options.seed + 1234) for name in INITS}, Path("init.json"))
-    write_json({name: run_refused(name) for name in REFUSED}, Path("refused.json"))
+    seed = options.seed + 1234
+    inits = {
+        name: run_init(CONFIG, kind, settings, seed, Path("init", f"{name}.safetensors"))
+        for name, (kind, settings) in INITS.items()
+    }
+    write_json(inits, Path("init.json"))
+    refused = {name: run_refused(CONFIG, *asked) for name, asked in REFUSED.items()}
+    write_json(refused, Path("refused.json"))
     write_json(
         {
             "versions": {
@@ -418,6 +76,7 @@ def main() -> None:
         },
         Path("cases.json"),
     )
+    method_cases.write(out, options.seed)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ A folder holds adapter_config.json and adapter_model.safetensors as written by t
 test, and beside them
     case.json            {"kind": "llama", "config": {"r": 4, ...}, "seed": 0}
                          kind: a folder of tests/golden/base (or "base": a path to any base);
-                         config: the LoraConfig arguments that were asked for (by PEFT's names);
+                         config: the arguments of PEFT's config that were asked for; its class is
+                         that of the peft_type in adapter_config.json;
                          without it, adapter_config.json is taken at its word;
                          converted: true where the file is a plain LoRA made from PiSSA or OLoRA;
                          file_dtype: where the file is not to be f32; seed: for pissa_niter only
@@ -35,7 +36,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -44,7 +45,7 @@ from bases import load_base
 GOLDEN = Path(__file__).resolve().parent
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Sets in PEFT: their order in the file means nothing.
-SET_FIELDS = ("target_modules", "exclude_modules")
+SET_FIELDS = ("target_modules", "exclude_modules", "feedforward_modules")
 # A path as the writer knows it; PEFT's own depends on where this script runs.
 PATH_FIELDS = ("base_model_name_or_path",)
 
@@ -67,10 +68,10 @@ def tensors_of(path: Path) -> dict[str, tuple[list[int], str]]:
 
 def save_as_peft_would(folder: Path, case: dict, out: Path) -> None:
     """An untrained adapter of the same config, saved by PEFT itself."""
+    config = PeftConfig.from_pretrained(folder)
     if "config" in case:
-        config = LoraConfig(**{"task_type": "CAUSAL_LM", **case["config"]})
+        config = type(config)(**{"task_type": "CAUSAL_LM", **case["config"]})
     else:
-        config = LoraConfig.from_pretrained(folder)
         config.inference_mode = False
     get_peft_model(load_base(base_path(case)), config).save_pretrained(out)
 

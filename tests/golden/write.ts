@@ -1,5 +1,5 @@
 /**
- * Writes, for every golden LoRA case of one adapter, an adapter of this library with its logits, for verify.py to read into the real PEFT:
+ * Writes, for every golden case of one adapter, an adapter of this library with its logits, for verify.py to read into the real PEFT:
  *
  *     deno run -A tests/golden/write.ts FOLDER && python3 tests/golden/verify.py FOLDER/*
  *
@@ -10,13 +10,12 @@ import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
 import { savePretrained } from "../../lib/adapters/save.ts";
 import { openDevice } from "../../lib/device/open.ts";
-import { readJsonFile } from "../../lib/io/json.ts";
-import { openSafetensors, writeSafetensors } from "../../lib/io/safetensors.ts";
+import { writeSafetensors } from "../../lib/io/safetensors.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
-import { golden, goldenBase, peftLora } from "../adapters/bases.ts";
-import cases from "./cases.json" with { type: "json" };
+import { goldenBase } from "../adapters/bases.ts";
+import { expectedOf, goldenCases, peftConfig } from "../golden-case.ts";
 
 const SEED = 3;
 const [folder] = Deno.args;
@@ -25,12 +24,15 @@ if (!folder) {
   Deno.exit(2);
 }
 using device = await openDevice("cpu");
-for (const { name, kind, adapters } of cases.lora) {
+for (const golden of goldenCases) {
+  const { kind, adapters, peftType } = golden;
   if (adapters.length) continue;
-  const record = await readJsonFile(`${golden}lora/${name}/case.json`);
-  const config = record.config as Record<string, unknown>;
+  const name = `${peftType.toLowerCase()}_${golden.name}`;
+  const expected = await expectedOf(golden);
+  const { record } = expected;
+  const config = record.config!;
   const base = { ...await goldenBase(kind, device), source: `base/${kind}` };
-  const fresh = getPeftModel(base, peftLora(config), { seed: SEED });
+  const fresh = getPeftModel(base, peftConfig(peftType, config), { seed: SEED });
   const random = createTorchRandom(9);
   const leaves = new Map<string, Tensor>();
   for (const [leaf, start] of trainableLeaves(fresh)) {
@@ -40,8 +42,7 @@ for (const { name, kind, adapters } of cases.lora) {
   }
   const model = withLeaves(fresh, leaves);
   await savePretrained(model, `${folder}/${name}`);
-  const { tensors } = await openSafetensors(`${golden}lora/${name}/expected.safetensors`);
-  const inputIds = tensors.get("in.input_ids")!, attentionMask = tensors.get("in.attention_mask")!;
+  const inputIds = expected.get("in.input_ids"), attentionMask = expected.get("in.attention_mask");
   const { logits } = await forward(model, { inputIds, attentionMask });
   await writeSafetensors(`${folder}/${name}/outputs.safetensors`, {
     "in.input_ids": inputIds,

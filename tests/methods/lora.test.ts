@@ -67,6 +67,7 @@ Deno.test("a bias has to go somewhere to be merged", () => {
         pass: {} as unknown as ForwardPass,
         site,
         config: loraConfig({ r: 1, loraBias: true }),
+        shared: {},
         multiplier: 1,
         weight: value("w", [2, 2]),
         leaves: {
@@ -97,6 +98,7 @@ Deno.test("the hot path is two products, one scaling on the small side and one a
       site,
       config,
       leaves,
+      shared: {},
       multiplier: 1,
       x: value("x", [ROWS, IN]),
       result: value("y", [ROWS, OUT]),
@@ -186,10 +188,15 @@ function passOf(graph: Graph, model: ModelGraph, options: {
     keySegments: unused,
     offset: unused,
     adaptation: options.site && {
-      site: (pass, site, x, base) =>
-        options.site!({ pass, site, multiplier: MULTIPLIER }, x, base(x)),
+      site: (pass, site, x) =>
+        options.site!({ pass, site, shared: {}, multiplier: asked(pass) }, x, pass.base(site, x)),
     },
   });
+}
+
+/** The caller's factor, which is data of the program. */
+function asked(pass: ForwardPass): Value {
+  return pass.leaf("multiplier", tensor(Float32Array.of(MULTIPLIER)));
 }
 
 function leavesOf(pass: ForwardPass, site: Site, config: LoraConfig): Record<string, Value> {
@@ -261,7 +268,8 @@ async function mergeSite(
     pass,
     site,
     config,
-    multiplier: MULTIPLIER,
+    shared: {},
+    multiplier: asked(pass),
     leaves: leavesOf(pass, site, config),
     weight: stored("weight"),
     ...(site.bias ? { bias: stored("bias") } : {}),

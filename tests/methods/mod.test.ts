@@ -1,4 +1,4 @@
-import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import {
   commonFields,
@@ -16,6 +16,7 @@ import {
   registerPeftMethod,
 } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
+import { PeftType, TASK_TYPES, TaskType } from "../../lib/methods/peft-types.ts";
 
 interface GainConfig extends PeftConfig {
   readonly gainStep: number;
@@ -45,12 +46,15 @@ const gain: PeftMethod<GainConfig> = {
 const entry = { name: "gain", config: gainSchema, method: gain };
 
 Deno.test("a registered method reads and writes its configs; the registry before stays as it was", () => {
+  const known = [...defaultMethods.keys()];
   const registry = registerPeftMethod(defaultMethods, entry);
-  assertEquals([...defaultMethods.keys()], ["LORA"]);
-  assertEquals([...registry.keys()], ["LORA", "GAIN"]);
+  assertEquals([...defaultMethods.keys()], known);
+  assertEquals([...registry.keys()], [...known, "GAIN"]);
   assertStrictEquals(methodOf("GAIN", registry), gain);
   assertEquals(registry.get("GAIN")!.prefix, "gain_");
   assertEquals(registry.get("GAIN")!.isMixedCompatible, false);
+  const mixed = registerPeftMethod(defaultMethods, { ...entry, isMixedCompatible: true });
+  assertEquals(mixed.get("GAIN")!.isMixedCompatible, true);
   const config = gain.parseConfig({ deltaT: 5, taskType: "SEQ_CLS" });
   const text = toPeftJson(config, { registry });
   assertEquals(
@@ -71,11 +75,24 @@ Deno.test("a registered method reads and writes its configs; the registry before
   assertThrows(() => toPeftJson(config), UnsupportedError, '"GAIN"');
 });
 
-Deno.test("registering refuses with PEFT's messages", () => {
+Deno.test("registering refuses with PEFT's messages, in its order", () => {
+  const suffix = (name: string): [{ name: string }, string] => [
+    { name },
+    `Please pass the name of the PEFT method without '_' suffix, got ${name}.`,
+  ];
+  const lower = (name: string): [{ name: string }, string] => [
+    { name },
+    `The name of the PEFT method should be in lower case letters, got ${name}.`,
+  ];
   const cases: [Partial<typeof entry> & { prefix?: string }, string][] = [
-    [{ name: "gain_" }, "Please pass the name of the PEFT method without '_' suffix, got gain_."],
-    [{ name: "Gain" }, "The name of the PEFT method should be in lower case letters, got Gain."],
-    [{ name: "12" }, "The name of the PEFT method should be in lower case letters, got 12."],
+    suffix("gain_"),
+    suffix("_"),
+    suffix("LoRA_"),
+    lower("Gain"),
+    lower("12"),
+    lower(""),
+    lower("ga\u{1D400}in"),
+    lower("\u01C5"),
     [
       { name: "lora" },
       "There is already PEFT method called 'lora', please choose a unique name.",
@@ -88,11 +105,32 @@ Deno.test("registering refuses with PEFT's messages", () => {
       { prefix: "amplify_" },
       "Inconsistent prefixes found: 'amplify_' and 'gain_' (they should be the same).",
     ],
-    [{ method: { ...gain, peftType: "OTHER" } }, "OTHER"],
+    // What is taken comes before what disagrees.
+    [
+      { name: "lora", prefix: "amplify_" },
+      "There is already PEFT method called 'lora', please choose a unique name.",
+    ],
   ];
   for (const [change, message] of cases) {
-    assertThrows(
+    const error = assertThrows(
       () => registerPeftMethod(defaultMethods, { ...entry, ...change }),
+      ValueError,
+    );
+    assertEquals(error.message, message);
+  }
+  // Not PEFT's, as there the type follows from the name.
+  const parts: [Partial<typeof entry>, string][] = [
+    [{ method: { ...gain, peftType: "OTHER" } }, "its method says OTHER"],
+    [{ config: { ...gainSchema, peftType: "OTHER" } }, "its config OTHER"],
+    [{ name: "élan" }, "the peft_type ÉLAN"],
+    [{ name: undefined }, "found undefined as the name"],
+    [{ config: undefined }, "undefined as the config"],
+    [{ method: undefined }, "undefined as the method"],
+  ];
+  for (const [change, message] of parts) {
+    const prefix = change.name && "gain_";
+    assertThrows(
+      () => registerPeftMethod(defaultMethods, { ...entry, prefix, ...change } as typeof entry),
       ValueError,
       message,
     );
@@ -104,4 +142,37 @@ Deno.test("a method that is not registered is named, with the nearest", () => {
   assertStrictEquals(methodOf("LORA"), lora);
   assertThrows(() => methodOf("LORRA"), UnsupportedError, '"LORRA" is registered (nearest: LORA)');
   assertThrows(() => methodOf("LORA", new Map()), UnsupportedError, "none");
+});
+
+Deno.test("PeftType and TaskType are values as well as types, in PEFT's order", () => {
+  const lora: PeftType = PeftType.LORA;
+  const causal: TaskType = TaskType.CAUSAL_LM;
+  // @ts-expect-error: no method of PEFT
+  const other: PeftType = "GAIN";
+  assertEquals([lora, causal, other], ["LORA", "CAUSAL_LM", "GAIN"]);
+  for (const names of [PeftType, TaskType]) {
+    assertEquals(Object.keys(names), Object.values(names));
+    assert(Object.isFrozen(names));
+  }
+  const types = Object.values(PeftType);
+  assertEquals(types.length, 45);
+  assertEquals(types.slice(0, 6), [
+    "PROMPT_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "LORA",
+    "ADALORA",
+  ]);
+  assertEquals(types.at(-1), "DEFT");
+  assertEquals(TASK_TYPES, [
+    "SEQ_CLS",
+    "SEQ_2_SEQ_LM",
+    "CAUSAL_LM",
+    "TOKEN_CLS",
+    "QUESTION_ANS",
+    "FEATURE_EXTRACTION",
+  ]);
+  // What the library brings is PEFT's.
+  for (const type of defaultMethods.keys()) assert(type in PeftType, type);
 });

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { ConfigError } from "../../lib/errors.ts";
-import { pythonRegExp } from "../../lib/methods/python-regex.ts";
+import { pythonRegExp, pythonSubstitution } from "../../lib/methods/python-regex.ts";
 
 Deno.test("Python's expressions match whole texts", () => {
   const cases: [string, string, boolean][] = [
@@ -45,5 +45,31 @@ Deno.test("what JavaScript lacks is refused with its name", () => {
     const error = assertThrows(() => pythonRegExp(pattern), ConfigError);
     assertStringIncludes(error.message, reason);
     assert(error.message.includes(JSON.stringify(pattern)));
+  }
+});
+
+Deno.test("matches are replaced as re.subn replaces them", () => {
+  const cases: [string, string, string, string, number][] = [
+    ["x*", "-", "abxd", "-a-b--d-", 5],
+    ["o", "0", "model.o_proj", "m0del.0_pr0j", 3],
+    [String.raw`(q|v)_(proj)`, String.raw`\2_\g<1>_\g<0>`, "a.q_proj", "a.proj_q_q_proj", 1],
+    [String.raw`(?P<n>\d+)`, String.raw`<\g<n>>`, "layers.10.x", "layers.<10>.x", 1],
+    ["^layers", "$&$1", "layers.1", "$&$1.1", 1],
+    ["(a)|b", String.raw`[\1]`, "ab", "[a][]", 2],
+    ["(?i)LAYERS", "h", "layers.layers", "h.h", 2],
+    ["a", String.raw`\\\n\t\.\0\101\x`.replace(String.raw`\x`, ""), "a", "\\\n\t\\.\0A", 1],
+    ["nothing", "x", "text", "text", 0],
+    ["model(?!_)", "m", "model.model_", "m.model_", 1],
+    ["", ".", "ab", ".a.b.", 3],
+  ];
+  for (const [pattern, replacement, text, replaced, count] of cases) {
+    assertEquals(pythonSubstitution(pattern, replacement)(text), { text: replaced, count });
+  }
+  const refused = [["(", "x"], ["a", String.raw`\1`], ["a", String.raw`\g<n>`], ["a", "\\"], [
+    "a",
+    String.raw`\q`,
+  ], ["a", String.raw`\g<`]];
+  for (const [pattern, replacement] of refused) {
+    assertThrows(() => pythonSubstitution(pattern, replacement), ConfigError);
   }
 });

@@ -22,6 +22,10 @@ for seed in (0, 1234, 2**40 + 7, -3):
          "values": torch.empty(4).normal_(0.5, 0.3)},
         {"call": "normal", "size": 41, "mean": -1, "std": 0.125,
          "values": torch.empty(41).normal_(-1, 0.125)},
+        {"call": "bernoulli", "size": 9, "probability": 0.3,
+         "values": torch.bernoulli(torch.full((9,), 0.3))},
+        {"call": "bernoulli", "size": 1001, "last": 40, "probability": 0.85,
+         "values": torch.bernoulli(torch.full((1001,), 0.85))[-40:]},
         {"call": "permutation", "size": 12, "values": torch.randperm(12)},
         {"call": "uniform", "size": 1, "values": torch.rand(1)},
     ]

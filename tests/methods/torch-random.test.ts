@@ -3,8 +3,9 @@ import { ValueError } from "../../lib/errors.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 
 interface Step {
-  readonly call: "uniform" | "normal" | "permutation";
+  readonly call: "uniform" | "normal" | "permutation" | "bernoulli";
   readonly size: number;
+  readonly probability?: number;
   readonly last?: number;
   readonly values: readonly number[];
 }
@@ -16,8 +17,12 @@ const { cases } = JSON.parse(
 for (const { seed, steps } of cases) {
   Deno.test(`seed ${seed}: the numbers are torch's, call after call`, () => {
     const random = createTorchRandom(seed);
-    for (const [i, { call, size, last, values, ...options }] of steps.entries()) {
-      const made = call === "permutation" ? random.permutation(size) : random[call](size, options);
+    for (const [i, { call, size, last, values, probability, ...options }] of steps.entries()) {
+      const made = call === "permutation"
+        ? random.permutation(size)
+        : call === "bernoulli"
+        ? random.bernoulli(size, probability!)
+        : random[call](size, options);
       assertEquals(made.length, size);
       const found = last ? made.slice(-last) : made;
       assertEquals(found.length, values.length);
@@ -42,6 +47,15 @@ Deno.test("small normal tensors share their pairs across calls", () => {
   const [a, b] = [createTorchRandom(9), createTorchRandom(9)];
   const together = a.normal(6);
   assertEquals([...b.normal(1), ...b.normal(2), ...b.normal(3)], [...together]);
+});
+
+Deno.test("a fork goes on from where its stream is, on its own", () => {
+  const random = createTorchRandom(7);
+  random.uniform(1000);
+  random.normal(3);
+  const fork = random.fork();
+  const next = [...random.normal(5), ...random.uniform(700)];
+  assertEquals([...fork.normal(5), ...fork.uniform(700)], next);
 });
 
 Deno.test("streams are apart, and a seed is a whole number", () => {

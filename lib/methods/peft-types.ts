@@ -1,0 +1,143 @@
+/**
+ * Names of PEFT's methods and tasks, as types and as values.
+ *
+ * @module
+ */
+
+/** PEFT's name of a method, which its files carry as `peft_type`. */
+export type PeftType =
+  | "PROMPT_TUNING"
+  | "MULTITASK_PROMPT_TUNING"
+  | "P_TUNING"
+  | "PREFIX_TUNING"
+  | "LORA"
+  | "ADALORA"
+  | "ADAMSS"
+  | "BOFT"
+  | "ADAPTION_PROMPT"
+  | "IA3"
+  | "BEFT"
+  | "LILY"
+  | "LOHA"
+  | "LOKR"
+  | "OFT"
+  | "POLY"
+  | "LN_TUNING"
+  | "VERA"
+  | "FROD"
+  | "PVERA"
+  | "FOURIERFT"
+  | "GLORA"
+  | "XLORA"
+  | "HRA"
+  | "VBLORA"
+  | "UNILORA"
+  | "CPT"
+  | "MISS"
+  | "RANDLORA"
+  | "ROAD"
+  | "TRAINABLE_TOKENS"
+  | "HIRA"
+  | "SHIRA"
+  | "C3A"
+  | "WAVEFT"
+  | "OSF"
+  | "DELORA"
+  | "GRALORA"
+  | "CARTRIDGE"
+  | "TINYLORA"
+  | "PSOFT"
+  | "PEANUT"
+  | "SHADOW"
+  | "SUPERTUNING"
+  | "DEFT";
+
+/**
+ * The methods of PEFT 0.21, in its order. Which of them are here, the registry says
+ * (`defaultMethods`); one from outside may have any other name.
+ *
+ * @example
+ * ```ts
+ * import { defaultMethods, PeftType } from "@graft/peft";
+ * console.log(PeftType.LORA, defaultMethods.has(PeftType.LORA)); // LORA true
+ * console.log(Object.values(PeftType).length); // 45
+ * ```
+ */
+export const PeftType: { readonly [K in PeftType]: K } = Object.freeze({
+  PROMPT_TUNING: "PROMPT_TUNING",
+  MULTITASK_PROMPT_TUNING: "MULTITASK_PROMPT_TUNING",
+  P_TUNING: "P_TUNING",
+  PREFIX_TUNING: "PREFIX_TUNING",
+  LORA: "LORA",
+  ADALORA: "ADALORA",
+  ADAMSS: "ADAMSS",
+  BOFT: "BOFT",
+  ADAPTION_PROMPT: "ADAPTION_PROMPT",
+  IA3: "IA3",
+  BEFT: "BEFT",
+  LILY: "LILY",
+  LOHA: "LOHA",
+  LOKR: "LOKR",
+  OFT: "OFT",
+  POLY: "POLY",
+  LN_TUNING: "LN_TUNING",
+  VERA: "VERA",
+  FROD: "FROD",
+  PVERA: "PVERA",
+  FOURIERFT: "FOURIERFT",
+  GLORA: "GLORA",
+  XLORA: "XLORA",
+  HRA: "HRA",
+  VBLORA: "VBLORA",
+  UNILORA: "UNILORA",
+  CPT: "CPT",
+  MISS: "MISS",
+  RANDLORA: "RANDLORA",
+  ROAD: "ROAD",
+  TRAINABLE_TOKENS: "TRAINABLE_TOKENS",
+  HIRA: "HIRA",
+  SHIRA: "SHIRA",
+  C3A: "C3A",
+  WAVEFT: "WAVEFT",
+  OSF: "OSF",
+  DELORA: "DELORA",
+  GRALORA: "GRALORA",
+  CARTRIDGE: "CARTRIDGE",
+  TINYLORA: "TINYLORA",
+  PSOFT: "PSOFT",
+  PEANUT: "PEANUT",
+  SHADOW: "SHADOW",
+  SUPERTUNING: "SUPERTUNING",
+  DEFT: "DEFT",
+});
+
+/** What a model is adapted for. */
+export type TaskType =
+  | "SEQ_CLS"
+  | "SEQ_2_SEQ_LM"
+  | "CAUSAL_LM"
+  | "TOKEN_CLS"
+  | "QUESTION_ANS"
+  | "FEATURE_EXTRACTION";
+
+/**
+ * The tasks of PEFT, in its order: classifying texts, sequence-to-sequence and causal language
+ * modelling, classifying tokens, finding answers in a text, and features without a head.
+ *
+ * @example
+ * ```ts
+ * import { loraConfig, TaskType } from "@graft/peft";
+ * console.log(loraConfig({ taskType: TaskType.CAUSAL_LM }).taskType); // CAUSAL_LM
+ * ```
+ */
+export const TaskType: { readonly [K in TaskType]: K } = Object.freeze({
+  SEQ_CLS: "SEQ_CLS",
+  SEQ_2_SEQ_LM: "SEQ_2_SEQ_LM",
+  CAUSAL_LM: "CAUSAL_LM",
+  TOKEN_CLS: "TOKEN_CLS",
+  QUESTION_ANS: "QUESTION_ANS",
+  FEATURE_EXTRACTION: "FEATURE_EXTRACTION",
+});
+
+/** All task types, in PEFT's order. */
+export const TASK_TYPES: readonly TaskType[] = Object.freeze(Object.values(TaskType));

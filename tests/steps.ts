@@ -1,0 +1,127 @@
+/**
+ * Losses and gradients of a model in training, for comparison with those of torch.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { causalLoss, shiftLabels } from "../lib/adapters/forward.ts";
+import { trainableLeaves, withLeaves } from "../lib/adapters/leaves.ts";
+import { type PeftModel, virtualTokens } from "../lib/adapters/peft-model.ts";
+import { runInputs, traceModel } from "../lib/adapters/trace-model.ts";
+import { input } from "../lib/ops/input.ts";
+import { gradients } from "../lib/program/grad.ts";
+import { toFloat32 } from "../lib/tensor/convert.ts";
+import { type Tensor, tensor } from "../lib/tensor/tensor.ts";
+
+/** A right-padded batch with what it has to predict, all [B, T]. */
+export interface LabelledBatch {
+  readonly inputIds: Tensor;
+  readonly attentionMask: Tensor;
+  readonly labels: Tensor;
+}
+
+/** A loss and its gradients by leaf. */
+export interface Step {
+  readonly loss: number;
+  readonly grads: ReadonlyMap<string, Float32Array>;
+}
+
+async function ints(of: Tensor): Promise<Int32Array> {
+  return Int32Array.from(await of.data() as Int32Array, Number);
+}
+
+/** One step's loss and gradients by leaf, without dropout. */
+export async function differentiate(model: PeftModel, batch: LabelledBatch): Promise<Step> {
+  const [ids, mask, labels] = [
+    await ints(batch.inputIds),
+    await ints(batch.attentionMask),
+    await ints(batch.labels),
+  ];
+  const [rows, length] = batch.inputIds.shape;
+  const leaves = trainableLeaves(model);
+  const traced = traceModel(model, {
+    batch: rows,
+    length,
+    trained: (graph, name) => {
+      const leaf = leaves.get(name);
+      return leaf && input(graph, name, { shape: leaf.shape, dtype: "f32" });
+    },
+    outputs: (pass, values) => {
+      const shifted = input(pass.graph, "labels", { shape: [rows, length], dtype: "i32" });
+      const loss = causalLoss(values.logits, shifted).mean;
+      const wanted = [...leaves].map(([name, { shape }]) =>
+        input(pass.graph, name, { shape, dtype: "f32" })
+      );
+      const found = gradients(loss, wanted);
+      return {
+        loss,
+        ...Object.fromEntries([...leaves.keys()].map((n, i) => [`grad.${n}`, found[i]])),
+      };
+    },
+  });
+  const { program } = traced;
+  const executable = await model.base.device.compile(program);
+  const first = virtualTokens(model);
+  const outputs = await executable.run({
+    ...traced.bindings,
+    ...Object.fromEntries([...leaves].filter(([name]) => program.inputs.has(name))),
+    ...runInputs(model, {
+      program,
+      batch: rows,
+      length,
+      ids,
+      positions: ids.map((_, i) => first + i % length),
+      keySegments: mask,
+      sequenceLength: first + length,
+    }),
+    labels: tensor(shiftLabels(labels, length), { shape: [rows, length] }),
+  });
+  const grads = new Map<string, Float32Array>();
+  for (const name of leaves.keys()) grads.set(name, await toFloat32(outputs[`grad.${name}`]));
+  return { loss: (await outputs.loss.data())[0] as number, grads };
+}
+
+/**
+ * The losses before each of `steps` AdamW steps (Loshchilov and Hutter, 2019, arXiv:1711.05101) with
+ * torch's defaults.
+ */
+export async function adamLosses(
+  start: PeftModel,
+  batch: LabelledBatch,
+  options: { readonly lr: number; readonly weight_decay: number; readonly steps: number },
+): Promise<readonly number[]> {
+  const { lr, weight_decay: decay, steps } = options;
+  const [beta1, beta2, epsilon] = [0.9, 0.999, 1e-8];
+  const moments = new Map<string, readonly [Float64Array, Float64Array]>();
+  const losses: number[] = [];
+  let model = start;
+  for (let step = 1; step <= steps; step++) {
+    const { loss, grads } = await differentiate(model, batch);
+    losses.push(loss);
+    const changed = new Map<string, Tensor>();
+    for (const [name, leaf] of trainableLeaves(model)) {
+      const g = grads.get(name)!;
+      const [m, v] = moments.get(name) ?? [new Float64Array(g.length), new Float64Array(g.length)];
+      moments.set(name, [m, v]);
+      const values = (await toFloat32(leaf)).map((x, i) => {
+        m[i] = beta1 * m[i] + (1 - beta1) * g[i];
+        v[i] = beta2 * v[i] + (1 - beta2) * g[i] * g[i];
+        const rate = m[i] / (1 - beta1 ** step) / (Math.sqrt(v[i] / (1 - beta2 ** step)) + epsilon);
+        return x * (1 - lr * decay) - lr * rate;
+      });
+      changed.set(name, tensor(values, { shape: leaf.shape }));
+    }
+    model = withLeaves(model, changed);
+  }
+  return losses;
+}
+
+/** The largest difference as a share of `largest`, the largest expected value by default. */
+export function apart(
+  got: ArrayLike<number>,
+  want: ArrayLike<number>,
+  largest = Math.max(...Array.from(want, Math.abs)),
+): number {
+  assert(got.length === want.length, `${got.length} values for ${want.length}`);
+  return Math.max(...Array.from(want, (value, i) => Math.abs(got[i] - value))) / largest;
+}
