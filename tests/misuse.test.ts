@@ -63,7 +63,9 @@ refused("token ids, masks, positions and labels", async () => {
   return [
     ["no inputs", "FORWARD_INPUT", () => g.forward(model)],
     ["no ids", "BATCH_SHAPE", () => g.forward(model, {})],
-    ["other inputs", "FORWARD_INPUT", () => forward([[1]], { adapterNames: ["default"] })],
+    ["other inputs", "FORWARD_INPUT", () => forward([[1]], { taskIds: [0] })],
+    ["too many rows' adapters", "ADAPTER_ROWS", () => forward([[1]], { adapterNames: ["a", "b"] })],
+    ["a row's adapter unknown", "ADAPTER_UNKNOWN", () => forward([[1]], { adapterNames: ["a"] })],
     ["no model", "NOT_A_MODEL", () => g.forward(undefined, BATCH)],
     ["a promise", "NOT_A_MODEL", () => g.forward(Promise.resolve(model), BATCH)],
     ["text", "BATCH_SHAPE", () => forward("hello")],

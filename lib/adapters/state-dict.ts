@@ -193,7 +193,9 @@ function compare(
     }
     const expected = tensorAt(model, adapter, target).shape;
     if (target.kind === "derived") throw notReadable(key, adapter);
-    if (expected.join() !== shape.join()) shapeMismatch.push({ key, expected, found: shape });
+    const fits = expected.join() === shape.join() || (target.kind === "shared" &&
+      adapter.method.fitsShared?.(target.leaf, { expected, found: shape }));
+    if (!fits) shapeMismatch.push({ key, expected, found: shape });
     else accepted.set(key, target);
     const cast = isFloating(dtype) && dtype !== "f32" && (given.autocast || !isHalf(dtype));
     if (cast) dtypeCast.push({ key, from: dtype });
@@ -245,8 +247,8 @@ function notReadable(key: string, { name, method }: Adapter): UnsupportedError {
     `${key} cannot be put into the adapter ${
       JSON.stringify(name)
     }: a file of ${method.peftType} holds ` +
-      "what its encoder computed, from which the encoder cannot be told. Load it without training " +
-      "it further (isTrainable: false), or make an adapter without the encoder.",
+      "what its encoder computed, from which the encoder cannot be told. Load it " +
+      "without isTrainable; setAdapter then trains what the encoder computed, without the encoder.",
     { key, adapter: name },
   );
 }

@@ -105,7 +105,8 @@ const OPTIONS: OptionRules<WeightedAdapterOptions> = {
  *   (arXiv:2311.03099), then as above;
  * - each of the last four with `_svd`: merges the products s·B·A, and decomposes the result.
  *
- * Other methods average their values. What an adapter replaces in the base (`modulesToSave`,
+ * One adapter alone is only scaled, whatever the type, as in PEFT. Other methods average their
+ * values: Σ w·l, where an adapter that lacks a module counts as changing nothing. What an adapter replaces in the base (`modulesToSave`,
  * biases, token rows) the combined one replaces too, unweighted; no two may replace the same.
  *
  * Unlike PEFT: names that are taken, weights that are too few or too many and a density above 1 are

@@ -26,6 +26,12 @@ export interface AverageOptions<C extends PeftConfig> {
  * it counts as zero, so that a module that only some of the adapters have loses strength.
  *
  * @param options See {@link AverageOptions}.
+ *
+ * @example
+ * ```ts
+ * import { averageCombine } from "./average-combine.ts";
+ * console.log(averageCombine({ neutral: 1 }).types); // ["linear"]
+ * ```
  */
 export function averageCombine<C extends PeftConfig>(options: AverageOptions<C>): CombineRule<C> {
   const { neutral, patterns } = options;

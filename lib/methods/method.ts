@@ -129,7 +129,8 @@ export interface PeftMethod<C extends PeftConfig = any> {
   /** Completes and checks a config in camelCase. Throws `ConfigError`. */
   parseConfig(config: unknown): C;
   /**
-   * Fills in what the config leaves to the model, such as its sizes. Throws `ConfigError` where the
+   * Fills in what the config leaves to the model, such as its sizes; again once the targets are
+   * known, so that a complete config stays as it is. Throws `ConfigError` where the
    * model does not say it.
    */
   completeConfig?(config: C, model: ModelGraph): C;
@@ -168,6 +169,14 @@ export interface PeftMethod<C extends PeftConfig = any> {
   frozenShared?(context: SharedContext<C>): Promise<Leaves>;
   /** Checkpoint keys of shared leaves that files hold, trained or fixed, by leaf; whole keys. */
   sharedKeys?(config: C): Readonly<Record<string, string>>;
+  /**
+   * Whether a file's tensor can stand for a shared leaf although it has not the leaf's shape, such
+   * as a projection that was made for larger layers.
+   */
+  fitsShared?(
+    leaf: string,
+    shapes: { readonly expected: readonly number[]; readonly found: readonly number[] },
+  ): boolean;
   /**
    * Tensors that are saved in the place of shared leaves and cannot be loaded back into them, by
    * whole key, such as the prefix that an encoder computes.

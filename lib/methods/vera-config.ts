@@ -4,7 +4,6 @@
  * @module
  */
 import { z } from "zod";
-import { ConfigError } from "../errors.ts";
 import {
   checkLayersPattern,
   commonFields,
@@ -116,31 +115,4 @@ export const veraSchema: ConfigSchema<VeraConfig> = {
  */
 export function veraConfig(config: Partial<VeraConfig> = {}): VeraConfig {
   return parseConfig(veraSchema, config);
-}
-
-/**
- * Refuses an adapter that cannot stand beside others of the method, as PEFT does: all of a model's
- * VeRA adapters have their projections from one key, and either save them or do not.
- *
- * @param config The new adapter's config.
- * @param others Those of the adapters that are there.
- * @throws {ConfigError} where they differ.
- */
-export function checkVeraTogether(config: VeraConfig, others: readonly VeraConfig[]): void {
-  for (const other of others) {
-    if (other.projectionPrngKey !== config.projectionPrngKey) {
-      throw new ConfigError(
-        "CONFIG_VERA_KEY",
-        `The key of VeRA's projections must be the same for all adapters of a model: projectionPrngKey is ${config.projectionPrngKey}, and ${other.projectionPrngKey} in an adapter that is there.`,
-        { found: config.projectionPrngKey, expected: other.projectionPrngKey },
-      );
-    }
-    if (other.saveProjection !== config.saveProjection) {
-      throw new ConfigError(
-        "CONFIG_VERA_SAVE",
-        `VeRA's projections must be saved for all adapters of a model or for none: saveProjection is ${config.saveProjection}, and ${other.saveProjection} in an adapter that is there.`,
-        { found: config.saveProjection, expected: other.saveProjection },
-      );
-    }
-  }
 }

@@ -47,6 +47,9 @@ export const vera: PeftMethod<VeraConfig> = {
   frozenShared: ({ config, sites }) => Promise.resolve(projections(config, sites)),
   sharedKeys: ({ saveProjection }): Readonly<Record<string, string>> =>
     saveProjection ? { vera_A: "base_model.vera_A", vera_B: "base_model.vera_B" } : {},
+  // A second adapter's file holds the projections of the first, which may be larger.
+  fitsShared: (leaf, { expected: [rows, columns], found: [m, n] }) =>
+    leaf === "vera_A" ? m === rows && n >= columns : m >= rows && n === columns,
   forward,
   merge,
   keyOf: (leaf) => leaf,

@@ -251,11 +251,10 @@ export function createForwardPass(
     attention(layer, { q, k, v, causal = true, window = null, scale }) {
       const { querySegments, keySegments, offset, cache } = options;
       const rest = { querySegments, keySegments, offset, causal, window, scale };
-      const first = prefix && (!cache || cache.first);
-      const added = first ? behindPrefix(layer, { k, v }) : { k, v };
-      if (first) rest.offset = add(offset, prefix.length);
+      const added = prefix ? behindPrefix(layer, { k, v }) : { k, v };
+      if (prefix) rest.offset = add(offset, prefix.length);
       if (!cache) {
-        if (first) {
+        if (prefix) {
           const shape = [keySegments.shape[0], prefix.length];
           const seen = constant(graph, 1, { shape, dtype: "i32" });
           rest.keySegments = concat([seen, keySegments], { axis: 1 });
@@ -293,7 +292,9 @@ export function createForwardPass(
       return logitRows ? gather(reshape(h, [-1, h.shape[h.shape.length - 1]]), logitRows) : h;
     },
   };
-  const prefix = options.adaptation?.prefix?.(pass);
+  // Later runs find the virtual tokens in the cache.
+  const atStart = !options.cache || options.cache.first;
+  const prefix = atStart ? options.adaptation?.prefix?.(pass) : undefined;
   return pass;
 }
 

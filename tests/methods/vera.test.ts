@@ -12,7 +12,7 @@ import { defaultMethods } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { vera } from "../../lib/methods/vera.ts";
-import { checkVeraTogether, type VeraConfig, veraConfig } from "../../lib/methods/vera-config.ts";
+import { veraConfig } from "../../lib/methods/vera-config.ts";
 import type { ForwardPass } from "../../lib/model/forward-pass.ts";
 import type { ModelGraph } from "../../lib/model/model-graph.ts";
 import type { Site } from "../../lib/model/site.ts";
@@ -81,23 +81,6 @@ Deno.test("unknown and ill-typed fields are named, with what was found", () => {
   // Layers beside an expression are accepted, and do not matter.
   const config = veraConfig({ targetModules: ".*q_proj", layersToTransform: [1, 99] });
   assertEquals(config.layersToTransform, [1, 99]);
-});
-
-Deno.test("adapters of one model agree on key and storage", () => {
-  const config = (fields: Partial<VeraConfig>) => veraConfig({ r: 2, ...fields });
-  checkVeraTogether(config({}), []);
-  checkVeraTogether(config({ r: 9, projectionPrngKey: 4 }), [config({ projectionPrngKey: 4 })]);
-  const keys = assertThrows(
-    () => checkVeraTogether(config({ projectionPrngKey: 3 }), [config({})]),
-    ConfigError,
-  );
-  assertStringIncludes(keys.message, "must be the same for all adapters");
-  assertStringIncludes(keys.message, "projectionPrngKey is 3, and 0");
-  const stored = assertThrows(
-    () => checkVeraTogether(config({ saveProjection: false }), [config({})]),
-    ConfigError,
-  );
-  assertStringIncludes(stored.message, "saveProjection is false, and true");
 });
 
 const site = (inFeatures: number, outFeatures: number, kind: Site["kind"] = "linear"): Site => ({
