@@ -5,6 +5,7 @@
  */
 import type { CachePrefix } from "../methods/method.ts";
 import type { Adaptation, ForwardPass, ParameterSource } from "../model/forward-pass.ts";
+import { parameterOf, resolveTied } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import { lookup } from "../model/weight.ts";
 import { add, equal, mul, sub } from "../ops/binary.ts";
@@ -17,6 +18,8 @@ import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { select } from "../ops/select.ts";
 import type { Value, ValueType } from "../ops/value.ts";
+import { castTensor } from "../tensor/convert.ts";
+import { isBlockType } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { multiplierLeaf, parameterLeaf, sharedLeaf, tokensLeaf, traceLeaves } from "./leaves.ts";
 import { type Adapter, type PeftModel, takingPart } from "./peft-model.ts";
@@ -82,10 +85,11 @@ function runSite(
     const leaves = traceLeaves(pass, at);
     const tokens = tokensLeaf(adapter, site.path, position);
     if (!leaves && !tokens) return before;
+    const own = unmergedWeights(pass, model, of.active);
     return (x) => {
       const result = leaves
         ? adapter.method.forward({
-          pass,
+          pass: own,
           site,
           config: adapter.config,
           leaves,
@@ -98,7 +102,7 @@ function runSite(
         : before(x);
       if (!tokens) return result;
       const rows = pass.leaf(tokens.leaf, tokens.tensor);
-      return replaceTokens(pass, { site, x, result, rows, indices: tokens.indices });
+      return replaceTokens(own, { site, x, result, rows, indices: tokens.indices });
     };
   }, (x) => pass.base(site, x));
   return run(of.x);
@@ -125,6 +129,32 @@ function mixedAdaptation(model: PeftModel, names: readonly string[]): Adaptation
       }, plain);
     },
   };
+}
+
+/**
+ * A pass in which adapters find the weights that they find without a merge, so that merging others
+ * before them changes no output (the length of a weight in DoRA, rows of an embedding).
+ */
+function unmergedWeights(
+  pass: ForwardPass,
+  model: PeftModel,
+  active: readonly Participant[],
+): ForwardPass {
+  const { merged } = model;
+  if (!merged) return pass;
+  const source = parameterSource(active);
+  const before = parameterSource(
+    participants(model, merged.names.map((name) => model.adapters.get(name)!)),
+  );
+  const { weight } = pass.withParameters((name) => {
+    const replaced = source(name);
+    if (replaced) return replaced;
+    const own = before(name)?.tensor ?? parameterOf(merged.base, name);
+    if (own === parameterOf(model.base, name)) return undefined;
+    const tensor = isBlockType(own.dtype) ? castTensor(own, "f32") : own;
+    return { leaf: `unmerged.${resolveTied(merged.base, name)}`, tensor };
+  });
+  return { ...pass, weight };
 }
 
 /** The leaves of an adapter as a whole as values. */

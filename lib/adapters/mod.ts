@@ -24,12 +24,26 @@ export {
   supportsLoraConversion,
 } from "./convert-to-lora.ts";
 export { forward, type ForwardInputs, type ForwardOutputs } from "./forward.ts";
+export {
+  hotswapAdapter,
+  type HotswapOptions,
+  type PrepareHotswapOptions,
+  prepareModelForCompiledHotswap,
+  swapAdapter,
+  type SwapOptions,
+} from "./hotswap.ts";
 export { fromPretrained, type FromPretrainedOptions } from "./from-pretrained.ts";
 export { hashBase } from "./hash-base.ts";
 export { addAdapter, getPeftModel, type InjectOptions } from "./inject.ts";
 export type { KeyMapping, RenamedKey } from "./key-mapping.ts";
 export { trainableLeaves, withLeaves } from "./leaves.ts";
 export { type AdapterLoadReport, loadAdapter, type LoadAdapterOptions } from "./load.ts";
+export type {
+  LayerCertificate,
+  MergeCertificate,
+  MergeError,
+  MergeTolerance,
+} from "./merge-certificate.ts";
 export {
   type CertifiedMerge,
   type CertifiedMergeOptions,

@@ -9,7 +9,7 @@
 import { ArgumentTypeError, ValueError } from "../errors.ts";
 import { show } from "../options.ts";
 import { checkPeft, type PeftModel } from "./peft-model.ts";
-import { adapterOf, disableAdapters, setAdapter } from "./select.ts";
+import { adapterOf, disableAdapters, pristine, setAdapter } from "./select.ts";
 
 /** What a scoped helper gives. */
 export interface Scoped<T> {
@@ -28,7 +28,8 @@ export type ScopedFunction<T> = (model: PeftModel) => T | Promise<T>;
  *
  * A factor in [0, 1] interpolates between the base and the fine-tuned model (WiSE-FT, Wortsman et
  * al., 2021, arXiv:2109.01903), which can help where the data of the test differ from those of the
- * training. Another factor compiles nothing.
+ * training. Another factor compiles nothing. Adapters that were merged into the base are taken out
+ * of it.
  *
  * @param model A model with adapters.
  * @param multiplier The factor: one for all active adapters, or one by name. 1 changes nothing, 0
@@ -78,7 +79,7 @@ export function withAdapterScale<T>(
       multipliers.set(name, (multipliers.get(name) ?? 1) * factor);
     }
     if (factors.length === 0) throw nothingToScale(model, model.active);
-    return { ...model, multipliers };
+    return { ...pristine(model), multipliers };
   });
 }
 

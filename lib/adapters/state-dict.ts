@@ -4,14 +4,14 @@
  * @module
  */
 import { CheckpointError, nearestNames, UnsupportedError } from "../errors.ts";
-import { parameterOf } from "../model/model-graph.ts";
+import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { castTensor, toFloat32 } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { adapterKeys, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
 import { transposed } from "./lazy-leaves.ts";
-import type { Adapter, PeftModel } from "./peft-model.ts";
-import { adapterOf } from "./select.ts";
+import { type Adapter, type PeftModel, pristineBase } from "./peft-model.ts";
+import { adapterOf, pristine } from "./select.ts";
 
 /** How to read an adapter's tensors. */
 export interface StateDictOptions {
@@ -90,7 +90,7 @@ export function getAdapterStateDict(
   options: StateDictOptions = {},
 ): ReadonlyMap<string, Tensor> {
   const adapter = adapterOf(model, adapterName);
-  const keys = adapterKeys(model.base, adapter, options.saveEmbeddingLayers ?? "auto");
+  const keys = adapterKeys(pristineBase(model), adapter, options.saveEmbeddingLayers ?? "auto");
   return new Map([...keys].map(([key, target]) => [key, tensorAt(model, adapter, target)]));
 }
 
@@ -114,7 +114,7 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
       return adapter.tokens.get(target.path)!.rows;
     case "base": {
       const stored = adapter.replacements?.get(target.name) ??
-        parameterOf(model.base, target.name);
+        parameterOf(pristineBase(model), target.name);
       return isFloating(stored.dtype) && !["f16", "bf16"].includes(stored.dtype)
         ? castTensor(stored, "f32")
         : stored;
@@ -123,7 +123,8 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
 }
 
 /**
- * The model with the tensors of one adapter replaced.
+ * The model with the tensors of one adapter replaced. Adapters that were merged into the base are
+ * taken out of it.
  *
  * @param model A model with adapters.
  * @param tensors Tensors under PEFT's keys; they are read.
@@ -156,7 +157,7 @@ export async function setAdapterStateDict(
   const { adapterName = "default", strict = true, autocastAdapterDtype = true } = options;
   const adapter = adapterOf(model, adapterName);
   const { report, accepted } = compare(model, adapter, { tensors, autocast: autocastAdapterDtype });
-  if (strict) checkReport(report, [...adapterKeys(model.base, adapter, false).keys()]);
+  if (strict) checkReport(report, [...adapterKeys(pristineBase(model), adapter, false).keys()]);
   const loaded = new Map<string, Tensor>();
   for (const key of accepted.keys()) {
     const stored = tensors.get(key)!;
@@ -168,7 +169,7 @@ export async function setAdapterStateDict(
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return {
-    model: { ...model, adapters: new Map([...model.adapters, [adapterName, changed]]) },
+    model: { ...pristine(model), adapters: new Map([...model.adapters, [adapterName, changed]]) },
     report,
   };
 }
@@ -179,8 +180,8 @@ function compare(
   given: { readonly tensors: ReadonlyMap<string, Tensor>; readonly autocast: boolean },
 ): { readonly report: LoadReport; readonly accepted: ReadonlyMap<string, KeyTarget> } {
   const { tensors } = given;
-  const required = adapterKeys(model.base, adapter, false);
-  const known = new Map([...optionalKeys(model.base, adapter), ...required]);
+  const required = adapterKeys(pristineBase(model), adapter, false);
+  const known = new Map([...optionalKeys(pristineBase(model), adapter), ...required]);
   const accepted = new Map<string, KeyTarget>();
   const unexpected: string[] = [], ignored: string[] = [];
   const shapeMismatch: LoadReport["shapeMismatch"][number][] = [];
@@ -332,7 +333,7 @@ async function withTensors(
       const renewed = { ...old, rows: value };
       for (const [path, entry] of adapter.tokens) if (entry === old) tokens.set(path, renewed);
     } else if (
-      target.kind === "base" && !await isEqual(value, parameterOf(model.base, target.name))
+      target.kind === "base" && !await isEqual(value, parameterOf(pristineBase(model), target.name))
     ) {
       replacements.set(target.name, value);
     }
@@ -347,7 +348,7 @@ async function withTensors(
     shared,
     parameters,
     tokens,
-    replacements: withTies(model, replacements),
+    replacements: withTies(pristineBase(model), replacements),
   };
   for (const [key, target] of given.accepted) {
     if (target.kind === "leaf" && sites.get(target.path)!.tied?.[target.leaf]) {
@@ -360,7 +361,7 @@ async function withTensors(
 
 /** What replaces a parameter that others are tied to replaces those too. */
 function withTies(
-  { base }: PeftModel,
+  base: ModelGraph,
   replacements: ReadonlyMap<string, Tensor>,
 ): ReadonlyMap<string, Tensor> {
   const all = new Map(replacements);

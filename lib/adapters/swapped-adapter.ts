@@ -2,30 +2,22 @@
  * One adapter with the contents of another, for the same program.
  *
  * A program depends on the shapes of leaves and on what the config says is computed. Where a method
- * has a {@link RefitRule}, leaves of another rank and scale are made to fit; otherwise both adapters
+ * has a rule to refit leaves, leaves of another rank and scale are made to fit; otherwise both adapters
  * must agree.
  *
  * @module
  */
 import { ShapeError, UnsupportedError } from "../errors.ts";
-import type { PeftConfig } from "../methods/config.ts";
-import { loraRefit } from "../methods/lora-refit.ts";
-import type { Leaves, PeftMethod, SiteLeaves } from "../methods/method.ts";
-import type { RefitRule } from "../methods/refit.ts";
+import type { Leaves, SiteLeaves } from "../methods/method.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { castTensor, toFloat32 } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { gatheredRows, transposed } from "./lazy-leaves.ts";
 import type { Adapter, TokenRows } from "./peft-model.ts";
 
-/** How a method's leaves are made to fit another config, where it says so. */
-function refitRuleOf(method: PeftMethod): RefitRule<PeftConfig> | undefined {
-  return method.peftType === "LORA" ? loraRefit as unknown as RefitRule<PeftConfig> : undefined;
-}
-
 /** Whether the rank of an adapter can be changed. */
 export function canResize({ method }: Adapter): boolean {
-  return refitRuleOf(method) !== undefined;
+  return method.refit !== undefined;
 }
 
 /**
@@ -34,7 +26,7 @@ export function canResize({ method }: Adapter): boolean {
  * @throws {ValueError} where it has a larger rank.
  */
 export function resizedAdapter(base: ModelGraph, adapter: Adapter, rank: number): Adapter {
-  const rule = refitRuleOf(adapter.method)!;
+  const rule = adapter.method.refit!;
   const config = rule.resized(adapter.config, rank);
   return { ...adapter, config, sites: refitted(base, { ...adapter, config }, adapter) };
 }
@@ -84,7 +76,7 @@ export function swappedAdapter(base: ModelGraph, resident: Adapter, from: Adapte
       ),
     };
   }
-  const rule = refitRuleOf(resident.method);
+  const rule = resident.method.refit;
   if (!rule) throw otherProgram(resident, from, different);
   const config = rule.config(resident.config, from.config);
   return { ...resident, ...rest, config, sites: refitted(base, { ...resident, config }, from) };
@@ -96,7 +88,7 @@ function refitted(
   to: Adapter,
   from: Adapter,
 ): ReadonlyMap<string, SiteLeaves> {
-  const rule = refitRuleOf(to.method)!;
+  const rule = to.method.refit!;
   return new Map([...to.sites].map(([path, resident]) => {
     const site = base.sites.get(path)!;
     const given = from.sites.get(path);

@@ -26,6 +26,7 @@ import { ATTENTION_TARGETS } from "./default-targets.ts";
 import { loraCombine } from "./lora-combine.ts";
 import { type LoraConfig, loraSchema, loraShape } from "./lora-config.ts";
 import { decomposes, frozenLora, initLora, loraFrozenShapes, loraLeafShapes } from "./lora-init.ts";
+import { loraRefit } from "./lora-refit.ts";
 import type { ForwardContext, MergeContext, PeftMethod, SiteContext } from "./method.ts";
 
 type Context = SiteContext<LoraConfig>;
@@ -50,6 +51,7 @@ export const lora: PeftMethod<LoraConfig> = {
   merge,
   keyOf: (leaf) => KEYS[leaf] ?? leaf,
   combine: loraCombine,
+  refit: loraRefit,
 };
 
 /** Leaves whose key is not their name. */

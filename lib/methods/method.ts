@@ -10,6 +10,7 @@ import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { CombineRule } from "./combine.ts";
 import type { PeftConfig } from "./config.ts";
+import type { RefitRule } from "./refit.ts";
 import type { TorchRandom } from "./torch-random.ts";
 
 /** Tensors of one site by leaf name, such as `lora_A`. */
@@ -196,4 +197,6 @@ export interface PeftMethod<C extends PeftConfig = any> {
   keyOf(leaf: string, site: Site): string;
   /** How adapters become one; absent where a method's adapters cannot be combined. */
   readonly combine?: CombineRule<C>;
+  /** How leaves take other shapes (hot swap); without it only adapters of one structure swap. */
+  readonly refit?: RefitRule<C>;
 }

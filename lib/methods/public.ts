@@ -3,6 +3,17 @@
  *
  * @module
  */
+export { averageCombine, type AverageOptions } from "./average-combine.ts";
+export type {
+  CombineContext,
+  CombineOptions,
+  CombinePart,
+  CombineRule,
+  CombineSite,
+  CompressContext,
+  CompressedSite,
+  MajoritySignMethod,
+} from "./combine.ts";
 export {
   checkLayersPattern,
   checkTargets,
@@ -32,5 +43,6 @@ export { fromPeftJson, type PeftJsonOptions, toPeftJson } from "./peft-json.ts";
 export { type PrefixTuningConfig, prefixTuningConfig } from "./prefix-tuning-config.ts";
 export type { PromptLearningConfig } from "./prompt-config.ts";
 export { PeftType, TASK_TYPES, TaskType } from "./peft-types.ts";
+export type { RefitContext, RefitRule } from "./refit.ts";
 export type { TorchRandom } from "./torch-random.ts";
 export { type VeraConfig, veraConfig } from "./vera-config.ts";

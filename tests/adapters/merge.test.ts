@@ -182,6 +182,10 @@ testOnDevices("adapters are merged on top of merged ones", async (device) => {
   const all = await randomized(three);
   const pair = setAdapter(all, ["default", "two"]);
 
+  // What is merged does not show in what DoRA measures of the weight.
+  const below = mergeAdapter(pair, { adapterNames: ["default"] });
+  assert(await apart(below, pair) < 2e-5);
+
   // The rest of the active ones takes part on top of what is merged.
   const plain = setAdapter(all, ["default", "three"]);
   const half = mergeAdapter(plain, { adapterNames: ["default"] });

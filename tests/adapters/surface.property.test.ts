@@ -121,6 +121,16 @@ const SURFACE: Readonly<Record<string, Call>> = {
     const parts = await graft.convertToLora(model, { adapterName: draw.of(names(model)), rank: 2 });
     return graft.loadAdapter(model, parts, { adapterName: `c${draw.below(9)}` });
   },
+  swapAdapter: (model, draw) => {
+    const other = graft.getPeftModel(graft.getBaseModel(model), someConfig(draw), { seed: 7 });
+    return graft.swapAdapter(model, other, { adapterName: draw.of(names(model)) });
+  },
+  prepareModelForCompiledHotswap: (model) =>
+    graft.prepareModelForCompiledHotswap(model, { targetRank: 5 }),
+  certified: async (model) => {
+    const { model: merged } = await graft.mergeAdapter(model, { certificate: true, dtype: "bf16" });
+    return merged;
+  },
   updateSignature: (model) => graft.updateSignature(model),
   train: async (model) => {
     const options = { learningRate: 1e-2, steps: 1, maxGradientNorm: 1 };

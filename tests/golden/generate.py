@@ -20,11 +20,22 @@ import peft
 import torch
 import transformers
 
+import combinations
+import conversion
+import kappa
 import method_cases
+import prefix_tuning
+import status
+import surface
+
 from bases import BASES
 from cases import CASES, INITS, REFUSED
 
 CONFIG = "LoraConfig"
+
+
+# Each writes a folder of its own; all stand on base/.
+SUBJECTS = (method_cases, prefix_tuning, combinations, conversion, status, kappa, surface)
 
 
 def main() -> None:
@@ -76,7 +87,8 @@ def main() -> None:
         },
         Path("cases.json"),
     )
-    method_cases.write(out, options.seed)
+    for module in SUBJECTS:
+        module.write(out, options.seed)
 
 
 if __name__ == "__main__":
