@@ -20,7 +20,7 @@ import { planAdapter } from "./plan.ts";
 import type { AdapterParts } from "./read-adapter.ts";
 import { savePretrained } from "./save.ts";
 import { adapterOf } from "./select.ts";
-import { siteDelta } from "./site-delta.ts";
+import { getDeltaWeight } from "./delta-weight.ts";
 import { getAdapterStateDict } from "./state-dict.ts";
 
 /** How to convert an adapter. */
@@ -138,7 +138,7 @@ export async function convertToLora(
   const sites = new Map<string, Factors>();
   for (const path of adapter.sites.keys()) {
     const site = base.sites.get(path)!;
-    const delta = outIn(site, await toFloat32(siteDelta(model, adapter, site)));
+    const delta = outIn(site, await toFloat32(getDeltaWeight(model, path, { adapterName })));
     sites.set(path, factorize(delta, { rank, path }));
     options.onProgress?.({ path, done: sites.size, total: adapter.sites.size });
   }

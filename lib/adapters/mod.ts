@@ -13,6 +13,7 @@ export {
   scaleAdapter,
   type ScaleAdapterOptions,
 } from "./adapter-algebra.ts";
+export { type AdapterDtype, castAdapterDtype, type CastAdapterOptions } from "./cast-adapter.ts";
 export { checkIfPeftModel, type CheckPeftOptions } from "./check-if-peft-model.ts";
 export {
   type ConvertedLora,
@@ -32,9 +33,18 @@ export {
   swapAdapter,
   type SwapOptions,
 } from "./hotswap.ts";
+export { type DeltaWeightOptions, getDeltaWeight } from "./delta-weight.ts";
 export { fromPretrained, type FromPretrainedOptions } from "./from-pretrained.ts";
 export { hashBase } from "./hash-base.ts";
 export { addAdapter, getPeftModel, type InjectOptions } from "./inject.ts";
+export {
+  findKappaTargetModules,
+  type KappaProgress,
+  type KappaTargetOptions,
+  type KappaTargets,
+} from "./kappa-targets.ts";
+export { loadPeftConfig, type LoadPeftConfigOptions } from "./load-peft-config.ts";
+export { loadPeftWeights, type LoadPeftWeightsOptions } from "./load-peft-weights.ts";
 export type { KeyMapping, RenamedKey } from "./key-mapping.ts";
 export { trainableLeaves, withLeaves } from "./leaves.ts";
 export { type AdapterLoadReport, loadAdapter, type LoadAdapterOptions } from "./load.ts";

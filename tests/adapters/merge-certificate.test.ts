@@ -5,7 +5,7 @@ import { mergeAdapter, mergeAndUnload } from "../../lib/adapters/merge.ts";
 import type { MergeCertificate } from "../../lib/adapters/merge-certificate.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { disableAdapters, setAdapter } from "../../lib/adapters/select.ts";
-import { siteDelta } from "../../lib/adapters/site-delta.ts";
+import { getDeltaWeight } from "../../lib/adapters/delta-weight.ts";
 import { ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
@@ -63,7 +63,7 @@ testOnDevices("a certificate measures every layer in the type that is stored", a
         const site = base.sites.get(layer.path)!;
         const wanted = expected({
           base: await toFloat32(before),
-          delta: await toFloat32(siteDelta(model, model.adapters.get("default")!, site)),
+          delta: await toFloat32(getDeltaWeight(model, site.path)),
           stored: await toFloat32(merged.parameters.get(name)!),
           alone: await toFloat32(castTensor(castTensor(before, "f32"), dtype)),
         });

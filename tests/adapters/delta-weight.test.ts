@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { setRequiresGrad } from "../../lib/adapters/select.ts";
-import { siteDelta } from "../../lib/adapters/site-delta.ts";
+import { getDeltaWeight } from "../../lib/adapters/delta-weight.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../lib/methods/lora-config.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
@@ -49,12 +49,11 @@ testOnDevices("a delta is that of the factors, however small beside the weight",
     trainableTokenIndices: { wpe: [1, 4] },
   });
   const model = await randomized(getPeftModel(gpt2, config));
-  const adapter = model.adapters.get("default")!;
   for (
     const path of ["transformer.h.1.attn.c_attn", "transformer.h.0.mlp.c_fc", "transformer.wte"]
   ) {
     const site = gpt2.sites.get(path)!;
-    const delta = siteDelta(model, adapter, site);
+    const delta = getDeltaWeight(model, site.path);
     assertEquals(delta.shape, [site.inFeatures, site.outFeatures]);
     assertEquals(delta.dtype, "f32");
     const expected = await byHand(model, path);
@@ -76,13 +75,12 @@ testOnDevices("a delta has the scale, the factor and what the base lacks", async
     targetModules: ["v_proj"],
   });
   const model = await randomized(getPeftModel(base, config));
-  const adapter = model.adapters.get("default")!;
   const site = base.sites.get(path)!;
   const expected = await byHand(model, path);
-  const delta = await toFloat32(siteDelta(model, adapter, site));
+  const delta = await toFloat32(getDeltaWeight(model, site.path));
   assert(farthest(delta, expected) < 1e-5 * Math.max(...expected.map(Math.abs)));
   const multipliers = new Map([["default", -0.25]]);
-  const scaled = await toFloat32(siteDelta({ ...model, multipliers }, adapter, site));
+  const scaled = await toFloat32(getDeltaWeight({ ...model, multipliers }, site.path));
   assert(farthest(scaled, expected.map((x) => -0.25 * x)) < 1e-6);
 });
 
@@ -103,7 +101,7 @@ testOnDevices("the delta of DoRA is that of the whole weight", async (device) =>
     const factor = m / Math.hypot(...row);
     row.forEach((x, i) => expected[o * n + i] = x * factor - weight[o * n + i]);
   });
-  const found = await toFloat32(siteDelta(model, adapter, site));
+  const found = await toFloat32(getDeltaWeight(model, site.path));
   assert(farthest(found, expected) < 1e-5 * Math.max(...expected.map(Math.abs)));
 });
 
@@ -111,10 +109,10 @@ testOnDevices("a delta that does not exist is refused", async (device) => {
   const base = await goldenBase("llama", device);
   const model = setRequiresGrad(getPeftModel(base, loraConfig()), "default");
   const adapter = model.adapters.get("default")!;
-  const head = base.sites.get("lm_head")!;
-  const error = assertThrows(() => siteDelta(model, adapter, head), ValueError, "lm_head");
+  const error = assertThrows(() => getDeltaWeight(model, "lm_head"), ValueError, "lm_head");
   assertEquals(error.code, "SITE_UNKNOWN");
   const stuck = { ...adapter, method: { ...adapter.method, merge: undefined } };
-  const site = base.sites.get("model.layers.0.self_attn.q_proj")!;
-  assertThrows(() => siteDelta(model, stuck, site), UnsupportedError, "cannot be merged");
+  const fixed = { ...model, adapters: new Map([["default", stuck]]) };
+  const path = "model.layers.0.self_attn.q_proj";
+  assertThrows(() => getDeltaWeight(fixed, path), UnsupportedError, "cannot be merged");
 });
