@@ -38,6 +38,9 @@ export const TEXT: OptionRule = {
   holds: (x) => typeof x === "string" && x !== "",
 };
 
+/** Names of adapters. */
+export const NAMES: OptionRule = { must: "a list of adapters' names", holds: Array.isArray };
+
 /** A number above 0. */
 export const POSITIVE: OptionRule = {
   must: "a number above 0",
@@ -123,6 +126,11 @@ export function checkOptions<T>(
       });
     }
   }
+}
+
+/** A name as messages show it: quoted, or as what it is where it is no string. */
+export function showName(name: unknown): string {
+  return typeof name === "string" ? JSON.stringify(name) : show(name);
 }
 
 /** A value as messages show it, with its type where that is what is wrong. */

@@ -23,6 +23,7 @@ import { isBlockType } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { multiplierLeaf, parameterLeaf, sharedLeaf, tokensLeaf, traceLeaves } from "./leaves.ts";
 import { type Adapter, type PeftModel, takingPart } from "./peft-model.ts";
+import { adapterOf } from "./select.ts";
 
 /** Name of the input that says which adapter a row of a mixed batch gets, `i32` [B]; −1 for none. */
 export const ROW_ADAPTERS = "rowAdapters";
@@ -113,7 +114,7 @@ function runSite(
  * among the outputs; where an adapter does nothing its output is the base's, and costs nothing.
  */
 function mixedAdaptation(model: PeftModel, names: readonly string[]): Adaptation {
-  const all = participants(model, names.map((name) => model.adapters.get(name)!));
+  const all = participants(model, names.map((name) => adapterOf(model, name)));
   return {
     site(pass, site, x) {
       const plain = pass.base(site, x);
@@ -133,7 +134,8 @@ function mixedAdaptation(model: PeftModel, names: readonly string[]): Adaptation
 
 /**
  * A pass in which adapters find the weights that they find without a merge, so that merging others
- * before them changes no output (the length of a weight in DoRA, rows of an embedding).
+ * before them changes no output (the length of a weight and the bias in DoRA, rows of an
+ * embedding).
  */
 function unmergedWeights(
   pass: ForwardPass,
@@ -146,7 +148,7 @@ function unmergedWeights(
   const before = parameterSource(
     participants(model, merged.names.map((name) => model.adapters.get(name)!)),
   );
-  const { weight } = pass.withParameters((name) => {
+  const { weight, parameter } = pass.withParameters((name) => {
     const replaced = source(name);
     if (replaced) return replaced;
     const own = before(name)?.tensor ?? parameterOf(merged.base, name);
@@ -154,7 +156,7 @@ function unmergedWeights(
     const tensor = isBlockType(own.dtype) ? castTensor(own, "f32") : own;
     return { leaf: `unmerged.${resolveTied(merged.base, name)}`, tensor };
   });
-  return { ...pass, weight };
+  return { ...pass, weight, parameter };
 }
 
 /** The leaves of an adapter as a whole as values. */

@@ -5,7 +5,7 @@
  */
 import { UnsupportedError, ValueError } from "../errors.ts";
 import type { SiteLeaves } from "../methods/method.ts";
-import type { MethodRegistry } from "../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import {
   checkOptions,
   isFiniteNumber,
@@ -14,11 +14,11 @@ import {
   show,
   wholeFrom,
 } from "../options.ts";
-import { combineAdapters, partOf, ruleOf, withAdapter } from "./combined-adapter.ts";
+import { combineAdapters, partOf, ruleOf } from "./combined-adapter.ts";
 import { planOfParts } from "./combined-plan.ts";
 import { checkNewName } from "./inject.ts";
 import type { PeftModel } from "./peft-model.ts";
-import { adapterOf } from "./select.ts";
+import { adapterOf, withAdapter } from "./select.ts";
 import { checkWeights } from "./weighted-adapter.ts";
 
 /** How to scale an adapter. */
@@ -34,7 +34,7 @@ export interface ScaleAdapterOptions {
 const SCALE_OPTIONS: OptionRules<ScaleAdapterOptions> = {
   factor: { must: "a finite number", holds: isFiniteNumber },
   as: null,
-  registry: null,
+  registry: REGISTRY,
 };
 
 /**
@@ -106,7 +106,11 @@ export interface AddAdaptersOptions {
   readonly registry?: MethodRegistry;
 }
 
-const ADD_OPTIONS: OptionRules<AddAdaptersOptions> = { as: null, weights: null, registry: null };
+const ADD_OPTIONS: OptionRules<AddAdaptersOptions> = {
+  as: null,
+  weights: null,
+  registry: REGISTRY,
+};
 
 /**
  * The model with an adapter that adds exactly what each of these adds, together: for LoRA, what
@@ -173,7 +177,7 @@ export interface CompressAdapterOptions {
 const COMPRESS_OPTIONS: OptionRules<CompressAdapterOptions> = {
   rank: wholeFrom(1),
   as: null,
-  registry: null,
+  registry: REGISTRY,
 };
 
 /** What is lost, as a share of the Frobenius norm of what an adapter adds to the weights. */

@@ -10,7 +10,7 @@ import { castTensor } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Adapter, PeftModel } from "./peft-model.ts";
-import { adapterOf } from "./select.ts";
+import { adapterOf, withAdapter } from "./select.ts";
 
 /** Number types that an adapter can be kept in. */
 export type AdapterDtype = "f32" | "f16" | "bf16";
@@ -79,9 +79,7 @@ export function castAdapterDtype(model: PeftModel, options: CastAdapterOptions =
   if (autocastAdapterDtype === false) return model;
   const cast = caster(dtype ?? "f32");
   const changed = castAdapter(adapter, cast.tensor);
-  return cast.changed()
-    ? { ...model, adapters: new Map([...model.adapters, [adapterName, changed]]) }
-    : model;
+  return cast.changed() ? withAdapter(model, changed) : model;
 }
 
 /** Casts tensors; one that occurs several times, as what is tied does, gives one result. */

@@ -10,6 +10,8 @@ import { readJsonFile } from "../io/json.ts";
 import { exists, locate } from "../io/locate.ts";
 import { defaultMethods, type MethodRegistry } from "../methods/mod.ts";
 import { PeftType } from "../methods/peft-types.ts";
+import { checkOptions } from "../options.ts";
+import { PEFT_CONFIG_OPTIONS } from "./load-peft-config.ts";
 import { ADAPTER_FILES, type AdapterSource } from "./read-adapter.ts";
 
 /** How to look for an adapter. */
@@ -28,6 +30,7 @@ export interface CheckPeftOptions extends AdapterSource {
  * @param source A folder, or the id of a model on the hub.
  * @throws {FileError} where the hub cannot be reached or does not let this caller look, and for an
  * `adapter_config.json` that is no valid JSON.
+ * @throws {ValueError} for an option that cannot be.
  *
  * @example
  * ```ts
@@ -43,6 +46,7 @@ export async function checkIfPeftModel(
   source: string | URL,
   options: CheckPeftOptions = {},
 ): Promise<boolean> {
+  checkOptions(options, PEFT_CONFIG_OPTIONS, { code: "LOAD_OPTION", of: "checkIfPeftModel" });
   const { registry = defaultMethods } = options;
   const path = await findConfig(source, options);
   if (path === undefined) return false;

@@ -132,11 +132,6 @@ export function combineAdapters(model: PeftModel, combination: Combination): Ada
   return { ...adapter, sites: combinedLeaves(pristineBase(model), how) };
 }
 
-/** The model with an adapter under its name, in the place of one that has it. */
-export function withAdapter(model: PeftModel, adapter: Adapter): PeftModel {
-  return { ...model, adapters: new Map([...model.adapters, [adapter.name, adapter]]) };
-}
-
 interface ToCombine {
   readonly method: PeftMethod;
   readonly rule: Rule;

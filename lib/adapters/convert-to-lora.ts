@@ -8,7 +8,7 @@ import { isTargetConfig, type PeftConfig } from "../methods/config.ts";
 import { type FlatMatrix, flatMatrix, leadingSvd, transposed } from "../methods/linalg.ts";
 import { type LoraConfig, loraConfig } from "../methods/lora-config.ts";
 import type { SiteLeaves } from "../methods/method.ts";
-import type { MethodRegistry } from "../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import type { Site } from "../model/site.ts";
 import { checkOptions, FUNCTION, type OptionRules, show } from "../options.ts";
 import { toFloat32 } from "../tensor/convert.ts";
@@ -71,7 +71,7 @@ const OPTIONS: OptionRules<ConvertOptions> = {
   rank: null,
   adapterName: null,
   onProgress: FUNCTION,
-  registry: null,
+  registry: REGISTRY,
 };
 
 /**

@@ -4,7 +4,7 @@
  * @module
  */
 import { nearestNames, ValueError } from "../errors.ts";
-import { checkOptions, type OptionRules, TEXT } from "../options.ts";
+import { checkOptions, type OptionRules, showName, TEXT } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { checkMergeable } from "./merge.ts";
 import { siteChange } from "./merge-site.ts";
@@ -54,12 +54,12 @@ export function getDeltaWeight(
   checkMergeable(adapter);
   const site = pristineBase(model).sites.get(path);
   if (!site || !adapter.sites.has(path)) {
-    const near = nearestNames(String(path), adapter.sites.keys());
+    const near = typeof path === "string" ? nearestNames(path, adapter.sites.keys()) : [];
     throw new ValueError(
       "SITE_UNKNOWN",
-      `The adapter ${JSON.stringify(adapterName)} does not adapt ${
-        JSON.stringify(path) ?? path
-      }; nearest: ${near.join(", ") || "none"}.`,
+      `The adapter ${JSON.stringify(adapterName)} does not adapt ${showName(path)}; nearest: ${
+        near.join(", ") || "none"
+      }.`,
       { adapter: adapterName, path },
     );
   }

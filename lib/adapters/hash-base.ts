@@ -5,6 +5,7 @@
  */
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type AnyModel, baseOf, pristineBase } from "./peft-model.ts";
 
 /** Words of 32 bits that are looked at in each parameter, spread over all of it. */
 const SAMPLES = 1024;
@@ -21,8 +22,9 @@ const known = new WeakMap<ModelGraph, Promise<string>>();
  *
  * Every parameter is read once; the digest is kept for as long as the model lives.
  *
- * @param model A base model.
+ * @param model A base model, or a model with adapters, of which it is the base without them.
  * @returns Such as `f32:9f86d081884c7d65…`.
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model.
  *
  * @example
  * ```ts
@@ -35,16 +37,18 @@ const known = new WeakMap<ModelGraph, Promise<string>>();
  * console.log((await hashBase(base)).slice(0, 4)); // f32:
  * ```
  */
-export function hashBase(model: ModelGraph): Promise<string> {
-  let digest = known.get(model);
+export async function hashBase(model: AnyModel): Promise<string> {
+  baseOf(model);
+  const base = pristineBase(model);
+  let digest = known.get(base);
   if (!digest) {
-    digest = compute(model).catch((error) => {
-      known.delete(model);
+    digest = compute(base).catch((error) => {
+      known.delete(base);
       throw error;
     });
-    known.set(model, digest);
+    known.set(base, digest);
   }
-  return digest;
+  return await digest;
 }
 
 /**

@@ -4,8 +4,8 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import { checkOptions, type OptionRules, TEXT, wholeFrom } from "../options.ts";
-import { loadAdapter, type LoadAdapterOptions } from "./load.ts";
+import { checkOptions, NAMES, type OptionRules, TEXT, wholeFrom } from "../options.ts";
+import { LOAD_ADAPTER_OPTIONS, loadAdapter, type LoadAdapterOptions } from "./load.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "./peft-model.ts";
 import type { AdapterParts } from "./read-adapter.ts";
 import { adapterOf } from "./select.ts";
@@ -37,7 +37,7 @@ const SWAP: OptionRules<SwapOptions> = { adapterName: TEXT, otherName: TEXT };
 
 const PREPARE: OptionRules<PrepareHotswapOptions> = {
   targetRank: wholeFrom(1),
-  adapterNames: { must: "a list of adapters' names", holds: Array.isArray },
+  adapterNames: NAMES,
 };
 
 /**
@@ -84,6 +84,7 @@ export async function hotswapAdapter(
   source: string | URL | AdapterParts,
   options: HotswapOptions = {},
 ): Promise<PeftModel> {
+  checkOptions(options, LOAD_ADAPTER_OPTIONS, { code: "LOAD_OPTION", of: "hotswapAdapter" });
   const { adapterName = "default" } = options;
   checkSwappable(model, adapterName);
   const other = await loadAdapter(pristineBase(model), source, { ...options, adapterName });
@@ -136,7 +137,7 @@ export function swapAdapter(
  * The model with the ranks of its LoRAs padded, so that adapters up to that rank can be swapped in
  * ({@link hotswapAdapter}). It gives the same outputs. Afterwards all adapted modules have the same
  * rank and scale; configs say so, and files saved from the model can be loaded by PEFT. LoRAs that
- * took a part of the base over (PiSSA, OLoRA) become plain ones of twice their rank.
+ * took a part of the base over (PiSSA, OLoRA, CorDA) become plain ones of twice their rank.
  *
  * @param model A model with adapters; it stays as it is.
  * @param options The rank.

@@ -4,13 +4,16 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
+import type { Calibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
-import type { MethodRegistry } from "../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import { checkSeed } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
+import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { gatheredRows, lazyLeaves } from "./lazy-leaves.ts";
+import { BASE_ROW } from "./mixed-batch.ts";
 import {
   type Adapter,
   type AnyModel,
@@ -36,7 +39,24 @@ export interface InjectOptions {
   readonly allowUnmatched?: boolean;
   /** Methods to choose from; the library's own by default. */
   readonly registry?: MethodRegistry;
+  /**
+   * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
+   * "corda"`, `preprocessCorda`).
+   */
+  readonly calibration?: Calibration;
 }
+
+const INJECT: OptionRules<InjectOptions> = {
+  seed: null,
+  allowUnmatched: BOOLEAN,
+  registry: REGISTRY,
+  calibration: null,
+};
+
+const GET_PEFT_MODEL: OptionRules<InjectOptions & { readonly adapterName?: string }> = {
+  adapterName: null,
+  ...INJECT,
+};
 
 /**
  * A model with one new adapter, which is active and trainable. The base stays as it is, and its
@@ -48,6 +68,8 @@ export interface InjectOptions {
  * @throws {TargetError} where an entry of the config names nothing, or something that cannot be
  * adapted; `planAdapter` tells without throwing.
  * @throws {ConfigError} where the config is not valid.
+ * @throws {ValueError} where the config needs a `calibration` and none is given, or one that does not
+ * fit it.
  *
  * @example
  * ```ts
@@ -67,6 +89,7 @@ export function getPeftModel(
   config: PeftConfig,
   options: InjectOptions & { readonly adapterName?: string } = {},
 ): PeftModel {
+  checkOptions(options, GET_PEFT_MODEL, { code: "INJECT_OPTION", of: "getPeftModel" });
   const { adapterName = "default" } = options;
   const empty = emptyModel(base);
   const adapter = createAdapter(base, config, { ...options, adapterName });
@@ -102,6 +125,7 @@ export function addAdapter(
   config: PeftConfig,
   options: InjectOptions = {},
 ): PeftModel {
+  checkOptions(options, INJECT, { code: "INJECT_OPTION", of: "addAdapter" });
   checkNewName(model, adapterName);
   const adapter = createAdapter(pristineBase(model), config, { ...options, adapterName });
   return withNewAdapter(model, adapter, { active: false, trainable: false });
@@ -163,12 +187,14 @@ export function checkNewName(model: PeftModel, name: string): void {
 }
 
 function checkName(name: string): void {
-  if (typeof name === "string" && /^[^./\\\0]+$/.test(name)) return;
+  if (typeof name === "string" && /^[^./\\\0]+$/.test(name) && name !== BASE_ROW) return;
   throw new ValueError(
     "ADAPTER_NAME",
-    `${
-      JSON.stringify(name) ?? name
-    } cannot name an adapter: it becomes the name of a folder and part of a key, so it must not be empty or hold a dot or a slash.`,
+    name === BASE_ROW
+      ? `"${BASE_ROW}" cannot name an adapter: in a mixed batch it stands for none.`
+      : `${
+        showName(name)
+      } cannot name an adapter: it becomes the name of a folder and part of a key, so it must not be empty or hold a dot or a slash.`,
     { name },
   );
 }
@@ -179,20 +205,35 @@ export function createAdapter(
   config: PeftConfig,
   options: InjectOptions & { readonly adapterName: string; readonly loaded?: boolean },
 ): Adapter {
-  const { adapterName, seed = 0, loaded = false } = options;
+  const { adapterName, seed = 0, loaded = false, calibration } = options;
   checkName(adapterName);
   checkSeed(seed);
-  const plan = checkPlan(planAdapter(base, config, options), options);
+  const plan = checkPlan(planAdapter(base, config, { registry: options.registry }), options);
+  checkCalibration(plan, { calibration, loaded });
   return {
     name: adapterName,
     method: plan.method,
     schema: plan.schema,
     isMixedCompatible: plan.isMixedCompatible,
     config: loaded ? plan.config : { ...plan.config, baseModelNameOrPath: base.source || null },
-    ...lazyLeaves(base, { plan, seed, loaded }),
+    ...lazyLeaves(base, { plan, seed, loaded, calibration }),
     parameters: copiedParameters(base, plan),
     tokens: tokenRows(base, plan),
   };
+}
+
+function checkCalibration(
+  { method, config, sites }: AdapterPlan,
+  options: { readonly calibration?: Calibration; readonly loaded: boolean },
+): void {
+  if (method.checkCalibration) {
+    method.checkCalibration(config, { ...options, sites: sites.map(({ site }) => site) });
+  } else if (options.calibration !== undefined) {
+    throw new ValueError(
+      "CALIBRATION_UNUSED",
+      `A calibration was given, and adapters of the method ${method.peftType} do not begin with one. Leave it out.`,
+    );
+  }
 }
 
 /** Copies in f32: one object for each parameter, as its identity tells which of them are tied. */

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Calibration } from "../methods/calibration.ts";
 import type { Leaves, PeftMethod, SiteLeaves } from "../methods/method.ts";
 import { createTorchRandom } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
@@ -18,12 +19,12 @@ import type { PlannedSite } from "./plan-targets.ts";
  * read.
  *
  * @param base The base.
- * @param options The plan, a seed, and whether the trained leaves come from elsewhere, so that only
- * the fixed ones need computing.
+ * @param options The plan, a seed, what was measured to begin with, and whether the trained leaves
+ * come from elsewhere, so that only the fixed ones need computing.
  */
 export function lazyLeaves(
   base: ModelGraph,
-  options: { readonly plan: AdapterPlan; readonly seed: number; readonly loaded?: boolean },
+  options: LeafSources & { readonly loaded?: boolean },
 ): AdapterLeaves {
   const { plan: { method, sites, shared } } = options;
   const initial = once(() => makeAll(base, options, method));
@@ -71,6 +72,12 @@ export interface AdapterLeaves {
   readonly shared: SiteLeaves;
 }
 
+interface LeafSources {
+  readonly plan: AdapterPlan;
+  readonly seed: number;
+  readonly calibration?: Calibration;
+}
+
 type Maker = Pick<PeftMethod, "init" | "initShared">;
 
 const NO_LEAVES: SiteLeaves = { leaves: {}, frozen: {} };
@@ -91,10 +98,10 @@ function fixedPart(method: PeftMethod): Maker {
 
 async function makeAll(
   model: ModelGraph,
-  options: { readonly plan: AdapterPlan; readonly seed: number },
+  options: LeafSources,
   maker: Maker,
 ): Promise<AdapterLeaves> {
-  const { plan: { config, sites }, seed } = options;
+  const { plan: { config, sites }, seed, calibration } = options;
   const random = createTorchRandom(seed);
   const shared = await maker.initShared?.({
     config,
@@ -105,7 +112,7 @@ async function makeAll(
   const made = new Map<string, SiteLeaves>();
   for (const { site, tied } of sites) {
     const weight = () => weightOutIn(model, site);
-    const all = await maker.init({ site, config, model, random, weight });
+    const all = await maker.init({ site, config, model, random, weight, calibration });
     made.set(site.path, all);
     // In PEFT the tied layer is initialised last and writes into what it shares.
     for (const [leaf, source] of Object.entries(tied)) {
@@ -121,7 +128,7 @@ async function makeAll(
 /**
  * A site's weight in f32: of a linear layer as [out, in] however it is stored, of others as stored.
  */
-async function weightOutIn(model: ModelGraph, site: Site): Promise<Float32Array> {
+export async function weightOutIn(model: ModelGraph, site: Site): Promise<Float32Array> {
   const stored = parameterOf(model, `${site.path}.weight`);
   const values = await toFloat32(stored);
   return site.kind === "conv1d" ? transposeValues(values, stored.shape) : values;

@@ -12,7 +12,8 @@ import type { Site } from "../model/site.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Adapter, type AnyModel, type PeftModel, takingPart } from "./peft-model.ts";
+import { type Adapter, type AnyModel, baseOf, type PeftModel, takingPart } from "./peft-model.ts";
+import { checkTensorMap } from "./tensor-map.ts";
 
 /** A leaf's name in programs, and its tensor. */
 export interface NamedLeaf {
@@ -48,6 +49,7 @@ export interface NamedLeaf {
  * ```
  */
 export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
+  baseOf(model);
   if (model.type === "model") return model.parameters;
   const leaves = new Map<string, Tensor>();
   takingPart(model).forEach((adapter, position) => {
@@ -62,7 +64,8 @@ export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
  *
  * @param model A model with or without adapters.
  * @param leaves New tensors by leaf name; leaves that are absent stay.
- * @throws {ValueError} `LEAF_UNKNOWN` for a name that is no trainable leaf of the model.
+ * @throws {ValueError} `LEAF_UNKNOWN` for a name that is no trainable leaf of the model,
+ * `TENSOR_MAP` where `leaves` is no map of tensors.
  * @throws {ShapeError} `LEAF_SHAPE` for a tensor of another shape.
  *
  * @example
@@ -85,6 +88,7 @@ export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
  */
 export function withLeaves<M extends AnyModel>(model: M, leaves: ReadonlyMap<string, Tensor>): M {
   const known = trainableLeaves(model);
+  checkTensorMap(leaves, "The leaves (trainableLeaves)");
   for (const [name, tensor] of leaves) {
     const old = known.get(name);
     if (!old) {

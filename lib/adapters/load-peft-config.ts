@@ -24,7 +24,8 @@ export interface LoadPeftConfigOptions extends AdapterSource {
 const { subfolder, revision, cacheDir, fetch, token, offline, onProgress, registry } =
   LOAD_ADAPTER_OPTIONS;
 
-const OPTIONS: OptionRules<LoadPeftConfigOptions> = {
+/** What each option must be. */
+export const PEFT_CONFIG_OPTIONS: OptionRules<LoadPeftConfigOptions> = {
   subfolder,
   revision,
   cacheDir,
@@ -66,7 +67,7 @@ export async function loadPeftConfig(
   source: string | URL,
   options: LoadPeftConfigOptions = {},
 ): Promise<PeftConfig> {
-  checkOptions(options, OPTIONS, { code: "LOAD_OPTION", of: "loadPeftConfig" });
+  checkOptions(options, PEFT_CONFIG_OPTIONS, { code: "LOAD_OPTION", of: "loadPeftConfig" });
   const { subfolder = "", registry, ...hub } = options;
   const name = join(subfolder, ADAPTER_FILES.config);
   const place = await locate(source);

@@ -6,8 +6,9 @@
 import { CheckpointError, FileError, TargetError, ValueError } from "../errors.ts";
 import type { HubOptions } from "../io/hub.ts";
 import { isObject } from "../io/json.ts";
+import type { Calibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
-import type { MethodRegistry } from "../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import { fromPeftJson } from "../methods/peft-json.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show, TEXT } from "../options.ts";
@@ -66,6 +67,12 @@ export interface LoadAdapterOptions extends HubOptions {
    * training. 0 by default.
    */
   readonly seed?: number;
+  /**
+   * What the adapter began with, where it took over a part of the base that its files do not tell:
+   * of adapters with `initLoraWeights: "corda"`, what `preprocessCorda` gave, or
+   * `initialCalibration`.
+   */
+  readonly calibration?: Calibration;
   /** Is told what was used and what was not. */
   readonly onReport?: (report: AdapterLoadReport) => void;
   /** Methods that are known; the library's own by default. */
@@ -83,8 +90,9 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
   autocastAdapterDtype: BOOLEAN,
   lowMemory: BOOLEAN,
   seed: null,
+  calibration: null,
   onReport: FUNCTION,
-  registry: null,
+  registry: REGISTRY,
   revision: TEXT,
   cacheDir: TEXT,
   fetch: FUNCTION,
@@ -106,7 +114,7 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  * weight is first needed and its file is another by then.
  * @throws {ConfigError} where the config or `keyMapping` is not valid.
  * @throws {ValueError} where the name is taken, for a source that is neither a folder, an id nor
- * parts, and for an option that cannot be.
+ * parts, for an option that cannot be, and where a `calibration` is needed and none is given.
  *
  * @example
  * ```ts
@@ -174,6 +182,7 @@ export async function attachAdapter(
       adapterName,
       registry,
       seed: options.seed,
+      calibration: options.calibration,
       allowUnmatched: true,
       loaded: true,
     });

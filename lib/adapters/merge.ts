@@ -5,8 +5,8 @@
  */
 import { UnsupportedError, ValueError } from "../errors.ts";
 import { shareTokenizer } from "../io/model-tokenizer.ts";
-import { type ModelGraph, parameterOf, withParameters } from "../model/model-graph.ts";
-import { BOOLEAN, checkOptions, oneOf, type OptionRules } from "../options.ts";
+import { type ModelGraph, parameterOf, resolveTied, withParameters } from "../model/model-graph.ts";
+import { BOOLEAN, checkOptions, NAMES, oneOf, type OptionRules } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
@@ -57,7 +57,7 @@ type AnyMergeOptions = MergeOptions | CertifiedMergeOptions;
 const MERGE_OPTIONS: OptionRules<
   Omit<CertifiedMergeOptions, "certificate"> & { certificate: boolean }
 > = {
-  adapterNames: { must: "a list of adapters' names", holds: Array.isArray },
+  adapterNames: NAMES,
   dtype: oneOf(["f32", "f16", "bf16"]),
   certificate: BOOLEAN,
   tolerance: null,
@@ -141,8 +141,8 @@ export function mergeAndUnload(
  *
  * @param model A model with adapters.
  * @throws {UnsupportedError} where a method, or what an adapter holds, cannot be merged.
- * @throws {ValueError} where there is nothing to merge; with `certificate` as
- * {@link mergeAndUnload}.
+ * @throws {ValueError} where there is nothing to merge, and where an adapter that stays active
+ * replaces what merging changes; with `certificate` as {@link mergeAndUnload}.
  *
  * @example
  * ```ts
@@ -172,6 +172,7 @@ export function mergeAdapter(
     if (!model.enabled) throw nothingToMerge("the adapters are disabled");
     const names = adapters.map(({ name }) => name);
     const { base, changed } = mergeInto(model, adapters, options.dtype);
+    checkRemaining({ ...model, base }, names, changed);
     const merged = { names, base: pristineBase(model) };
     return { model: { ...model, base, merged }, adapters, changed };
   };
@@ -274,6 +275,32 @@ function nothingToMerge(why: string): ValueError {
     "NOTHING_TO_MERGE",
     `There is nothing to merge: ${why}. Activate an adapter, name it in adapterNames, or take the base with unload.`,
   );
+}
+
+/**
+ * Refuses a merge that an adapter which stays active would undo: it replaces a parameter that is
+ * being changed.
+ */
+function checkRemaining(
+  merged: PeftModel,
+  names: readonly string[],
+  changed: readonly ChangedParameter[],
+): void {
+  const changes = new Set(changed.map(({ name }) => name));
+  for (const name of merged.active.filter((name) => !names.includes(name))) {
+    const { parameters, replacements } = merged.adapters.get(name)!;
+    const lost = [...parameters.keys(), ...replacements?.keys() ?? []]
+      .find((parameter) => changes.has(resolveTied(merged.base, parameter)));
+    if (lost === undefined) continue;
+    throw new ValueError(
+      "ADAPTERS_CLASH",
+      `Merging ${names.map((other) => JSON.stringify(other)).join(", ")} changes ${lost}, and ${
+        JSON.stringify(name)
+      }, which stays active, replaces it (saved modules, biases), so the change would be lost. ` +
+        "Merge that adapter as well, or activate others.",
+      { adapters: [...names, name], what: lost },
+    );
+  }
 }
 
 async function certified<M>(

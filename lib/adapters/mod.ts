@@ -13,6 +13,12 @@ export {
   scaleAdapter,
   type ScaleAdapterOptions,
 } from "./adapter-algebra.ts";
+export {
+  initialCalibration,
+  type InitialCalibrationOptions,
+  loadCalibration,
+  saveCalibration,
+} from "./calibration-files.ts";
 export { type AdapterDtype, castAdapterDtype, type CastAdapterOptions } from "./cast-adapter.ts";
 export { checkIfPeftModel, type CheckPeftOptions } from "./check-if-peft-model.ts";
 export {
@@ -33,6 +39,7 @@ export {
   swapAdapter,
   type SwapOptions,
 } from "./hotswap.ts";
+export type { CalibrationBatch, CalibrationBatches } from "./covariance.ts";
 export { type DeltaWeightOptions, getDeltaWeight } from "./delta-weight.ts";
 export { fromPretrained, type FromPretrainedOptions } from "./from-pretrained.ts";
 export { hashBase } from "./hash-base.ts";
@@ -74,6 +81,11 @@ export {
 } from "./model-info.ts";
 export type { Adapter, AnyModel, PeftModel, TokenRows } from "./peft-model.ts";
 export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan.ts";
+export {
+  type CordaProgress,
+  preprocessCorda,
+  type PreprocessCordaOptions,
+} from "./preprocess-corda.ts";
 export { createOrUpdateModelCard } from "./model-card.ts";
 export type { InitialState } from "./plain-lora.ts";
 export type { AdapterParts, AdapterSource } from "./read-adapter.ts";

@@ -87,14 +87,19 @@ export type AnyModel = ModelGraph | PeftModel;
  * @throws {ValueError} `NOT_A_MODEL` for what is no model.
  */
 export function baseOf(model: AnyModel): ModelGraph {
-  if (model?.type === "peft") return model.base;
-  if (model?.type === "model") return model;
+  const base = model?.type === "peft" && isMap(model.adapters) ? model.base : model;
+  if (base?.type === "model" && isMap(base.parameters)) return base;
   throw new ValueError(
     "NOT_A_MODEL",
     `A model is needed, as loadModel, createModel or getPeftModel gives one; found ${
       show(model)
     }. Was its promise not awaited?`,
   );
+}
+
+/** Not so for a model that went through JSON. */
+function isMap(entries: ReadonlyMap<unknown, unknown> | undefined): boolean {
+  return typeof entries?.get === "function";
 }
 
 /**

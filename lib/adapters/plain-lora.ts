@@ -1,5 +1,5 @@
 /**
- * Adapters that took a part of the base over (PiSSA, OLoRA) as plain LoRAs: by the difference to
+ * Adapters that took a part of the base over (PiSSA, OLoRA, CorDA) as plain LoRAs: by the difference to
  * their initial state.
  *
  * With W = R + s·B₀·A₀ for the base and R + s·B·A for the adapted weight, what the adapter changes
@@ -79,7 +79,7 @@ function checkConvertible(adapter: Adapter, initial: InitialState): LoraConfig {
   if (method.peftType !== "LORA") {
     throw new UnsupportedError(
       "CONVERT_METHOD",
-      `pathInitialModelForWeightConversion makes a plain LoRA of PiSSA and OLoRA adapters; the adapter ${called} is of the method ${method.peftType}. ` +
+      `pathInitialModelForWeightConversion makes a plain LoRA of PiSSA, OLoRA and CorDA adapters; the adapter ${called} is of the method ${method.peftType}. ` +
         "Save it as it is, or see convertToLora.",
       { adapter: name, peftType: method.peftType },
     );

@@ -11,10 +11,10 @@ import {
   type TargetConfig,
 } from "../methods/config.ts";
 import type { LeafShapes, PeftMethod } from "../methods/method.ts";
-import { methodEntryOf, type MethodRegistry } from "../methods/mod.ts";
+import { methodEntryOf, type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import { show } from "../options.ts";
+import { checkOptions, type OptionRules, show } from "../options.ts";
 import { byteLength, sizeOf } from "../tensor/dtype.ts";
 import { modulesOf, parameterShape } from "./module-tree.ts";
 import { type AnyModel, baseOf, pristineBase } from "./peft-model.ts";
@@ -82,12 +82,15 @@ export interface PlanOptions {
   readonly registry?: MethodRegistry;
 }
 
+const PLAN: OptionRules<PlanOptions> = { registry: REGISTRY };
+
 /**
  * Says which modules a config names, what it would train and what is wrong with it. Nothing is
  * built or read.
  *
  * @param model The base, or a model with adapters on it.
  * @param config A config as `loraConfig` makes it, or its fields with `peftType`.
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model, and for an option that cannot be.
  * @throws {ConfigError} where the config itself is not valid. What does not fit the model is in
  * `problems`.
  *
@@ -111,6 +114,7 @@ export function planAdapter(
   options: PlanOptions = {},
 ): AdapterPlan {
   baseOf(model);
+  checkOptions(options, PLAN, { code: "PLAN_OPTION", of: "planAdapter" });
   const base = pristineBase(model);
   if (typeof config?.peftType !== "string") {
     throw new ConfigError(

@@ -50,7 +50,8 @@ export function resolveConfig(
       .filter((s) => (s.kind === "linear" || s.kind === "conv1d") && !s.head)
       .map((s) => s.path);
   }
-  if (typeof targets !== "string" && targets.length >= CONDENSE_FROM) {
+  const mayCondense = !options.method.keepsTargets && targets.length >= CONDENSE_FROM;
+  if (typeof targets !== "string" && mayCondense) {
     const condensed = condenseTargets(targets, modulesOf(model));
     if (condensed.length < new Set(targets).size) targets = condensed;
   }

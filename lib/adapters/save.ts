@@ -10,18 +10,18 @@ import { type GroupedFile, writeFilesAtomic } from "../io/atomic-files.ts";
 import { exists } from "../io/locate.ts";
 import { writeSafetensors } from "../io/safetensors.ts";
 import { PEFT_VERSION, type PeftConfig } from "../methods/config.ts";
-import type { MethodRegistry } from "../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import { toPeftJson } from "../methods/peft-json.ts";
 import { pythonRegExp } from "../methods/python-regex.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import { BOOLEAN, checkOptions, type OptionRules } from "../options.ts";
+import { BOOLEAN, checkOptions, NAMES, type OptionRules } from "../options.ts";
 import { hashBase } from "./hash-base.ts";
 import { cardFile } from "./model-card.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "./peft-model.ts";
 import { type InitialState, plainLora, type SavedForm } from "./plain-lora.ts";
 import { ADAPTER_FILES } from "./read-adapter.ts";
 import { adapterOf } from "./select.ts";
-import { getAdapterStateDict, type StateDictOptions } from "./state-dict.ts";
+import { getAdapterStateDict, SAVE_EMBEDDING_LAYERS, type StateDictOptions } from "./state-dict.ts";
 
 /** Where the weights' file keeps the digest of its base, which PEFT passes over. */
 export const BASE_DIGEST = "base_digest";
@@ -36,7 +36,7 @@ export interface SaveOptions extends StateDictOptions {
    */
   readonly recordBase?: boolean;
   /**
-   * Saves adapters that began as a part of the base (PiSSA, OLoRA) as plain LoRAs of twice the
+   * Saves adapters that began as a part of the base (PiSSA, OLoRA, CorDA) as plain LoRAs of twice the
    * rank, by the difference to their initial state, so that they can be used beside others without
    * taking that part out again. `true` takes the state that the adapter itself keeps. As in PEFT
    * (`path_initial_model_for_weight_conversion`), it may be a folder that was saved before training;
@@ -48,14 +48,11 @@ export interface SaveOptions extends StateDictOptions {
 }
 
 const SAVE_OPTIONS: OptionRules<SaveOptions> = {
-  selectedAdapters: null,
-  saveEmbeddingLayers: {
-    must: 'true, false or "auto"',
-    holds: (x) => x === "auto" || BOOLEAN.holds(x),
-  },
+  selectedAdapters: NAMES,
+  saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS,
   recordBase: BOOLEAN,
   pathInitialModelForWeightConversion: null,
-  registry: null,
+  registry: REGISTRY,
 };
 
 /**
@@ -98,7 +95,7 @@ export async function savePretrained(
   checkPeft(model);
   checkOptions(options, SAVE_OPTIONS, { code: "SAVE_OPTION", of: "savePretrained" });
   const { selectedAdapters = [...model.adapters.keys()], recordBase = true } = options;
-  const adapters = selectedAdapters.map((name) => adapterOf(model, name));
+  const adapters = [...new Set(selectedAdapters)].map((name) => adapterOf(model, name));
   const root = pathOf(folder);
   if (await exists(root) && !(await Deno.stat(root)).isDirectory) {
     throw new FileError(
@@ -139,7 +136,8 @@ async function savedForm(
   adapter: Adapter,
   options: SaveOptions,
 ): Promise<SavedForm> {
-  const tensors = getAdapterStateDict(model, adapter.name, options);
+  const { saveEmbeddingLayers } = options;
+  const tensors = getAdapterStateDict(model, adapter.name, { saveEmbeddingLayers });
   const { pathInitialModelForWeightConversion: initial } = options;
   return initial === undefined
     ? { config: adapter.config, tensors }

@@ -4,7 +4,7 @@
  * @module
  */
 import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
-import { checkOptions, type OptionRules, show } from "../options.ts";
+import { BOOLEAN, checkOptions, type OptionRules, show, showName } from "../options.ts";
 import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 
 /** How to activate adapters. */
@@ -17,6 +17,8 @@ export interface SetAdapterOptions {
 }
 
 const SET_ADAPTER: OptionRules<SetAdapterOptions> = { train: null };
+
+const REQUIRES_GRAD: OptionRules<{ readonly requiresGrad: boolean }> = { requiresGrad: BOOLEAN };
 
 /**
  * The model with these adapters active, in this order, and trainable. Adapters that were merged
@@ -73,7 +75,8 @@ export function setAdapter(
  * @param model A model with adapters.
  * @param adapters One name, or several.
  * @param requiresGrad Whether training changes them.
- * @throws {ValueError} for a name that does not exist.
+ * @throws {ValueError} for a name that does not exist, and where `requiresGrad` is neither true nor
+ * false.
  *
  * @example
  * ```ts
@@ -93,6 +96,7 @@ export function setRequiresGrad(
   requiresGrad = true,
 ): PeftModel {
   const names = checkNames(model, Array.isArray(adapters) ? adapters : [adapters as string]);
+  checkOptions({ requiresGrad }, REQUIRES_GRAD, { code: "REQUIRES_GRAD", of: "setRequiresGrad" });
   const others = model.trainable.filter((name) => !names.includes(name));
   return { ...model, trainable: requiresGrad ? [...others, ...names] : others };
 }
@@ -113,6 +117,16 @@ export function pristine(model: PeftModel): PeftModel {
   if (!model.merged) return model;
   const { merged, ...rest } = model;
   return { ...rest, base: merged.base };
+}
+
+/**
+ * The model with an adapter under its name, in the place of one that has it. If that one was merged
+ * into the base, what was merged is taken out of it.
+ */
+export function withAdapter(model: PeftModel, adapter: Adapter): PeftModel {
+  const { name } = adapter;
+  const start = model.merged?.names.includes(name) ? pristine(model) : model;
+  return { ...start, adapters: new Map([...model.adapters, [name, adapter]]) };
 }
 
 /**
@@ -165,7 +179,8 @@ export function disableAdapters(model: PeftModel): PeftModel {
 
 /**
  * The model without an adapter. If it was active, the others that were stay active; if it was the
- * only one, the first of those that are left becomes active, as in PEFT.
+ * only one, another becomes active: as in PEFT the first by name, or among adapters of virtual tokens
+ * the first that was added.
  *
  * @throws {ValueError} where there is none of this name.
  *
@@ -182,7 +197,7 @@ export function disableAdapters(model: PeftModel): PeftModel {
  * ```
  */
 export function deleteAdapter(model: PeftModel, adapterName: string): PeftModel {
-  adapterOf(model, adapterName);
+  const { method } = adapterOf(model, adapterName);
   const without = (names: readonly string[]) => names.filter((name) => name !== adapterName);
   const less: PeftModel = {
     ...pristine(model),
@@ -191,7 +206,8 @@ export function deleteAdapter(model: PeftModel, adapterName: string): PeftModel 
     active: without(model.active),
     trainable: without(model.trainable),
   };
-  const [next] = less.adapters.keys();
+  const left = [...less.adapters.keys()];
+  const [next] = method.siteKinds.length ? left.sort() : left;
   return less.active.length || next === undefined || !model.active.length
     ? less
     : setAdapter(less, next);
@@ -207,10 +223,10 @@ export function adapterOf(model: PeftModel, name: string): Adapter {
   const adapter = model.adapters.get(name);
   if (adapter) return adapter;
   const names = [...model.adapters.keys()];
-  const near = nearestNames(String(name), names, 1);
+  const near = typeof name === "string" ? nearestNames(name, names, 1) : [];
   throw new ValueError(
     "ADAPTER_UNKNOWN",
-    `The model has no adapter named ${JSON.stringify(name) ?? name}${
+    `The model has no adapter named ${showName(name)}${
       near.length ? ` (nearest: ${near[0]})` : ""
     }; it has ${names.join(", ") || "none"}.`,
     { name, names },

@@ -5,13 +5,15 @@
  */
 import { CheckpointError, nearestNames, UnsupportedError } from "../errors.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
+import { BOOLEAN, checkOptions, type OptionRule, type OptionRules } from "../options.ts";
 import { castTensor, toFloat32 } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { adapterKeys, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
 import { transposed } from "./lazy-leaves.ts";
 import { type Adapter, type PeftModel, pristineBase } from "./peft-model.ts";
-import { adapterOf, pristine } from "./select.ts";
+import { adapterOf, withAdapter } from "./select.ts";
+import { checkTensorMap } from "./tensor-map.ts";
 
 /** How to read an adapter's tensors. */
 export interface StateDictOptions {
@@ -37,6 +39,21 @@ export interface SetStateDictOptions {
    */
   readonly lowMemory?: boolean;
 }
+
+/** Whether weights of embeddings are saved along. */
+export const SAVE_EMBEDDING_LAYERS: OptionRule = {
+  must: 'true, false or "auto"',
+  holds: (x) => x === "auto" || BOOLEAN.holds(x),
+};
+
+const STATE_DICT: OptionRules<StateDictOptions> = { saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS };
+
+const SET_STATE_DICT: OptionRules<SetStateDictOptions> = {
+  adapterName: null,
+  strict: BOOLEAN,
+  autocastAdapterDtype: BOOLEAN,
+  lowMemory: BOOLEAN,
+};
 
 /** What happened when tensors were put into an adapter. */
 export interface LoadReport {
@@ -90,6 +107,7 @@ export function getAdapterStateDict(
   options: StateDictOptions = {},
 ): ReadonlyMap<string, Tensor> {
   const adapter = adapterOf(model, adapterName);
+  checkOptions(options, STATE_DICT, { code: "STATE_DICT_OPTION", of: "getAdapterStateDict" });
   const keys = adapterKeys(pristineBase(model), adapter, options.saveEmbeddingLayers ?? "auto");
   return new Map([...keys].map(([key, target]) => [key, tensorAt(model, adapter, target)]));
 }
@@ -123,14 +141,15 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
 }
 
 /**
- * The model with the tensors of one adapter replaced. Adapters that were merged into the base are
- * taken out of it.
+ * The model with the tensors of one adapter replaced. If it was merged into the base, what was
+ * merged is taken out of it.
  *
  * @param model A model with adapters.
  * @param tensors Tensors under PEFT's keys; they are read.
  * @param options See {@link SetStateDictOptions}.
  * @returns The new model, and what was used and what was not.
  * @throws {CheckpointError} where keys are missing or unexpected or shapes differ.
+ * @throws {ValueError} for a name that does not exist, and where `tensors` is no map of tensors.
  * @throws {UnsupportedError} where the adapter holds an encoder of what the tensors are.
  * @throws {FileError} where a tensor cannot be read.
  *
@@ -154,8 +173,10 @@ export async function setAdapterStateDict(
   tensors: ReadonlyMap<string, Tensor>,
   options: SetStateDictOptions = {},
 ): Promise<{ readonly model: PeftModel; readonly report: LoadReport }> {
+  checkOptions(options, SET_STATE_DICT, { code: "STATE_DICT_OPTION", of: "setAdapterStateDict" });
   const { adapterName = "default", strict = true, autocastAdapterDtype = true } = options;
   const adapter = adapterOf(model, adapterName);
+  checkTensorMap(tensors, "The tensors of an adapter (getAdapterStateDict)");
   const { report, accepted } = compare(model, adapter, { tensors, autocast: autocastAdapterDtype });
   if (strict) checkReport(report, [...adapterKeys(pristineBase(model), adapter, false).keys()]);
   const loaded = new Map<string, Tensor>();
@@ -168,10 +189,7 @@ export async function setAdapterStateDict(
     );
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
-  return {
-    model: { ...pristine(model), adapters: new Map([...model.adapters, [adapterName, changed]]) },
-    report,
-  };
+  return { model: withAdapter(model, changed), report };
 }
 
 function compare(

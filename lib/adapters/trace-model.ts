@@ -3,12 +3,14 @@
  *
  * @module
  */
+import { ValueError } from "../errors.ts";
 import type { ForwardPass, PassCache } from "../model/forward-pass.ts";
 import { createForwardPass } from "../model/forward-pass.ts";
 import type { HostInputs } from "../model/architecture.ts";
 import { input } from "../ops/input.ts";
 import { createGraph, type Graph, type Value } from "../ops/value.ts";
 import { type Program, programOf } from "../program/program.ts";
+import { BOOLEAN, checkOptions, FUNCTION, NAMES, type OptionRules, wholeFrom } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { adaptationOf, ROW_ADAPTERS } from "./adaptation.ts";
 import { type AnyModel, baseOf } from "./peft-model.ts";
@@ -45,6 +47,17 @@ export interface TraceOptions {
   ) => Readonly<Record<string, Value>>;
 }
 
+const TRACE: OptionRules<TraceOptions> = {
+  batch: wholeFrom(1),
+  length: wholeFrom(1),
+  cache: null,
+  mixed: NAMES,
+  logitRows: wholeFrom(1),
+  dropout: BOOLEAN,
+  trained: FUNCTION,
+  outputs: FUNCTION,
+};
+
 /** A program of a model and what to run it with. */
 export interface TracedModel {
   /**
@@ -59,6 +72,8 @@ export interface TracedModel {
 /**
  * Traces a model for batches of one size. Equal structures and sizes give programs with equal keys.
  *
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model, and for an option that cannot be.
+ *
  * @example
  * ```ts
  * import { cost, createModel, traceModel } from "@graft/peft";
@@ -72,11 +87,15 @@ export interface TracedModel {
  * ```
  */
 export function traceModel(model: AnyModel, options: TraceOptions): TracedModel {
+  const base = baseOf(model);
+  checkOptions(options, TRACE, { code: "TRACE_OPTION", of: "traceModel" });
   const { batch: b, length: t, cache, trained } = options;
+  if (b === undefined || t === undefined) {
+    throw new ValueError("TRACE_OPTION", "traceModel needs the batch and the length of its rows.");
+  }
   const graph = createGraph();
   const ints = (name: string, shape: readonly number[]) =>
     input(graph, name, { shape, dtype: "i32" });
-  const base = baseOf(model);
   const pass = createForwardPass(graph, base, {
     adaptation: model.type === "peft" ? adaptationOf(model, options) : undefined,
     trained: trained && ((name) => trained(graph, name)),

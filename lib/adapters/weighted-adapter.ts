@@ -5,7 +5,7 @@
  */
 import { ValueError } from "../errors.ts";
 import type { MajoritySignMethod } from "../methods/combine.ts";
-import type { MethodRegistry } from "../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
 import {
   BOOLEAN,
   checkOptions,
@@ -15,9 +15,10 @@ import {
   WHOLE,
   wholeFrom,
 } from "../options.ts";
-import { combineAdapters, ruleOf, withAdapter } from "./combined-adapter.ts";
+import { combineAdapters, ruleOf } from "./combined-adapter.ts";
 import { checkNewName } from "./inject.ts";
 import type { PeftModel } from "./peft-model.ts";
+import { withAdapter } from "./select.ts";
 
 /** PEFT's ways to combine LoRA adapters. */
 export type CombinationType =
@@ -88,7 +89,7 @@ const OPTIONS: OptionRules<WeightedAdapterOptions> = {
   },
   majoritySignMethod: oneOf(["total", "frequency"]),
   seed: WHOLE,
-  registry: null,
+  registry: REGISTRY,
 };
 
 /**

@@ -5,19 +5,28 @@
  */
 import { type Command, Option } from "commander";
 import { mergeAndUnload } from "../adapters/merge.ts";
+import type { MergeCertificate } from "../adapters/merge-certificate.ts";
 import { ValueError } from "../errors.ts";
 import { saveModel } from "../io/save-model.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { CliContext } from "./context.ts";
 import { bytes } from "./format.ts";
-import { addModelOptions, byteSize, type ModelFlags, withAdapters, withModel } from "./options.ts";
+import {
+  addModelOptions,
+  byteSize,
+  type ModelFlags,
+  number,
+  withAdapters,
+  withModel,
+} from "./options.ts";
 
 interface MergeFlags extends ModelFlags {
   readonly adapter: readonly string[];
   readonly out: string;
   readonly saveDtype?: "f32" | "f16" | "bf16";
   readonly maxShardSize: number;
+  readonly tolerance?: number;
   readonly overwrite?: boolean;
 }
 
@@ -49,6 +58,13 @@ export function addMergeCommand(
       new Option("--max-shard-size <size>", "size of a file of weights at most").argParser(byteSize)
         .default(5e9, "5GB"),
     )
+    .addOption(
+      new Option(
+        "--tolerance <share>",
+        "say how exact the merge is, and refuse where more than this share of the adapter's change " +
+          "to a layer is lost to rounding",
+      ).argParser(number({ from: 0 })),
+    )
     .option("--overwrite", "replace a checkpoint that is there");
   addModelOptions(command, { device: "cpu" }).addHelpText(
     "after",
@@ -64,16 +80,29 @@ Examples:
         if (model.type !== "peft") {
           throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
         }
-        const merged = mergeAndUnload(model, { dtype: flags.saveDtype ?? weightType(base) });
+        const dtype = flags.saveDtype ?? weightType(base);
+        const { tolerance } = flags;
+        const { model: merged, certificate } = tolerance === undefined
+          ? { model: mergeAndUnload(model, { dtype }), certificate: undefined }
+          : await mergeAndUnload(model, { dtype, certificate: true, tolerance });
         await saveModel(merged, flags.out, {
           dtype: flags.saveDtype,
           maxShardSize: flags.maxShardSize,
         });
+        if (certificate) context.out(describeCertificate(certificate));
         context.out(`${flags.out}: ${bytes(await folderSize(flags.out))}\n`);
         return 0;
       }),
     );
   });
+}
+
+function describeCertificate(certificate: MergeCertificate): string {
+  const { layers, relativeFrobenius, fractionRoundedAway, maxAbs, dtype } = certificate;
+  const percent = (share: number) => `${(100 * share).toPrecision(2)} %`;
+  return `${layers.length} layers in ${dtype}: ${percent(relativeFrobenius)} of the change lost, ` +
+    `${percent(fractionRoundedAway)} of the changed weights as they were, ` +
+    `largest error ${maxAbs.toExponential(1)}\n`;
 }
 
 async function refuseExisting({ out, overwrite }: MergeFlags): Promise<void> {

@@ -6,10 +6,19 @@
 import { compileModel } from "../adapters/forward.ts";
 import { mixedBatch, mixedKey } from "../adapters/mixed-batch.ts";
 import { type AnyModel, baseOf, virtualTokens } from "../adapters/peft-model.ts";
+import { checkIds } from "../adapters/token-batch.ts";
 import { runInputs, traceModel } from "../adapters/trace-model.ts";
 import type { Executable, State } from "../device/device.ts";
+import { ValueError } from "../errors.ts";
+import { checkOptions, type OptionRules, show, SIGNAL, wholeFrom } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { cacheCapacity, cacheSpecs, growCache, promptChunks } from "./kv-cache.ts";
+
+const OPTIONS: OptionRules<NonNullable<Parameters<typeof openDecoder>[2]>> = {
+  expected: wholeFrom(0),
+  adapterNames: null,
+  signal: SIGNAL,
+};
 
 /** A batch of texts, and the scores of the token that comes next in each. */
 export interface Decoder extends Disposable {
@@ -27,6 +36,8 @@ export interface Decoder extends Disposable {
  * @param prompts Token ids, at least one in each row, all in the vocabulary.
  * @param options `expected` new tokens find room without the cache having to grow; `adapterNames`
  * gives each row its own adapter; `signal` stops between two parts of a long prompt.
+ * @throws {ValueError} for prompts that are no ids of the vocabulary, and for an option that cannot
+ * be.
  *
  * @example
  * ```ts
@@ -52,6 +63,8 @@ export async function openDecoder(
   } = {},
 ): Promise<Decoder> {
   const base = baseOf(model);
+  checkOptions(options, OPTIONS, { code: "DECODER_OPTION", of: "openDecoder" });
+  checkRows(model, prompts);
   const { architecture, config, device } = base;
   const layout = architecture.cache(config);
   const batch = prompts.length;
@@ -189,4 +202,23 @@ export async function openDecoder(
     step,
     [Symbol.dispose]: () => state[Symbol.dispose](),
   };
+}
+
+/** Refuses what is no list of rows of token ids. */
+function checkRows(model: AnyModel, prompts: readonly (readonly number[])[]): void {
+  const isList = Array.isArray(prompts) && prompts.length > 0;
+  const odd = isList
+    ? prompts.findIndex((row: unknown) =>
+      !(Array.isArray(row) || row instanceof Int32Array) || row.length === 0
+    )
+    : -1;
+  if (!isList || odd >= 0) {
+    throw new ValueError(
+      "PROMPT_TYPE",
+      `openDecoder needs a list of prompts with one token id at least in each; found ${
+        odd >= 0 ? `${show(prompts[odd])} for row ${odd}` : show(prompts)
+      }.`,
+    );
+  }
+  for (const row of prompts) checkIds(model, row);
 }

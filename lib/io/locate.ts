@@ -24,7 +24,7 @@ export type Place =
  * be told.
  */
 export async function locate(source: string | URL): Promise<Place> {
-  const text = source instanceof URL ? source.href : source;
+  const text = source instanceof URL ? source.href : typeof source === "string" ? source : "";
   if (/^https?:/.test(text)) return { kind: "url", url: text };
   const path = pathOf(source);
   try {

@@ -98,6 +98,10 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   readonly floats?: readonly (keyof C & string)[];
   /** Names in `adapter_config.json` where they are not the snake_case of the field. */
   readonly jsonNames?: Readonly<Record<string, string>>;
+  /** Fields that hold a config of their own, whose names are in snake_case in files too. */
+  readonly subconfigs?: readonly (keyof C & string)[];
+  /** Fills in what depends on other fields. */
+  complete?(config: C): C;
   /** Checks what no single field can tell. Throws `ConfigError` or `UnsupportedError`. */
   check?(config: C): void;
 }
@@ -234,7 +238,8 @@ export function parseConfig<C extends PeftConfig>(schema: ConfigSchema<C>, confi
     }
     complete[name] = result.data;
   }
-  const parsed = Object.freeze(complete) as unknown as C;
+  const given = complete as unknown as C;
+  const parsed = Object.freeze(schema.complete?.(given) ?? given);
   schema.check?.(parsed);
   return parsed;
 }
@@ -285,7 +290,17 @@ function illTyped(
 
 /** The name of a field in `adapter_config.json`. */
 export function jsonName(schema: Pick<ConfigSchema, "jsonNames">, name: string): string {
-  return schema.jsonNames?.[name] ?? name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
+  return schema.jsonNames?.[name] ?? snakeCase(name);
+}
+
+/** A name in camelCase as Python spells it. */
+export function snakeCase(name: string): string {
+  return name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
+}
+
+/** A name in snake_case as it is spelled here. */
+export function camelCase(name: string): string {
+  return name.replace(/_([a-z])/g, (_, c) => c.toUpperCase());
 }
 
 function typeName(value: unknown): string {
@@ -300,7 +315,8 @@ function typeName(value: unknown): string {
 
 /** A value as error messages show it. */
 function show(value: unknown): string {
-  // JSON has no NaN, and shows it as null.
-  const text = (typeof value === "number" ? undefined : JSON.stringify(value)) ?? String(value);
+  // JSON has no NaN, which it shows as null, and no bigints.
+  const plain = typeof value === "number" || typeof value === "bigint";
+  const text = (plain ? undefined : JSON.stringify(value)) ?? String(value);
   return text.length > 80 ? `${text.slice(0, 77)}…` : text;
 }

@@ -35,6 +35,7 @@ export const ia3: PeftMethod<Ia3Config> = {
   isIdentityAtInit: true,
   siteKinds: ["linear", "conv1d"],
   defaultTargets: IA3_TARGETS,
+  keepsTargets: true,
   leafShapes: (config, site) => ({ ia3_l: shapeOf(config, site) }),
   init,
   forward({ config, site, leaves, x, result, base }: ForwardContext<Ia3Config>): Value {

@@ -137,9 +137,29 @@ export function leadingSvd(a: FlatMatrix, rank: number): LeadingSvd {
   }
   const u = (a.rows > 16 * BLOCK && rank * 16 <= a.rows ? lanczos(a, rank) : undefined) ??
     eigenvectors(rowProducts(a, a), rank).vectors;
+  return withRightVectors(a, u);
+}
+
+/**
+ * The smallest singular values, largest first, and their vectors. They come from all eigenvectors
+ * of `a · aᵀ` or `aᵀ · a`, whichever is smaller.
+ *
+ * @param a Any matrix.
+ * @param rank How many, at most the smaller dimension.
+ */
+export function trailingSvd(a: FlatMatrix, rank: number): LeadingSvd {
+  if (a.rows > a.columns) {
+    const { u, s, v } = trailingSvd(transposed(a), rank);
+    return { u: v, s, v: u };
+  }
+  return withRightVectors(a, eigenvectors(rowProducts(a, a), rank, a.rows - rank).vectors);
+}
+
+/** Singular values and right singular vectors, from left ones as rows. */
+function withRightVectors(a: FlatMatrix, u: FlatMatrix): LeadingSvd {
   const v = matrixProduct(u, a);
-  const s = new Float64Array(rank);
-  for (let i = 0; i < rank; i++) {
+  const s = new Float64Array(u.rows);
+  for (let i = 0; i < u.rows; i++) {
     const row = v.data.subarray(i * v.columns, (i + 1) * v.columns);
     s[i] = norm(row);
     if (s[i] > 0) { for (let j = 0; j < row.length; j++) row[j] /= s[i]; }
@@ -147,10 +167,14 @@ export function leadingSvd(a: FlatMatrix, rank: number): LeadingSvd {
   return { u, s, v };
 }
 
-/** The largest eigenvalues of a symmetric matrix, and their vectors as rows. */
+/**
+ * Eigenvalues of a symmetric matrix, largest first, and the vectors of `count` of them from the
+ * `from`-th on, as rows.
+ */
 function eigenvectors(
   a: FlatMatrix,
   count: number,
+  from: number = 0,
 ): { readonly values: Float64Array; readonly vectors: FlatMatrix } {
   const n = a.rows;
   const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(
@@ -159,7 +183,7 @@ function eigenvectors(
   );
   const vectors = new Float64Array(count * n);
   for (let i = 0; i < count; i++) {
-    for (let j = 0; j < n; j++) vectors[i * n + j] = eigenvectorMatrix.get(j, n - 1 - i);
+    for (let j = 0; j < n; j++) vectors[i * n + j] = eigenvectorMatrix.get(j, n - 1 - from - i);
   }
   return {
     values: Float64Array.from(realEigenvalues).reverse(),

@@ -21,7 +21,7 @@ import type {
   CombineSite,
 } from "./combine.ts";
 import { type FlatMatrix, flatMatrix, leadingSvd, matrixProduct, transposed } from "./linalg.ts";
-import { type LoraConfig, loraShape } from "./lora-config.ts";
+import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import {
   factorLeaves,
   type Factors,
@@ -71,9 +71,9 @@ export const loraCombine: CombineRule<LoraConfig> = {
     },
   },
   rescale(config, factor) {
-    // What PiSSA and OLoRA took out of the base is computed again on load, for the scale of the
-    // config.
-    if (changesBase(config)) return undefined;
+    // What PiSSA, OLoRA and CorDA took out of the base is computed again on load, for the scale of
+    // the config.
+    if (takesFromBase(config)) return undefined;
     return {
       ...config,
       loraAlpha: config.loraAlpha * factor,
@@ -210,11 +210,6 @@ function rankAt(part: Part, path: string): number | undefined {
   return (lora_A ?? lora_embedding_A).shape[0] + (lora_A_init?.shape[0] ?? 0);
 }
 
-/** Whether the initialization takes something out of the base. */
-function changesBase({ initLoraWeights: init }: LoraConfig): boolean {
-  return typeof init === "string" && (init.startsWith("pissa") || init.toLowerCase() === "olora");
-}
-
 /**
  * The config with these ranks and the scale 1 everywhere.
  *
@@ -238,7 +233,7 @@ function withRanks(
     rankPattern: others,
     alphaPattern: others,
     // An initialization that would touch the base or refuse the rank on load.
-    initLoraWeights: changesBase(config) || (init === "orthogonal" && odd) ? true : init,
+    initLoraWeights: takesFromBase(config) || (init === "orthogonal" && odd) ? true : init,
   };
 }
 

@@ -16,6 +16,7 @@ import {
   type TargetConfig,
   targetFields,
 } from "./config.ts";
+import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
 import { pythonRegExp } from "./python-regex.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
@@ -25,7 +26,8 @@ export type LoraInit =
   | "orthogonal"
   | "olora"
   | "pissa"
-  | `pissa_niter_${number}`;
+  | `pissa_niter_${number}`
+  | "corda";
 
 /**
  * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
@@ -81,6 +83,9 @@ export interface LoraConfig extends TargetConfig {
    *   iterations;
    * - `"olora"`: the first columns and rows of the weight's QR decomposition, likewise (Büyükakyüz,
    *   2024, arXiv:2406.01775);
+   * - `"corda"`: a part of the weight that is chosen by what goes into the module, likewise (Yang
+   *   et al., 2024, arXiv:2406.05223); `preprocessCorda` measures that, and what it gives goes to
+   *   `getPeftModel` as `calibration`; see {@link CordaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
    *
    * Embeddings start with A zero and B normal, unless it is `false`.
@@ -100,6 +105,8 @@ export interface LoraConfig extends TargetConfig {
     | null;
   /** See {@link TargetConfig.ensureWeightTying}. */
   readonly ensureWeightTying: boolean;
+  /** How CorDA begins; kept, not used, unless `initLoraWeights` is `"corda"`. */
+  readonly cordaConfig: CordaConfig | null;
   /** Module of Megatron that Python imports; kept, not used. */
   readonly megatronCore: string | null;
   /** Only means something with `useQalora`; kept, not used. */
@@ -108,8 +115,6 @@ export interface LoraConfig extends TargetConfig {
   readonly aloraInvocationTokens: readonly number[] | null;
   /** Arrow routing. */
   readonly arrowConfig: Readonly<Record<string, unknown>> | null;
-  /** CorDA initialization. */
-  readonly cordaConfig: Readonly<Record<string, unknown>> | null;
   /** EVA initialization. */
   readonly evaConfig: Readonly<Record<string, unknown>> | null;
   /** KaSA. */
@@ -134,11 +139,16 @@ export interface LoraConfig extends TargetConfig {
   readonly veloraConfig: Readonly<Record<string, unknown>> | null;
 }
 
+/** What {@link loraConfig} takes: any of the fields. */
+export interface LoraFields extends Partial<Omit<LoraConfig, "cordaConfig">> {
+  /** See {@link LoraConfig.cordaConfig}; its absent fields take their defaults. */
+  readonly cordaConfig?: Partial<CordaConfig> | null;
+}
+
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
   aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
-  cordaConfig: "CorDA",
   evaConfig: "EVA",
   kasaConfig: "KaSA",
   layerReplication: "layer replication",
@@ -153,10 +163,16 @@ const VARIANTS = {
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
 /** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["eva", "corda", "loftq", "lora_ga", "mica"];
+const OTHER_INITS: readonly string[] = ["eva", "loftq", "lora_ga", "mica"];
 
 const INITS =
-  'true, false, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iters]"';
+  'true, false, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iters]", "corda"';
+
+/** Whether an initialization takes a part of each weight over, which the base then lacks. */
+export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
+  return typeof init === "string" &&
+    (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
+}
 
 function pattern(values: z.ZodType<number>, described: string): FieldType<
   Readonly<Record<string, number>>
@@ -169,6 +185,7 @@ function pattern(values: z.ZodType<number>, described: string): FieldType<
 export const loraSchema: ConfigSchema<LoraConfig> = {
   peftType: "LORA",
   floats: ["loraDropout"],
+  subconfigs: ["cordaConfig"],
   fields: {
     ...commonFields("LORA"),
     ...targetFields(),
@@ -199,7 +216,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
     arrowConfig: field.object(),
-    cordaConfig: field.object(),
+    cordaConfig: cordaConfigField,
     evaConfig: field.object(),
     kasaConfig: field.object(),
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
@@ -214,6 +231,10 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     useQalora: field.boolean(false),
     veloraConfig: field.object(),
   },
+  complete: (config) =>
+    config.initLoraWeights === "corda" && config.cordaConfig === null
+      ? { ...config, cordaConfig: defaultCorda() }
+      : config,
   check(config) {
     checkTargets(config);
     checkVariants(config);
@@ -261,7 +282,7 @@ function checkVariants(config: LoraConfig): void {
 
 function checkInit(init: LoraInit): void {
   if (typeof init === "boolean") return;
-  const known = /^pissa(_niter_\d+)?$/.test(init) || init === "orthogonal" ||
+  const known = /^pissa(_niter_\d+)?$/.test(init) || ["orthogonal", "corda"].includes(init) ||
     ["gaussian", "olora"].includes(init.toLowerCase());
   if (known) return;
   if (OTHER_INITS.includes(init.toLowerCase())) {
@@ -306,7 +327,7 @@ function oddRank(r: number, path?: string): ConfigError {
  * console.log(config.loraDropout); // 0
  * ```
  */
-export function loraConfig(config: Partial<LoraConfig> = {}): LoraConfig {
+export function loraConfig(config: LoraFields = {}): LoraConfig {
   return parseConfig(loraSchema, config);
 }
 

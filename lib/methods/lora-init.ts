@@ -4,9 +4,10 @@
  *
  * @module
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, ValueError } from "../errors.ts";
 import type { Site } from "../model/site.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { checkCordaCalibration, checkCordaRank, cordaFactors } from "./corda.ts";
 import {
   approximateSvd,
   type FlatMatrix,
@@ -19,8 +20,8 @@ import {
   rowProducts,
   transposed,
 } from "./linalg.ts";
-import { type LoraConfig, loraShape } from "./lora-config.ts";
-import type { InitContext, Leaves, SiteLeaves } from "./method.ts";
+import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
+import type { CalibrationCheck, InitContext, Leaves, SiteLeaves } from "./method.ts";
 import type { TorchRandom } from "./torch-random.ts";
 
 /**
@@ -38,6 +39,7 @@ export function loraLeafShapes(
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
   const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
+  if (config.initLoraWeights === "corda" && !embedding) checkCordaRank(site, r);
   return {
     [embedding ? "lora_embedding_A" : "lora_A"]: [rank, inFeatures],
     [embedding ? "lora_embedding_B" : "lora_B"]: [outFeatures, rank],
@@ -47,8 +49,8 @@ export function loraLeafShapes(
 }
 
 /**
- * Shapes of the fixed leaves of one site: the initial factors that PiSSA and OLoRA took out of the
- * base.
+ * Shapes of the fixed leaves of one site: the initial factors that PiSSA, OLoRA and CorDA took out
+ * of the base.
  */
 export function loraFrozenShapes(
   config: LoraConfig,
@@ -90,8 +92,8 @@ export async function initLora(context: InitContext<LoraConfig>): Promise<SiteLe
 }
 
 /**
- * Only the fixed leaves, for an adapter that is being loaded: what PiSSA and OLoRA took out of the
- * base.
+ * Only the fixed leaves, for an adapter that is being loaded: what PiSSA, OLoRA and CorDA took out
+ * of the base.
  */
 export async function frozenLora(context: InitContext<LoraConfig>): Promise<Leaves> {
   const { config, site, random } = context;
@@ -104,9 +106,31 @@ export async function frozenLora(context: InitContext<LoraConfig>): Promise<Leav
 
 /** Whether a site starts from a decomposition of its weight, which the base then lacks. */
 export function decomposes(config: LoraConfig, site: Site): boolean {
-  const { initLoraWeights: init } = config;
-  return typeof init === "string" && site.kind !== "embedding" &&
-    (init.startsWith("pissa") || init.toLowerCase() === "olora");
+  return site.kind !== "embedding" && takesFromBase(config);
+}
+
+/**
+ * Refuses what the leaves cannot begin with.
+ *
+ * @throws {ValueError} where CorDA has no calibration or one that does not fit, and for one that
+ * nothing would use.
+ */
+export function checkLoraCalibration(
+  config: LoraConfig,
+  { sites, calibration, loaded }: CalibrationCheck,
+): void {
+  const needing = sites.filter((site) => decomposes(config, site))
+    .map((site) => ({ site, r: loraShape(config, site).r }));
+  if (config.initLoraWeights === "corda" && needing.length) {
+    checkCordaCalibration(needing, { calibration, loaded });
+  } else if (calibration !== undefined) {
+    throw new ValueError(
+      "CALIBRATION_UNUSED",
+      `A calibration was given, and an adapter with initLoraWeights ${
+        JSON.stringify(config.initLoraWeights)
+      } on such modules does not begin with one. Leave it out, or set initLoraWeights to "corda".`,
+    );
+  }
 }
 
 function isIterative({ initLoraWeights: init }: LoraConfig): boolean {
@@ -197,7 +221,7 @@ function tenth({ data }: FlatMatrix): Float32Array {
 }
 
 /**
- * The factors that PiSSA and OLoRA start from; `scale · B · A` is the part of the weight that the
+ * The factors that PiSSA, OLoRA and CorDA start from; `scale · B · A` is the part of the weight that the
  * adapter takes over.
  */
 async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
@@ -214,6 +238,13 @@ async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
       } needs a loraAlpha above 0; it gives the scale ${scale} ` +
         `for ${site.path}.`,
     );
+  }
+  if (config.initLoraWeights === "corda") {
+    const { a, b } = await cordaFactors(context.calibration!.sites.get(site.path)!, {
+      site,
+      scale,
+    });
+    return factorTensors(a, b);
   }
   const weight = flatMatrix(await context.weight(), { rows, columns });
   if (!(config.initLoraWeights as string).startsWith("pissa")) {

@@ -2,8 +2,8 @@
  * LoRAs of one rank and scale as LoRAs of another, larger rank and another scale: A and B are padded
  * with zeros, and the quotient of the scales goes into B.
  *
- * What PiSSA and OLoRA took out of the base comes along as further columns: B·A − B₀·A₀ = [B, −B₀]·[A;
- * A₀].
+ * What PiSSA, OLoRA and CorDA took out of the base comes along as further columns: B·A − B₀·A₀ = [B,
+ * −B₀]·[A; A₀].
  *
  * @module
  */
@@ -12,7 +12,7 @@ import type { Site } from "../model/site.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type LoraConfig, loraShape } from "./lora-config.ts";
+import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import { decomposes, loraLeafShapes } from "./lora-init.ts";
 import type { Leaves } from "./method.ts";
 import type { RefitContext, RefitRule } from "./refit.ts";
@@ -39,7 +39,7 @@ function replaced(resident: LoraConfig, from: LoraConfig): LoraConfig {
     );
   }
   const { initLoraWeights: init } = resident;
-  if (isDecomposition(init)) {
+  if (takesFromBase(resident)) {
     throw new UnsupportedError(
       "HOTSWAP_CONFIG",
       `The adapter began with initLoraWeights ${
@@ -56,10 +56,6 @@ function replaced(resident: LoraConfig, from: LoraConfig): LoraConfig {
     baseModelNameOrPath: from.baseModelNameOrPath ?? resident.baseModelNameOrPath,
     revision: from.revision,
   };
-}
-
-function isDecomposition(init: LoraConfig["initLoraWeights"]): boolean {
-  return typeof init === "string" && (init.startsWith("pissa") || init.toLowerCase() === "olora");
 }
 
 function resized(config: LoraConfig, rank: number): LoraConfig {

@@ -1,10 +1,10 @@
 /**
- * LoRA: low-rank adaptation (Hu et al., 2021, arXiv:2106.09685), with rsLoRA, DoRA, PiSSA and
- * OLoRA.
+ * LoRA: low-rank adaptation (Hu et al., 2021, arXiv:2106.09685), with rsLoRA, DoRA, PiSSA, OLoRA
+ * and CorDA.
  *
- * A linear layer with weight W becomes y = W·x + scale·B·A·x. PiSSA and OLoRA take their first A
- * and B out of the weight; as the base is never changed here, the forward pass subtracts them: y =
- * W·x + scale·(B·A − B₀·A₀)·x.
+ * A linear layer with weight W becomes y = W·x + scale·B·A·x. PiSSA, OLoRA and CorDA take their
+ * first A and B out of the weight; as the base is never changed here, the forward pass subtracts
+ * them: y = W·x + scale·(B·A − B₀·A₀)·x.
  *
  * @module
  */
@@ -25,7 +25,14 @@ import { parseConfig } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
 import { loraCombine } from "./lora-combine.ts";
 import { type LoraConfig, loraSchema, loraShape } from "./lora-config.ts";
-import { decomposes, frozenLora, initLora, loraFrozenShapes, loraLeafShapes } from "./lora-init.ts";
+import {
+  checkLoraCalibration,
+  decomposes,
+  frozenLora,
+  initLora,
+  loraFrozenShapes,
+  loraLeafShapes,
+} from "./lora-init.ts";
 import { loraRefit } from "./lora-refit.ts";
 import type { ForwardContext, MergeContext, PeftMethod, SiteContext } from "./method.ts";
 
@@ -44,6 +51,7 @@ export const lora: PeftMethod<LoraConfig> = {
   leafShapes: loraLeafShapes,
   frozenShapes: loraFrozenShapes,
   tiedLeaves: { lora_A: "lora_embedding_B", lora_B: "lora_embedding_A" },
+  checkCalibration: checkLoraCalibration,
   init: initLora,
   frozen: frozenLora,
   forward: (context) =>
@@ -93,8 +101,12 @@ function merge(
 ): { readonly weight: Value; readonly bias?: Value } {
   const { config, site, weight, bias, leaves } = context;
   const sum = add(weight, weightChange(context));
-  const merged = config.useDora ? mul(sum, perOutput(site, magnitudeFactor(context))) : sum;
-  if (!config.loraBias) return bias ? { weight: merged, bias } : { weight: merged };
+  if (config.useDora) {
+    const factor = magnitudeFactor(context);
+    const merged = mul(sum, perOutput(site, factor));
+    return bias ? { weight: merged, bias: mergedBias(context, bias, factor) } : { weight: merged };
+  }
+  if (!config.loraBias) return bias ? { weight: sum, bias } : { weight: sum };
   if (!bias) {
     throw new UnsupportedError(
       "MERGE_BIAS",
@@ -103,7 +115,13 @@ function merge(
       { path: site.path },
     );
   }
-  return { weight: merged, bias: add(bias, scaled(leaves.lora_bias, scaleOf(context))) };
+  return { weight: sum, bias: add(bias, scaled(leaves.lora_bias, scaleOf(context))) };
+}
+
+/** DoRA scales what adapters before it made of the bias, but for the layer's own. */
+function mergedBias({ pass, site }: MergeContext<LoraConfig>, bias: Value, factor: Value): Value {
+  const own = pass.parameter(`${site.path}.bias`);
+  return bias === own ? bias : add(mul(sub(bias, own), factor), own);
 }
 
 /** A factor of which a part is known only when the program runs. */

@@ -8,6 +8,7 @@ import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site, SiteKind } from "../model/site.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { Calibration } from "./calibration.ts";
 import type { CombineRule } from "./combine.ts";
 import type { PeftConfig } from "./config.ts";
 import type { RefitRule } from "./refit.ts";
@@ -40,6 +41,18 @@ export interface InitContext<C extends PeftConfig> {
    * The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out].
    */
   weight(): Promise<Float32Array>;
+  /** What was measured for leaves to begin with, where the caller gave it. */
+  readonly calibration?: Calibration;
+}
+
+/** What a method gets to check what leaves are to begin with. */
+export interface CalibrationCheck {
+  /** The sites that the adapter takes part at. */
+  readonly sites: readonly Site[];
+  /** What the caller gave. */
+  readonly calibration?: Calibration;
+  /** Whether the trained leaves are about to come from a file. */
+  readonly loaded: boolean;
 }
 
 /** What a method gets to make what an adapter holds as a whole. */
@@ -145,6 +158,11 @@ export interface PeftMethod<C extends PeftConfig = any> {
   readonly siteKinds: readonly SiteKind[];
   /** Suffixes of target modules by `model_type`, for configs that name none. */
   readonly defaultTargets: Readonly<Record<string, readonly string[]>>;
+  /**
+   * Whether a long list of targets stays as it is, because another field names modules by entries of
+   * it; the shortest endings that say the same stand for it otherwise.
+   */
+  readonly keepsTargets?: boolean;
   /** Shapes of the trained leaves of one site; known before anything is computed. */
   leafShapes(config: C, site: Site): Readonly<Record<string, readonly number[]>>;
   /** Shapes of the fixed leaves of one site; without it there are none. */
@@ -155,6 +173,11 @@ export interface PeftMethod<C extends PeftConfig = any> {
    * cannot tie.
    */
   readonly tiedLeaves?: Readonly<Record<string, string>>;
+  /**
+   * Refuses a calibration that does not fit, or the lack of one, before anything is computed. A
+   * method without it takes none.
+   */
+  checkCalibration?(config: C, check: CalibrationCheck): void;
   /** Makes the leaves of one site. */
   init(context: InitContext<C>): Promise<SiteLeaves>;
   /** Only the fixed leaves, for an adapter that is being loaded; `null` where there are none. */

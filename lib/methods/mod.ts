@@ -5,7 +5,7 @@
  * @module
  */
 import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
-import { show } from "../options.ts";
+import { isIterable, type OptionRule, show, showName } from "../options.ts";
 import type { ConfigSchema, PeftConfig } from "./config.ts";
 import { ia3 } from "./ia3.ts";
 import { ia3Schema } from "./ia3-config.ts";
@@ -35,6 +35,21 @@ export interface PeftMethodEntry<C extends PeftConfig = any> {
 /** Methods by `peft_type`. A registry never changes; registering gives another one. */
 export type MethodRegistry = ReadonlyMap<string, Required<PeftMethodEntry>>;
 
+/** A registry, as the value of an option. */
+export const REGISTRY: OptionRule = {
+  must: "a registry of methods (registerPeftMethod)",
+  holds: (x) => x instanceof Map && [...x.values()].every((entry) => entry?.method),
+};
+
+/** Refuses what is no registry. */
+function checkRegistry(registry: MethodRegistry): void {
+  if (REGISTRY.holds(registry)) return;
+  throw new ValueError(
+    "REGISTRY",
+    `The registry must be ${REGISTRY.must}; found ${show(registry)}.`,
+  );
+}
+
 /**
  * A registry with one more method: the same call for the library's own methods and for those from
  * outside.
@@ -61,7 +76,9 @@ export function registerPeftMethod<C extends PeftConfig>(
   registry: MethodRegistry,
   entry: PeftMethodEntry<C>,
 ): MethodRegistry {
-  const { name, config, method, prefix = `${name}_`, isMixedCompatible = false } = entry;
+  checkRegistry(registry);
+  const given = (entry ?? {}) as PeftMethodEntry<C>;
+  const { name, config, method, prefix = `${String(name)}_`, isMixedCompatible = false } = given;
   const refuse = (code: string, message: string) => new ValueError(code, message, { name, prefix });
   if (typeof name !== "string" || !config || !method) {
     throw refuse(
@@ -119,6 +136,9 @@ export function registerPeftMethod<C extends PeftConfig>(
  * @throws {ValueError} as {@link registerPeftMethod} does.
  */
 export function createMethodRegistry(entries: Iterable<PeftMethodEntry>): MethodRegistry {
+  if (!isIterable(entries)) {
+    throw new ValueError("METHOD_ENTRY", `A list of methods is needed; found ${show(entries)}.`);
+  }
   let registry: MethodRegistry = new Map();
   for (const entry of entries) registry = registerPeftMethod(registry, entry);
   return registry;
@@ -141,12 +161,13 @@ export function methodEntryOf(
   peftType: string,
   registry: MethodRegistry = defaultMethods,
 ): Required<PeftMethodEntry> {
+  checkRegistry(registry);
   const entry = registry.get(peftType);
   if (!entry) {
-    const near = nearestNames(String(peftType), registry.keys(), 1);
+    const near = typeof peftType === "string" ? nearestNames(peftType, registry.keys(), 1) : [];
     throw new UnsupportedError(
       "METHOD_UNKNOWN",
-      `No PEFT method of the type ${JSON.stringify(peftType)} is registered${
+      `No PEFT method of the type ${showName(peftType)} is registered${
         near.length ? ` (nearest: ${near[0]})` : ""
       }; registered are ${[...registry.keys()].join(", ") || "none"}.`,
       { peftType },

@@ -4,14 +4,32 @@
  * @module
  */
 import { ConfigError } from "../errors.ts";
-import { type ConfigSchema, jsonName, type PeftConfig, unknownFields } from "./config.ts";
-import { defaultMethods, methodEntryOf, type MethodRegistry } from "./mod.ts";
+import {
+  camelCase,
+  type ConfigSchema,
+  jsonName,
+  type PeftConfig,
+  snakeCase,
+  unknownFields,
+} from "./config.ts";
+import { checkOptions, type OptionRules, show } from "../options.ts";
+import { defaultMethods, methodEntryOf, type MethodRegistry, REGISTRY } from "./mod.ts";
 
 /** Which methods exist. */
 export interface PeftJsonOptions {
   /** The library's own methods by default. */
   readonly registry?: MethodRegistry;
 }
+
+const FROM_JSON: OptionRules<PeftJsonOptions> = { registry: REGISTRY };
+
+const TO_JSON: OptionRules<PeftJsonOptions & { readonly schema?: ConfigSchema }> = {
+  ...FROM_JSON,
+  schema: {
+    must: "the schema of a config",
+    holds: (x) => typeof (x as ConfigSchema | null)?.fields === "object",
+  },
+};
 
 /**
  * A config as the text of an `adapter_config.json`, byte for byte as PEFT 0.21 writes the same
@@ -32,11 +50,22 @@ export function toPeftJson(
   config: PeftConfig,
   options: PeftJsonOptions & { readonly schema?: ConfigSchema } = {},
 ): string {
+  checkOptions(options, TO_JSON, { code: "PEFT_JSON_OPTION", of: "toPeftJson" });
+  if (typeof config?.peftType !== "string") {
+    throw new ConfigError(
+      "CONFIG_TYPE",
+      `toPeftJson needs a config as loraConfig makes it; found ${show(config)}.`,
+    );
+  }
   const { schema = methodEntryOf(config.peftType, options.registry).config } = options;
-  const floats = new Set(schema.floats);
+  const floats = new Set(schema.floats), nested = new Set<string>(schema.subconfigs);
   const fields = Object.keys(schema.fields).map((name): [string, unknown, boolean] => [
     jsonName(schema, name),
-    name === "inferenceMode" ? true : config[name as keyof PeftConfig],
+    name === "inferenceMode"
+      ? true
+      : nested.has(name)
+      ? renamed(config[name as keyof PeftConfig], snakeCase)
+      : config[name as keyof PeftConfig],
     floats.has(name),
   ]);
   const lines = fields.sort(byKey).map(([key, value, float]) =>
@@ -70,14 +99,15 @@ export function fromPeftJson(
   json: Readonly<Record<string, unknown>>,
   options: PeftJsonOptions = {},
 ): PeftConfig {
+  checkOptions(options, FROM_JSON, { code: "PEFT_JSON_OPTION", of: "fromPeftJson" });
   const { registry = defaultMethods } = options;
-  const { peft_type: peftType } = json;
+  const { peft_type: peftType } = json ?? {};
   if (typeof peftType !== "string") {
     throw new ConfigError(
       "CONFIG_PEFT_TYPE",
       `An adapter_config.json must name its method as peft_type, one of ${
         [...registry.keys()].join(", ")
-      }; found ${JSON.stringify(peftType) ?? "no such field"}.`,
+      }; found ${peftType === undefined ? "no such field" : show(peftType)}.`,
     );
   }
   const { config: schema, method } = methodEntryOf(peftType, registry);
@@ -85,9 +115,19 @@ export function fromPeftJson(
   const given = Object.entries(json).filter(([key]) => key !== "runtime_config");
   const unknown = given.map(([key]) => key).filter((key) => !names.has(key));
   if (unknown.length) throw unknownFields(schema, unknown, [...names.keys()]);
+  const nested = new Set<string>(schema.subconfigs);
   return method.parseConfig(
-    Object.fromEntries(given.map(([key, value]) => [names.get(key), value])),
+    Object.fromEntries(given.map(([key, value]) => {
+      const name = names.get(key)!;
+      return [name, nested.has(name) ? renamed(value, camelCase) : value];
+    })),
   );
+}
+
+/** A config inside a config with other names for its fields; what is none stays as it is. */
+function renamed(value: unknown, rename: (name: string) => string): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, field]) => [rename(name), field]));
 }
 
 function byKey([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...unknown[]]): number {

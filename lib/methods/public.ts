@@ -4,6 +4,9 @@
  * @module
  */
 export { averageCombine, type AverageOptions } from "./average-combine.ts";
+export type { Calibration } from "./calibration.ts";
+export type { CordaCalibration } from "./corda.ts";
+export type { CordaConfig } from "./corda-config.ts";
 export type {
   CombineContext,
   CombineOptions,
@@ -29,7 +32,7 @@ export {
   targetFields,
 } from "./config.ts";
 export { type Ia3Config, ia3Config } from "./ia3-config.ts";
-export { type LoraConfig, loraConfig, type LoraInit } from "./lora-config.ts";
+export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora-config.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,

@@ -29,7 +29,7 @@ function simpler(node: Value, inputs: readonly Value[]): Value | undefined {
     case "reshape":
       return a.op === "constant" && typeof a.attributes.value === "number"
         ? constant(a.graph, a.attributes.value, { shape: node.shape, dtype: a.dtype })
-        : reshape(a, node.shape);
+        : reshape(a.op === "reshape" ? a.inputs[0] : a, node.shape);
     case "transpose": {
       const order = node.attributes.permutation as readonly number[];
       if (a.op !== "transpose") return undefined;

@@ -351,8 +351,11 @@ function checkTrainOptions(options: TrainOptions): void {
 
 function checkData(data: TrainingData): void {
   if (Array.isArray(data) && data.length === 0) throw noBatch();
-  if (isIterable(data) || typeof data === "function") return;
-  throw new ValueError(
+  if (!isIterable(data) && typeof data !== "function") throw noData(data);
+}
+
+function noData(data: unknown): ValueError {
+  return new ValueError(
     "TRAIN_DATA",
     `Training needs batches: a list or another iterable of them, or a function of the epoch; found ${
       show(data)
@@ -380,7 +383,9 @@ async function* batchesOf(data: TrainingData, skip: number): AsyncGenerator<Trai
   let left = skip;
   for (let epoch = 0; epoch === 0 || again; epoch++) {
     let count = 0;
-    for await (const batch of typeof data === "function" ? data(epoch) : data) {
+    const batches = typeof data === "function" ? data(epoch) : data;
+    if (!isIterable(batches)) throw noData(batches);
+    for await (const batch of batches) {
       count++;
       if (left > 0) left--;
       else yield batch;

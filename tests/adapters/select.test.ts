@@ -11,6 +11,7 @@ import {
 } from "../../lib/adapters/select.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { prefixTuningConfig } from "../../lib/methods/prefix-tuning-config.ts";
 import { goldenBase } from "./bases.ts";
 
 async function twoAdapters() {
@@ -87,6 +88,23 @@ Deno.test("what works on adapters takes merged ones out of the base", async () =
   for (const next of [setAdapter(merged, "two"), disableAdapters(merged), pristine(merged)]) {
     assert(next.base === model.base && next.merged === undefined);
   }
+});
+
+Deno.test("a deleted adapter is followed by the first by name, as in PEFT", async () => {
+  const base = await goldenBase("llama");
+  const config = loraConfig({ r: 2 });
+  const named = ["zeta", "omega", "beta"];
+  const model = named.slice(1).reduce(
+    (before, name) => addAdapter(before, name, config),
+    getPeftModel(base, config, { adapterName: named[0] }),
+  );
+  assertEquals(deleteAdapter(model, "zeta").active, ["beta"]);
+  const prefix = prefixTuningConfig({ numVirtualTokens: 2 });
+  const prefixed = named.slice(1).reduce(
+    (before, name) => addAdapter(before, name, prefix),
+    getPeftModel(base, prefix, { adapterName: named[0] }),
+  );
+  assertEquals(deleteAdapter(prefixed, "zeta").active, ["omega"]);
 });
 
 Deno.test("adapters are switched off and on, and deleted", async () => {

@@ -197,6 +197,21 @@ Deno.test("train, generate, merge: a job from data to a checkpoint", async () =>
     );
     assertEquals((await cli(["generate", merged, ...say])).out, adapted.out);
 
+    const checked = ["merge", model, "--adapter", out, "--out", `${folder}/checked`];
+    const exact = await cli([...checked, "--tolerance", "1e-5"]);
+    assertEquals(exact.code, 0, exact.err);
+    assertMatch(exact.out, /^\d+ layers in f32: [\d.e-]+ % of the change lost, /);
+    const rough = await cli([
+      ...checked,
+      "--overwrite",
+      "--save-dtype",
+      "bf16",
+      "--tolerance",
+      "0",
+    ]);
+    assertEquals(rough.code, 1);
+    assertStringIncludes(rough.err, "[MERGE_TOLERANCE]");
+
     const again = await cli(["merge", model, "--adapter", out, "--out", merged]);
     assertEquals(again.code, 1);
     assertStringIncludes(again.err, "ValueError [OUT_EXISTS]");

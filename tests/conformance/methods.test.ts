@@ -5,7 +5,7 @@
  * @module
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { causalLoss, forward, shiftLabels } from "../../lib/adapters/forward.ts";
+import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
 import { loadAdapter } from "../../lib/adapters/load.ts";
@@ -16,7 +16,6 @@ import { savePretrained } from "../../lib/adapters/save.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
 import { disableAdapters, setAdapter } from "../../lib/adapters/select.ts";
 import { getAdapterStateDict, setAdapterStateDict } from "../../lib/adapters/state-dict.ts";
-import { traceModel } from "../../lib/adapters/trace-model.ts";
 import { getNbTrainableParameters } from "../../lib/adapters/trainable-parameters.ts";
 import { addWeightedAdapter } from "../../lib/adapters/weighted-adapter.ts";
 import type { Device } from "../../lib/device/device.ts";
@@ -26,11 +25,9 @@ import type { PeftConfig } from "../../lib/methods/config.ts";
 import { defaultMethods, type PeftMethodEntry } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
-import { input } from "../../lib/ops/input.ts";
-import { gradients } from "../../lib/program/grad.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
-import { batchInputs, prepareBatch } from "../../lib/training/batch.ts";
+import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
 import { goldenBase } from "../adapters/bases.ts";
 import { randomized } from "../adapters/randomized.ts";
@@ -268,45 +265,17 @@ async function firstRow(model: AnyModel): Promise<Float32Array> {
   return values.subarray(0, values.length / 2);
 }
 
-/** The loss's gradient along a direction, from the program that `grad` makes. */
+/** The loss's gradient along a direction. */
 async function gradientAlong(
   model: PeftModel,
   direction: ReadonlyMap<string, Float32Array>,
 ): Promise<number> {
-  const [batch, length] = [INPUTS.inputIds.length, INPUTS.inputIds[0].length];
-  const leaves = trainableLeaves(model);
-  const traced = traceModel(model, {
-    batch,
-    length,
-    trained: (graph, leaf) => {
-      const found = leaves.get(leaf);
-      return found && input(graph, leaf, { shape: found.shape, dtype: "f32" });
-    },
-    outputs: (pass, { logits }) => {
-      const labels = input(pass.graph, "labels", { shape: [batch, length], dtype: "i32" });
-      const wanted = [...leaves].map(([leaf, { shape }]) =>
-        input(pass.graph, leaf, { shape, dtype: "f32" })
-      );
-      const found = gradients(causalLoss(logits, labels).mean, wanted);
-      return Object.fromEntries([...leaves.keys()].map((leaf, i) => [`grad.${leaf}`, found[i]]));
-    },
-  });
-  const { program } = traced;
-  const executable = await model.base.device.compile(program);
-  const prepared = await prepareBatch(model, LABELLED);
-  const outputs = await executable.run({
-    ...traced.bindings,
-    ...Object.fromEntries([...leaves].filter(([leaf]) => program.inputs.has(leaf))),
-    ...batchInputs(model, prepared, { program, lossScale: 1 }),
-    labels: tensor(shiftLabels(Int32Array.from(INPUTS.inputIds.flat()), length), {
-      shape: [batch, length],
-    }),
-  });
+  const { gradients } = await computeGradients(model, LABELLED);
+  assertEquals([...gradients.keys()], [...direction.keys()]);
   let sum = 0;
-  for (const leaf of leaves.keys()) {
-    const gradient = await toFloat32(outputs[`grad.${leaf}`]);
+  for (const [leaf, gradient] of gradients) {
     const d = direction.get(leaf)!;
-    gradient.forEach((g, i) => sum += g * d[i]);
+    (await toFloat32(gradient)).forEach((g, i) => sum += g * d[i]);
   }
   return sum;
 }

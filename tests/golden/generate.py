@@ -22,6 +22,7 @@ import transformers
 
 import combinations
 import conversion
+import corda
 import kappa
 import method_cases
 import prefix_tuning
@@ -35,7 +36,16 @@ CONFIG = "LoraConfig"
 
 
 # Each writes a folder of its own; all stand on base/.
-SUBJECTS = (method_cases, prefix_tuning, combinations, conversion, status, kappa, surface)
+SUBJECTS = (
+    method_cases,
+    prefix_tuning,
+    combinations,
+    conversion,
+    corda,
+    status,
+    kappa,
+    surface,
+)
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ Deno.test("variants that are not available say what is", () => {
     { target_parameters: ["experts"] },
     { use_bdlora: { nblocks: 2 } },
     { loftq_config: { loftq_bits: 4 } },
-    ...["eva", "corda", "loftq", "lora_ga", "mica"].map((init_lora_weights) => ({
+    ...["eva", "loftq", "lora_ga", "mica"].map((init_lora_weights) => ({
       init_lora_weights,
     })),
   ];

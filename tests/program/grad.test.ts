@@ -1,11 +1,12 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { ShapeError, ValueError } from "../../lib/errors.ts";
 import { add, mul } from "../../lib/ops/binary.ts";
 import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";
 import { mean, sum } from "../../lib/ops/reduce.ts";
+import { reshape } from "../../lib/ops/reshape.ts";
 import { stopGradient } from "../../lib/ops/stop-gradient.ts";
-import { grad } from "../../lib/program/grad.ts";
+import { grad, gradients } from "../../lib/program/grad.ts";
 import { trace } from "../../lib/program/program.ts";
 
 const spec = (shape: number[]) => ({ shape, dtype: "f32" as const });
@@ -33,6 +34,17 @@ Deno.test("a value that the loss does not depend on has a gradient of zeros", ()
   });
   const g = grad(program, { of: "loss", wrt: ["y"] }).outputs.get("grad.y")!;
   assertEquals([g.op, g.shape, g.inputs[0].attributes.value], ["broadcast", [3], 0]);
+});
+
+Deno.test("a value between keeps its gradient when it is a reshape that is reshaped again", () => {
+  const program = trace((graph) => {
+    const column = reshape(input(graph, "x", spec([6])), [6, 1]);
+    const loss = sum(mul(reshape(column, [2, 3]), 7));
+    return { gradient: gradients(loss, [column])[0] };
+  });
+  const { op, shape, inputs } = program.outputs.get("gradient")!;
+  assertEquals([op, shape], ["reshape", [6, 1]]);
+  assert(inputs[0].op !== "constant", "not the zeros of a value that the loss does not depend on");
 });
 
 Deno.test("no gradient flows through stopGradient", () => {
