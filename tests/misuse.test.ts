@@ -33,8 +33,10 @@ function refused(title: string, cases: (folder: string) => Promise<readonly Case
       } catch (error) {
         found = error;
       }
-      const typed = found instanceof graft.GraftError || found instanceof graft.ArgumentTypeError;
-      assert(typed, `${label}: ${found ?? "no error"}`);
+      assert(
+        found instanceof graft.GraftError || found instanceof graft.ArgumentTypeError,
+        `${label}: ${found ?? "no error"}`,
+      );
       assertEquals(found.code, code, `${label}: ${found.message}`);
       assert(found.message.length > 10 && !found.message.includes("[object"), found.message);
       assertEquals(names(folder), before, label);
@@ -204,6 +206,74 @@ refused("adapters", async (folder) => {
   ];
 });
 
+refused("the surface of models with adapters", async (folder) => {
+  const { base, model } = await models();
+  const config = graft.loraConfig({ r: 2 });
+  const tensors = graft.getAdapterStateDict(model);
+  const lora = graft.defaultMethods.get("LORA")!;
+  const again = JSON.parse(JSON.stringify({ ...model, base: { ...base, device: null } }));
+  const make = (options: unknown) => () => g.getPeftModel(base, config, options);
+  const add = (options: unknown) => () => g.addAdapter(model, "x", config, options);
+  const into = (map: unknown, options: unknown = {}) => () =>
+    g.setAdapterStateDict(model, map, options);
+  return [
+    ["a model from JSON", "NOT_A_MODEL", () => g.setAdapter(again, "default")],
+    ["a type alone", "NOT_A_MODEL", () => g.getModelStatus({ type: "peft" })],
+    ["a base of nothing", "NOT_A_MODEL", () => g.planAdapter({ type: "model" }, config)],
+    ["leaves of nothing", "NOT_A_MODEL", () => g.trainableLeaves(undefined)],
+    ["train nothing", "NOT_A_MODEL", () => g.train(undefined, [BATCH], { learningRate: 1 })],
+    ["hash nothing", "NOT_A_MODEL", () => g.hashBase(undefined)],
+    ["hash a promise", "NOT_A_MODEL", () => g.hashBase(Promise.resolve(base))],
+    ["a name in the place of options", "INJECT_OPTION", make("style")],
+    ["an unknown option", "INJECT_OPTION", make({ sede: 1 })],
+    ["no options", "INJECT_OPTION", add(null)],
+    ["Python's option", "INJECT_OPTION", add({ low_cpu_mem_usage: true })],
+    ["allowUnmatched", "INJECT_OPTION", add({ allowUnmatched: "yes" })],
+    ["a registry", "INJECT_OPTION", make({ registry: {} })],
+    ["the name of no adapter", "ADAPTER_NAME", make({ adapterName: "__base__" })],
+    ["a symbol for a name", "ADAPTER_NAME", () => g.addAdapter(model, Symbol("x"), config)],
+    ["a symbol", "ADAPTER_UNKNOWN", () => g.deleteAdapter(model, Symbol("x"))],
+    ["a bigint", "ADAPTER_UNKNOWN", () => g.setAdapter(model, 5n)],
+    ["requiresGrad", "REQUIRES_GRAD", () => g.setRequiresGrad(model, "default", "false")],
+    ["no tensors", "TENSOR_MAP", into(undefined)],
+    ["tensors in an object", "TENSOR_MAP", into(Object.fromEntries(tensors))],
+    ["numbers for tensors", "TENSOR_MAP", into(new Map([["x", [1, 2]]]))],
+    ["strict", "STATE_DICT_OPTION", into(tensors, { strict: "no" })],
+    ["dictionary", "STATE_DICT_OPTION", () => g.getAdapterStateDict(model, "default", true)],
+    ["leaves in a list", "TENSOR_MAP", () => g.withLeaves(model, [1])],
+    ["a number for a leaf", "TENSOR_MAP", () => g.withLeaves(model, new Map([["x", 1]]))],
+    [
+      "one name to save",
+      "SAVE_OPTION",
+      () => g.savePretrained(model, `${folder}/x`, { selectedAdapters: "default" }),
+    ],
+    ["check options", "LOAD_OPTION", () => g.checkIfPeftModel(folder, { subfolder: 5 })],
+    ["check nothing", "PATH", () => g.checkIfPeftModel(Symbol("x"))],
+    ["hotswap options", "LOAD_OPTION", () => g.hotswapAdapter(model, folder, null)],
+    ["plan options", "PLAN_OPTION", () => g.planAdapter(base, config, { regisrty: 1 })],
+    ["write", "PRINT_OPTION", () => g.printTrainableParameters(model, { write: 1 })],
+    ["a registry of nothing", "REGISTRY", () => g.methodOf("LORA", {})],
+    ["register in nothing", "REGISTRY", () => g.registerPeftMethod(undefined, lora)],
+    ["register nothing", "METHOD_ENTRY", () => g.registerPeftMethod(graft.defaultMethods)],
+    ["a registry of one", "METHOD_ENTRY", () => g.createMethodRegistry(lora)],
+    ["json of nothing", "CONFIG_TYPE", () => g.toPeftJson()],
+    ["nothing from json", "CONFIG_PEFT_TYPE", () => g.fromPeftJson(null)],
+    ["json options", "PEFT_JSON_OPTION", () => g.fromPeftJson({ peft_type: "LORA" }, null)],
+    ["a bigint for a config", "CONFIG_TYPE", () => g.loraConfig(5n)],
+    ["a module", "SITE_UNKNOWN", () => g.getDeltaWeight(model, Symbol("x"))],
+    ["trace nothing", "TRACE_OPTION", () => g.traceModel(model, { batch: 1 })],
+    [
+      "trace a typo",
+      "ADAPTER_UNKNOWN",
+      () => g.traceModel(model, { batch: 1, length: 2, mixed: ["x"] }),
+    ],
+    ["decode nothing", "PROMPT_TYPE", () => g.openDecoder(model, [])],
+    ["decode a number", "PROMPT_TYPE", () => g.openDecoder(model, [5])],
+    ["decode a wrong id", "TOKEN_ID_RANGE", () => g.openDecoder(model, [[37]])],
+    ["decoder options", "DECODER_OPTION", () => g.openDecoder(model, [[1]], { signal: {} })],
+  ];
+});
+
 Deno.test("a config with a byte-order mark is read", async () => {
   const { base, model } = await models();
   const folder = await Deno.makeTempDir();
@@ -249,6 +319,7 @@ refused("training", async (folder) => {
     ["one batch", "TRAIN_DATA", train(lr, BATCH)],
     ["an empty list", "DATASET_EMPTY", train(lr, [])],
     ["an empty function", "DATASET_EMPTY", train({ ...lr, steps: 2 }, () => [])],
+    ["a function of nothing", "TRAIN_DATA", train({ ...lr, steps: 2 }, () => {})],
     ["a hole", "BATCH_PART", train(lr, [null])],
     ["Python's name", "BATCH_PART", train(lr, [{ input_ids: [[1, 2]] }])],
     ["segments below 0", "BATCH_VALUE", train(lr, [{ ...BATCH, segments: [[-1, 1, 1]] }])],

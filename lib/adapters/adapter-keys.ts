@@ -80,7 +80,7 @@ export function adapterKeys(
 
 /**
  * Keys of weights of the base that a file may hold beside the adapter: of the input embedding and
- * the output head.
+ * the output head, but for one that the adapter itself starts from.
  */
 export function optionalKeys(
   base: ModelGraph,
@@ -91,9 +91,24 @@ export function optionalKeys(
   for (const { path } of embeddings) {
     const name = `${path}.weight`;
     if (adapter.parameters.has(name) || adapter.tokens.has(path)) continue;
+    if (startsFromWeight(adapter, path)) continue;
     keys.set(`${keyPrefix(adapter)}${nameInside(adapter, name)}`, { kind: "base", name });
   }
   return keys;
+}
+
+/**
+ * Whether a key is that of what an adapter left of a weight that it starts from (PiSSA, OLoRA).
+ * PEFT's files hold it where the module is an embedding or a head; it follows from the base.
+ */
+export function isRemainder(key: string, adapter: Adapter): boolean {
+  const start = keyPrefix(adapter), end = ".base_layer.weight";
+  return key.startsWith(start) && key.endsWith(end) &&
+    startsFromWeight(adapter, key.slice(start.length, -end.length));
+}
+
+function startsFromWeight({ sites }: Adapter, path: string): boolean {
+  return Object.keys(sites.get(path)?.frozen ?? {}).length > 0;
 }
 
 function pathOf({ name }: { readonly name: string }): string {

@@ -102,7 +102,7 @@ function modelCard(card: ModelCard): string {
   if (!data.get("pipeline_tag") && config.taskType === "CAUSAL_LM") {
     data.set("pipeline_tag", "text-generation");
   }
-  const kept = textsOf(data.toJS().tags).filter((tag) => !tag.startsWith(BASE_TAG));
+  const kept = tagsOf(data.toJS().tags).map(String).filter((tag) => !tag.startsWith(BASE_TAG));
   const own = [
     "transformers",
     ...(config.peftType === "LORA" ? ["lora"] : []),
@@ -175,7 +175,8 @@ function split(text: string): { readonly front: string; readonly body: string } 
 function parseFront(front: string, path: string): Document {
   const data = parseDocument(front.replaceAll("\r\n", "\n"));
   const reason = data.errors[0]?.message ??
-    (data.contents && !isMap(data.contents) ? "they are no fields with values" : undefined);
+    (data.contents && !isMap(data.contents) ? "they are no fields with values" : undefined) ??
+    (tagsOf(data.toJS()?.tags).every(isPlain) ? undefined : "its tags are no list of texts");
   if (reason) {
     throw new FileError(
       "CARD_INVALID",
@@ -187,7 +188,12 @@ function parseFront(front: string, path: string): Document {
   return data.contents ? data : new Document({});
 }
 
-function textsOf(tags: unknown): readonly string[] {
+/** The tags of a card: a list, one alone, or none. */
+function tagsOf(tags: unknown): readonly unknown[] {
   const list = Array.isArray(tags) ? tags : [tags];
-  return list.filter((tag) => tag !== null && tag !== undefined).map(String);
+  return list.filter((tag) => tag !== null && tag !== undefined);
+}
+
+function isPlain(tag: unknown): boolean {
+  return typeof tag !== "object";
 }

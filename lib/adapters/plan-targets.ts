@@ -220,10 +220,8 @@ function excludeReports(
   modules: ReadonlyMap<string, Module>,
 ): readonly PatternReport[] {
   const { excludeModules } = config;
-  const entries = typeof excludeModules === "string" && excludeModules
-    ? [excludeModules]
-    : excludeModules ?? [];
-  return (entries as readonly string[]).map((pattern) => {
+  const entries = entriesOf(excludeModules || null);
+  return entries.map((pattern) => {
     const alone = createMatcher({
       ...config,
       modulesToSave: null,

@@ -208,7 +208,7 @@ function planTargeted(
  *
  * @param plan A plan.
  * @param options With `allowUnmatched`, entries and layers that name nothing are no reason to
- * refuse as long as something is adapted.
+ * refuse as long as something is adapted, or the method adapts no modules.
  * @throws {GraftError} the plan's problem, or a {@link TargetError} that lists them.
  */
 export function checkPlan(
@@ -216,7 +216,8 @@ export function checkPlan(
   options: { readonly allowUnmatched?: boolean } = {},
 ): AdapterPlan {
   const harmless = ["TARGET_NOT_FOUND", "LAYER_NOT_FOUND", "MODULES_TO_SAVE_NOT_FOUND"];
-  const problems = options.allowUnmatched && plan.sites.length
+  const adapts = plan.sites.length || plan.method.siteKinds.length === 0;
+  const problems = options.allowUnmatched && adapts
     ? plan.problems.filter(({ code }) => !harmless.includes(code))
     : plan.problems;
   if (problems.length === 1) throw problems[0];

@@ -155,7 +155,7 @@ function savedConfig(base: ModelGraph, { config, sites }: Adapter): PeftConfig {
     peftVersion: PEFT_VERSION,
     inferenceMode: true,
     baseModelNameOrPath: config.baseModelNameOrPath ?? (base.source || null),
-    autoMapping: config.taskType === null ? autoMapping(base) : null,
+    autoMapping: (config.taskType === null ? autoMapping(base) : null) ?? config.autoMapping,
   };
 }
 

@@ -9,7 +9,7 @@ import { BOOLEAN, checkOptions, type OptionRule, type OptionRules } from "../opt
 import { castTensor, toFloat32 } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { adapterKeys, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
+import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
 import { transposed } from "./lazy-leaves.ts";
 import { type Adapter, type PeftModel, pristineBase } from "./peft-model.ts";
 import { adapterOf, withAdapter } from "./select.ts";
@@ -75,7 +75,7 @@ export interface LoadReport {
    * Fixed leaves, which no file holds and which follow from the base: names after the key prefix.
    */
   readonly regenerated: readonly string[];
-  /** Keys of copies that PEFT writes beside what counts. */
+  /** Keys of what PEFT writes beside what counts: copies, and what follows from the base. */
   readonly ignored: readonly string[];
 }
 
@@ -207,7 +207,8 @@ function compare(
   for (const [key, { shape, dtype }] of tensors) {
     const target = known.get(key);
     if (!target) {
-      (isCopy(key, required) || isFixed(key, adapter) ? ignored : unexpected).push(key);
+      const idle = isCopy(key, required) || isFixed(key, adapter) || isRemainder(key, adapter);
+      (idle ? ignored : unexpected).push(key);
       continue;
     }
     const expected = tensorAt(model, adapter, target).shape;

@@ -230,7 +230,8 @@ async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
   const { r, scale } = loraShape(config, site);
   const rank = Math.min(r, rows, columns);
   skipLinear(random, { r, site, config });
-  if (!(scale > 0)) {
+  const isQr = (config.initLoraWeights as string).toLowerCase() === "olora";
+  if (!isQr && !(scale > 0)) {
     throw new ConfigError(
       "CONFIG_LORA_SCALE",
       `initLoraWeights ${
@@ -247,7 +248,7 @@ async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
     return factorTensors(a, b);
   }
   const weight = flatMatrix(await context.weight(), { rows, columns });
-  if (!(config.initLoraWeights as string).startsWith("pissa")) {
+  if (isQr) {
     const { q, r: upper } = leadingQr(weight, rank);
     return factorTensors(upper, q);
   }

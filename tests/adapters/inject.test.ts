@@ -1,7 +1,11 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
+import { peftConfig } from "../../lib/adapters/model-info.ts";
+import { withAdapterScale } from "../../lib/adapters/scope.ts";
+import { deleteAdapter, setAdapter } from "../../lib/adapters/select.ts";
 import { getAdapterStateDict } from "../../lib/adapters/state-dict.ts";
+import { getModelStatus } from "../../lib/adapters/status.ts";
 import { ConfigError, ValueError } from "../../lib/errors.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
@@ -72,10 +76,41 @@ Deno.test("names of adapters are checked", async () => {
   const model = getPeftModel(base, loraConfig());
   const error = assertThrows(() => addAdapter(model, "default", loraConfig()), ValueError);
   assertEquals(error.code, "ADAPTER_EXISTS");
-  for (const name of ["", "a/b", "a.b", "..", "a\\b"]) {
+  for (const name of ["", "a/b", "a.b", "..", "a\\b", "__base__"]) {
     assertThrows(() => addAdapter(model, name, loraConfig()), ValueError);
   }
+  assertThrows(
+    () => getPeftModel(base, loraConfig(), { adapterName: "__base__" }),
+    ValueError,
+    "mixed batch",
+  );
   assertThrows(() => getPeftModel(model as never, loraConfig()), ValueError, "addAdapter");
+});
+
+Deno.test("any other name will do", async () => {
+  const base = await goldenBase("llama");
+  const names = [
+    "__proto__",
+    "constructor",
+    "toString",
+    "日本語",
+    "a b",
+    "x".repeat(200),
+    "lora_A",
+  ];
+  let model = getPeftModel(base, loraConfig());
+  for (const name of names) model = addAdapter(model, name, loraConfig());
+  for (const name of names) {
+    const active = setAdapter(model, name);
+    assert(Object.hasOwn(peftConfig(active), name), name);
+    const { requiresGrad, peftTypes } = getModelStatus(active);
+    assertEquals(requiresGrad[name], true, name);
+    assertEquals(peftTypes[name], "LORA", name);
+    const scale = Object.fromEntries([[name, 0.5]]);
+    const { value } = await withAdapterScale(active, scale, ({ multipliers }) => multipliers);
+    assertEquals(value.get(name), 0.5, name);
+    assertEquals(deleteAdapter(active, name).adapters.has(name), false, name);
+  }
 });
 
 Deno.test("an adapter for inference is not trainable", async () => {

@@ -1,10 +1,14 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { compressAdapter, scaleAdapter } from "../../lib/adapters/adapter-algebra.ts";
+import { castAdapterDtype } from "../../lib/adapters/cast-adapter.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
+import { loadAdapter } from "../../lib/adapters/load.ts";
 import { mergeAdapter, mergeAndUnload, unload, unmergeAdapter } from "../../lib/adapters/merge.ts";
 import type { AnyModel, PeftModel } from "../../lib/adapters/peft-model.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
 import { deleteAdapter, disableAdapters, setAdapter } from "../../lib/adapters/select.ts";
+import { getAdapterStateDict, setAdapterStateDict } from "../../lib/adapters/state-dict.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
@@ -12,6 +16,7 @@ import { createModel, loadModel } from "../../lib/io/load-model.ts";
 import { tokenizerOf } from "../../lib/io/model-tokenizer.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { loadTokenizer } from "../../lib/io/tokenizer.ts";
+import { ia3Config } from "../../lib/methods/ia3-config.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
 import { defaultMethods, type MethodRegistry } from "../../lib/methods/mod.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
@@ -216,6 +221,77 @@ testOnDevices("adapters are merged on top of merged ones", async (device) => {
   assertEquals(small.base.parameters.get(name)!.dtype, "bf16");
   const rounded = castTensor(more.base.parameters.get(name)!, "bf16");
   assertEquals(await small.base.parameters.get(name)!.data(), await rounded.data());
+});
+
+testOnDevices("DoRA scales what others made of a bias, merged or not", async (device) => {
+  const base = await goldenBase("gpt2", device);
+  const targets = { targetModules: ["c_attn"] };
+  const all = await randomized(
+    addAdapter(
+      addAdapter(
+        getPeftModel(base, loraConfig({ r: 2, loraBias: true, ...targets })),
+        "factors",
+        ia3Config({ ...targets, feedforwardModules: [] }),
+      ),
+      "dora",
+      loraConfig({ r: 3, useDora: true, ...targets }),
+    ),
+  );
+  for (const active of [["factors", "dora"], ["default", "dora"], ["default", "factors", "dora"]]) {
+    const model = setAdapter(all, active);
+    await assertMerges(model);
+    const some = mergeAdapter(model, { adapterNames: active.slice(0, -1) });
+    assert(await apart(some, model) < 2e-5, `${active}: ${await apart(some, model)}`);
+  }
+});
+
+Deno.test("what stays active must not replace what is merged", async () => {
+  const base = await goldenBase("qwen2");
+  const targets = ["q_proj", "lm_head"];
+  const model = addAdapter(
+    addAdapter(
+      getPeftModel(base, loraConfig({ targetModules: targets })),
+      "saved",
+      loraConfig({ modulesToSave: ["lm_head"] }),
+    ),
+    "biases",
+    loraConfig({ targetModules: ["v_proj"], bias: "lora_only" }),
+  );
+  const error = assertThrows(
+    () => mergeAdapter(setAdapter(model, ["default", "saved"]), { adapterNames: ["default"] }),
+    ValueError,
+    "lm_head.weight",
+  );
+  assertEquals(error.code, "ADAPTERS_CLASH");
+  mergeAdapter(setAdapter(model, ["default", "saved"]));
+  mergeAdapter(setAdapter(model, ["default", "biases"]), { adapterNames: ["default"] });
+});
+
+Deno.test("adapters join merged ones, and take them out where they replace one", async () => {
+  const base = await goldenBase("llama");
+  const config = loraConfig({ r: 3, initLoraWeights: false });
+  const one = getPeftModel(base, config);
+  const merged = mergeAdapter(one);
+  const tensors = getAdapterStateDict(one);
+  const joined: Readonly<Record<string, PeftModel>> = {
+    addAdapter: addAdapter(merged, "two", config),
+    loadAdapter: await loadAdapter(merged, { config, tensors }, { adapterName: "two" }),
+    scaleAdapter: scaleAdapter(merged, "default", { factor: 2, as: "two" }),
+  };
+  for (const [name, model] of Object.entries(joined)) {
+    assertEquals(model.merged?.names, ["default"], name);
+    assert(model.base === merged.base, name);
+  }
+  const replaced: Readonly<Record<string, PeftModel>> = {
+    scaleAdapter: scaleAdapter(merged, "default", { factor: 2 }),
+    compressAdapter: (await compressAdapter(merged, "default", { rank: 1 })).model,
+    castAdapterDtype: castAdapterDtype(merged, { dtype: "bf16" }),
+    setAdapterStateDict: (await setAdapterStateDict(merged, tensors)).model,
+  };
+  for (const [name, model] of Object.entries(replaced)) {
+    assertEquals(model.merged, undefined, name);
+    assert(model.base === base, name);
+  }
 });
 
 testOnDevices("the base, and what no adapter touches, is shared and unchanged", async (device) => {

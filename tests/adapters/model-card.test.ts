@@ -126,7 +126,14 @@ Deno.test("a card that cannot be read is not written over", () =>
   inFolder(async (folder) => {
     const given = await model();
     const path = join(folder, "README.md");
-    for (const text of ["---\na: [1\n---\n", "---\n- a\n- b\n---\n", "---\na: 1\na: 2\n---\nx"]) {
+    for (
+      const text of [
+        "---\na: [1\n---\n",
+        "---\n- a\n- b\n---\n",
+        "---\na: 1\na: 2\n---\nx",
+        "---\ntags: { a: 1 }\n---\n",
+      ]
+    ) {
       await Deno.writeTextFile(path, text);
       for (const write of [createOrUpdateModelCard, savePretrained]) {
         const error = await assertRejects(() => write(given, folder), FileError, path);

@@ -4,6 +4,7 @@ import { hashBase } from "../../lib/adapters/hash-base.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
 import { type AdapterLoadReport, loadAdapter } from "../../lib/adapters/load.ts";
+import { mergeAdapter } from "../../lib/adapters/merge.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { savePretrained } from "../../lib/adapters/save.ts";
 import { getAdapterStateDict } from "../../lib/adapters/state-dict.ts";
@@ -119,7 +120,7 @@ Deno.test("several adapters go into subfolders", async () => {
       "style",
     );
     const other = join(folder, "deep", "er");
-    await savePretrained(model, other, { selectedAdapters: ["style"] });
+    await savePretrained(model, other, { selectedAdapters: ["style", "style"] });
     assertEquals(namesIn(other), ["README.md", "style"]);
   });
 });
@@ -301,6 +302,13 @@ Deno.test("the digest of a base tells weights apart", async () => {
     assert(await hashBase(llama) !== await hashBase(await changed(llama, name)));
   }
   assert((await hashBase(await goldenBase("llama_bf16"))).startsWith("bf16:"));
+});
+
+Deno.test("the digest of a model with adapters is that of its base", async () => {
+  const base = await goldenBase("llama");
+  const model = getPeftModel(base, loraConfig({ modulesToSave: ["lm_head"] }));
+  assertEquals(await hashBase(model), await hashBase(base));
+  assertEquals(await hashBase(mergeAdapter(model)), await hashBase(base));
 });
 
 Deno.test("files of other writers are read too", async () => {
