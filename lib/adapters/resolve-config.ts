@@ -116,7 +116,11 @@ function resolveTying(model: ModelGraph, config: TargetConfig): ResolvedConfig {
       return { ...nothing, config: { ...config, targetModules: targets }, tiedTargets: tied };
     }
   } else if (targetModules?.some(isEmbedding)) {
-    const targets = new Set([...targetModules, embedding].filter((name) => !covers(name)));
+    // By the name of gpt2's embedding alone the tie would not be found again on loading.
+    const found = isEmbedding(embedding);
+    const targets = new Set(
+      [...targetModules, embedding].filter((name) => !found || !covers(name)),
+    );
     return { ...nothing, config: { ...config, targetModules: [...targets] }, tiedTargets: tied };
   }
   if (config.trainableTokenIndices) return nothing;

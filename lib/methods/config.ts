@@ -98,6 +98,11 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   readonly floats?: readonly (keyof C & string)[];
   /** Names in `adapter_config.json` where they are not the snake_case of the field. */
   readonly jsonNames?: Readonly<Record<string, string>>;
+  /**
+   * Fields that old releases of PEFT wrote and the present one no longer has, by their names in
+   * `adapter_config.json`, with the values that say what their absence does. They are left out.
+   */
+  readonly retired?: Readonly<Record<string, readonly unknown[]>>;
   /** Fields that hold a config of their own, whose names are in snake_case in files too. */
   readonly subconfigs?: readonly (keyof C & string)[];
   /** Fills in what depends on other fields. */

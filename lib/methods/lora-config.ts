@@ -185,6 +185,7 @@ function pattern(values: z.ZodType<number>, described: string): FieldType<
 export const loraSchema: ConfigSchema<LoraConfig> = {
   peftType: "LORA",
   floats: ["loraDropout"],
+  retired: { enable_lora: [null], merge_weights: [true, false, null] },
   subconfigs: ["cordaConfig"],
   fields: {
     ...commonFields("LORA"),

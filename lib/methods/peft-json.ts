@@ -81,7 +81,7 @@ export function toPeftJson(
  *
  * @param json The parsed file. Fields that it lacks, as those of older releases of PEFT do, take
  * their defaults. `runtime_config`, which belongs to a process and not to an adapter, is left out,
- * as in PEFT.
+ * as in PEFT, and so are fields that old releases wrote, where they say nothing.
  * @throws {ConfigError} for a field that the method does not have, for an ill-typed one, and where
  * `peft_type` is missing.
  * @throws {UnsupportedError} for a method that is not registered, and for settings that are not
@@ -112,7 +112,9 @@ export function fromPeftJson(
   }
   const { config: schema, method } = methodEntryOf(peftType, registry);
   const names = new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
-  const given = Object.entries(json).filter(([key]) => key !== "runtime_config");
+  const given = Object.entries(json).filter(([key, value]) =>
+    key !== "runtime_config" && !schema.retired?.[key]?.includes(value)
+  );
   const unknown = given.map(([key]) => key).filter((key) => !names.has(key));
   if (unknown.length) throw unknownFields(schema, unknown, [...names.keys()]);
   const nested = new Set<string>(schema.subconfigs);

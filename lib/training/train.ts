@@ -61,6 +61,8 @@ export interface TrainOptions extends AdamWOptions {
    * time; off by default.
    */
   readonly gradientCheckpointing?: boolean;
+  /** Whether dropout is on, the adapter's and that of the base's config; true by default. */
+  readonly dropout?: boolean;
   /** Seed of dropout; 0 by default. */
   readonly seed?: number;
   /** Data to evaluate on. */
@@ -89,6 +91,7 @@ const RULES: OptionRules<TrainOptions> = {
   gradientAccumulation: wholeFrom(1),
   maxGradientNorm: POSITIVE,
   gradientCheckpointing: BOOLEAN,
+  dropout: BOOLEAN,
   seed: WHOLE,
   evalData: { must: "a list of batches", holds: Array.isArray },
   evalEvery: wholeFrom(1),
@@ -167,7 +170,7 @@ export async function train<M extends AnyModel>(
   using session = await openSession(model, leaves, {
     ...options,
     packing,
-    dropout: true,
+    dropout: options.dropout ?? true,
     accumulates: group > 1,
   });
   if (resumed) await session.write(resumed.vectors);

@@ -16,6 +16,7 @@ import {
 } from "../../lib/errors.ts";
 import { openSafetensors, writeSafetensors } from "../../lib/io/safetensors.ts";
 import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { prefixTuningConfig } from "../../lib/methods/prefix-tuning-config.ts";
 import { castTensor, toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { inFolder } from "../io/folder.ts";
@@ -188,6 +189,18 @@ Deno.test("the first adapter is active, further ones wait, and isTrainable says 
     const taken = await assertRejects(() => loadAdapter(one, folder), ValueError, '"default"');
     assertEquals(taken.code, "ADAPTER_EXISTS");
     assertEquals([one.active, [...one.adapters.keys()]], [["default"], ["default"]]);
+  }));
+
+Deno.test("saved modules that a base lacks are no reason to refuse a file, of a prefix either", () =>
+  inFolder(async (folder) => {
+    const { base } = await made();
+    for (const config of [loraConfig({ r: 2 }), prefixTuningConfig({ numVirtualTokens: 2 })]) {
+      await savePretrained(getPeftModel(base, config), folder);
+      const path = join(folder, "adapter_config.json");
+      const json = JSON.parse(await Deno.readTextFile(path));
+      await Deno.writeTextFile(path, JSON.stringify({ ...json, modules_to_save: ["score"] }));
+      assertEquals((await loadAdapter(base, folder)).active, ["default"]);
+    }
   }));
 
 Deno.test("misuse of loadAdapter is told before anything is read", async () => {

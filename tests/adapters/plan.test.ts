@@ -102,6 +102,15 @@ Deno.test("planAdapter reports problems and getPeftModel throws them", async () 
   );
 });
 
+Deno.test("an empty excludeModules leaves out nothing", async () => {
+  const base = await goldenBase("llama");
+  const { sites, patterns } = planAdapter(base, loraConfig({ r: 2, excludeModules: "" }));
+  assertEquals([sites.length, patterns.map(({ field }) => field)], [4, [
+    "targetModules",
+    "targetModules",
+  ]]);
+});
+
 Deno.test("allowUnmatched tolerates names that are not there", async () => {
   const base = await goldenBase("llama");
   const config = loraConfig({ targetModules: ["q_proj", "c_attn"] });

@@ -125,6 +125,35 @@ Deno.test("several adapters go into subfolders", async () => {
   });
 });
 
+Deno.test("a head that gpt2 ties to its embedding is tied again on loading", async () => {
+  const base = await goldenBase("gpt2");
+  const config = loraConfig({ r: 2, targetModules: ["lm_head", "c_fc"], ensureWeightTying: true });
+  const model = await randomized(getPeftModel(base, config));
+  await inFolder(async (folder) => {
+    await savePretrained(model, folder);
+    await assertSameTensors(model, await loadAdapter(base, folder));
+  });
+});
+
+Deno.test("autoMapping is the base's class where no task says what a model is for", async () => {
+  const autoMapping = { base_model_class: "Other", parent_library: "elsewhere" };
+  const base = await goldenBase("llama");
+  await inFolder(async (folder) => {
+    for (const taskType of ["CAUSAL_LM", null] as const) {
+      const config = loraConfig({ r: 2, taskType, autoMapping });
+      await savePretrained(getPeftModel(base, config), folder);
+      const { auto_mapping: written } = await readJsonFile(join(folder, "adapter_config.json"));
+      assertEquals(
+        written,
+        taskType ? autoMapping : {
+          base_model_class: "LlamaForCausalLM",
+          parent_library: "transformers.models.llama.modeling_llama",
+        },
+      );
+    }
+  });
+});
+
 Deno.test("the model card has what the hub looks for and keeps what was there", async () => {
   const base = { ...await goldenBase("llama"), source: "someone/tiny: 1" };
   const model = getPeftModel(base, loraConfig({ taskType: "CAUSAL_LM" }));

@@ -152,6 +152,21 @@ Deno.test("weights of the base in a file count only where they differ", async ()
   ]);
 });
 
+Deno.test("what PiSSA and OLoRA leave of a head is neither saved nor read: it follows from the base", async () => {
+  const base = await goldenBase("llama");
+  const key = "base_model.model.lm_head.base_layer.weight";
+  for (const initLoraWeights of ["pissa", "olora"] as const) {
+    const config = loraConfig({ r: 2, targetModules: ["q_proj", "lm_head"], initLoraWeights });
+    const model = getPeftModel(base, config);
+    const dict = new Map(getAdapterStateDict(model));
+    assert(!dict.has(key));
+    dict.set(key, tensor(new Float32Array(61 * 32), { shape: [61, 32] }));
+    const { model: loaded, report } = await setAdapterStateDict(model, dict);
+    assertEquals(report.ignored, [key]);
+    assertEquals(loaded.adapters.get("default")!.replacements?.size, 0);
+  }
+});
+
 Deno.test("copies that PEFT writes of saved biases are passed over", async () => {
   const base = await goldenBase("gpt2");
   const model = getPeftModel(base, loraConfig({ bias: "all", modulesToSave: ["ln_f"] }));

@@ -5,6 +5,7 @@ import { mergeAndUnload } from "../../lib/adapters/merge.ts";
 import { planAdapter } from "../../lib/adapters/plan.ts";
 import { setAdapter } from "../../lib/adapters/select.ts";
 import { ConfigError } from "../../lib/errors.ts";
+import { createModel } from "../../lib/io/load-model.ts";
 import { IA3_FEEDFORWARD, IA3_TARGETS } from "../../lib/methods/default-targets.ts";
 import { ia3 } from "../../lib/methods/ia3.ts";
 import { completeIa3, type Ia3Config, ia3Config } from "../../lib/methods/ia3-config.ts";
@@ -17,7 +18,7 @@ import type { Site } from "../../lib/model/site.ts";
 import { input } from "../../lib/ops/input.ts";
 import { createGraph, type Value } from "../../lib/ops/value.ts";
 import { programOf } from "../../lib/program/program.ts";
-import { goldenBase } from "../adapters/bases.ts";
+import { goldenBase, noDevice } from "../adapters/bases.ts";
 import { randomized } from "../adapters/randomized.ts";
 import { testOnDevices } from "../devices.ts";
 import { apart } from "../steps.ts";
@@ -94,6 +95,25 @@ Deno.test("feed-forward modules that are left out are those of PEFT, where they 
   const error = assertThrows(() => complete({}, "opus"), ConfigError, '"opus"');
   assertEquals(error.code, "CONFIG_NO_FEEDFORWARD");
   assertEquals(complete({ targetModules: ["k"], feedforwardModules: ["k"] }, "opus"), ["k"]);
+});
+
+Deno.test("long lists of targets stay as they are, so that feed-forward modules are among them", async () => {
+  const model = await createModel({
+    model_type: "llama",
+    vocab_size: 8,
+    hidden_size: 8,
+    intermediate_size: 12,
+    num_hidden_layers: 3,
+    num_attention_heads: 2,
+  }, { device: noDevice });
+  const planned = planAdapter(model, ia3Config({ targetModules: "all-linear" }));
+  const config = planned.config as unknown as Ia3Config;
+  assertEquals(config.targetModules, planned.sites.map(({ site }) => site.path));
+  assertEquals(config.targetModules!.length, 21);
+  assertEquals(
+    config.feedforwardModules,
+    [0, 1, 2].map((layer) => `model.layers.${layer}.mlp.down_proj`),
+  );
 });
 
 Deno.test("what is named in vain is refused", async () => {

@@ -80,12 +80,15 @@ Deno.test("a file of an older release takes defaults for what it lacks", () => {
     peft_version: undefined,
     rank_pattern: null,
     runtime_config: { ephemeral_gpu_offload: false },
+    enable_lora: null,
+    merge_weights: false,
   });
   assertEquals(config, loraConfig({ r: 16, targetModules: ["q_proj"] }));
 });
 
 Deno.test("unknown and ill-typed fields are named, with what was found", () => {
   const cases: [Record<string, unknown>, string[]][] = [
+    [{ enable_lora: [true, false, true] }, ['"enable_lora"']],
     [{ rnk: 4, lora_alhpa: 3 }, ['"lora_alhpa" (nearest: lora_alpha', '"rnk"']],
     [{ r: "8" }, ["The field r of a LORA config", "a whole number above 0", '"8" (a string)']],
     [{ r: 2.5 }, ["r", "whole number", "2.5"]],

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertLess, assertRejects, assertThrows } from "@std/assert";
 import { ConfigError } from "../../lib/errors.ts";
 import { openSafetensors, type SafetensorsFile } from "../../lib/io/safetensors.ts";
 import { fromPeftJson } from "../../lib/methods/peft-json.ts";
@@ -119,6 +119,24 @@ Deno.test("a decomposition has no more columns than the weight", async () => {
     const factor = initLoraWeights === "olora" ? 1 : 3 / 9;
     assertNear(all.map((x) => factor * x), weight, { tolerance: 1e-5, what: initLoraWeights });
   }
+});
+
+Deno.test("a scale that is not above 0 suits OLoRA, and not PiSSA, which takes its root", async () => {
+  const site: Site = { path: "m", kind: "linear", inFeatures: 7, outFeatures: 5, bias: false };
+  const weight = createTorchRandom(3).normal(35);
+  const init = (config: LoraConfig) =>
+    lora.init({
+      site,
+      config,
+      random: createTorchRandom(0),
+      model: {} as ModelGraph,
+      weight: () => Promise.resolve(weight),
+    });
+  const olora = await init(loraConfig({ r: 5, loraAlpha: -2, initLoraWeights: "olora" }));
+  const all = await product(olora.frozen.lora_B_init, olora.frozen.lora_A_init);
+  assertNear(all, weight, { tolerance: 1e-5, what: "olora" });
+  const pissa = loraConfig({ r: 5, loraAlpha: -2, initLoraWeights: "pissa" });
+  await assertRejects(() => init(pissa), ConfigError, "loraAlpha above 0");
 });
 
 Deno.test("what a site cannot have is refused when shapes are asked for", () => {

@@ -125,6 +125,26 @@ testOnDevices("a resumed run takes the same steps", async (device) => {
   await Deno.remove(folder, { recursive: true });
 });
 
+testOnDevices("dropout can be left off, that of the base too", async (device) => {
+  const config = {
+    model_type: "gpt2",
+    vocab_size: 37,
+    n_embd: 24,
+    n_layer: 1,
+    n_head: 2,
+    n_positions: 32,
+  };
+  const base = await createModel(config, { device, seed: 3 });
+  const lora = loraConfig({ r: 2, loraDropout: 0.5, initLoraWeights: false });
+  const model = getPeftModel(base, lora);
+  const [data] = [batches(1)];
+  const { loss } = await evaluate(model, data);
+  const first = async (options: Partial<TrainOptions>) =>
+    (await train(model, data, { ...OPTIONS, ...options, steps: 1 })).history[0].loss;
+  assertAlmostEquals(await first({ dropout: false }), loss, 1e-5);
+  assert(Math.abs(await first({}) - loss) > 1e-3);
+});
+
 testOnDevices("dropout depends on the seed only", async (device) => {
   const model = await adapted(device, 0.5);
   const losses = async (seed: number) =>
