@@ -7,7 +7,7 @@
 import { addAdapter, getPeftModel } from "../lib/adapters/inject.ts";
 import { withAdapterScale } from "../lib/adapters/scope.ts";
 import { deleteAdapter, disableAdapters, setAdapter } from "../lib/adapters/select.ts";
-import { loraConfig } from "../lib/methods/lora-config.ts";
+import { loraConfig } from "../lib/methods/lora/lora-config.ts";
 import { smolLm2Shape } from "../tests/adapters/smollm2-shape.ts";
 
 const base = smolLm2Shape();

@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { adapterKeys, type KeyTarget } from "../lib/adapters/adapter-keys.ts";
+import { adapterKeys, type KeyTarget } from "../lib/adapters/checkpoint/adapter-keys.ts";
 import { forward } from "../lib/adapters/forward.ts";
 import { parameterLeaf, sharedLeaf, tokensLeaf } from "../lib/adapters/leaves.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";

@@ -6,11 +6,11 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../lib/adapters/forward.ts";
 import { getPeftModel } from "../lib/adapters/inject.ts";
-import { loadAdapter } from "../lib/adapters/load.ts";
-import { mergeAndUnload } from "../lib/adapters/merge.ts";
+import { loadAdapter } from "../lib/adapters/checkpoint/load.ts";
+import { mergeAndUnload } from "../lib/adapters/merge/merge.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";
 import { disableAdapters, setAdapter } from "../lib/adapters/select.ts";
-import { setAdapterStateDict } from "../lib/adapters/state-dict.ts";
+import { setAdapterStateDict } from "../lib/adapters/checkpoint/state-dict.ts";
 import type { Device } from "../lib/device/device.ts";
 import { GraftError, UnsupportedError } from "../lib/errors.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";

@@ -23,7 +23,7 @@ import {
   pristineBase,
   type TokenRows,
 } from "./peft-model.ts";
-import { type AdapterPlan, checkPlan, planAdapter } from "./plan.ts";
+import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
 
 /** How to make an adapter. */
 export interface InjectOptions {

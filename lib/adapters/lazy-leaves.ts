@@ -10,8 +10,8 @@ import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { AdapterPlan } from "./plan.ts";
-import type { PlannedSite } from "./plan-targets.ts";
+import type { AdapterPlan } from "./plan/plan.ts";
+import type { PlannedSite } from "./plan/plan-targets.ts";
 
 /**
  * The leaves of a plan. Shapes are known; contents come from the method, for all sites

@@ -12,15 +12,15 @@ export {
   type CompressionResidual,
   scaleAdapter,
   type ScaleAdapterOptions,
-} from "./adapter-algebra.ts";
+} from "./combine/adapter-algebra.ts";
 export {
   initialCalibration,
   type InitialCalibrationOptions,
   loadCalibration,
   saveCalibration,
-} from "./calibration-files.ts";
+} from "./calibrate/calibration-files.ts";
 export { type AdapterDtype, castAdapterDtype, type CastAdapterOptions } from "./cast-adapter.ts";
-export { checkIfPeftModel, type CheckPeftOptions } from "./check-if-peft-model.ts";
+export { checkIfPeftModel, type CheckPeftOptions } from "./checkpoint/check-if-peft-model.ts";
 export {
   type ConvertedLora,
   type ConvertedSite,
@@ -29,7 +29,7 @@ export {
   convertToLora,
   saveAsLora,
   supportsLoraConversion,
-} from "./convert-to-lora.ts";
+} from "./merge/convert-to-lora.ts";
 export { forward, type ForwardInputs, type ForwardOutputs } from "./forward.ts";
 export {
   hotswapAdapter,
@@ -38,10 +38,10 @@ export {
   prepareModelForCompiledHotswap,
   swapAdapter,
   type SwapOptions,
-} from "./hotswap.ts";
-export type { CalibrationBatch, CalibrationBatches } from "./covariance.ts";
-export { type DeltaWeightOptions, getDeltaWeight } from "./delta-weight.ts";
-export { fromPretrained, type FromPretrainedOptions } from "./from-pretrained.ts";
+} from "./combine/hotswap.ts";
+export type { CalibrationBatch, CalibrationBatches } from "./calibrate/covariance.ts";
+export { type DeltaWeightOptions, getDeltaWeight } from "./merge/delta-weight.ts";
+export { fromPretrained, type FromPretrainedOptions } from "./checkpoint/from-pretrained.ts";
 export { hashBase } from "./hash-base.ts";
 export { addAdapter, getPeftModel, type InjectOptions } from "./inject.ts";
 export {
@@ -49,18 +49,18 @@ export {
   type KappaProgress,
   type KappaTargetOptions,
   type KappaTargets,
-} from "./kappa-targets.ts";
-export { loadPeftConfig, type LoadPeftConfigOptions } from "./load-peft-config.ts";
-export { loadPeftWeights, type LoadPeftWeightsOptions } from "./load-peft-weights.ts";
-export type { KeyMapping, RenamedKey } from "./key-mapping.ts";
+} from "./calibrate/kappa-targets.ts";
+export { loadPeftConfig, type LoadPeftConfigOptions } from "./checkpoint/load-peft-config.ts";
+export { loadPeftWeights, type LoadPeftWeightsOptions } from "./checkpoint/load-peft-weights.ts";
+export type { KeyMapping, RenamedKey } from "./checkpoint/key-mapping.ts";
 export { trainableLeaves, withLeaves } from "./leaves.ts";
-export { type AdapterLoadReport, loadAdapter, type LoadAdapterOptions } from "./load.ts";
+export { type AdapterLoadReport, loadAdapter, type LoadAdapterOptions } from "./checkpoint/load.ts";
 export type {
   LayerCertificate,
   MergeCertificate,
   MergeError,
   MergeTolerance,
-} from "./merge-certificate.ts";
+} from "./merge/merge-certificate.ts";
 export {
   type CertifiedMerge,
   type CertifiedMergeOptions,
@@ -69,7 +69,7 @@ export {
   type MergeOptions,
   unload,
   unmergeAdapter,
-} from "./merge.ts";
+} from "./merge/merge.ts";
 export {
   activeAdapter,
   activeAdapters,
@@ -78,21 +78,21 @@ export {
   getBaseModel,
   modulesToSave,
   peftConfig,
-} from "./model-info.ts";
+} from "./status/model-info.ts";
 export type { Adapter, AnyModel, PeftModel, TokenRows } from "./peft-model.ts";
-export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan.ts";
+export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan/plan.ts";
 export {
   type CordaProgress,
   preprocessCorda,
   type PreprocessCordaOptions,
-} from "./preprocess-corda.ts";
-export { createOrUpdateModelCard } from "./model-card.ts";
-export type { InitialState } from "./plain-lora.ts";
-export type { AdapterParts, AdapterSource } from "./read-adapter.ts";
-export type { ParameterPlan } from "./plan-parameters.ts";
-export type { PatternReport, PlannedSite, TargetPlan } from "./plan-targets.ts";
-export type { PlannedTokens, TokenPlan } from "./plan-tokens.ts";
-export { type SaveOptions, savePretrained } from "./save.ts";
+} from "./calibrate/preprocess-corda.ts";
+export { createOrUpdateModelCard } from "./checkpoint/model-card.ts";
+export type { InitialState } from "./checkpoint/plain-lora.ts";
+export type { AdapterParts, AdapterSource } from "./checkpoint/read-adapter.ts";
+export type { ParameterPlan } from "./plan/plan-parameters.ts";
+export type { PatternReport, PlannedSite, TargetPlan } from "./plan/plan-targets.ts";
+export type { PlannedTokens, TokenPlan } from "./plan/plan-tokens.ts";
+export { type SaveOptions, savePretrained } from "./checkpoint/save.ts";
 export {
   deleteAdapter,
   disableAdapters,
@@ -126,23 +126,23 @@ export {
   setAdapterStateDict,
   type SetStateDictOptions,
   type StateDictOptions,
-} from "./state-dict.ts";
+} from "./checkpoint/state-dict.ts";
 export {
   getLayerStatus,
   getModelStatus,
   type Irregular,
   type LayerStatus,
   type ModelStatus,
-} from "./status.ts";
+} from "./status/status.ts";
 export type { TokenBatch } from "./token-batch.ts";
 export { type TracedModel, traceModel, type TraceOptions } from "./trace-model.ts";
 export {
   getNbTrainableParameters,
   type ParameterCounts,
   printTrainableParameters,
-} from "./trainable-parameters.ts";
+} from "./status/trainable-parameters.ts";
 export {
   addWeightedAdapter,
   type CombinationType,
   type WeightedAdapterOptions,
-} from "./weighted-adapter.ts";
+} from "./combine/weighted-adapter.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Command } from "commander";
-import { readAdapter } from "../adapters/read-adapter.ts";
+import { readAdapter } from "../adapters/checkpoint/read-adapter.ts";
 import { FileError } from "../errors.ts";
 import { openCheckpoint } from "../io/checkpoint.ts";
 import { exists, locate } from "../io/locate.ts";

@@ -4,8 +4,8 @@
  * @module
  */
 import { type Command, Option } from "commander";
-import { mergeAndUnload } from "../adapters/merge.ts";
-import type { MergeCertificate } from "../adapters/merge-certificate.ts";
+import { mergeAndUnload } from "../adapters/merge/merge.ts";
+import type { MergeCertificate } from "../adapters/merge/merge-certificate.ts";
 import { ValueError } from "../errors.ts";
 import { saveModel } from "../io/save-model.ts";
 import type { ModelGraph } from "../model/model-graph.ts";

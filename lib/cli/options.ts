@@ -4,12 +4,12 @@
  * @module
  */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { loadAdapter } from "../adapters/load.ts";
+import { loadAdapter } from "../adapters/checkpoint/load.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { setAdapter } from "../adapters/select.ts";
 import { DEVICE_NAMES, type DeviceName } from "../device/open.ts";
 import { loadModel } from "../io/load-model.ts";
-import { type LoraConfig, loraConfig } from "../methods/lora-config.ts";
+import { type LoraConfig, loraConfig } from "../methods/lora/lora-config.ts";
 import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 

@@ -6,7 +6,7 @@
 import type { Command } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
 import { trainableLeaves } from "../adapters/leaves.ts";
-import { type AdapterPlan, planAdapter } from "../adapters/plan.ts";
+import { type AdapterPlan, planAdapter } from "../adapters/plan/plan.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { type Cost, cost } from "../program/cost.ts";
 import { packLeaves } from "../training/packing.ts";

@@ -18,7 +18,7 @@ import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { parseConfig } from "./config.ts";
-import { kaimingUniform } from "./lora-init.ts";
+import { kaimingUniform } from "./lora/lora-init.ts";
 import type {
   CachePrefix,
   LeafShapes,

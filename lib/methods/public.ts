@@ -5,8 +5,8 @@
  */
 export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
-export type { CordaCalibration } from "./corda.ts";
-export type { CordaConfig } from "./corda-config.ts";
+export type { CordaCalibration } from "./lora/corda.ts";
+export type { CordaConfig } from "./lora/corda-config.ts";
 export type {
   CombineContext,
   CombineOptions,
@@ -32,7 +32,7 @@ export {
   targetFields,
 } from "./config.ts";
 export { type Ia3Config, ia3Config } from "./ia3-config.ts";
-export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora-config.ts";
+export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,

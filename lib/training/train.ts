@@ -5,7 +5,7 @@
  */
 import { trainableLeaves, withLeaves } from "../adapters/leaves.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
-import { savePretrained } from "../adapters/save.ts";
+import { savePretrained } from "../adapters/checkpoint/save.ts";
 import { TrainingError, ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
 import {

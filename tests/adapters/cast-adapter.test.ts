@@ -3,11 +3,14 @@ import { castAdapterDtype } from "../../lib/adapters/cast-adapter.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
-import { loadAdapter } from "../../lib/adapters/load.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
-import { getAdapterStateDict, setAdapterStateDict } from "../../lib/adapters/state-dict.ts";
+import {
+  getAdapterStateDict,
+  setAdapterStateDict,
+} from "../../lib/adapters/checkpoint/state-dict.ts";
 import { ValueError } from "../../lib/errors.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { veraConfig } from "../../lib/methods/vera-config.ts";
 import { castTensor, toFloat32 } from "../../lib/tensor/convert.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";

@@ -9,7 +9,7 @@ import {
   setRequiresGrad,
 } from "../../lib/adapters/select.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { sizeOf } from "../../lib/tensor/dtype.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { smolLm2Shape } from "./smollm2-shape.ts";

@@ -1,14 +1,14 @@
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
-import { peftConfig } from "../../lib/adapters/model-info.ts";
+import { peftConfig } from "../../lib/adapters/status/model-info.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
 import { deleteAdapter, setAdapter } from "../../lib/adapters/select.ts";
-import { getAdapterStateDict } from "../../lib/adapters/state-dict.ts";
-import { getModelStatus } from "../../lib/adapters/status.ts";
+import { getAdapterStateDict } from "../../lib/adapters/checkpoint/state-dict.ts";
+import { getModelStatus } from "../../lib/adapters/status/status.ts";
 import { ConfigError, ValueError } from "../../lib/errors.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import type { SiteLeaves } from "../../lib/methods/method.ts";
 import { defaultMethods, type MethodRegistry } from "../../lib/methods/mod.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";

@@ -4,7 +4,7 @@ import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
 import { traceModel } from "../../lib/adapters/trace-model.ts";
 import { ShapeError, ValueError } from "../../lib/errors.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { sizeOf } from "../../lib/tensor/dtype.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { testOnDevices } from "../devices.ts";

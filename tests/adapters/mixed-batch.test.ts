@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
-import { loadAdapter } from "../../lib/adapters/load.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { disableAdapters, setAdapter } from "../../lib/adapters/select.ts";
 import type { Device } from "../../lib/device/device.ts";
@@ -9,7 +9,7 @@ import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { generate } from "../../lib/generation/generate.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import type { PeftConfig } from "../../lib/methods/config.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { testOnDevices } from "../devices.ts";
 import { randomized } from "./randomized.ts";

@@ -10,10 +10,13 @@ import {
   withoutInputDtypeCasting,
 } from "../../lib/adapters/scope.ts";
 import { disableAdapters } from "../../lib/adapters/select.ts";
-import { getAdapterStateDict, setAdapterStateDict } from "../../lib/adapters/state-dict.ts";
+import {
+  getAdapterStateDict,
+  setAdapterStateDict,
+} from "../../lib/adapters/checkpoint/state-dict.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { ArgumentTypeError, ValueError } from "../../lib/errors.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { castTensor, toFloat32 } from "../../lib/tensor/convert.ts";
 import { testOnDevices } from "../devices.ts";
 import { goldenBase } from "./bases.ts";

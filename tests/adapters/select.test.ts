@@ -10,7 +10,7 @@ import {
   setRequiresGrad,
 } from "../../lib/adapters/select.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { prefixTuningConfig } from "../../lib/methods/prefix-tuning-config.ts";
 import { goldenBase } from "./bases.ts";
 

@@ -16,7 +16,7 @@ import { ARCHITECTURES } from "../../lib/architectures/mod.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import type { GenerateOptions } from "../../lib/generation/generate.ts";
 import { describeSignature, type GenerateOptionsOf } from "../../lib/generation/signature.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import type { Architecture } from "../../lib/model/architecture.ts";
 import type { ModelGraph } from "../../lib/model/model-graph.ts";
 import type { FieldSignatures, ParameterSignature } from "../../lib/model/signature.ts";

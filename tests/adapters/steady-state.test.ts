@@ -4,7 +4,7 @@ import { getPeftModel } from "../../lib/adapters/inject.ts";
 import type { Device, DeviceMemory } from "../../lib/device/device.ts";
 import { generateStream } from "../../lib/generation/generate.ts";
 import { createModel } from "../../lib/io/load-model.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { train } from "../../lib/training/train.ts";
 import { testOnDevices } from "../devices.ts";
 

@@ -8,16 +8,19 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
-import { loadAdapter } from "../../lib/adapters/load.ts";
-import { mergeAndUnload, unload } from "../../lib/adapters/merge.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { mergeAndUnload, unload } from "../../lib/adapters/merge/merge.ts";
 import type { AnyModel, PeftModel } from "../../lib/adapters/peft-model.ts";
-import { planAdapter } from "../../lib/adapters/plan.ts";
-import { savePretrained } from "../../lib/adapters/save.ts";
+import { planAdapter } from "../../lib/adapters/plan/plan.ts";
+import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
 import { disableAdapters, setAdapter } from "../../lib/adapters/select.ts";
-import { getAdapterStateDict, setAdapterStateDict } from "../../lib/adapters/state-dict.ts";
-import { getNbTrainableParameters } from "../../lib/adapters/trainable-parameters.ts";
-import { addWeightedAdapter } from "../../lib/adapters/weighted-adapter.ts";
+import {
+  getAdapterStateDict,
+  setAdapterStateDict,
+} from "../../lib/adapters/checkpoint/state-dict.ts";
+import { getNbTrainableParameters } from "../../lib/adapters/status/trainable-parameters.ts";
+import { addWeightedAdapter } from "../../lib/adapters/combine/weighted-adapter.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { TargetError, UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { generate } from "../../lib/generation/generate.ts";

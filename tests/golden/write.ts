@@ -8,7 +8,7 @@
 import { forward } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
-import { savePretrained } from "../../lib/adapters/save.ts";
+import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { openDevice } from "../../lib/device/open.ts";
 import { writeSafetensors } from "../../lib/io/safetensors.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";

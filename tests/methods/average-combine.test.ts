@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { addAdapters, scaleAdapter } from "../../lib/adapters/adapter-algebra.ts";
+import { addAdapters, scaleAdapter } from "../../lib/adapters/combine/adapter-algebra.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
-import { addWeightedAdapter } from "../../lib/adapters/weighted-adapter.ts";
+import { addWeightedAdapter } from "../../lib/adapters/combine/weighted-adapter.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { type Ia3Config, ia3Config } from "../../lib/methods/ia3-config.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";

@@ -5,10 +5,10 @@
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
-import { loadAdapter } from "../../lib/adapters/load.ts";
-import { planAdapter } from "../../lib/adapters/plan.ts";
-import { savePretrained } from "../../lib/adapters/save.ts";
-import { getAdapterStateDict } from "../../lib/adapters/state-dict.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { planAdapter } from "../../lib/adapters/plan/plan.ts";
+import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
+import { getAdapterStateDict } from "../../lib/adapters/checkpoint/state-dict.ts";
 import { ConfigError, GraftError } from "../../lib/errors.ts";
 import { readJsonFile } from "../../lib/io/json.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";

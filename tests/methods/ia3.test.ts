@@ -1,15 +1,15 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { forward } from "../../lib/adapters/forward.ts";
-import { mergeAndUnload } from "../../lib/adapters/merge.ts";
-import { planAdapter } from "../../lib/adapters/plan.ts";
+import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
+import { planAdapter } from "../../lib/adapters/plan/plan.ts";
 import { setAdapter } from "../../lib/adapters/select.ts";
 import { ConfigError } from "../../lib/errors.ts";
 import { createModel } from "../../lib/io/load-model.ts";
 import { IA3_FEEDFORWARD, IA3_TARGETS } from "../../lib/methods/default-targets.ts";
 import { ia3 } from "../../lib/methods/ia3.ts";
 import { completeIa3, type Ia3Config, ia3Config } from "../../lib/methods/ia3-config.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { defaultMethods } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
 import type { ForwardPass } from "../../lib/model/forward-pass.ts";

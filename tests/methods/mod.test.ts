@@ -7,7 +7,7 @@ import {
   parseConfig,
   type PeftConfig,
 } from "../../lib/methods/config.ts";
-import { lora } from "../../lib/methods/lora.ts";
+import { lora } from "../../lib/methods/lora/lora.ts";
 import type { PeftMethod } from "../../lib/methods/method.ts";
 import {
   createMethodRegistry,

@@ -2,8 +2,8 @@ import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/a
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
-import { mergeAndUnload } from "../../lib/adapters/merge.ts";
-import { planAdapter } from "../../lib/adapters/plan.ts";
+import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
+import { planAdapter } from "../../lib/adapters/plan/plan.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
 import { setAdapter } from "../../lib/adapters/select.ts";
 import { ConfigError, UnsupportedError } from "../../lib/errors.ts";

@@ -2,7 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { FileError, GraftError, TrainingError } from "../../lib/errors.ts";
 import { createModel } from "../../lib/io/load-model.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { train, type TrainOptions } from "../../lib/training/train.ts";
 
 const DATA = [{ inputIds: [[1, 2, 3, 4]] }, { inputIds: [[5, 6, 7, 8]] }];

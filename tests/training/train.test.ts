@@ -4,7 +4,7 @@ import { trainableLeaves } from "../../lib/adapters/leaves.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { ShapeError, TrainingError, ValueError } from "../../lib/errors.ts";
 import { createModel } from "../../lib/io/load-model.ts";
-import { loraConfig } from "../../lib/methods/lora-config.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { withParameters } from "../../lib/model/model-graph.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import type { TrainingBatch } from "../../lib/training/batch.ts";

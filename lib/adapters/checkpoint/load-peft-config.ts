@@ -1,0 +1,87 @@
+/**
+ * `loadPeftConfig`: the config of an adapter, without its weights.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { FileError } from "../../errors.ts";
+import { downloadFromHub } from "../../io/hub.ts";
+import { readJsonFile } from "../../io/json.ts";
+import { locate } from "../../io/locate.ts";
+import type { PeftConfig } from "../../methods/config.ts";
+import type { MethodRegistry } from "../../methods/mod.ts";
+import { fromPeftJson } from "../../methods/peft-json.ts";
+import { checkOptions, type OptionRules } from "../../options.ts";
+import { LOAD_ADAPTER_OPTIONS } from "./load.ts";
+import { ADAPTER_FILES, type AdapterSource } from "./read-adapter.ts";
+
+/** How to find a config. */
+export interface LoadPeftConfigOptions extends AdapterSource {
+  /** Methods that are known; the library's own by default. */
+  readonly registry?: MethodRegistry;
+}
+
+const { subfolder, revision, cacheDir, fetch, token, offline, onProgress, registry } =
+  LOAD_ADAPTER_OPTIONS;
+
+/** What each option must be. */
+export const PEFT_CONFIG_OPTIONS: OptionRules<LoadPeftConfigOptions> = {
+  subfolder,
+  revision,
+  cacheDir,
+  fetch,
+  token,
+  offline,
+  onProgress,
+  registry,
+};
+
+/**
+ * Reads the config of an adapter (PEFT's `PeftConfig.from_pretrained`), for example to learn which
+ * base it is for. Only `adapter_config.json` is read. For a config that is in memory, see
+ * `fromPeftJson`; `toPeftJson` writes one.
+ *
+ * @param source A folder, or the id of an adapter on the hub.
+ * @param options Where in the source, and how to reach the hub.
+ * @throws {FileError} where the file is missing or damaged, or the hub cannot be reached.
+ * @throws {ConfigError} for a config that is not valid.
+ * @throws {UnsupportedError} for a method that is not registered.
+ * @throws {ValueError} for an option that cannot be.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loadPeftConfig, loraConfig, savePretrained } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const folder = await Deno.makeTempDir();
+ * await savePretrained(getPeftModel(base, loraConfig({ taskType: "CAUSAL_LM" })), folder);
+ * const { peftType, taskType } = await loadPeftConfig(folder);
+ * console.log(peftType, taskType); // LORA CAUSAL_LM
+ * await Deno.remove(folder, { recursive: true });
+ * ```
+ */
+export async function loadPeftConfig(
+  source: string | URL,
+  options: LoadPeftConfigOptions = {},
+): Promise<PeftConfig> {
+  checkOptions(options, PEFT_CONFIG_OPTIONS, { code: "LOAD_OPTION", of: "loadPeftConfig" });
+  const { subfolder = "", registry, ...hub } = options;
+  const name = join(subfolder, ADAPTER_FILES.config);
+  const place = await locate(source);
+  if (place.kind !== "folder" && place.kind !== "hub") {
+    throw new FileError(
+      "NOT_A_FOLDER",
+      `${source} is no folder; loadPeftConfig needs a folder with ${ADAPTER_FILES.config}, or the ` +
+        "id of an adapter on the hub. Give a parsed file to fromPeftJson.",
+    );
+  }
+  const folder = place.kind === "folder" ? place.path : (await downloadFromHub(place.id, {
+    ...hub,
+    files: [name.replaceAll("\\", "/")],
+    optionalFiles: [],
+  })).folder;
+  return fromPeftJson(await readJsonFile(join(folder, name)), { registry });
+}

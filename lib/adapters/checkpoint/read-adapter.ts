@@ -1,0 +1,84 @@
+/**
+ * The files of an adapter, and what is read from them.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { FileError } from "../../errors.ts";
+import { downloadFromHub, type HubOptions } from "../../io/hub.ts";
+import { readJsonFile } from "../../io/json.ts";
+import { exists, locate } from "../../io/locate.ts";
+import { openSafetensors } from "../../io/safetensors.ts";
+import type { PeftConfig } from "../../methods/config.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+
+/** Names of the files, as PEFT has them. */
+export const ADAPTER_FILES = {
+  config: "adapter_config.json",
+  weights: "adapter_model.safetensors",
+  card: "README.md",
+} as const;
+
+/** An adapter that is in memory already. */
+export interface AdapterParts {
+  /** The parsed `adapter_config.json`, or a config. */
+  readonly config: PeftConfig | Readonly<Record<string, unknown>>;
+  /** Tensors under PEFT's keys. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Metadata of the safetensors file. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** Where an adapter's files are. */
+export interface AdapterSource extends HubOptions {
+  /** A folder inside the source, such as the name of an adapter that is not `default`. */
+  readonly subfolder?: string;
+}
+
+/** An adapter as read from its files, and where they are. */
+export interface AdapterFiles extends AdapterParts {
+  /** The parsed `adapter_config.json`. */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** What was asked for. */
+  readonly source: string;
+  /** The folder that holds them; of an adapter from the hub it is in the cache. */
+  readonly folder: string;
+}
+
+/**
+ * Reads the two files of an adapter; tensors stay in the file until they are asked for.
+ *
+ * @throws {FileError} where they are missing or damaged, and for weights in a Python pickle.
+ */
+export async function readAdapter(
+  source: string | URL,
+  options: AdapterSource = {},
+): Promise<AdapterFiles> {
+  const folder = join(await folderOf(source, options), options.subfolder ?? "");
+  const weights = join(folder, ADAPTER_FILES.weights);
+  const config = await readJsonFile(join(folder, ADAPTER_FILES.config));
+  if (!await exists(weights) && await exists(join(folder, "adapter_model.bin"))) {
+    throw new FileError(
+      "ADAPTER_PICKLE",
+      `${folder} holds its weights as adapter_model.bin, a Python pickle, which is not read here because it can run code. ` +
+        `Convert it with safetensors.torch.save_file in Python.`,
+      { folder },
+    );
+  }
+  const { tensors, metadata } = await openSafetensors(weights);
+  return { config, tensors, metadata, source: String(source), folder };
+}
+
+async function folderOf(source: string | URL, options: AdapterSource): Promise<string> {
+  const place = await locate(source);
+  if (place.kind === "folder") return place.path;
+  if (place.kind === "hub") {
+    const at = options.subfolder ? `${options.subfolder}/` : "";
+    const files = [`${at}${ADAPTER_FILES.config}`, `${at}${ADAPTER_FILES.weights}`];
+    return (await downloadFromHub(place.id, { ...options, files, optionalFiles: [] })).folder;
+  }
+  throw new FileError(
+    "NOT_A_FOLDER",
+    `${source} is no folder; an adapter is a folder with ${ADAPTER_FILES.config} and ${ADAPTER_FILES.weights}, or an id on the hub.`,
+  );
+}

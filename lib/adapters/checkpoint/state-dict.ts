@@ -1,0 +1,412 @@
+/**
+ * An adapter's tensors under PEFT's keys: reading them from a model and putting them into one.
+ *
+ * @module
+ */
+import { CheckpointError, nearestNames, UnsupportedError } from "../../errors.ts";
+import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import { BOOLEAN, checkOptions, type OptionRule, type OptionRules } from "../../options.ts";
+import { castTensor, toFloat32 } from "../../tensor/convert.ts";
+import { isFloating } from "../../tensor/dtype.ts";
+import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
+import { transposed } from "../lazy-leaves.ts";
+import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
+import { adapterOf, withAdapter } from "../select.ts";
+import { checkTensorMap } from "./tensor-map.ts";
+
+/** How to read an adapter's tensors. */
+export interface StateDictOptions {
+  /**
+   * Whether the weights of the input embedding and the output head are among them. `"auto"`, the
+   * default: where they are adapted and `targetModules` names them as `embed_tokens` or `lm_head`,
+   * as in PEFT.
+   */
+  readonly saveEmbeddingLayers?: boolean | "auto";
+}
+
+/** How to put tensors into an adapter. */
+export interface SetStateDictOptions {
+  /** Which adapter; `"default"` by default. */
+  readonly adapterName?: string;
+  /** Whether anything that does not fit is an error; true by default. */
+  readonly strict?: boolean;
+  /** Whether 16-bit leaves become f32; true by default. */
+  readonly autocastAdapterDtype?: boolean;
+  /**
+   * Whether leaves stay where they are, such as in a file, and are read when they are used; false by
+   * default.
+   */
+  readonly lowMemory?: boolean;
+}
+
+/** Whether weights of embeddings are saved along. */
+export const SAVE_EMBEDDING_LAYERS: OptionRule = {
+  must: 'true, false or "auto"',
+  holds: (x) => x === "auto" || BOOLEAN.holds(x),
+};
+
+const STATE_DICT: OptionRules<StateDictOptions> = { saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS };
+
+const SET_STATE_DICT: OptionRules<SetStateDictOptions> = {
+  adapterName: null,
+  strict: BOOLEAN,
+  autocastAdapterDtype: BOOLEAN,
+  lowMemory: BOOLEAN,
+};
+
+/** What happened when tensors were put into an adapter. */
+export interface LoadReport {
+  /** Keys whose tensors are used. */
+  readonly applied: readonly string[];
+  /** Keys that the adapter needs and the file lacks. */
+  readonly missing: readonly string[];
+  /** Keys that belong to nothing in the model. */
+  readonly unexpected: readonly string[];
+  /** Tensors that do not have the shape that the model needs. */
+  readonly shapeMismatch: readonly {
+    readonly key: string;
+    readonly expected: readonly number[];
+    readonly found: readonly number[];
+  }[];
+  /** Tensors of another number type, which were converted to f32. */
+  readonly dtypeCast: readonly { readonly key: string; readonly from: string }[];
+  /**
+   * Fixed leaves, which no file holds and which follow from the base: names after the key prefix.
+   */
+  readonly regenerated: readonly string[];
+  /** Keys of what PEFT writes beside what counts: copies, and what follows from the base. */
+  readonly ignored: readonly string[];
+}
+
+/**
+ * The tensors of one adapter under the keys that PEFT saves them with, such as
+ * `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. The adapter's name is not part
+ * of them.
+ *
+ * @param model A model with adapters.
+ * @param adapterName Which one.
+ * @throws {ValueError} where there is none of this name.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getAdapterStateDict, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ r: 4 }));
+ * for (const [key, { shape }] of getAdapterStateDict(model)) console.log(key, shape);
+ * // base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight [4, 32] …
+ * ```
+ */
+export function getAdapterStateDict(
+  model: PeftModel,
+  adapterName = "default",
+  options: StateDictOptions = {},
+): ReadonlyMap<string, Tensor> {
+  const adapter = adapterOf(model, adapterName);
+  checkOptions(options, STATE_DICT, { code: "STATE_DICT_OPTION", of: "getAdapterStateDict" });
+  const keys = adapterKeys(pristineBase(model), adapter, options.saveEmbeddingLayers ?? "auto");
+  return new Map([...keys].map(([key, target]) => [key, tensorAt(model, adapter, target)]));
+}
+
+/** The tensor that a key stands for. */
+function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor {
+  switch (target.kind) {
+    case "leaf": {
+      const site = adapter.sites.get(target.path)!;
+      const tie = site.tied?.[target.leaf];
+      return tie
+        ? transposed(adapter.sites.get(tie.path)!.leaves[tie.leaf])
+        : site.leaves[target.leaf];
+    }
+    case "shared":
+      return { ...adapter.shared.frozen, ...adapter.shared.leaves }[target.leaf];
+    case "derived":
+      return adapter.method.derivedTensors!(adapter.config, adapter.shared).get(target.key)!;
+    case "parameter":
+      return adapter.parameters.get(target.name)!;
+    case "tokens":
+      return adapter.tokens.get(target.path)!.rows;
+    case "base": {
+      const stored = adapter.replacements?.get(target.name) ??
+        parameterOf(pristineBase(model), target.name);
+      return isFloating(stored.dtype) && !["f16", "bf16"].includes(stored.dtype)
+        ? castTensor(stored, "f32")
+        : stored;
+    }
+  }
+}
+
+/**
+ * The model with the tensors of one adapter replaced. If it was merged into the base, what was
+ * merged is taken out of it.
+ *
+ * @param model A model with adapters.
+ * @param tensors Tensors under PEFT's keys; they are read.
+ * @param options See {@link SetStateDictOptions}.
+ * @returns The new model, and what was used and what was not.
+ * @throws {CheckpointError} where keys are missing or unexpected or shapes differ.
+ * @throws {ValueError} for a name that does not exist, and where `tensors` is no map of tensors.
+ * @throws {UnsupportedError} where the adapter holds an encoder of what the tensors are.
+ * @throws {FileError} where a tensor cannot be read.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getAdapterStateDict, getPeftModel } from "@graft/peft";
+ * import { loraConfig, setAdapterStateDict } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const one = getPeftModel(base, loraConfig({ r: 4 }), { seed: 1 });
+ * const two = getPeftModel(base, loraConfig({ r: 4 }), { seed: 2 });
+ * const { model, report } = await setAdapterStateDict(two, getAdapterStateDict(one));
+ * console.log(model.active, report.applied.length, report.missing); // ["default"] 8 []
+ * ```
+ */
+export async function setAdapterStateDict(
+  model: PeftModel,
+  tensors: ReadonlyMap<string, Tensor>,
+  options: SetStateDictOptions = {},
+): Promise<{ readonly model: PeftModel; readonly report: LoadReport }> {
+  checkOptions(options, SET_STATE_DICT, { code: "STATE_DICT_OPTION", of: "setAdapterStateDict" });
+  const { adapterName = "default", strict = true, autocastAdapterDtype = true } = options;
+  const adapter = adapterOf(model, adapterName);
+  checkTensorMap(tensors, "The tensors of an adapter (getAdapterStateDict)");
+  const { report, accepted } = compare(model, adapter, { tensors, autocast: autocastAdapterDtype });
+  if (strict) checkReport(report, [...adapterKeys(pristineBase(model), adapter, false).keys()]);
+  const loaded = new Map<string, Tensor>();
+  for (const key of accepted.keys()) {
+    const stored = tensors.get(key)!;
+    const keep = !autocastAdapterDtype && isHalf(stored.dtype);
+    loaded.set(
+      key,
+      options.lowMemory ? keep ? stored : lazily(stored) : await onHost(stored, keep),
+    );
+  }
+  const changed = await withTensors(model, adapter, { accepted, loaded });
+  return { model: withAdapter(model, changed), report };
+}
+
+function compare(
+  model: PeftModel,
+  adapter: Adapter,
+  given: { readonly tensors: ReadonlyMap<string, Tensor>; readonly autocast: boolean },
+): { readonly report: LoadReport; readonly accepted: ReadonlyMap<string, KeyTarget> } {
+  const { tensors } = given;
+  const required = adapterKeys(pristineBase(model), adapter, false);
+  const known = new Map([...optionalKeys(pristineBase(model), adapter), ...required]);
+  const accepted = new Map<string, KeyTarget>();
+  const unexpected: string[] = [], ignored: string[] = [];
+  const shapeMismatch: LoadReport["shapeMismatch"][number][] = [];
+  const dtypeCast: LoadReport["dtypeCast"][number][] = [];
+  for (const [key, { shape, dtype }] of tensors) {
+    const target = known.get(key);
+    if (!target) {
+      const idle = isCopy(key, required) || isFixed(key, adapter) || isRemainder(key, adapter);
+      (idle ? ignored : unexpected).push(key);
+      continue;
+    }
+    const expected = tensorAt(model, adapter, target).shape;
+    if (target.kind === "derived") throw notReadable(key, adapter);
+    const fits = expected.join() === shape.join() || (target.kind === "shared" &&
+      adapter.method.fitsShared?.(target.leaf, { expected, found: shape }));
+    if (!fits) shapeMismatch.push({ key, expected, found: shape });
+    else accepted.set(key, target);
+    const cast = isFloating(dtype) && dtype !== "f32" && (given.autocast || !isHalf(dtype));
+    if (cast) dtypeCast.push({ key, from: dtype });
+  }
+  return {
+    accepted,
+    report: {
+      applied: [...accepted.keys()],
+      missing: [...required.keys()].filter((key) => !tensors.has(key)),
+      unexpected,
+      shapeMismatch,
+      dtypeCast,
+      regenerated: regeneratedLeaves(adapter, required),
+      ignored,
+    },
+  };
+}
+
+/** With `bias: "all"`, PEFT saves biases of saved modules under the names of its wrapper too. */
+function isCopy(key: string, required: ReadonlyMap<string, KeyTarget>): boolean {
+  const plain = key.replace(/\.(original_module|modules_to_save)\./, ".");
+  return plain !== key && required.get(plain)?.kind === "parameter";
+}
+
+/** A key of a fixed leaf that the config says is made again instead of read. */
+function isFixed(key: string, { method, shared }: Adapter): boolean {
+  return Object.keys(shared.frozen).some((leaf) => key === `base_model.${leaf}`) &&
+    method.sharedKeys !== undefined;
+}
+
+function regeneratedLeaves(
+  adapter: Adapter,
+  required: ReadonlyMap<string, KeyTarget>,
+): readonly string[] {
+  const read = new Set(
+    [...required.values()].flatMap((target) => target.kind === "shared" ? [target.leaf] : []),
+  );
+  return [
+    ...Object.keys(adapter.shared.frozen).filter((leaf) => !read.has(leaf)),
+    ...[...adapter.sites].flatMap(([path, { frozen }]) =>
+      Object.keys(frozen).map((leaf) => `${path}.${leaf}`)
+    ),
+  ];
+}
+
+function notReadable(key: string, { name, method }: Adapter): UnsupportedError {
+  return new UnsupportedError(
+    "ADAPTER_ENCODED",
+    `${key} cannot be put into the adapter ${
+      JSON.stringify(name)
+    }: a file of ${method.peftType} holds ` +
+      "what its encoder computed, from which the encoder cannot be told. Load it " +
+      "without isTrainable; setAdapter then trains what the encoder computed, without the encoder.",
+    { key, adapter: name },
+  );
+}
+
+function checkReport(report: LoadReport, required: readonly string[]): void {
+  const { missing, unexpected, shapeMismatch } = report;
+  const problems = [
+    ...shapeMismatch.map(({ key, expected, found }) =>
+      `${key} has shape [${found}], the model needs [${expected}]`
+    ),
+    ...missing.map((key) => `missing ${key}${nearest(key, unexpected)}`),
+    ...unexpected.map((key) => `unexpected ${key}${missing.length ? "" : nearest(key, required)}`),
+  ];
+  if (problems.length === 0) return;
+  throw new CheckpointError(
+    "ADAPTER_MISMATCH",
+    `The adapter's tensors do not fit the model (${missing.length} missing, ${unexpected.length} unexpected, ` +
+      `${shapeMismatch.length} of another shape): ${problems.slice(0, 6).join("; ")}${
+        problems.length > 6 ? `; and ${problems.length - 6} more` : ""
+      }. To load what fits all the same, pass strict: false.`,
+    { missing, unexpected, shapeMismatch },
+  );
+}
+
+function nearest(key: string, names: readonly string[]): string {
+  // Keys are long and alike: what differs is looked for among few.
+  const [near] = nearestNames(key, names.slice(0, 200), 1);
+  return near ? ` (nearest: ${near})` : "";
+}
+
+/**
+ * The tensor in memory, floats as f32 unless they keep their type. An adapter must not depend on a
+ * file that is replaced when it is saved again.
+ */
+async function onHost(stored: Tensor, keepType: boolean): Promise<Tensor> {
+  const { shape, dtype } = stored;
+  return isFloating(dtype) && !keepType
+    ? tensor(await toFloat32(stored), { shape })
+    : tensor(await stored.data(), { shape, dtype });
+}
+
+/** The tensor as f32, read each time that it is needed. */
+function lazily(stored: Tensor): Tensor {
+  return isFloating(stored.dtype) ? castTensor(stored, "f32") : stored;
+}
+
+function isHalf(dtype: Tensor["dtype"]): boolean {
+  return dtype === "f16" || dtype === "bf16";
+}
+
+async function withTensors(
+  model: PeftModel,
+  adapter: Adapter,
+  given: {
+    readonly accepted: ReadonlyMap<string, KeyTarget>;
+    readonly loaded: ReadonlyMap<string, Tensor>;
+  },
+): Promise<Adapter> {
+  const sites = new Map(adapter.sites);
+  const parameters = new Map(adapter.parameters);
+  const tokens = new Map(adapter.tokens);
+  const replacements = new Map(adapter.replacements);
+  const shared = { leaves: { ...adapter.shared.leaves }, frozen: { ...adapter.shared.frozen } };
+  // What is tied comes twice in a file; both must agree, and the first is the one that is kept.
+  const copies = new Map<Tensor, { readonly key: string; readonly tensor: Tensor }>();
+  for (const [key, target] of given.accepted) {
+    const value = given.loaded.get(key)!;
+    if (target.kind === "leaf") {
+      const site = sites.get(target.path)!;
+      if (site.tied?.[target.leaf]) continue;
+      sites.set(target.path, { ...site, leaves: { ...site.leaves, [target.leaf]: value } });
+    } else if (target.kind === "shared") {
+      (target.leaf in shared.leaves ? shared.leaves : shared.frozen)[target.leaf] = value;
+    } else if (target.kind === "parameter") {
+      const old = adapter.parameters.get(target.name)!;
+      const first = copies.get(old);
+      if (first) await checkEqual([first.key, first.tensor], [key, value]);
+      else copies.set(old, { key, tensor: value });
+    } else if (target.kind === "tokens") {
+      const old = adapter.tokens.get(target.path)!;
+      const renewed = { ...old, rows: value };
+      for (const [path, entry] of adapter.tokens) if (entry === old) tokens.set(path, renewed);
+    } else if (
+      target.kind === "base" && !await isEqual(value, parameterOf(pristineBase(model), target.name))
+    ) {
+      replacements.set(target.name, value);
+    }
+  }
+  for (const [name, old] of adapter.parameters) {
+    const value = copies.get(old)?.tensor;
+    if (value) parameters.set(name, value);
+  }
+  const changed = {
+    ...adapter,
+    sites,
+    shared,
+    parameters,
+    tokens,
+    replacements: withTies(pristineBase(model), replacements),
+  };
+  for (const [key, target] of given.accepted) {
+    if (target.kind === "leaf" && sites.get(target.path)!.tied?.[target.leaf]) {
+      const own = tensorAt(model, changed, target);
+      await checkEqual(["what it is tied to", own], [key, given.loaded.get(key)!]);
+    }
+  }
+  return changed;
+}
+
+/** What replaces a parameter that others are tied to replaces those too. */
+function withTies(
+  base: ModelGraph,
+  replacements: ReadonlyMap<string, Tensor>,
+): ReadonlyMap<string, Tensor> {
+  const all = new Map(replacements);
+  for (const [alias, source] of base.tied) {
+    const one = replacements.get(alias) ?? replacements.get(source);
+    if (!one) continue;
+    if (!all.has(alias)) all.set(alias, one);
+    if (!all.has(source)) all.set(source, one);
+  }
+  return all;
+}
+
+async function isEqual(a: Tensor, b: Tensor): Promise<boolean> {
+  const [x, y] = [await toFloat32(a), await toFloat32(b)];
+  return x.length === y.length && x.every((value, i) => value === y[i]);
+}
+
+async function checkEqual(
+  [nameA, a]: readonly [string, Tensor],
+  [nameB, b]: readonly [string, Tensor],
+): Promise<void> {
+  if (await isEqual(a, b)) return;
+  throw new CheckpointError(
+    "ADAPTER_TIES",
+    `${nameB} and ${nameA} are tied by ensureWeightTying, but the file holds different values for them. ` +
+      `It was changed after it was saved; set ensure_weight_tying to false in its config to load them apart.`,
+    { keys: [nameA, nameB] },
+  );
+}

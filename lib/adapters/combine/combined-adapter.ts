@@ -1,0 +1,222 @@
+/**
+ * One adapter made of several, by the rule of their method: what all ways of combining share.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../../errors.ts";
+import type { CombineOptions, CombinePart, CombineRule } from "../../methods/combine.ts";
+import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
+import type { Leaves, PeftMethod, SiteLeaves } from "../../methods/method.ts";
+import type { MethodRegistry } from "../../methods/mod.ts";
+import { createTorchRandom, type TorchRandom } from "../../methods/torch-random.ts";
+import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import type { Site } from "../../model/site.ts";
+import { toFloat32 } from "../../tensor/convert.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { planOfParts } from "./combined-plan.ts";
+import { transposed } from "../lazy-leaves.ts";
+import { lazyMap } from "../lazy-map.ts";
+import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
+import { adapterOf } from "../select.ts";
+import { weakly } from "../weakly.ts";
+
+/** Adapters that are to be combined, and how. */
+export interface Combination {
+  /** Names of the adapters. */
+  readonly adapters: readonly string[];
+  /** A weight for each. */
+  readonly weights: readonly number[];
+  /** Name of the combined adapter. */
+  readonly adapterName: string;
+  /** How. */
+  readonly options: CombineOptions;
+  /** Seed of random numbers; 0 by default. */
+  readonly seed?: number;
+  /** Methods that are known; the library's own by default. */
+  readonly registry?: MethodRegistry;
+}
+
+// deno-lint-ignore no-explicit-any -- a rule knows the configs of its own method only
+type Rule = CombineRule<any>;
+
+/**
+ * The rule of the method that adapters share.
+ *
+ * @param verb What is tried, in the words of messages.
+ * @throws {ValueError} for a name that does not exist.
+ * @throws {UnsupportedError} where the methods differ, or the method cannot be combined.
+ */
+export function ruleOf(
+  model: PeftModel,
+  names: readonly string[],
+  verb: string,
+): { readonly rule: Rule; readonly method: PeftMethod } {
+  const adapters = names.map((name) => adapterOf(model, name));
+  const [{ method }] = adapters;
+  const other = adapters.find((adapter) => adapter.method.peftType !== method.peftType);
+  if (other) {
+    throw new UnsupportedError(
+      "COMBINE_METHODS",
+      `Only adapters of one method can be combined; ${JSON.stringify(names[0])} is ` +
+        `${method.peftType} and ${JSON.stringify(other.name)} is ${other.method.peftType}. ` +
+        "Activate them together with setAdapter instead, where their methods allow it.",
+      { adapters: names, methods: adapters.map((adapter) => adapter.method.peftType) },
+    );
+  }
+  if (!method.combine) {
+    throw new UnsupportedError(
+      "COMBINE_METHOD",
+      `Adapters of the method ${method.peftType} cannot be ${verb} (${
+        names.map((name) => JSON.stringify(name)).join(", ")
+      }): the method has no rule for it.`,
+      { peftType: method.peftType, adapters: names },
+    );
+  }
+  return { rule: method.combine, method };
+}
+
+/**
+ * An adapter as a part of a combination.
+ *
+ * @param model A model that holds the adapter.
+ * @param name The adapter's name.
+ * @param weight How much it counts.
+ */
+export function partOf(
+  model: PeftModel,
+  name: string,
+  weight: number,
+): CombinePart<TargetConfig> {
+  const { config, sites } = adapterOf(model, name);
+  const base = pristineBase(model);
+  return {
+    adapter: name,
+    config: config as TargetConfig,
+    weight,
+    multiplier: model.multipliers.get(name) ?? 1,
+    sites: [...base.sites.values()].filter(({ path }) => sites.has(path)),
+    leavesAt(path) {
+      const entry = sites.get(path);
+      if (!entry?.tied) return entry && { ...entry.frozen, ...entry.leaves };
+      const tied = Object.entries(entry.tied).map(([leaf, source]) => [
+        leaf,
+        transposed(sites.get(source.path)!.leaves[source.leaf]),
+      ]);
+      return { ...entry.frozen, ...entry.leaves, ...Object.fromEntries(tied) };
+    },
+  };
+}
+
+/**
+ * Combines adapters into one. Everything is checked at once; leaves are computed when they are
+ * read, and kept only as long as somebody holds them.
+ *
+ * @param model A model that holds the adapters.
+ * @param combination See {@link Combination}.
+ * @throws {ValueError} where they cannot be combined in this way.
+ * @throws {UnsupportedError} where no single adapter can stand for them.
+ */
+export function combineAdapters(model: PeftModel, combination: Combination): Adapter {
+  const { adapters, weights, adapterName, options, seed = 0, registry } = combination;
+  const { rule, method } = ruleOf(model, adapters, "combined");
+  const parts = adapters.map((name, i) => partOf(model, name, weights[i]));
+  const { adapter, sites } = planOfParts(model, {
+    adapterName,
+    rule,
+    parts,
+    config: rule.config(parts, options),
+    registry,
+  });
+  const { config } = adapter;
+  const how = { method, rule, config, sites, parts, options, seed };
+  return { ...adapter, sites: combinedLeaves(pristineBase(model), how) };
+}
+
+interface ToCombine {
+  readonly method: PeftMethod;
+  readonly rule: Rule;
+  /** The combined config. */
+  readonly config: PeftConfig;
+  readonly sites: readonly Site[];
+  readonly parts: readonly CombinePart<TargetConfig>[];
+  readonly options: CombineOptions;
+  readonly seed: number;
+}
+
+function combinedLeaves(base: ModelGraph, of: ToCombine): ReadonlyMap<string, SiteLeaves> {
+  const streams = weakly(() => streamsBySite(base, of));
+  return lazyMap(() =>
+    of.sites.map((site): [string, SiteLeaves] => [
+      site.path,
+      { leaves: siteLeaves(base, { ...of, site, streams }), frozen: {} },
+    ])
+  );
+}
+
+function siteLeaves(
+  base: ModelGraph,
+  of: ToCombine & {
+    readonly site: Site;
+    readonly streams: () => Promise<ReadonlyMap<string, TorchRandom>>;
+  },
+): Leaves {
+  const { site, method, rule, config, parts, options, streams } = of;
+  const make = weakly(async () =>
+    await rule.combine({
+      site,
+      config,
+      parts,
+      options,
+      random: (await streams()).get(site.path)!.fork(),
+      weight: async () => {
+        const stored = parameterOf(base, `${site.path}.weight`);
+        return await toFloat32(site.kind === "conv1d" ? transposed(stored) : stored);
+      },
+    })
+  );
+  const sources = parts.flatMap((part) => Object.values(part.leavesAt(site.path) ?? {}));
+  const where = sources.some((source) => source.where === "device") ? "device" : "host";
+  return Object.fromEntries(
+    Object.entries(method.leafShapes(config, site)).map(([leaf, shape]): [string, Tensor] => [
+      leaf,
+      {
+        dtype: "f32",
+        shape,
+        where,
+        data: async () => await checkedLeaf(await make(), { leaf, shape, config }).data(),
+      },
+    ]),
+  );
+}
+
+function checkedLeaf(
+  made: Leaves,
+  of: { readonly leaf: string; readonly shape: readonly number[]; readonly config: PeftConfig },
+): Tensor {
+  const found = made[of.leaf];
+  if (found?.shape.join() === of.shape.join()) return found;
+  throw new TypeError(
+    `${of.config.peftType} declares the leaf ${of.leaf} with shape [${of.shape}] and combined it to ${
+      found ? `one of shape [${found.shape}]` : "none"
+    }.`,
+  );
+}
+
+/** Where torch's stream of random numbers is when it comes to each site. */
+async function streamsBySite(
+  base: ModelGraph,
+  of: ToCombine,
+): Promise<ReadonlyMap<string, TorchRandom>> {
+  const { config, sites, rule: { draws }, parts, options, seed } = of;
+  const random = createTorchRandom(seed);
+  const counts = sites.map((site) => draws?.count({ site, config, parts, options }) ?? 0);
+  if (counts.every((count) => count === 0)) {
+    return new Map(sites.map(({ path }) => [path, random]));
+  }
+  await draws!.before(random, { config, parts, options, sites, model: base });
+  return new Map(sites.map(({ path }, i) => {
+    const start = random.fork();
+    random.skip(counts[i]);
+    return [path, start];
+  }));
+}

@@ -1,0 +1,202 @@
+/**
+ * Adapters written into the weights of one site.
+ *
+ * @module
+ */
+import type { Executable } from "../../device/device.ts";
+import { createForwardPass, type ForwardPass } from "../../model/forward-pass.ts";
+import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import type { Site } from "../../model/site.ts";
+import { add, mul, sub } from "../../ops/binary.ts";
+import { constant } from "../../ops/constant.ts";
+import { gather } from "../../ops/gather.ts";
+import { scatterAdd } from "../../ops/scatter-add.ts";
+import { createGraph, type Graph, type Value } from "../../ops/value.ts";
+import { type Program, programOf } from "../../program/program.ts";
+import { castTensor } from "../../tensor/convert.ts";
+import { isBlockType } from "../../tensor/dtype.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { traceMultiplier, traceShared } from "../adaptation.ts";
+import { parameterLeaf, tokensLeaf, traceLeaves } from "../leaves.ts";
+import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
+import { weakly } from "../weakly.ts";
+
+/** Which adapters are merged at which site. */
+export interface SiteMerge {
+  /** The model whose factors on the adapters' scaling count. */
+  readonly model: PeftModel;
+  /** The adapters, in the order in which they are merged. */
+  readonly adapters: readonly Adapter[];
+  /** The site. */
+  readonly site: Site;
+}
+
+/** Parameters of one site in f32, as the layer stores them, computed when they are read. */
+export interface SiteParameters {
+  /** The weight. */
+  readonly weight: Tensor;
+  /** The bias, where it changes. */
+  readonly bias?: Tensor;
+}
+
+/** The parameters of a site with adapters merged into those of the model's base. */
+export function mergeSite(of: SiteMerge): SiteParameters {
+  return trace(of, (merged) => merged);
+}
+
+/**
+ * What merging adds to the parameters of a site. It is not found as a difference of weights, in
+ * which what is small beside them would be lost, as long as the methods add to the weight or
+ * multiply its elements.
+ */
+export function siteChange(of: SiteMerge): SiteParameters {
+  return trace(of, difference);
+}
+
+/** What stands for a parameter of the base once these adapters are part of it. */
+export function replacedParameter(adapters: readonly Adapter[], name: string): Tensor | undefined {
+  for (let i = adapters.length - 1; i >= 0; i--) {
+    const found = parameterLeaf(adapters[i], name, i);
+    if (found) return found.tensor;
+  }
+  return undefined;
+}
+
+function trace(
+  of: SiteMerge,
+  result: (merged: Value, start: Value) => Value,
+): SiteParameters {
+  const { model, adapters, site } = of;
+  const { pass, weight, bias } = sitePass(createGraph(), of);
+  let values: { readonly weight: Value; readonly bias?: Value } = { weight, bias };
+  adapters.forEach((adapter, position) => {
+    const leaves = traceLeaves(pass, { adapter, position, site });
+    if (leaves) {
+      const { method, config } = adapter;
+      const at = { adapter, position };
+      values = method.merge!({
+        pass,
+        site,
+        config,
+        leaves,
+        shared: traceShared(pass, at),
+        multiplier: traceMultiplier(pass, model, at),
+        ...values,
+      });
+    }
+    const tokens = tokensLeaf(adapter, site.path, position);
+    if (tokens) {
+      const rows = pass.leaf(tokens.leaf, tokens.tensor);
+      const old = site.kind === "embedding" ? values.weight : weight;
+      values = { ...values, weight: withRows(values.weight, { old, rows, ...tokens }) };
+    }
+  });
+  const outputs: Record<string, Value> = { weight: result(values.weight, weight) };
+  if (bias && values.bias && values.bias !== bias) outputs.bias = result(values.bias, bias);
+  const compute = computed(programOf(outputs), {
+    model: model.base,
+    inputs: Object.fromEntries(pass.bindings),
+  });
+  return { weight: compute("weight"), ...(outputs.bias ? { bias: compute("bias") } : {}) };
+}
+
+/**
+ * A table with the given rows in the place of its own: the difference to `old` is added at their
+ * indices.
+ */
+function withRows(
+  table: Value,
+  change: { readonly old: Value; readonly rows: Value; readonly indices: readonly number[] },
+): Value {
+  const ids = constant(table.graph, change.indices, { dtype: "i32" });
+  const difference = sub(change.rows, gather(change.old, ids));
+  return add(table, scatterAdd(difference, ids, { rows: table.shape[0] }));
+}
+
+/** v − start, where v was made of start: sums and products of elements are taken apart. */
+function difference(v: Value, start: Value): Value {
+  if (v === start) return constant(v.graph, 0, { shape: v.shape });
+  const [a, b] = v.inputs;
+  const whole = (part: Value) => part.shape.join() === start.shape.join() && follows(part, start);
+  switch (v.op === "binary" ? v.attributes.fn : undefined) {
+    case "add":
+      if (whole(a) && b !== start) return add(difference(a, start), b);
+      if (whole(b)) return add(difference(b, start), a);
+      break;
+    case "sub":
+      if (whole(a)) return sub(difference(a, start), b);
+      break;
+    case "mul":
+      // (s + d)·f − s = d·f + s·(f − 1)
+      if (whole(a)) return add(mul(difference(a, start), b), mul(start, sub(b, 1)));
+      if (whole(b)) return add(mul(difference(b, start), a), mul(start, sub(a, 1)));
+      break;
+  }
+  return sub(v, start);
+}
+
+/** Whether a value comes from another through sums and products of elements. */
+function follows(v: Value, start: Value): boolean {
+  if (v === start) return true;
+  const { fn } = v.attributes;
+  return v.op === "binary" && (fn === "add" || fn === "sub" || fn === "mul") &&
+    (follows(v.inputs[0], start) || (fn !== "sub" && follows(v.inputs[1], start)));
+}
+
+/**
+ * A pass for one site alone, in which names do not depend on its path: sites of one shape then give
+ * one program, which is compiled once. Its weight is an input like any other, so that it does not
+ * stay on the device beside the merged one.
+ */
+function sitePass(
+  graph: Graph,
+  of: SiteMerge,
+): { readonly pass: ForwardPass; readonly weight: Value; readonly bias?: Value } {
+  const { site: { path, bias: biased }, adapters } = of;
+  const base = pristineBase(of.model);
+  const local = (name: string) => name.replace(`${path}.`, "");
+  const nothing = constant(graph, 0, { shape: [1], dtype: "i32" });
+  const inner = createForwardPass(graph, base, {
+    querySegments: nothing,
+    keySegments: nothing,
+    offset: nothing,
+  });
+  const own = (name: string) => {
+    const full = `${path}.${name}`;
+    const stored = replacedParameter(adapters, full) ?? parameterOf(base, full);
+    return inner.leaf(name, isBlockType(stored.dtype) ? castTensor(stored, "f32") : stored);
+  };
+  const weight = own("weight");
+  const bias = biased ? own("bias") : undefined;
+  const pass: ForwardPass = {
+    ...inner,
+    weight: (name) => name === `${path}.weight` ? { plain: weight } : inner.weight(name),
+    parameter: (name) => bias && name === `${path}.bias` ? bias : inner.parameter(name),
+    leaf: (name, tensor) => inner.leaf(local(name), tensor),
+  };
+  return { pass, weight, bias };
+}
+
+/**
+ * The outputs of a program as tensors, computed when they are read and kept as long as somebody
+ * holds them.
+ */
+function computed(
+  program: Program,
+  run: { readonly model: ModelGraph; readonly inputs: Readonly<Record<string, Tensor>> },
+): (output: string) => Tensor {
+  const { device } = run.model;
+  let executable: Promise<Executable> | undefined;
+  return (output) => {
+    const compute = async () => {
+      const { run: execute } = await (executable ??= device.compile(program));
+      return await (await execute(run.inputs, { read: [output] }))[output].data();
+    };
+    return {
+      dtype: "f32",
+      shape: program.outputs.get(output)!.shape,
+      where: "device",
+      data: weakly(compute),
+    };
+  };
+}

@@ -1,0 +1,348 @@
+/**
+ * The part of a plan that says which sites are adapted.
+ *
+ * @module
+ */
+import { GraftError, nearestNames, TargetError, UnsupportedError } from "../../errors.ts";
+import type { TargetConfig } from "../../methods/config.ts";
+import type { PeftMethod } from "../../methods/method.ts";
+import type { ModelGraph } from "../../model/model-graph.ts";
+import type { Site } from "../../model/site.ts";
+import { createMatcher, layerNumbering } from "./match-modules.ts";
+import { inputEmbedding, type Module, modulesOf } from "./module-tree.ts";
+import { isAllLinear, type ResolvedConfig } from "./resolve-config.ts";
+
+/** A site that an adapter takes part at. */
+export interface PlannedSite {
+  /** The site. */
+  readonly site: Site;
+  /** Number of its layer; `null` outside of layers. */
+  readonly layer: number | null;
+  /** Entries of `targetModules` that name it. */
+  readonly patterns: readonly string[];
+  /** Shapes of the leaves that it trains. */
+  readonly leaves: Readonly<Record<string, readonly number[]>>;
+  /** Shapes of its fixed leaves. */
+  readonly frozen: Readonly<Record<string, readonly number[]>>;
+  /** Leaves that it shares, transposed, with the embedding that it is tied to. */
+  readonly tied: Readonly<Record<string, { readonly path: string; readonly leaf: string }>>;
+}
+
+/** What one entry of a config names. */
+export interface PatternReport {
+  /** The field that holds it. */
+  readonly field:
+    | "targetModules"
+    | "excludeModules"
+    | "modulesToSave"
+    | "trainableTokenIndices"
+    | "rankPattern"
+    | "alphaPattern";
+  /** The entry: a name or a regular expression. */
+  readonly pattern: string;
+  /** Paths of the modules that it names. */
+  readonly modules: readonly string[];
+  /** The same by number of layer; those outside of layers under `null`. */
+  readonly layers: ReadonlyMap<number | null, readonly string[]>;
+  /** Those of them that the adapter leaves out: excluded, saved as a whole, or in other layers. */
+  readonly leftOut: readonly string[];
+  /** Existing names that look like it, where it names nothing. */
+  readonly nearest: readonly string[];
+}
+
+/** Which sites are adapted, and what stands in the way. */
+export interface TargetPlan {
+  /** Sites in order of execution, tied ones last. */
+  readonly sites: readonly PlannedSite[];
+  /** Every entry of `targetModules` and `excludeModules`. */
+  readonly patterns: readonly PatternReport[];
+  /** What cannot be done. */
+  readonly problems: readonly GraftError[];
+}
+
+/**
+ * Plans the sites.
+ *
+ * @param model The base.
+ * @param options The method, the config as it was given, and resolved.
+ */
+export function planTargets(
+  model: ModelGraph,
+  options: {
+    readonly method: PeftMethod;
+    readonly given: TargetConfig;
+    readonly resolved: ResolvedConfig;
+  },
+): TargetPlan {
+  const { method, given, resolved: { config, tiedTargets } } = options;
+  const modules = modulesOf(model);
+  const matcher = createMatcher(config);
+  const problems: GraftError[] = [];
+  const effective = entriesOf(config.targetModules);
+  const isExpression = typeof config.targetModules === "string";
+  const matched = new Set(
+    [...namedByEach(effective, { modules, names: matcher.names, isExpression })].flatMap((
+      [entry, paths],
+    ) => paths.filter((path) => matcher.inLayers(entry, path))),
+  );
+  const adapted = [...modules.values()].filter(({ path }) =>
+    matched.has(path) && !tiedTargets.includes(path) && !matcher.excluded(path)
+  );
+  const unfit = adapted.filter(({ site }) => !site || !method.siteKinds.includes(site.kind));
+  if (unfit.length) problems.push(unfitTarget(unfit, method));
+  // What was given names the patterns: a list that was condensed or made from "all-linear" would
+  // not be recognised.
+  const shown = isAllLinear(given.targetModules) || given.targetModules === null ? config : given;
+  const shownMatcher = createMatcher(shown);
+  const taken = new Set(adapted.map(({ path }) => path));
+  const named = namedByEach(entriesOf(shown.targetModules), {
+    modules,
+    names: shownMatcher.names,
+    isExpression: typeof shown.targetModules === "string",
+  });
+  const patterns = [...named].map(([pattern, paths]) =>
+    patternReport("targetModules", pattern, {
+      named: paths,
+      taken: (path) => taken.has(path) || tiedTargets.includes(path),
+      known: modules,
+    })
+  );
+  const patternsOf = new Map<string, string[]>();
+  for (const { pattern, modules } of patterns) {
+    for (const path of modules) patternsOf.set(path, [...patternsOf.get(path) ?? [], pattern]);
+  }
+  problems.push(...patterns.filter((p) => p.modules.length === 0).map((p) => notFound(p, shown)));
+  problems.push(...missingLayers(config, modules));
+  patterns.push(...excludeReports(config, modules));
+
+  const sites: PlannedSite[] = [];
+  const add = (site: Site, source?: PlannedSite) => {
+    try {
+      const { layer } = modules.get(site.path)!;
+      const patterns = patternsOf.get(site.path) ?? [];
+      sites.push(planSite(site, { method, config, source, layer, patterns }));
+    } catch (error) {
+      if (!(error instanceof GraftError)) throw error;
+      problems.push(error);
+    }
+  };
+  for (const { site } of adapted) {
+    if (site && method.siteKinds.includes(site.kind)) add(site);
+  }
+  const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
+  for (const path of tiedTargets) {
+    if (source) add(model.sites.get(path)!, source);
+    else {
+      problems.push(
+        new UnsupportedError(
+          "WEIGHT_TYING",
+          `ensureWeightTying is to tie the adapter of ${path} to that of the input embedding, which the config leaves out. ` +
+            `Name the embedding in targetModules, or set ensureWeightTying to false.`,
+        ),
+      );
+    }
+  }
+  if (sites.length === 0 && problems.length === 0) problems.push(nothingLeft(config, patterns));
+  return { sites, patterns, problems };
+}
+
+function entriesOf(targets: TargetConfig["targetModules"]): readonly string[] {
+  return targets === null ? [] : typeof targets === "string" ? [targets] : targets;
+}
+
+/**
+ * The modules that each entry names. Endings are looked up for every module instead of being tried
+ * on it, as there can be as many of them as there are modules.
+ */
+function namedByEach(
+  entries: readonly string[],
+  of: {
+    readonly modules: ReadonlyMap<string, Module>;
+    readonly names: (entry: string, path: string) => boolean;
+    readonly isExpression: boolean;
+  },
+): ReadonlyMap<string, readonly string[]> {
+  const named = new Map<string, string[]>(entries.map((entry) => [entry, []]));
+  for (const { path, endings } of of.modules.values()) {
+    const found = of.isExpression
+      ? entries.filter((entry) => of.names(entry, path))
+      : endings.filter((ending) => named.has(ending));
+    for (const entry of found) named.get(entry)!.push(path);
+  }
+  return named;
+}
+
+/** What is known of one entry of a config. */
+export function patternReport(
+  field: PatternReport["field"],
+  pattern: string,
+  of: {
+    readonly named: readonly string[];
+    readonly taken: (path: string) => boolean;
+    readonly known: ReadonlyMap<string, Module>;
+  },
+): PatternReport {
+  const layers = new Map<number | null, string[]>();
+  for (const path of of.named) {
+    const { layer } = of.known.get(path)!;
+    const paths = layers.get(layer);
+    if (paths) paths.push(path);
+    else layers.set(layer, [path]);
+  }
+  return {
+    field,
+    pattern,
+    modules: of.named,
+    layers,
+    leftOut: of.named.filter((path) => !of.taken(path)),
+    nearest: of.named.length ? [] : nearestModules(pattern, of.known.values()),
+  };
+}
+
+/**
+ * Last names and paths that look like a pattern, or, where it is a regular expression, like the
+ * words in it.
+ */
+export function nearestModules(pattern: string, modules: Iterable<Module>): readonly string[] {
+  const paths = [...modules].filter(({ site }) => site).map(({ path }) => path);
+  const near = (name: string) =>
+    nearestNames(
+      name,
+      name.includes(".") ? paths : paths.map((path) => path.slice(path.lastIndexOf(".") + 1)),
+    );
+  if (/^[\w.]*$/.test(pattern)) return near(pattern);
+  const words = pattern.match(/[A-Za-z]\w+/g)?.toReversed() ?? [];
+  return words.map(near).find((found) => found.length) ?? [];
+}
+
+function excludeReports(
+  config: TargetConfig,
+  modules: ReadonlyMap<string, Module>,
+): readonly PatternReport[] {
+  const { excludeModules } = config;
+  const entries = entriesOf(excludeModules || null);
+  return entries.map((pattern) => {
+    const alone = createMatcher({
+      ...config,
+      modulesToSave: null,
+      excludeModules: typeof excludeModules === "string" ? pattern : [pattern],
+    });
+    return patternReport("excludeModules", pattern, {
+      named: [...modules.values()].filter(({ path, site }) => site && alone.excluded(path))
+        .map(({ path }) => path),
+      taken: () => true,
+      known: modules,
+    });
+  });
+}
+
+function planSite(
+  site: Site,
+  at: {
+    readonly method: PeftMethod;
+    readonly config: TargetConfig;
+    readonly source?: PlannedSite;
+    readonly layer: number | null;
+    readonly patterns: readonly string[];
+  },
+): PlannedSite {
+  const { method, config, source, layer, patterns } = at;
+  const shapes = { ...method.leafShapes(config, site) };
+  const tied: Record<string, { path: string; leaf: string }> = {};
+  if (source) {
+    const pairs = Object.entries(method.tiedLeaves ?? {});
+    for (const [leaf, from] of pairs) {
+      if (shapes[leaf]?.join() !== [...source.leaves[from] ?? []].reverse().join()) {
+        throw new UnsupportedError(
+          "WEIGHT_TYING",
+          `ensureWeightTying cannot tie ${leaf} of ${site.path}, of shape [${
+            shapes[leaf]
+          }], to ${from} of ` +
+            `${source.site.path}, of shape [${source.leaves[from]}]: both need the same rank.`,
+        );
+      }
+      delete shapes[leaf];
+      tied[leaf] = { path: source.site.path, leaf: from };
+    }
+    if (pairs.length === 0) {
+      throw new UnsupportedError(
+        "WEIGHT_TYING",
+        `${method.peftType} cannot tie the adapter of ${site.path} to that of ${source.site.path}. Set ensureWeightTying to false.`,
+      );
+    }
+  }
+  return {
+    site,
+    layer,
+    patterns,
+    leaves: shapes,
+    frozen: method.frozenShapes?.(config, site) ?? {},
+    tied,
+  };
+}
+
+function unfitTarget(unfit: readonly Module[], method: PeftMethod): TargetError {
+  const [{ path, kind }] = unfit;
+  const what = kind === "container" ? "a container of other modules" : `of the kind "${kind}"`;
+  return new TargetError(
+    "TARGET_KIND",
+    `targetModules names ${path}, which is ${what}; ${method.peftType} adapts modules of the kinds ${
+      method.siteKinds.join(", ")
+    }. ${
+      kind === "container" ? "Name the modules in it" : "Leave it out"
+    }, or add it to excludeModules.`,
+    { modules: unfit.map((m) => ({ path: m.path, kind: m.kind })) },
+  );
+}
+
+function notFound(pattern: PatternReport, config: TargetConfig): TargetError {
+  const near = pattern.nearest.length ? ` Nearest: ${pattern.nearest.join(", ")}.` : "";
+  const expression = typeof config.targetModules === "string";
+  return new TargetError(
+    "TARGET_NOT_FOUND",
+    `Target modules ${JSON.stringify(pattern.pattern)} not found in the base model${
+      expression ? " (a string is a regular expression for the whole path)" : ""
+    }.${near}`,
+    { pattern: pattern.pattern, nearest: pattern.nearest },
+  );
+}
+
+/** Layers that are asked for and do not exist. */
+function missingLayers(
+  config: TargetConfig,
+  modules: ReadonlyMap<string, Module>,
+): readonly TargetError[] {
+  const { layersToTransform = null, layersPattern } = config;
+  // Layers do not matter to an expression.
+  if (layersToTransform === null || typeof config.targetModules === "string") return [];
+  const asked = typeof layersToTransform === "number" ? [layersToTransform] : layersToTransform;
+  const numberOf = layerNumbering(layersPattern);
+  const existing = new Set([...modules.keys()].map(numberOf).filter((n) => n !== null));
+  const missing = asked.filter((layer) => !existing.has(layer));
+  if (missing.length === 0) return [];
+  const layers = [...existing].sort((a, b) => a - b);
+  const range = layers.length ? `${layers[0]} to ${layers[layers.length - 1]}` : "none";
+  return [
+    new TargetError(
+      "LAYER_NOT_FOUND",
+      `layersToTransform asks for ${missing.join(", ")}, but the layers of the base model${
+        layersPattern?.length ? ` under ${JSON.stringify(layersPattern)}` : ""
+      } are ${range}.`,
+      { missing, layers },
+    ),
+  ];
+}
+
+function nothingLeft(config: TargetConfig, patterns: readonly PatternReport[]): TargetError {
+  const named = patterns.filter((p) => p.field === "targetModules").flatMap((p) => p.modules);
+  return new TargetError(
+    "TARGETS_EMPTY",
+    named.length
+      ? `No modules were targeted for adaptation: all ${named.length} that targetModules names are left out by ` +
+        `excludeModules, modulesToSave or layersToTransform.`
+      : `No modules were targeted for adaptation: targetModules is ${
+        JSON.stringify(config.targetModules)
+      }.`,
+    { named },
+  );
+}

@@ -1,0 +1,285 @@
+/**
+ * `planAdapter`: what an adapter would be, before anything is built.
+ *
+ * @module
+ */
+import { ConfigError, type GraftError, TargetError } from "../../errors.ts";
+import {
+  type ConfigSchema,
+  isTargetConfig,
+  type PeftConfig,
+  type TargetConfig,
+} from "../../methods/config.ts";
+import type { LeafShapes, PeftMethod } from "../../methods/method.ts";
+import { methodEntryOf, type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
+import { pythonRegExp } from "../../methods/python-regex.ts";
+import type { ModelGraph } from "../../model/model-graph.ts";
+import { checkOptions, type OptionRules, show } from "../../options.ts";
+import { byteLength, sizeOf } from "../../tensor/dtype.ts";
+import { modulesOf, parameterShape } from "./module-tree.ts";
+import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
+import { planParameters } from "./plan-parameters.ts";
+import {
+  type PatternReport,
+  patternReport,
+  type PlannedSite,
+  planTargets,
+  type TargetPlan,
+} from "./plan-targets.ts";
+import { type PlannedTokens, planTokens } from "./plan-tokens.ts";
+import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
+
+/** What an adapter would be. */
+export interface AdapterPlan {
+  /** The method. */
+  readonly method: PeftMethod;
+  /** The fields of its config. */
+  readonly schema: ConfigSchema;
+  /**
+   * The config as the adapter would carry it: defaults, `all-linear` and tied weights written out
+   * for this model.
+   */
+  readonly config: PeftConfig;
+  /** Whether the adapter could be active together with adapters of other methods. */
+  readonly isMixedCompatible: boolean;
+  /** Adapted sites, in order of execution. */
+  readonly sites: readonly PlannedSite[];
+  /** Shapes of what the adapter holds as a whole. */
+  readonly shared: LeafShapes;
+  /**
+   * Parameters of the base that are trained as a whole (saved modules, biases), each with the one
+   * whose copy it uses.
+   */
+  readonly parameters: ReadonlyMap<string, string>;
+  /** Trained rows of embeddings, by module path. */
+  readonly tokens: ReadonlyMap<string, PlannedTokens>;
+  /** Every entry of the config that names modules, and what it names. */
+  readonly patterns: readonly PatternReport[];
+  /** Those of them that name nothing, with the nearest names. */
+  readonly unmatched: readonly PatternReport[];
+  /** Number of adapted sites by layer; those outside of layers under `null`. */
+  readonly layers: ReadonlyMap<number | null, number>;
+  /**
+   * Numbers that training changes; what is tied counts once, unlike in PEFT and in
+   * `getNbTrainableParameters`.
+   */
+  readonly trainableParameters: number;
+  /** Numbers in the base. */
+  readonly baseParameters: number;
+  /** Bytes of the trained tensors (f32). */
+  readonly bytes: number;
+  /** Bytes of fixed tensors that the method keeps beside them (f32). */
+  readonly frozenBytes: number;
+  /** What the config asks for in vain, without harm. */
+  readonly notes: readonly string[];
+  /** Why `getPeftModel` would refuse; empty where it would not. */
+  readonly problems: readonly GraftError[];
+}
+
+/** How to plan. */
+export interface PlanOptions {
+  /** Methods to choose from; the library's own by default. */
+  readonly registry?: MethodRegistry;
+}
+
+const PLAN: OptionRules<PlanOptions> = { registry: REGISTRY };
+
+/**
+ * Says which modules a config names, what it would train and what is wrong with it. Nothing is
+ * built or read.
+ *
+ * @param model The base, or a model with adapters on it.
+ * @param config A config as `loraConfig` makes it, or its fields with `peftType`.
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model, and for an option that cannot be.
+ * @throws {ConfigError} where the config itself is not valid. What does not fit the model is in
+ * `problems`.
+ *
+ * @example
+ * ```ts
+ * import { createModel, loraConfig, planAdapter } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const plan = planAdapter(base, loraConfig({ targetModules: ["q_proj", "w_proj"] }));
+ * console.log(plan.trainableParameters); // 1024
+ * console.log(plan.problems[0].message);
+ * // Target modules "w_proj" not found in the base model. Nearest: k_proj, o_proj, q_proj.
+ * ```
+ */
+export function planAdapter(
+  model: AnyModel,
+  config: PeftConfig,
+  options: PlanOptions = {},
+): AdapterPlan {
+  baseOf(model);
+  checkOptions(options, PLAN, { code: "PLAN_OPTION", of: "planAdapter" });
+  const base = pristineBase(model);
+  if (typeof config?.peftType !== "string") {
+    throw new ConfigError(
+      "CONFIG_TYPE",
+      `A config as loraConfig makes it is needed; found ${show(config)}${
+        typeof config === "object" && config !== null ? " without a peftType" : ""
+      }.`,
+    );
+  }
+  const { method, config: schema, isMixedCompatible } = methodEntryOf(
+    config.peftType,
+    options.registry,
+  );
+  const parsed = method.parseConfig(config);
+  const given: PeftConfig & Partial<TargetConfig> = method.completeConfig?.(parsed, base) ?? parsed;
+  const targeted = isTargetConfig(given)
+    ? planTargeted(base, given, method)
+    : { config: given, targets: NO_TARGETS, tiedSaved: [], notes: [] };
+  const { targets } = targeted;
+  const adapted = new Set(targets.sites.map(({ site }) => site.path));
+  const saved = planParameters(base, { ...targeted, adapted });
+  const tokens = planTokens(base, {
+    config: targeted.config,
+    adapted,
+    parameters: saved.parameters,
+  });
+  const layers = new Map<number | null, number>();
+  for (const { layer } of targets.sites) layers.set(layer, (layers.get(layer) ?? 0) + 1);
+  const shared = method.sharedShapes?.(targeted.config, {
+    model: base,
+    sites: targets.sites.map(({ site }) => site),
+  }) ?? { leaves: {}, frozen: {} };
+  const { trained, frozen } = countElements(base, {
+    sites: targets.sites,
+    shared,
+    parameters: saved.parameters,
+    tokens: tokens.tokens,
+  });
+  const patterns = [
+    ...targets.patterns,
+    ...saved.patterns,
+    ...tokens.patterns,
+    ...patternKeys(base, given, adapted),
+  ];
+  return {
+    method,
+    schema,
+    isMixedCompatible,
+    config: targeted.config,
+    sites: targets.sites,
+    shared,
+    parameters: saved.parameters,
+    tokens: tokens.tokens,
+    patterns,
+    unmatched: patterns.filter(({ modules }) => modules.length === 0),
+    layers,
+    trainableParameters: trained,
+    baseParameters: [...base.parameters.values()].reduce((n, t) => n + sizeOf(t.shape), 0),
+    bytes: byteLength("f32", [trained]),
+    frozenBytes: byteLength("f32", [frozen]),
+    notes: [...targeted.notes, ...idleEntries(patterns)],
+    problems: [...targets.problems, ...saved.problems, ...tokens.problems],
+  };
+}
+
+const NO_TARGETS: TargetPlan = { sites: [], patterns: [], problems: [] };
+
+/** The part of a plan for methods that adapt modules by name. */
+function planTargeted(
+  base: ModelGraph,
+  given: TargetConfig,
+  method: PeftMethod,
+): {
+  readonly config: TargetConfig;
+  readonly targets: TargetPlan;
+  readonly tiedSaved: readonly string[];
+  readonly notes: readonly string[];
+} {
+  const resolved = resolveConfig(base, { config: given, method });
+  const targets = planTargets(base, { method, given, resolved });
+  return {
+    config: correctFanInFanOut(resolved.config, targets.sites.map(({ site }) => site)),
+    targets,
+    tiedSaved: resolved.tiedSaved,
+    notes: resolved.notes,
+  };
+}
+
+/**
+ * The plan, where it can be carried out.
+ *
+ * @param plan A plan.
+ * @param options With `allowUnmatched`, entries and layers that name nothing are no reason to
+ * refuse as long as something is adapted, or the method adapts no modules.
+ * @throws {GraftError} the plan's problem, or a {@link TargetError} that lists them.
+ */
+export function checkPlan(
+  plan: AdapterPlan,
+  options: { readonly allowUnmatched?: boolean } = {},
+): AdapterPlan {
+  const harmless = ["TARGET_NOT_FOUND", "LAYER_NOT_FOUND", "MODULES_TO_SAVE_NOT_FOUND"];
+  const adapts = plan.sites.length || plan.method.siteKinds.length === 0;
+  const problems = options.allowUnmatched && adapts
+    ? plan.problems.filter(({ code }) => !harmless.includes(code))
+    : plan.problems;
+  if (problems.length === 1) throw problems[0];
+  if (problems.length > 1) {
+    throw new TargetError(
+      problems[0].code,
+      problems.map(({ message }) => message).join("\n"),
+      { problems },
+    );
+  }
+  return plan;
+}
+
+function countElements(
+  base: ModelGraph,
+  parts: Pick<AdapterPlan, "sites" | "shared" | "parameters" | "tokens">,
+): { readonly trained: number; readonly frozen: number } {
+  const count = (shapes: Readonly<Record<string, readonly number[]>>) =>
+    Object.values(shapes).reduce((n, shape) => n + sizeOf(shape), 0);
+  let trained = count(parts.shared.leaves), frozen = count(parts.shared.frozen);
+  for (const site of parts.sites) {
+    trained += count(site.leaves);
+    frozen += count(site.frozen);
+  }
+  for (const name of new Set(parts.parameters.values())) {
+    trained += sizeOf(parameterShape(base, name)!);
+  }
+  for (const { indices, width } of new Set(parts.tokens.values())) {
+    trained += indices.length * width;
+  }
+  return { trained, frozen };
+}
+
+/** What the keys of `rankPattern` and `alphaPattern` name among adapted modules. */
+function patternKeys(
+  base: ModelGraph,
+  config: PeftConfig,
+  adapted: ReadonlySet<string>,
+): readonly PatternReport[] {
+  return (["rankPattern", "alphaPattern"] as const).flatMap((field) => {
+    const patterns = (config as unknown as Record<string, unknown>)[field] ?? {};
+    return Object.keys(patterns).map((key) => {
+      const expression = pythonRegExp(`(.*\\.)?(${key})`);
+      return patternReport(field, key, {
+        named: [...adapted].filter((path) => expression.test(path)),
+        taken: () => true,
+        known: modulesOf(base),
+      });
+    });
+  });
+}
+
+/** Entries that name nothing without that being a reason to refuse. */
+function idleEntries(patterns: readonly PatternReport[]): readonly string[] {
+  const what: Partial<Record<PatternReport["field"], string>> = {
+    excludeModules: "module",
+    rankPattern: "adapted module",
+    alphaPattern: "adapted module",
+  };
+  return patterns.filter(({ field, modules }) => what[field] && modules.length === 0)
+    .map(({ field, pattern, nearest }) => {
+      const near = nearest.length ? ` Nearest: ${nearest.join(", ")}.` : "";
+      return `${field} has ${JSON.stringify(pattern)}, which names no ${what[field]}.${near}`;
+    });
+}

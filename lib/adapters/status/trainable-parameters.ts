@@ -1,0 +1,136 @@
+/**
+ * How many numbers a model has, and how many of them training changes.
+ *
+ * @module
+ */
+import { checkOptions, FUNCTION, type OptionRules } from "../../options.ts";
+import { sizeOf } from "../../tensor/dtype.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { type Adapter, type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
+import { savedCopies } from "./saved-modules.ts";
+
+const PRINT: OptionRules<{ readonly write?: (line: string) => void }> = { write: FUNCTION };
+
+/** Numbers of parameters. */
+export interface ParameterCounts {
+  /** Those that training changes. */
+  readonly trainable: number;
+  /** Those of the base and of all adapters, active or not. */
+  readonly all: number;
+}
+
+/**
+ * Counts parameters as PEFT does: all are those of the base, each weight that is tied once and
+ * quantized ones by what they stand for, and the trained leaves of all adapters with their copies
+ * of saved modules; trainable are those of the adapters in `model.trainable`, unless adapters are
+ * disabled. What follows from the base and the config (VeRA's projections, PiSSA's initial factors)
+ * is no parameter. A leaf that is tied to another one by `ensureWeightTying` counts a second time,
+ * as it does in PEFT. Of a base all parameters are trainable.
+ *
+ * @param model A model with or without adapters.
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getNbTrainableParameters, getPeftModel, loraConfig } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
+ * console.log(getNbTrainableParameters(model)); // { trainable: 512, all: 24224 }
+ * ```
+ */
+export function getNbTrainableParameters(model: AnyModel): ParameterCounts {
+  baseOf(model);
+  const base = pristineBase(model);
+  const own = total(base.parameters.values());
+  if (model.type === "model") return { trainable: own, all: own };
+  let trainable = 0, all = own;
+  const replaced = new Map<string, Tensor>();
+  for (const adapter of model.adapters.values()) {
+    const copies = savedCopies(base, adapter);
+    const added = leafCount(adapter) + total(copies);
+    all += added;
+    if (!model.enabled || !model.trainable.includes(adapter.name)) continue;
+    trainable += added;
+    for (const [name, tensor] of adapter.parameters) {
+      if (!copies.has(tensor)) replaced.set(name, tensor);
+    }
+  }
+  // Biases are trained in the place of the base's own, so that they are among all already, and
+  // are the same for all adapters.
+  return { trainable: trainable + total(replaced.values()), all };
+}
+
+/**
+ * Prints how many parameters are trainable, in PEFT's words:
+ * `trainable params: 512 || all params: 24,224 || trainable%: 2.1136`.
+ *
+ * @param model A model with or without adapters.
+ * @param options With `write`, who gets the line; `console.log` by default.
+ * @returns The line.
+ * @throws {ValueError} `NOT_A_MODEL` for what is no model.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, printTrainableParameters } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
+ *   num_hidden_layers: 2, num_attention_heads: 4,
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
+ * printTrainableParameters(model);
+ * // trainable params: 512 || all params: 24,224 || trainable%: 2.1136
+ * ```
+ */
+export function printTrainableParameters(
+  model: AnyModel,
+  options: { readonly write?: (line: string) => void } = {},
+): string {
+  checkOptions(options, PRINT, { code: "PRINT_OPTION", of: "printTrainableParameters" });
+  const { write = console.log } = options;
+  const line = formatCounts(getNbTrainableParameters(model));
+  write(line);
+  return line;
+}
+
+/** PEFT's line for counts. */
+export function formatCounts({ trainable, all }: ParameterCounts): string {
+  const grouped = (n: number) => n.toLocaleString("en-US");
+  const percent = fourDecimals(100 * trainable / all);
+  return `trainable params: ${grouped(trainable)} || all params: ${
+    grouped(all)
+  } || trainable%: ${percent}`;
+}
+
+/**
+ * A number with four decimals as Python writes it: where it lies in the middle between two, the
+ * even one. Such a number is an odd multiple of 1/32.
+ */
+function fourDecimals(x: number): string {
+  if (x * 32 % 2 !== 1) return x.toFixed(4);
+  const below = Math.floor(x * 1e4);
+  return ((below + below % 2) / 1e4).toFixed(4);
+}
+
+/** Trained numbers of an adapter beside the parameters of the base. */
+function leafCount({ sites, shared, tokens }: Adapter): number {
+  let count = total(Object.values(shared.leaves));
+  for (const { leaves, tied = {} } of sites.values()) {
+    count += total(Object.values(leaves));
+    for (const { path, leaf } of Object.values(tied)) {
+      count += sizeOf(sites.get(path)!.leaves[leaf].shape);
+    }
+  }
+  const rows = new Set(tokens.values());
+  return count + total([...rows].map((entry) => entry.rows));
+}
+
+function total(tensors: Iterable<Tensor>): number {
+  let count = 0;
+  for (const { shape } of tensors) count += sizeOf(shape);
+  return count;
+}

@@ -1,0 +1,61 @@
+/**
+ * The config of CorDA: all fields of PEFT's `CordaConfig`.
+ *
+ * @module
+ */
+import { z } from "zod";
+import type { FieldType } from "../config.ts";
+
+/**
+ * How a LoRA with `initLoraWeights: "corda"` begins (Yang et al., 2024, arXiv:2406.05223). With C
+ * for the covariance of what goes into a module with weight W, and U·S·Vᵀ for the singular value
+ * decomposition of W·C, the adapter takes over the part U·S·Vᵀ·C⁻¹ of `r` of its columns.
+ */
+export interface CordaConfig {
+  /**
+   * File that `preprocessCorda` writes what it found to, and reads it from where there is one: then
+   * no batches are needed, only the same config. Safetensors, with PEFT's keys.
+   */
+  readonly cacheFile: string | null;
+  /**
+   * File for the covariances, likewise; they are of use for other ranks and for the other method.
+   */
+  readonly covarianceFile: string | null;
+  /**
+   * Which part the adapter takes over: `"ipm"` (instruction-previewed mode, the default) the one
+   * that does most to such inputs, for learning a task fast; `"kpm"` (knowledge-preserved mode) the
+   * one that does least to them, so that what the model knows of them stays.
+   */
+  readonly cordaMethod: "ipm" | "kpm";
+  /** Prints progress, where `preprocessCorda` gets no `onProgress`. */
+  readonly verbose: boolean;
+  /**
+   * Keeps covariances in 16 bits, where the base's weights have 16: half the memory, less exact.
+   */
+  readonly useFloat16ForCovariance: boolean;
+  /** Drops the covariances once they have been used. Without it the calibration keeps them. */
+  readonly pruneTemporaryFields: boolean;
+}
+
+const path = z.string().min(1).nullable().default(null);
+
+const schema = z.strictObject({
+  cacheFile: path,
+  covarianceFile: path,
+  cordaMethod: z.literal(["ipm", "kpm"]).default("ipm"),
+  verbose: z.boolean().default(false),
+  useFloat16ForCovariance: z.boolean().default(false),
+  pruneTemporaryFields: z.boolean().default(true),
+});
+
+/** The field `cordaConfig` of a LoRA config; fields of its own that are absent take their defaults. */
+export const cordaConfigField: FieldType<CordaConfig | null> = schema.nullable().default(null)
+  .describe(
+    'an object with cacheFile and covarianceFile (each a path or null), cordaMethod ("ipm" or ' +
+      '"kpm"), verbose, useFloat16ForCovariance and pruneTemporaryFields (each true or false), or null',
+  );
+
+/** The config of CorDA where none is given. */
+export function defaultCorda(): CordaConfig {
+  return schema.parse({});
+}

@@ -1,0 +1,238 @@
+/**
+ * CorDA: which part of a weight a LoRA takes over, by what goes into the layer (Yang et al., 2024,
+ * arXiv:2406.05223).
+ *
+ * @module
+ */
+import { CholeskyDecomposition, Matrix } from "ml-matrix";
+import { ConfigError, ShapeError, ValueError } from "../../errors.ts";
+import type { Site } from "../../model/site.ts";
+import { show } from "../../options.ts";
+import { toFloat32 } from "../../tensor/convert.ts";
+import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import type { Calibration } from "../calibration.ts";
+import type { CordaConfig } from "./corda-config.ts";
+import { type FlatMatrix, leadingSvd, matrixProduct, trailingSvd, transposed } from "../linalg.ts";
+
+/** Where LoRAs with `initLoraWeights: "corda"` begin, as `preprocessCorda` finds it. */
+export interface CordaCalibration extends Calibration {
+  /** `"corda"`. */
+  readonly init: "corda";
+  /**
+   * By module path, the part of the weight that the adapter takes over: `U_WC · diag(S_WC) ·
+   * V_WCᵀ`, with `S_WC` [r], `U_WC` [out, r] and `V_WC` [in, r] in f32.
+   */
+  readonly sites: ReadonlyMap<string, Readonly<Record<string, Tensor>>>;
+  /**
+   * Covariances [in, in] of what goes into the modules, by module path, where they were to be kept
+   * (`pruneTemporaryFields: false`).
+   */
+  readonly covariances?: ReadonlyMap<string, Tensor>;
+}
+
+/** PEFT's names of the three parts. */
+export const CORDA_PARTS = ["S_WC", "U_WC", "V_WC"] as const;
+
+/** Shapes of the three parts at a site. */
+export function cordaShapes(
+  { inFeatures, outFeatures }: Site,
+  r: number,
+): Readonly<Record<typeof CORDA_PARTS[number], readonly number[]>> {
+  return { S_WC: [r], U_WC: [outFeatures, r], V_WC: [inFeatures, r] };
+}
+
+/** A layer that an adapter takes a part of. */
+export interface CordaLayer {
+  /** The site. */
+  readonly site: Site;
+  /** Its weight [out, in]. */
+  readonly weight: FlatMatrix;
+  /** The covariance of its inputs [in, in], as {@link dampedCovariance} gives it. */
+  readonly covariance: FlatMatrix;
+}
+
+/**
+ * The part of a weight W that an adapter takes over: with U·S·Vᵀ for the singular value
+ * decomposition of W·C, `r` columns of U·S·(Vᵀ·C⁻¹).
+ *
+ * PEFT inverts C. As U·S·Vᵀ·C⁻¹ is W itself, the rows of Vᵀ·C⁻¹ are Uᵀ·W divided by S, which is
+ * exact however small the eigenvalues of C are.
+ *
+ * @param layer The layer.
+ * @param options How many columns, and by which method.
+ * @throws {ConfigError} where the weight has fewer than `r`.
+ */
+export function cordaEigens(
+  layer: CordaLayer,
+  options: { readonly r: number; readonly method: CordaConfig["cordaMethod"] },
+): Readonly<Record<string, Tensor>> {
+  const { site, weight, covariance } = layer;
+  const { r, method } = options;
+  checkCordaRank(site, r);
+  const product = matrixProduct(weight, covariance);
+  const { u, s } = method === "ipm" ? leadingSvd(product, r) : trailingSvd(product, r);
+  const v = matrixProduct(u, weight);
+  // What is beyond the accuracy of the decomposition has no direction.
+  const nothing = 1e-14 * norm(product.data);
+  for (let i = 0; i < v.data.length; i++) {
+    const value = s[Math.floor(i / v.columns)];
+    v.data[i] = value > nothing ? v.data[i] / value : 0;
+  }
+  const shapes = cordaShapes(site, r);
+  const make = (data: Float64Array, shape: readonly number[]) =>
+    tensor(Float32Array.from(data), { shape });
+  return {
+    S_WC: make(s, shapes.S_WC),
+    U_WC: make(transposed(u).data, shapes.U_WC),
+    V_WC: make(transposed(v).data, shapes.V_WC),
+  };
+}
+
+/** Refuses a rank that the weight does not have. */
+export function checkCordaRank({ path, inFeatures, outFeatures }: Site, r: number): void {
+  const most = Math.min(inFeatures, outFeatures);
+  if (r <= most) return;
+  throw new ConfigError(
+    "CONFIG_CORDA_RANK",
+    `The rank ${r} for ${path} is above ${most}, the smaller dimension of its weight [${outFeatures}, ${inFeatures}], ` +
+      `and initLoraWeights "corda" cannot take more columns than there are. Lower r or rankPattern.`,
+    { path, r, most },
+  );
+}
+
+/**
+ * The covariance with a share of its mean variance, from 0.01 on, added to its diagonal, so that it
+ * can be inverted. The share is doubled until it can, which no matrix XᵀX needs; PEFT doubles it
+ * until a 32-bit inverse is exact to 0.05.
+ *
+ * @param covariance The mean of XᵀX over samples X, [n, n].
+ * @param path The module, for messages.
+ * @throws {ValueError} for what is no covariance.
+ */
+export function dampedCovariance(covariance: FlatMatrix, path: string): FlatMatrix {
+  const { rows: n, data } = covariance;
+  let trace = 0;
+  for (let i = 0; i < n; i++) trace += data[i * n + i];
+  if (!(trace > 0) || !data.every(Number.isFinite)) {
+    throw new ValueError(
+      "CALIBRATION_COVARIANCE",
+      `The covariance of what goes into ${path} is no covariance: ${
+        trace === 0 ? "its diagonal is zero" : "it holds NaN, infinity or negative variances"
+      }. Check the weights of the model and the batches, or the file that it was read from.`,
+      { path, trace },
+    );
+  }
+  for (let share = 0.01;; share *= 2) {
+    const fixed = data.slice();
+    for (let i = 0; i < n; i++) fixed[i * n + i] += share * trace / n;
+    const matrix = Matrix.from1DArray(n, n, fixed as never);
+    if (new CholeskyDecomposition(matrix).isPositiveDefinite()) {
+      return { rows: n, columns: n, data: fixed };
+    }
+  }
+}
+
+function norm(x: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < x.length; i++) sum += x[i] * x[i];
+  return Math.sqrt(sum);
+}
+
+/**
+ * Refuses to make an adapter without its calibration, or with one that does not fit it.
+ *
+ * @param sites The sites that take a part of their weight over, with the ranks there.
+ * @param options What the caller gave, and whether the adapter is being loaded.
+ * @throws {ValueError} where it is missing, is for something else or lacks a module.
+ * @throws {ShapeError} where it was made for another rank or another model.
+ */
+export function checkCordaCalibration(
+  sites: Iterable<{ readonly site: Site; readonly r: number }>,
+  options: { readonly calibration?: Calibration; readonly loaded: boolean },
+): void {
+  const { calibration, loaded } = options;
+  if (calibration === undefined) throw missing(loaded);
+  if (calibration?.init !== "corda" || !(calibration.sites instanceof Map)) {
+    throw new ValueError(
+      "CALIBRATION",
+      `The calibration of an adapter with initLoraWeights "corda" is what preprocessCorda gives; found ${
+        calibration?.init ? `one for ${JSON.stringify(calibration.init)}` : show(calibration)
+      }. Was its promise not awaited?`,
+    );
+  }
+  for (const { site, r } of sites) {
+    const parts = calibration.sites.get(site.path);
+    if (!parts) {
+      throw new ValueError(
+        "CALIBRATION_SITE",
+        `The calibration has nothing for ${site.path}; it was made for ${
+          [...calibration.sites.keys()].join(", ") || "no module"
+        }. ${SAME_CONFIG}`,
+        { path: site.path },
+      );
+    }
+    for (const [part, shape] of Object.entries(cordaShapes(site, r))) {
+      const found = parts[part]?.shape;
+      if (found?.join() === shape.join()) continue;
+      throw new ShapeError(
+        "CALIBRATION_SHAPE",
+        `${part} of ${site.path} ${
+          found ? `has shape [${found}]` : "is missing"
+        } in the calibration, and shape [${shape}] is needed. ${SAME_CONFIG}`,
+        { path: site.path, expected: shape, found },
+      );
+    }
+  }
+}
+
+const SAME_CONFIG =
+  "Give preprocessCorda the same model and the same config, ranks included, as getPeftModel or loadAdapter.";
+
+function missing(loaded: boolean): ValueError {
+  return loaded
+    ? new ValueError(
+      "CALIBRATION_MISSING",
+      `The adapter began with initLoraWeights "corda": it took a part of the weights over, and which part, ` +
+        "its files do not say. Pass it as { calibration }: what preprocessCorda gave in training (loadCalibration reads " +
+        "it from its file), or initialCalibration of the adapter as it was saved before training. " +
+        "An adapter that is saved with pathInitialModelForWeightConversion needs none.",
+    )
+    : new ValueError(
+      "CALIBRATION_MISSING",
+      `initLoraWeights "corda" begins with what goes into the layers, and no calibration was given. Call ` +
+        "preprocessCorda(base, config, { batches }) first and pass what it gives as { calibration }.",
+    );
+}
+
+/**
+ * The factors that an adapter begins with at a site: A [r, in] and B [out, r], so that `scale · B ·
+ * A` is the part that it takes over.
+ *
+ * @throws {ValueError} for NaN and infinity.
+ */
+export async function cordaFactors(
+  parts: Readonly<Record<string, Tensor>>,
+  at: { readonly site: Site; readonly scale: number },
+): Promise<{ readonly a: FlatMatrix; readonly b: FlatMatrix }> {
+  const { site, scale } = at;
+  const [s, u, v] = await Promise.all(CORDA_PARTS.map(async (part) => {
+    const values = await toFloat32(parts[part]);
+    if (values.every(Number.isFinite)) return values;
+    throw new ValueError(
+      "CALIBRATION_VALUE",
+      `${part} of ${site.path} in the calibration holds NaN or infinity. Make it again with preprocessCorda.`,
+      { path: site.path, part },
+    );
+  }));
+  const r = s.length;
+  const roots = Array.from(s, (value) => Math.sqrt(value / scale));
+  const scaled = (values: Float32Array, rows: number): FlatMatrix => ({
+    rows,
+    columns: r,
+    data: Float64Array.from(values, (x, i) => x * roots[i % r]),
+  });
+  return {
+    a: transposed(scaled(v, site.inFeatures)),
+    b: scaled(u, site.outFeatures),
+  };
+}

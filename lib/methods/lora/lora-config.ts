@@ -1,0 +1,375 @@
+/**
+ * The config of LoRA: all fields of PEFT's `LoraConfig`.
+ *
+ * @module
+ */
+import { z } from "zod";
+import { ConfigError, UnsupportedError } from "../../errors.ts";
+import type { Site } from "../../model/site.ts";
+import {
+  checkTargets,
+  commonFields,
+  type ConfigSchema,
+  field,
+  type FieldType,
+  parseConfig,
+  type TargetConfig,
+  targetFields,
+} from "../config.ts";
+import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
+import { pythonRegExp } from "../python-regex.ts";
+
+/** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
+export type LoraInit =
+  | boolean
+  | "gaussian"
+  | "orthogonal"
+  | "olora"
+  | "pissa"
+  | `pissa_niter_${number}`
+  | "corda";
+
+/**
+ * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
+ * `aloraInvocationTokens` on turn on variants of LoRA that are not available here: they exist so
+ * that files agree with PEFT's, and setting one is an error.
+ */
+export interface LoraConfig extends TargetConfig {
+  /** `"LORA"`. */
+  readonly peftType: "LORA";
+  /** Rank of the update: inner dimension of A and B. 8 by default. */
+  readonly r: number;
+  /** The update is scaled by `loraAlpha / r`. 8 by default. */
+  readonly loraAlpha: number;
+  /**
+   * Probability with which an input feature is dropped before A in training, from 0 up to, but not
+   * including, 1. 0 by default.
+   */
+  readonly loraDropout: number;
+  /**
+   * Scales by `loraAlpha / √r` instead, which keeps large ranks stable (rsLoRA, Kalajdzievski,
+   * 2023, arXiv:2312.03732).
+   */
+  readonly useRslora: boolean;
+  /**
+   * Learns a magnitude for each output feature beside the low-rank direction (DoRA, Liu et al.,
+   * 2024, arXiv:2402.09353). Slower; merge the adapter for inference.
+   */
+  readonly useDora: boolean;
+  /**
+   * Adds a trained bias to B. Only with `initLoraWeights` true or false, without DoRA, and not on
+   * embeddings.
+   */
+  readonly loraBias: boolean;
+  /**
+   * Which biases of the base are trained too: `"none"` (default), `"all"`, or `"lora_only"`, those
+   * of the adapted modules.
+   */
+  readonly bias: "none" | "all" | "lora_only";
+  /**
+   * Whether the adapted weights are stored [in, out]. Corrected by what the modules are, so it need
+   * not be set.
+   */
+  readonly fanInFanOut: boolean;
+  /**
+   * How A and B start:
+   * - `true` (default): A uniform as a linear layer starts, B zero, so that the adapter changes
+   *   nothing at first;
+   * - `"gaussian"`: A normal with standard deviation 1/r, B zero;
+   * - `"orthogonal"`: both with orthogonal rows and columns and a product of zero; `r` must be
+   *   even;
+   * - `"pissa"`: the largest singular values and vectors of the weight, which the base then lacks
+   *   (Meng et al., 2024, arXiv:2404.02948); `"pissa_niter_N"` finds them approximately, with N
+   *   iterations;
+   * - `"olora"`: the first columns and rows of the weight's QR decomposition, likewise (Büyükakyüz,
+   *   2024, arXiv:2406.01775);
+   * - `"corda"`: a part of the weight that is chosen by what goes into the module, likewise (Yang
+   *   et al., 2024, arXiv:2406.05223); `preprocessCorda` measures that, and what it gives goes to
+   *   `getPeftModel` as `calibration`; see {@link CordaConfig};
+   * - `false`: both random, so that the adapter changes something at once; for tests.
+   *
+   * Embeddings start with A zero and B normal, unless it is `false`.
+   */
+  readonly initLoraWeights: LoraInit;
+  /**
+   * Ranks that differ from `r`: by module name, or by a regular expression for the end of its path.
+   * The first match counts.
+   */
+  readonly rankPattern: Readonly<Record<string, number>>;
+  /** Values that differ from `loraAlpha`, in the same way. */
+  readonly alphaPattern: Readonly<Record<string, number>>;
+  /** See {@link TargetConfig.trainableTokenIndices}. */
+  readonly trainableTokenIndices:
+    | readonly number[]
+    | Readonly<Record<string, readonly number[]>>
+    | null;
+  /** See {@link TargetConfig.ensureWeightTying}. */
+  readonly ensureWeightTying: boolean;
+  /** How CorDA begins; kept, not used, unless `initLoraWeights` is `"corda"`. */
+  readonly cordaConfig: CordaConfig | null;
+  /** Module of Megatron that Python imports; kept, not used. */
+  readonly megatronCore: string | null;
+  /** Only means something with `useQalora`; kept, not used. */
+  readonly qaloraGroupSize: number;
+  /** Activated LoRA. */
+  readonly aloraInvocationTokens: readonly number[] | null;
+  /** Arrow routing. */
+  readonly arrowConfig: Readonly<Record<string, unknown>> | null;
+  /** EVA initialization. */
+  readonly evaConfig: Readonly<Record<string, unknown>> | null;
+  /** KaSA. */
+  readonly kasaConfig: Readonly<Record<string, unknown>> | null;
+  /** Ranges of layers that are repeated. */
+  readonly layerReplication: readonly (readonly [number, number])[] | null;
+  /** LoftQ initialization. */
+  readonly loftqConfig: Readonly<Record<string, unknown>> | null;
+  /** LoRA-GA initialization. */
+  readonly loraGaConfig: Readonly<Record<string, unknown>> | null;
+  /** Megatron's parallel layers. */
+  readonly megatronConfig: Readonly<Record<string, unknown>> | null;
+  /** Monteclora. */
+  readonly montecloraConfig: Readonly<Record<string, unknown>> | null;
+  /** Parameters, rather than modules, that are adapted. */
+  readonly targetParameters: readonly string[] | null;
+  /** Block-diagonal LoRA. */
+  readonly useBdlora: Readonly<Record<string, unknown>> | null;
+  /** Quantization-aware LoRA. */
+  readonly useQalora: boolean;
+  /** VeLoRA. */
+  readonly veloraConfig: Readonly<Record<string, unknown>> | null;
+}
+
+/** What {@link loraConfig} takes: any of the fields. */
+export interface LoraFields extends Partial<Omit<LoraConfig, "cordaConfig">> {
+  /** See {@link LoraConfig.cordaConfig}; its absent fields take their defaults. */
+  readonly cordaConfig?: Partial<CordaConfig> | null;
+}
+
+/** Fields of variants that are not implemented, with what they stand for. */
+const VARIANTS = {
+  aloraInvocationTokens: "activated LoRA",
+  arrowConfig: "Arrow routing",
+  evaConfig: "EVA",
+  kasaConfig: "KaSA",
+  layerReplication: "layer replication",
+  loftqConfig: "LoftQ",
+  loraGaConfig: "LoRA-GA",
+  megatronConfig: "Megatron's parallel layers",
+  montecloraConfig: "Monteclora",
+  targetParameters: "adapting parameters by name",
+  useBdlora: "block-diagonal LoRA",
+  useQalora: "quantization-aware LoRA",
+  veloraConfig: "VeLoRA",
+} as const satisfies Partial<Record<keyof LoraConfig, string>>;
+
+/** Initializations that PEFT has and this library does not. */
+const OTHER_INITS: readonly string[] = ["eva", "loftq", "lora_ga", "mica"];
+
+const INITS =
+  'true, false, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iters]", "corda"';
+
+/** Whether an initialization takes a part of each weight over, which the base then lacks. */
+export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
+  return typeof init === "string" &&
+    (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
+}
+
+function pattern(values: z.ZodType<number>, described: string): FieldType<
+  Readonly<Record<string, number>>
+> {
+  return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
+    .describe(`an object of ${described} by module name or regular expression`);
+}
+
+/** The fields of {@link LoraConfig}. */
+export const loraSchema: ConfigSchema<LoraConfig> = {
+  peftType: "LORA",
+  floats: ["loraDropout"],
+  retired: { enable_lora: [null], merge_weights: [true, false, null] },
+  subconfigs: ["cordaConfig"],
+  fields: {
+    ...commonFields("LORA"),
+    ...targetFields(),
+    peftType: z.literal("LORA").default("LORA").describe('"LORA"'),
+    r: field.integer(8, 1),
+    loraAlpha: field.number(8),
+    loraDropout: z.number().min(0).lt(1).default(0).describe(
+      "a number from 0 up to, not including, 1",
+    ),
+    useRslora: field.boolean(false),
+    useDora: field.boolean(false),
+    loraBias: field.boolean(false),
+    bias: field.choice("none", ["none", "all", "lora_only"]),
+    fanInFanOut: field.boolean(false),
+    initLoraWeights: z.union([z.boolean(), z.string()]).default(true).describe(
+      `one of ${INITS}`,
+    ) as unknown as FieldType<LoraInit>,
+    rankPattern: pattern(z.int().min(1), "whole numbers above 0"),
+    alphaPattern: pattern(z.number(), "numbers"),
+    trainableTokenIndices: z.union([
+      z.array(z.int().min(0)),
+      z.record(z.string(), z.array(z.int().min(0))),
+    ]).nullable().default(null)
+      .describe("a list of token ids, an object of such lists by module name, or null"),
+    ensureWeightTying: field.boolean(false),
+    megatronCore: field.text("megatron.core"),
+    qaloraGroupSize: field.integer(16, 1),
+    aloraInvocationTokens: z.array(z.int()).nullable().default(null)
+      .describe("a list of token ids or null"),
+    arrowConfig: field.object(),
+    cordaConfig: cordaConfigField,
+    evaConfig: field.object(),
+    kasaConfig: field.object(),
+    layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
+      .describe("a list of pairs of layer numbers or null"),
+    loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
+      .describe("an object or null"),
+    loraGaConfig: field.object(),
+    megatronConfig: field.object(),
+    montecloraConfig: field.object(),
+    targetParameters: field.names(),
+    useBdlora: field.object(),
+    useQalora: field.boolean(false),
+    veloraConfig: field.object(),
+  },
+  complete: (config) =>
+    config.initLoraWeights === "corda" && config.cordaConfig === null
+      ? { ...config, cordaConfig: defaultCorda() }
+      : config,
+  check(config) {
+    checkTargets(config);
+    checkVariants(config);
+    checkInit(config.initLoraWeights);
+    for (const key of Object.keys({ ...config.rankPattern, ...config.alphaPattern })) {
+      pythonRegExp(key);
+    }
+    if (config.loraBias && typeof config.initLoraWeights !== "boolean") {
+      throw new ConfigError(
+        "CONFIG_LORA_BIAS",
+        `loraBias is only supported with initLoraWeights true or false; found ${
+          JSON.stringify(config.initLoraWeights)
+        }.`,
+      );
+    }
+    if (config.loraBias && config.useDora) {
+      throw new ConfigError(
+        "CONFIG_LORA_BIAS",
+        "loraBias is not supported together with useDora: set one of the two to false.",
+      );
+    }
+    const ranks = Object.values(config.rankPattern);
+    if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {
+      throw oddRank(config.r);
+    }
+  },
+};
+
+function checkVariants(config: LoraConfig): void {
+  const set = Object.keys(VARIANTS).filter((name) => {
+    const value = config[name as keyof typeof VARIANTS];
+    return typeof value === "object" && value !== null ? Object.keys(value).length > 0 : value;
+  }) as (keyof typeof VARIANTS)[];
+  if (set.length) {
+    throw new UnsupportedError(
+      "LORA_VARIANT",
+      `The config sets ${
+        set.map((name) => `${name} (${VARIANTS[name]})`).join(", ")
+      }, which is not available here. Available are plain LoRA, rsLoRA (useRslora), DoRA (useDora), loraBias, and the ` +
+        `initializations ${INITS}.`,
+      { fields: set },
+    );
+  }
+}
+
+function checkInit(init: LoraInit): void {
+  if (typeof init === "boolean") return;
+  const known = /^pissa(_niter_\d+)?$/.test(init) || ["orthogonal", "corda"].includes(init) ||
+    ["gaussian", "olora"].includes(init.toLowerCase());
+  if (known) return;
+  if (OTHER_INITS.includes(init.toLowerCase())) {
+    throw new UnsupportedError(
+      "LORA_INIT",
+      `The initialization ${JSON.stringify(init)} is not available here. Available are ${INITS}.`,
+      { init },
+    );
+  }
+  throw new ConfigError(
+    "CONFIG_LORA_INIT",
+    `initLoraWeights (init_lora_weights in adapter_config.json) must be one of ${INITS}; found ${
+      JSON.stringify(init)
+    }.`,
+    { init },
+  );
+}
+
+function oddRank(r: number, path?: string): ConfigError {
+  return new ConfigError(
+    "CONFIG_ODD_RANK",
+    `Orthogonal initialization requires the LoRA rank to be even, got ${r} instead${
+      path ? ` for ${path}` : ""
+    }.`,
+    { r, path },
+  );
+}
+
+/**
+ * A complete LoRA config (Hu et al., 2021, arXiv:2106.09685).
+ *
+ * @param config The fields to set; the others take PEFT's defaults.
+ * @returns A frozen config with every field.
+ * @throws {ConfigError} for unknown or ill-typed fields and for settings that contradict each
+ * other.
+ * @throws {UnsupportedError} for variants and initializations of PEFT that are not available here.
+ *
+ * @example
+ * ```ts
+ * import { loraConfig } from "@graft/peft";
+ * const config = loraConfig({ r: 16, loraAlpha: 32, targetModules: ["q_proj", "v_proj"] });
+ * console.log(config.loraDropout); // 0
+ * ```
+ */
+export function loraConfig(config: LoraFields = {}): LoraConfig {
+  return parseConfig(loraSchema, config);
+}
+
+/** Rank and scale of a LoRA at one site. */
+export interface LoraShape {
+  /** Rank. */
+  readonly r: number;
+  /** Factor of the update. */
+  readonly scale: number;
+}
+
+/**
+ * Rank and scale at a site, with the patterns applied.
+ *
+ * @throws {ConfigError} where the site cannot have what the config asks for.
+ */
+export function loraShape(config: LoraConfig, site: Site): LoraShape {
+  const r = patternValue(config.rankPattern, site.path) ?? config.r;
+  const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
+  if (site.kind === "embedding") {
+    if (config.loraBias) {
+      throw new ConfigError(
+        "CONFIG_LORA_BIAS",
+        `loraBias is not supported for the embedding ${site.path}: leave it out of the targets, or set loraBias to false.`,
+        { path: site.path },
+      );
+    }
+  } else if (config.initLoraWeights === "orthogonal" && r % 2) {
+    throw oddRank(r, site.path);
+  }
+  return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+}
+
+/**
+ * The value of the first key that is the path or its end, or as a regular expression matches the
+ * end.
+ */
+function patternValue(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+): number | undefined {
+  return Object.entries(patterns)
+    .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
+}

@@ -1,0 +1,154 @@
+/**
+ * The two factors of a LoRA as matrices to calculate with.
+ *
+ * @module
+ */
+import type { Site } from "../../model/site.ts";
+import { toFloat32 } from "../../tensor/convert.ts";
+import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import {
+  type FlatMatrix,
+  flatMatrix,
+  leadingQr,
+  type LeadingSvd,
+  leadingSvd,
+  rowProducts,
+  transposed,
+} from "../linalg.ts";
+import type { Leaves } from "../method.ts";
+
+export type { LeadingSvd };
+
+/** Two factors of a change of a weight, B·A [out, in]. */
+export interface Factors {
+  /** [rank, in] */
+  readonly a: FlatMatrix;
+  /** [out, rank] */
+  readonly b: FlatMatrix;
+}
+
+/** The factors that a site's leaves stand for as a plain LoRA, without their scale. */
+export async function factorsOf(leaves: Leaves): Promise<Factors> {
+  const a = await matrixOf(leaves.lora_A ?? leaves.lora_embedding_A);
+  const b = await matrixOf(leaves.lora_B ?? leaves.lora_embedding_B);
+  if (!leaves.lora_A_init) return { a, b };
+  // B·A − B₀·A₀
+  const a0 = await matrixOf(leaves.lora_A_init), b0 = await matrixOf(leaves.lora_B_init);
+  return stacked([{ a, b }, { a: a0, b: scaled(b0, -1) }]);
+}
+
+async function matrixOf(leaf: Tensor): Promise<FlatMatrix> {
+  const [rows, columns] = leaf.shape;
+  return flatMatrix(await toFloat32(leaf), { rows, columns });
+}
+
+/** A matrix times a number. */
+export function scaled(m: FlatMatrix, factor: number): FlatMatrix {
+  return { ...m, data: m.data.map((x) => x * factor) };
+}
+
+/** Factors whose product is the sum of the products. */
+export function stacked(all: readonly Factors[]): Factors {
+  const rows = (matrices: readonly FlatMatrix[]): FlatMatrix => {
+    const data = new Float64Array(sum(matrices.map((m) => m.data.length)));
+    let at = 0;
+    for (const m of matrices) {
+      data.set(m.data, at);
+      at += m.data.length;
+    }
+    return { rows: sum(matrices.map((m) => m.rows)), columns: matrices[0].columns, data };
+  };
+  return {
+    a: rows(all.map(({ a }) => a)),
+    b: transposed(rows(all.map(({ b }) => transposed(b)))),
+  };
+}
+
+/**
+ * The singular value decomposition of B·A, from QR decompositions of the factors: the product is not
+ * made.
+ */
+export function productSvd({ a, b }: Factors): LeadingSvd {
+  const left = leadingQr(b, Math.min(b.rows, b.columns));
+  const right = leadingQr(transposed(a), Math.min(a.rows, a.columns));
+  const core = rowProducts(left.r, right.r);
+  const { u, s, v } = leadingSvd(core, Math.min(core.rows, core.columns));
+  return { u: rowProducts(u, left.q), s, v: rowProducts(v, right.q) };
+}
+
+/**
+ * Factors of the leading part of a decomposition: the singular values go to B, as in PEFT.
+ *
+ * @param svd A decomposition.
+ * @param rank How many singular values are kept, at most.
+ * @param clamp Elements are kept within this quantile of all elements and its negative.
+ */
+export function leadingFactors(
+  { u, s, v }: LeadingSvd,
+  rank: number,
+  clamp?: number,
+): Factors {
+  const leading = (m: FlatMatrix): FlatMatrix => {
+    const rows = Math.min(rank, m.rows);
+    return { ...m, rows, data: m.data.slice(0, rows * m.columns) };
+  };
+  const columns = leading(u);
+  const b = { ...columns, data: columns.data.map((x, i) => x * s[Math.floor(i / u.columns)]) };
+  const a = leading(v);
+  const limit = clamp === undefined ? Infinity : quantile([a.data, b.data], clamp);
+  const clamped = (m: FlatMatrix): FlatMatrix => ({
+    ...m,
+    data: m.data.map((x) => Math.max(-limit, Math.min(limit, x))),
+  });
+  return { a: clamped(a), b: transposed(clamped(b)) };
+}
+
+/**
+ * A quantile of numbers and their negatives, as the signs of singular vectors mean nothing;
+ * interpolated like torch's.
+ */
+function quantile(parts: readonly Float64Array[], q: number): number {
+  const all = Float64Array.from(parts.flatMap((part) => [...part, ...part.map((x) => -x)])).sort();
+  const place = q * (all.length - 1), below = Math.floor(place);
+  const next = all[Math.min(below + 1, all.length - 1)];
+  return all[below] + (place - below) * (next - all[below]);
+}
+
+/** Leaves of a site from factors, which zeros fill up to the rank. */
+export function factorLeaves(site: Site, { a, b }: Factors, rank: number): Leaves {
+  const { inFeatures, outFeatures, kind } = site;
+  const A = new Float32Array(rank * inFeatures), B = new Float32Array(outFeatures * rank);
+  A.set(a.data);
+  for (let o = 0; o < outFeatures; o++) {
+    for (let k = 0; k < b.columns; k++) B[o * rank + k] = b.data[o * b.columns + k];
+  }
+  const embedding = kind === "embedding";
+  return {
+    [embedding ? "lora_embedding_A" : "lora_A"]: tensor(A, { shape: [rank, inFeatures] }),
+    [embedding ? "lora_embedding_B" : "lora_B"]: tensor(B, { shape: [outFeatures, rank] }),
+  };
+}
+
+/** The length of what leads to each output feature, perhaps with a change of the weight. */
+export function magnitudes(
+  weight: Float32Array,
+  of: { readonly site: Site; readonly change?: Factors & { readonly scale: number } },
+): Float64Array {
+  const { site: { kind, inFeatures, outFeatures }, change } = of;
+  const [outStep, inStep] = kind === "embedding" ? [1, outFeatures] : [inFeatures, 1];
+  const squares = new Float64Array(outFeatures);
+  const row = new Float64Array(inFeatures);
+  for (let o = 0; o < outFeatures; o++) {
+    for (let i = 0; i < inFeatures; i++) row[i] = weight[o * outStep + i * inStep];
+    for (let k = 0; change && k < change.a.rows; k++) {
+      const factor = change.scale * change.b.data[o * change.b.columns + k];
+      for (let i = 0; i < inFeatures; i++) row[i] += factor * change.a.data[k * inFeatures + i];
+    }
+    for (let i = 0; i < inFeatures; i++) squares[o] += row[i] * row[i];
+  }
+  return squares.map(Math.sqrt);
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

@@ -1,0 +1,326 @@
+/**
+ * How the leaves of a LoRA start: the same values, from the same random numbers in the same order,
+ * as in PEFT.
+ *
+ * @module
+ */
+import { ConfigError, ValueError } from "../../errors.ts";
+import type { Site } from "../../model/site.ts";
+import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import { checkCordaCalibration, checkCordaRank, cordaFactors } from "./corda.ts";
+import {
+  approximateSvd,
+  type FlatMatrix,
+  flatMatrix,
+  leadingQr,
+  type LeadingSvd,
+  leadingSvd,
+  matrixProduct,
+  orthonormalColumns,
+  rowProducts,
+  transposed,
+} from "../linalg.ts";
+import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
+import type { CalibrationCheck, InitContext, Leaves, SiteLeaves } from "../method.ts";
+import type { TorchRandom } from "../torch-random.ts";
+
+/**
+ * Shapes of the trained leaves of one site.
+ *
+ * @throws {ConfigError} where the site cannot have what the config asks for.
+ */
+export function loraLeafShapes(
+  config: LoraConfig,
+  site: Site,
+): Readonly<Record<string, readonly number[]>> {
+  const { r } = loraShape(config, site);
+  const { kind, inFeatures, outFeatures } = site;
+  const embedding = kind === "embedding";
+  // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
+  // than r.
+  const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
+  if (config.initLoraWeights === "corda" && !embedding) checkCordaRank(site, r);
+  return {
+    [embedding ? "lora_embedding_A" : "lora_A"]: [rank, inFeatures],
+    [embedding ? "lora_embedding_B" : "lora_B"]: [outFeatures, rank],
+    ...(config.loraBias ? { lora_bias: [outFeatures] } : {}),
+    ...(config.useDora ? { lora_magnitude_vector: [outFeatures] } : {}),
+  };
+}
+
+/**
+ * Shapes of the fixed leaves of one site: the initial factors that PiSSA, OLoRA and CorDA took out
+ * of the base.
+ */
+export function loraFrozenShapes(
+  config: LoraConfig,
+  site: Site,
+): Readonly<Record<string, readonly number[]>> {
+  if (!decomposes(config, site)) return {};
+  const { lora_A, lora_B } = loraLeafShapes(config, site);
+  return { lora_A_init: lora_A, lora_B_init: lora_B };
+}
+
+/** Makes the leaves of one site. Takes exactly the random numbers that PEFT takes for it. */
+export async function initLora(context: InitContext<LoraConfig>): Promise<SiteLeaves> {
+  const { config, site } = context;
+  const shapes = loraLeafShapes(config, site);
+  const { scale } = loraShape(config, site);
+  const frozen = decomposes(config, site) ? await decompose(context) : {};
+  const factors: Readonly<Record<string, Float32Array | Tensor>> = decomposes(config, site)
+    ? { lora_A: frozen.lora_A_init, lora_B: frozen.lora_B_init }
+    : site.kind === "embedding"
+    ? drawEmbedding(context)
+    : drawLinear(context);
+  const leaves: Record<string, Tensor> = {};
+  for (const [name, values] of Object.entries(factors)) {
+    leaves[name] = values instanceof Float32Array
+      ? tensor(values, { shape: shapes[name] })
+      : values;
+  }
+  if (config.useDora) {
+    // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
+    // alone.
+    const { lora_A: a, lora_B: b, lora_embedding_A: c, lora_embedding_B: d } = factors;
+    const update = config.initLoraWeights === false
+      ? { a: (a ?? c) as Float32Array, b: (b ?? d) as Float32Array, scale }
+      : undefined;
+    const norms = outputNorms(await context.weight(), { site, update });
+    leaves.lora_magnitude_vector = tensor(norms, { shape: shapes.lora_magnitude_vector });
+  }
+  return { leaves, frozen };
+}
+
+/**
+ * Only the fixed leaves, for an adapter that is being loaded: what PiSSA, OLoRA and CorDA took out
+ * of the base.
+ */
+export async function frozenLora(context: InitContext<LoraConfig>): Promise<Leaves> {
+  const { config, site, random } = context;
+  if (decomposes(config, site)) return await decompose(context);
+  // Sites without a decomposition stand between those with one, whose random numbers come later in
+  // the stream.
+  if (isIterative(config)) drawEmbedding({ config, site, random });
+  return {};
+}
+
+/** Whether a site starts from a decomposition of its weight, which the base then lacks. */
+export function decomposes(config: LoraConfig, site: Site): boolean {
+  return site.kind !== "embedding" && takesFromBase(config);
+}
+
+/**
+ * Refuses what the leaves cannot begin with.
+ *
+ * @throws {ValueError} where CorDA has no calibration or one that does not fit, and for one that
+ * nothing would use.
+ */
+export function checkLoraCalibration(
+  config: LoraConfig,
+  { sites, calibration, loaded }: CalibrationCheck,
+): void {
+  const needing = sites.filter((site) => decomposes(config, site))
+    .map((site) => ({ site, r: loraShape(config, site).r }));
+  if (config.initLoraWeights === "corda" && needing.length) {
+    checkCordaCalibration(needing, { calibration, loaded });
+  } else if (calibration !== undefined) {
+    throw new ValueError(
+      "CALIBRATION_UNUSED",
+      `A calibration was given, and an adapter with initLoraWeights ${
+        JSON.stringify(config.initLoraWeights)
+      } on such modules does not begin with one. Leave it out, or set initLoraWeights to "corda".`,
+    );
+  }
+}
+
+function isIterative({ initLoraWeights: init }: LoraConfig): boolean {
+  return typeof init === "string" && init.startsWith("pissa_niter_");
+}
+
+type Draw = Pick<InitContext<LoraConfig>, "config" | "site" | "random">;
+
+function drawEmbedding({ config, site, random }: Draw): Record<string, Float32Array> {
+  const { r } = loraShape(config, site);
+  const { inFeatures, outFeatures } = site;
+  const a = random.normal(r * inFeatures), b = random.normal(outFeatures * r);
+  return config.initLoraWeights === false
+    ? { lora_embedding_A: a, lora_embedding_B: b }
+    : { lora_embedding_A: a.fill(0), lora_embedding_B: random.normal(outFeatures * r) };
+}
+
+/** Skips the numbers with which Python's linear layers for A and B start. */
+function skipLinear(random: TorchRandom, { r, site, config }: {
+  readonly r: number;
+  readonly site: Site;
+  readonly config: LoraConfig;
+}): void {
+  random.skip(
+    r * site.inFeatures + site.outFeatures * r + (config.loraBias ? site.outFeatures : 0),
+  );
+}
+
+function drawLinear({ config, site, random }: Draw): Record<string, Float32Array> {
+  const { r } = loraShape(config, site);
+  const { inFeatures: i, outFeatures: o } = site;
+  if (config.initLoraWeights === false) {
+    const lora_A = kaimingUniform(random, { size: r * i, features: i });
+    const lora_B = kaimingUniform(random, { size: o * r, features: r });
+    const bound = 1 / Math.sqrt(r);
+    return config.loraBias
+      ? { lora_A, lora_B, lora_bias: random.uniform(o, { low: -bound, high: bound }) }
+      : { lora_A, lora_B };
+  }
+  skipLinear(random, { r, site, config });
+  if (config.initLoraWeights === "orthogonal") return drawOrthogonal(random, { r, site });
+  const lora_A = config.initLoraWeights === true
+    ? kaimingUniform(random, { size: r * i, features: i })
+    : random.normal(r * i, { std: 1 / r });
+  const lora_B = new Float32Array(o * r);
+  return config.loraBias ? { lora_A, lora_B, lora_bias: new Float32Array(o) } : { lora_A, lora_B };
+}
+
+/**
+ * `nn.init.kaiming_uniform_(w, a=√5)` for a weight with this many input features (He et al., 2015,
+ * arXiv:1502.01852).
+ */
+export function kaimingUniform(
+  random: TorchRandom,
+  { size, features }: { readonly size: number; readonly features: number },
+): Float32Array {
+  const bound = Math.sqrt(3) * (Math.sqrt(2 / (1 + Math.sqrt(5) ** 2)) / Math.sqrt(features));
+  return random.uniform(size, { low: -bound, high: bound });
+}
+
+/**
+ * Rows of one orthogonal matrix are dealt out to A and B in turn, so that B·A is zero although
+ * neither is.
+ */
+function drawOrthogonal(
+  random: TorchRandom,
+  { r, site: { inFeatures, outFeatures } }: { readonly r: number; readonly site: Site },
+): Record<string, Float32Array> {
+  const half = r / 2;
+  const draw = (rows: number, columns: number) =>
+    flatMatrix(random.normal(rows * columns), { rows, columns });
+  const q = orthonormalColumns(draw(r, r));
+  const everySecond = (first: number): FlatMatrix =>
+    flatMatrix(
+      Float64Array.from(
+        { length: half * r },
+        (_, i) => q.data[(2 * Math.floor(i / r) + first) * r + i % r],
+      ),
+      { rows: half, columns: r },
+    );
+  const a = rowProducts(transposed(everySecond(0)), draw(inFeatures, half));
+  const b = matrixProduct(transposed(draw(half, outFeatures)), everySecond(1));
+  return { lora_A: tenth(a), lora_B: tenth(b) };
+}
+
+function tenth({ data }: FlatMatrix): Float32Array {
+  return Float32Array.from(data, (x) => x / 10);
+}
+
+/**
+ * The factors that PiSSA, OLoRA and CorDA start from; `scale · B · A` is the part of the weight that the
+ * adapter takes over.
+ */
+async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
+  const { config, site, random } = context;
+  const { inFeatures: columns, outFeatures: rows } = site;
+  const { r, scale } = loraShape(config, site);
+  const rank = Math.min(r, rows, columns);
+  skipLinear(random, { r, site, config });
+  const isQr = (config.initLoraWeights as string).toLowerCase() === "olora";
+  if (!isQr && !(scale > 0)) {
+    throw new ConfigError(
+      "CONFIG_LORA_SCALE",
+      `initLoraWeights ${
+        JSON.stringify(config.initLoraWeights)
+      } needs a loraAlpha above 0; it gives the scale ${scale} ` +
+        `for ${site.path}.`,
+    );
+  }
+  if (config.initLoraWeights === "corda") {
+    const { a, b } = await cordaFactors(context.calibration!.sites.get(site.path)!, {
+      site,
+      scale,
+    });
+    return factorTensors(a, b);
+  }
+  const weight = flatMatrix(await context.weight(), { rows, columns });
+  if (isQr) {
+    const { q, r: upper } = leadingQr(weight, rank);
+    return factorTensors(upper, q);
+  }
+  const svd = isIterative(config)
+    ? sketchedSvd(weight, { r, rank, random, init: config.initLoraWeights as string })
+    : leadingSvd(weight, rank);
+  const roots = svd.s.map((s) => Math.sqrt(s / scale));
+  const scaled = (m: FlatMatrix): FlatMatrix => ({
+    ...m,
+    data: m.data.map((x, i) => x * roots[Math.floor(i / m.columns)]),
+  });
+  return factorTensors(scaled(svd.v), transposed(scaled(svd.u)));
+}
+
+function sketchedSvd(
+  weight: FlatMatrix,
+  options: {
+    readonly r: number;
+    readonly rank: number;
+    readonly random: TorchRandom;
+    readonly init: string;
+  },
+): LeadingSvd {
+  const { r, rank, random, init } = options;
+  const rows = Math.min(weight.rows, weight.columns);
+  const start = flatMatrix(random.normal(rows * r), { rows, columns: r });
+  // As many columns as the weight has span it whole, and nothing is left to approximate.
+  return rank < rows
+    ? approximateSvd(weight, { start, iterations: Number(init.split("_niter_")[1]) })
+    : leadingSvd(weight, rank);
+}
+
+function factorTensors(a: FlatMatrix, b: FlatMatrix): Leaves {
+  const make = ({ data, rows, columns }: FlatMatrix) =>
+    tensor(Float32Array.from(data), { shape: [rows, columns] });
+  return { lora_A_init: make(a), lora_B_init: make(b) };
+}
+
+/**
+ * The length of what leads to each output feature: of rows of a linear layer's weight, of columns
+ * of an embedding's.
+ */
+function outputNorms(
+  weight: Float32Array,
+  options: {
+    readonly site: Site;
+    readonly update?: {
+      readonly a: Float32Array;
+      readonly b: Float32Array;
+      readonly scale: number;
+    };
+  },
+): Float32Array {
+  const { site: { kind, inFeatures, outFeatures }, update } = options;
+  // Where in the weight an element is: [out, in], but [in, out] for an embedding.
+  const [outStep, inStep] = kind === "embedding" ? [1, outFeatures] : [inFeatures, 1];
+  const rank = update ? update.a.length / inFeatures : 0;
+  const out = new Float32Array(outFeatures);
+  for (let o = 0; o < outFeatures; o++) {
+    let sum = 0;
+    for (let i = 0; i < inFeatures; i++) {
+      let w = weight[o * outStep + i * inStep];
+      if (update) {
+        let delta = 0;
+        for (let k = 0; k < rank; k++) {
+          delta += update.b[o * rank + k] * update.a[k * inFeatures + i];
+        }
+        w += update.scale * delta;
+      }
+      sum += w * w;
+    }
+    out[o] = Math.sqrt(sum);
+  }
+  return out;
+}

@@ -1,0 +1,262 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { join } from "node:path";
+import {
+  type ConvertProgress,
+  convertToLora,
+  saveAsLora,
+  supportsLoraConversion,
+} from "../../../lib/adapters/merge/convert-to-lora.ts";
+import { forward } from "../../../lib/adapters/forward.ts";
+import { addAdapter, getPeftModel } from "../../../lib/adapters/inject.ts";
+import { loadAdapter } from "../../../lib/adapters/checkpoint/load.ts";
+import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
+import { setAdapter } from "../../../lib/adapters/select.ts";
+import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
+import { readJsonFile } from "../../../lib/io/json.ts";
+import { openSafetensors } from "../../../lib/io/safetensors.ts";
+import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
+import { defaultMethods } from "../../../lib/methods/mod.ts";
+import { fromPeftJson } from "../../../lib/methods/peft-json.ts";
+import { toFloat32 } from "../../../lib/tensor/convert.ts";
+import { type Tensor, tensor } from "../../../lib/tensor/tensor.ts";
+import { testDevice, testOnDevices } from "../../devices.ts";
+import { inFolder, namesIn } from "../../io/folder.ts";
+import { golden, goldenBase } from "../bases.ts";
+import { randomized } from "../randomized.ts";
+import index from "../../golden/conversion/conversion.json" with { type: "json" };
+
+const INPUT = { inputIds: [[3, 1, 4, 15, 9, 26, 5], [35, 8, 9, 7, 9, 32, 3]] };
+const root = join(golden, "conversion");
+
+async function logitsOf(model: AnyModel, inputIds: unknown = INPUT.inputIds) {
+  const { logits } = await forward(model, { inputIds: inputIds as number[][] });
+  return await toFloat32(logits);
+}
+
+/** The largest difference as a share of the largest number. */
+function apart(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  assertEquals(a.length, b.length);
+  const size = Math.max(...Array.from(b, Math.abs));
+  return Math.max(...Array.from(a, (x, i) => Math.abs(x - b[i]))) / size;
+}
+
+/** B·A of a site, from tensors under PEFT's keys. */
+async function product(tensors: ReadonlyMap<string, Tensor>, path: string): Promise<Float64Array> {
+  const [a, b] = ["A", "B"].map((x) => tensors.get(`base_model.model.${path}.lora_${x}.weight`)!);
+  const [x, y] = [await toFloat32(a), await toFloat32(b)];
+  const [rank, columns] = a.shape, rows = b.shape[0];
+  assertEquals(b.shape, [rows, rank]);
+  const out = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      for (let k = 0; k < rank; k++) out[i * columns + j] += y[i * rank + k] * x[k * columns + j];
+    }
+  }
+  return out;
+}
+
+for (const { name, kind, config, results } of index.lora) {
+  if (!defaultMethods.has(config.peft_type)) continue;
+  testOnDevices(`golden conversion of ${name}`, async (device) => {
+    const base = await goldenBase(kind, device);
+    const model = await loadAdapter(base, join(root, name, "source"));
+    const { tensors: expected } = await openSafetensors(join(root, name, "expected.safetensors"));
+    const ids = expected.get("input_ids")!;
+    assert(apart(await logitsOf(model, ids), await toFloat32(expected.get("source")!)) < 1e-4);
+    assert(supportsLoraConversion(model));
+    for (const [i, { rank, ranks }] of results.entries()) {
+      const parts = await convertToLora(model, { rank });
+      const ours = Object.fromEntries(parts.sites.map((site) => [site.path, site.rank]));
+      assertEquals(ours, ranks as unknown as Record<string, number>);
+      const { tensors } = await openSafetensors(join(root, name, `lora${i}.safetensors`));
+      assertEquals([...parts.tensors.keys()].sort(), [...tensors.keys()].sort());
+      for (const path of Object.keys(ours)) {
+        const want = await product(tensors, path);
+        assert(apart(await product(parts.tensors, path), want) < 1e-4, path);
+        assertEquals(loraShape(parts.config, base.sites.get(path)!), { r: ours[path], scale: 1 });
+      }
+      const plain = await loadAdapter(base, parts);
+      const wanted = await toFloat32(expected.get(`logits${i}`)!);
+      assert(apart(await logitsOf(plain, ids), wanted) < 1e-4, `${rank}`);
+    }
+  });
+}
+
+Deno.test("what PEFT refuses is refused", async () => {
+  const device = await testDevice("cpu");
+  for (const { name, kind, config, rank, error } of index.refused) {
+    if (rank === null || !defaultMethods.has(config.peft_type)) continue;
+    const base = await goldenBase(kind, device);
+    const asked = fromPeftJson({ task_type: "CAUSAL_LM", ...config });
+    const model = getPeftModel(base, asked);
+    const found = await assertRejects(() => convertToLora(model, { rank }), GraftError);
+    const type = error!.type === "TypeError" ? UnsupportedError : ValueError;
+    assert(found instanceof type, `${name}: ${found}`);
+    assertEquals(supportsLoraConversion(model), type === ValueError, name);
+  }
+});
+
+testOnDevices("a rank that is enough gives the same outputs, whatever the LoRA", async (device) => {
+  const configs: [string, Partial<LoraConfig>, number][] = [
+    ["llama", {
+      r: 3,
+      useDora: true,
+      targetModules: ["q_proj", "o_proj"],
+      rankPattern: { q_proj: 2 },
+    }, 32],
+    ["llama", { r: 3, initLoraWeights: "pissa", loraAlpha: 5 }, 6],
+    ["llama", { r: 2, initLoraWeights: "olora", useRslora: true }, 4],
+    ["llama", {
+      r: 4,
+      targetModules: ["embed_tokens", "q_proj"],
+      excludeModules: ["layers.1.self_attn.q_proj"],
+    }, 4],
+    ["gpt2", { r: 3, targetModules: ["wte", "c_attn"], trainableTokenIndices: { wpe: [1, 3] } }, 3],
+    ["llama_tied", { r: 2, targetModules: ["embed_tokens"], ensureWeightTying: true }, 2],
+    ["llama_tied", { r: 2, modulesToSave: ["embed_tokens"], ensureWeightTying: true }, 2],
+    ["gpt2", {
+      r: 5,
+      targetModules: ["c_fc"],
+      modulesToSave: ["ln_f"],
+      layersToTransform: [1],
+      layersPattern: "h",
+    }, 5],
+  ];
+  for (const [kind, fields, rank] of configs) {
+    const config = loraConfig({ taskType: "CAUSAL_LM", revision: "v1", ...fields });
+    const base = await goldenBase(kind, device);
+    const model = await randomized(getPeftModel(base, config));
+    const parts = await convertToLora(model, { rank });
+    assert(parts.sites.every((site) => site.relativeError < 1e-3 && site.rank === rank));
+    assertEquals(
+      [parts.config.taskType, parts.config.revision, parts.config.useDora],
+      ["CAUSAL_LM", "v1", false],
+    );
+    const plain = await loadAdapter(base, parts);
+    assertEquals(
+      [...plain.adapters.get("default")!.sites.keys()].sort(),
+      [
+        ...model.adapters.get("default")!.sites.keys(),
+      ].sort(),
+    );
+    const [want, got, none] = [await logitsOf(model), await logitsOf(plain), await logitsOf(base)];
+    assert(apart(none, want) > 1e-2, "the adapter changes something");
+    assert(apart(got, want) < 1e-4, `${kind} ${JSON.stringify(fields)}: ${apart(got, want)}`);
+  }
+});
+
+Deno.test("the adapter is chosen by name, its factor counts, and the model stays", async () => {
+  const base = await goldenBase("llama", await testDevice("cpu"));
+  const first = getPeftModel(base, loraConfig({ r: 2 }));
+  const config = loraConfig({ r: 3, targetModules: ["o_proj"], initLoraWeights: false });
+  const model = addAdapter(first, "style", config, { seed: 3 });
+  const told: ConvertProgress[] = [];
+  const parts = await convertToLora(model, {
+    rank: 3,
+    adapterName: "style",
+    onProgress: (progress) => told.push(progress),
+  });
+  const [one, two] = ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj"];
+  assertEquals(told, [{ path: one, done: 1, total: 2 }, { path: two, done: 2, total: 2 }]);
+  assertEquals(parts.config.targetModules, ["o_proj"]);
+  assertEquals([[...model.adapters.keys()], model.active], [["default", "style"], ["default"]]);
+  const both = await loadAdapter(model, parts, { adapterName: "plain" });
+  const logits = (name: string) => logitsOf(setAdapter(both, name));
+  assert(apart(await logits("plain"), await logits("style")) < 1e-5);
+
+  const scaled = { ...model, multipliers: new Map([["style", -0.5]]) } as PeftModel;
+  const half = await convertToLora(scaled, { rank: 3, adapterName: "style" });
+  const [whole, part] = [await product(parts.tensors, one), await product(half.tensors, one)];
+  assert(apart(part, whole.map((x) => -0.5 * x)) < 1e-5);
+
+  // Zero everywhere: a LoRA has one direction at least.
+  const zero = await convertToLora(model, { rank: 0.5 });
+  assertEquals(zero.sites.map(({ rank, relativeError }) => [rank, relativeError]), [
+    [1, 0],
+    [1, 0],
+    [1, 0],
+    [1, 0],
+  ]);
+  assert((await product(zero.tensors, "model.layers.0.self_attn.q_proj")).every((x) => x === 0));
+});
+
+Deno.test("the share of the energy that is kept is what was asked for", async () => {
+  const base = await goldenBase("llama", await testDevice("cpu"));
+  const config = loraConfig({ r: 16, targetModules: ["down_proj"] });
+  const model = await randomized(getPeftModel(base, config));
+  let last = 0;
+  for (const share of [0.01, 0.3, 0.6, 0.9, 0.999999]) {
+    const { sites } = await convertToLora(model, { rank: share });
+    for (const { relativeError, rank } of sites) {
+      assert(relativeError ** 2 <= 1 - share + 1e-7, `${share}`);
+      const { sites: less } = rank > 1
+        ? await convertToLora(model, { rank: rank - 1 })
+        : { sites: [{ relativeError: 1 }] };
+      assert(Math.max(...less.map((site) => site.relativeError)) ** 2 > 1 - share, `${share}`);
+    }
+    assert(sites[0].rank >= last && sites[0].rank <= 16);
+    last = sites[0].rank;
+  }
+  assertEquals(last, 16);
+});
+
+Deno.test("a converted adapter is saved into the folder itself, in files that PEFT reads", () =>
+  inFolder(async (folder) => {
+    const base = { ...await goldenBase("llama", await testDevice("cpu")), source: "some/base" };
+    const config = loraConfig({ r: 3, useDora: true, taskType: "CAUSAL_LM" });
+    const model = await randomized(getPeftModel(base, config, { adapterName: "fine" }));
+    const out = join(folder, "new", "out");
+    const sites = await saveAsLora(model, out, { rank: 8, adapterName: "fine" });
+    assertEquals(sites.length, 4);
+    assertEquals(namesIn(out), ["README.md", "adapter_config.json", "adapter_model.safetensors"]);
+    const json = await readJsonFile(join(out, "adapter_config.json"));
+    assertEquals([json.r, json.lora_alpha, json.use_dora, json.base_model_name_or_path], [
+      8,
+      8,
+      false,
+      "some/base",
+    ]);
+    const { metadata, tensors } = await openSafetensors(join(out, "adapter_model.safetensors"));
+    assertEquals([metadata.format, tensors.size], ["pt", 8]);
+    await assertRejects(() => saveAsLora(model, join(folder, "no"), { rank: 999 }), ValueError);
+    assertEquals(namesIn(folder), ["new"]);
+  }));
+
+Deno.test("misuse of convertToLora is told", async () => {
+  const base = await goldenBase("llama", await testDevice("cpu"));
+  const model = getPeftModel(base, loraConfig({ r: 2, initLoraWeights: false }));
+  // deno-lint-ignore no-explicit-any -- wrong types are the point
+  const convert = (options: any, of: any = model) => convertToLora(of, options);
+  const cases: [string, () => Promise<unknown>][] = [
+    ["CONVERT_RANK", () => convert({})],
+    ["CONVERT_RANK", () => convert({ rank: -1 })],
+    ["CONVERT_RANK", () => convert({ rank: NaN })],
+    ["CONVERT_RANK", () => convert({ rank: "8" })],
+    ["CONVERT_RANK", () => convert({ rank: 2.5 })],
+    ["CONVERT_OPTION", () => convert({ rank: 2, adapter: "default" })],
+    ["CONVERT_OPTION", () => convert(undefined)],
+    ["CONVERT_OPTION", () => convert({ rank: 2, onProgress: true })],
+    ["ADAPTER_UNKNOWN", () => convert({ rank: 2, adapterName: "defualt" })],
+    ["NOT_PEFT", () => convert({ rank: 2 }, base)],
+  ];
+  for (const [code, misuse] of cases) {
+    assertEquals((await assertRejects(misuse, GraftError)).code, code);
+  }
+  const biased = getPeftModel(base, loraConfig({ r: 2, loraBias: true }));
+  assertEquals(
+    (await assertRejects(() => convert({ rank: 2 }, biased), ValueError)).code,
+    "CONVERT_BIAS",
+  );
+  const { sites } = model.adapters.get("default")!;
+  const [path, site] = [...sites][0];
+  const bad = tensor(new Float32Array(2 * 32).fill(NaN), { shape: site.leaves.lora_A.shape });
+  const broken: PeftModel = {
+    ...model,
+    adapters: new Map([["default", {
+      ...model.adapters.get("default")!,
+      sites: new Map([...sites, [path, { ...site, leaves: { ...site.leaves, lora_A: bad } }]]),
+    }]]),
+  };
+  const error = await assertRejects(() => convert({ rank: 1 }, broken), ValueError, path);
+  assertEquals(error.code, "CONVERT_NOT_FINITE");
+});
