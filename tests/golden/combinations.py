@@ -1,6 +1,6 @@
 """Golden files of combined adapters: `add_weighted_adapter` of the real PEFT.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/combinations.py [--out DIR] [--seed N]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only combinations [--out DIR] [--seed N]
 
 Writes combinations/: the source adapters of each set in PEFT's files, `index.json` (sets, cases,
 what PEFT refuses) and `expected.safetensors` (`in.*`, `<set>.<adapter>` and `<case>` are logits).
@@ -8,7 +8,6 @@ what PEFT refuses) and `expected.safetensors` (`in.*`, `<set>.<adapter>` and `<c
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -19,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import transformers
 from bases import VOCAB, load_base
 from peft import PeftModel, get_peft_config, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -355,18 +353,3 @@ def write(out: Path, seed: int) -> None:
     text = f'{{\n"seed": {seed},\n"sets": {json.dumps(sets)},\n"cases": [\n{lines(records)}\n],\n'
     text += f'"refused": [\n{lines([{"name": n, **r} for n, r in refused.items()])}\n]\n}}\n'
     (folder / "index.json").write_text(text)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    write(options.out.resolve(), options.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Writes conversion/: adapters that the real PEFT turned into LoRAs, and what it says of keys and cards.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/conversion.py [--out DIR] [--seed 0]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only conversion [--out DIR] [--seed N]
 
 `conversion/conversion.json` is the index:
 - `lora`: `convert_to_lora` with a whole rank and with shares of the energy. `conversion/<name>/` has
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from run_case import shift_trainable, write_json  # first
 
-import argparse
 import json
 import os
 import random
@@ -254,11 +253,3 @@ def write(out: Path, seed: int) -> None:
     finally:
         os.chdir(before)
     write_json(index, root / "conversion.json")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    write(arguments.out.resolve(), arguments.seed)

@@ -1,6 +1,6 @@
 """Writes corda/: adapters that began as the real PEFT's CorDA initialization makes them.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/corda.py [--out DIR] [--seed 0]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only corda [--out DIR] [--seed N]
 
 `corda/corda.json` is the index:
 - `cases`: `corda/<name>/` has the adapter as it began (`initial/`, marked as plain LoRA as PEFT wants
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from run_case import shift_trainable, write_json  # first
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -239,11 +238,3 @@ def write(out: Path, seed: int) -> None:
     finally:
         os.chdir(before)
     write_json(index, root / "corda.json")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    write(arguments.out.resolve(), arguments.seed)

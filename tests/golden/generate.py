@@ -3,6 +3,7 @@
     GRAFT_ORACLE_PYTHON=/path/to/python   # torch 2.13 (CPU), transformers 5.18, peft 0.21
     $GRAFT_ORACLE_PYTHON tests/golden/generate.py                    # everything, into tests/golden
     $GRAFT_ORACLE_PYTHON tests/golden/generate.py --out DIR --seed 0 basic dora   # some LoRA cases
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only status combinations      # some subjects
 
 The same seed and the same versions give the same bytes: one thread, one fixed Python hash seed
 (PEFT writes its sets in hash order), no network. What the files hold is in README.md beside this.
@@ -34,29 +35,36 @@ from cases import CASES, INITS, REFUSED
 
 CONFIG = "LoraConfig"
 
-
-# Each writes a folder of its own; all stand on base/.
-SUBJECTS = (
-    method_cases,
-    prefix_tuning,
-    combinations,
-    conversion,
-    corda,
-    status,
-    kappa,
-    surface,
-)
+# Each writes files of its own; all stand on base/.
+SUBJECTS = {
+    module.__name__: module
+    for module in (
+        method_cases,
+        prefix_tuning,
+        combinations,
+        conversion,
+        corda,
+        status,
+        kappa,
+        surface,
+    )
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="write only these subjects")
     parser.add_argument("cases", nargs="*", help="names of LoRA cases; none: everything")
     options = parser.parse_args()
 
     out = options.out.resolve()
     prepare(out)
+    if options.only:
+        for name in options.only:
+            SUBJECTS[name].write(out, options.seed)
+        return
     chosen = [case for case in CASES if not options.cases or case.name in options.cases]
     if unknown := set(options.cases) - {case.name for case in CASES}:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -97,7 +105,7 @@ def main() -> None:
         },
         Path("cases.json"),
     )
-    for module in SUBJECTS:
+    for module in SUBJECTS.values():
         module.write(out, options.seed)
 
 

@@ -1,6 +1,6 @@
 """Writes kappa.json: target modules by condition numbers, as PEFT's KappaTuneSelector finds them.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/kappa.py [--out DIR] [--seed 0]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only kappa [--out DIR] [--seed N]
 
 `bases` hold the condition numbers of each base's layers, in the order of the model; `linear` says
 which of them PEFT looks at by itself. The others are GPT-2's Conv1D, for which the selector saw an
@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from run_case import write_json  # first
 
-import argparse
 import random
 from pathlib import Path
 
 import torch
-import transformers
 from peft import find_kappa_target_modules
 from peft.helpers import KappaTuneSelector
 from transformers.pytorch_utils import Conv1D
@@ -90,19 +88,3 @@ def write(out: Path, seed: int) -> None:
         }
         calls += cases(kind, model, list(numbers.values()), rng)
     write_json({"seed": seed, "bases": bases, "cases": calls}, out / "kappa.json")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out.resolve(), options.seed)
-
-
-if __name__ == "__main__":
-    main()

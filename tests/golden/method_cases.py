@@ -1,9 +1,8 @@
 """Golden files of the methods beside LoRA, below methods/, made by the real PEFT.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/method_cases.py [--out DIR] [--seed N] [METHOD ...]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only method_cases [--out DIR] [--seed N]
 
-DIR (tests/golden by default) holds the bases below base/; those that are missing are made.
-generate.py calls `write`. What the files hold is in README.md beside this. A method is a table here
+DIR (tests/golden by default) holds the bases below base/; those that are missing are made. What the files hold is in README.md beside this. A method is a table here
 (`METHODS`): cases as for LoRA, initial values, and what PEFT refuses.
 """
 
@@ -12,7 +11,6 @@ generate.py calls `write`. What the files hold is in README.md beside this. A me
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,17 +234,3 @@ def write(out: Path, seed: int, methods: dict[str, Method] = METHODS) -> None:
     prepare(out)
     for name, method in methods.items():
         write_method(name, method, seed)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("methods", nargs="*", choices=[*METHODS, []], help="none: all")
-    options = parser.parse_args()
-    chosen = {name: METHODS[name] for name in options.methods or METHODS}
-    write(options.out.resolve(), options.seed, chosen)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,13 @@
 """Golden files of prefix tuning, below prefix_tuning/, made by the real PEFT.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/prefix_tuning.py [--out DIR] [--seed N]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only prefix_tuning [--out DIR] [--seed N]
 
 DIR (tests/golden by default) holds the bases below base/. What the files hold is in README.md
-beside this; generate.py calls `write`.
+beside this.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -411,11 +410,3 @@ def write(out: Path, seed: int) -> None:
             },
             Path(FOLDER, "index.json"),
         )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    write(options.out.resolve(), options.seed)

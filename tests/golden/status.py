@@ -1,6 +1,6 @@
 """Writes status/status.json: what the real PEFT says of models with adapters.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/status.py [--out DIR] [--seed 0]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only status [--out DIR] [--seed N]
 
 `cases` and `pending` (methods other than LoRA) hold models: the base `kind`, `adapters` (name to the
 arguments of the config class of `peft_type`; the first is injected, the others added), `steps` taken
@@ -21,7 +21,6 @@ import sys
 os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
 sys.dont_write_bytecode = True
 
-import argparse
 import contextlib
 import io
 import json
@@ -32,7 +31,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-import transformers
 from peft import PeftModel, get_peft_config, get_peft_model
 
 from bases import VOCAB, load_base
@@ -246,18 +244,3 @@ def write(out: Path, seed: int) -> None:
         for key, value in index.items()
     )
     (folder / "status.json").write_text("{\n" + body + "\n}\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    write(options.out, options.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Writes surface.json: the public members of the real PEFT that docs/peft.md has a row for.
 
-    $GRAFT_ORACLE_PYTHON tests/golden/surface.py [--out DIR] [--seed 0]
+    $GRAFT_ORACLE_PYTHON tests/golden/generate.py --only surface [--out DIR] [--seed N]
 
 `members` are names by class or module, in the order of their definition: of a class those that it
 defines itself (and `push_to_hub`) with the attributes that its instances get, of a module its own
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from run_case import write_json  # first
 
-import argparse
 import importlib
 import inspect
 import warnings
@@ -32,7 +31,6 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations import peft as transformers_peft
 
-HERE = Path(__file__).resolve().parent
 
 MODULES = [
     "peft.helpers",
@@ -141,16 +139,3 @@ def write(out: Path, seed: int) -> None:
     enums = {of.__name__: [item.value for item in of] for of in (peft.PeftType, peft.TaskType)}
     versions = {"peft": peft.__version__, "transformers": transformers.__version__}
     write_json({"versions": versions, "members": found, "enums": enums}, out / "surface.json")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out.resolve(), options.seed)
-
-
-if __name__ == "__main__":
-    main()
