@@ -178,11 +178,13 @@ export function disableAdapters(model: PeftModel): PeftModel {
 }
 
 /**
- * The model without an adapter. If it was active, the others that were stay active; if it was the
- * only one, another becomes active: as in PEFT the first by name, or among adapters of virtual tokens
- * the first that was added.
+ * The model without an adapter, or several. If it was active, the others that were stay active; if
+ * it was the only one, another becomes active: as in PEFT the first by name, or among adapters of
+ * virtual tokens the first that was added.
  *
- * @throws {ValueError} where there is none of this name.
+ * @param model A model with adapters.
+ * @param adapters One name, or several.
+ * @throws {ValueError} where there is none of a name.
  *
  * @example
  * ```ts
@@ -196,18 +198,19 @@ export function disableAdapters(model: PeftModel): PeftModel {
  * console.log([...deleteAdapter(two, "default").adapters.keys()]); // ["style"]
  * ```
  */
-export function deleteAdapter(model: PeftModel, adapterName: string): PeftModel {
-  const { method } = adapterOf(model, adapterName);
-  const without = (names: readonly string[]) => names.filter((name) => name !== adapterName);
+export function deleteAdapter(model: PeftModel, adapters: string | readonly string[]): PeftModel {
+  const gone = checkNames(model, Array.isArray(adapters) ? adapters : [adapters as string]);
+  const isLeft = (name: string) => !gone.includes(name);
   const less: PeftModel = {
     ...pristine(model),
-    adapters: new Map([...model.adapters].filter(([name]) => name !== adapterName)),
-    multipliers: new Map([...model.multipliers].filter(([name]) => name !== adapterName)),
-    active: without(model.active),
-    trainable: without(model.trainable),
+    adapters: new Map([...model.adapters].filter(([name]) => isLeft(name))),
+    multipliers: new Map([...model.multipliers].filter(([name]) => isLeft(name))),
+    active: model.active.filter(isLeft),
+    trainable: model.trainable.filter(isLeft),
   };
   const left = [...less.adapters.keys()];
-  const [next] = method.siteKinds.length ? left.sort() : left;
+  const isNamed = model.active.some((name) => adapterOf(model, name).method.siteKinds.length > 0);
+  const [next] = isNamed ? left.sort() : left;
   return less.active.length || next === undefined || !model.active.length
     ? less
     : setAdapter(less, next);

@@ -121,4 +121,6 @@ Deno.test("adapters are switched off and on, and deleted", async () => {
   assertEquals([next.active, next.trainable], [["two"], ["two"]]);
   const none = deleteAdapter(next, "two");
   assertEquals([none.adapters.size, none.active.length, none.trainable.length], [0, 0, 0]);
+  assertEquals(deleteAdapter(model, ["two", "one"]), none);
+  assertThrows(() => deleteAdapter(model, ["two", "on"]), ValueError, "nearest: one");
 });
