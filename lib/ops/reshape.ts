@@ -19,6 +19,14 @@ export function reshape(x: Value, shape: readonly number[]): Value {
   return x.graph.node("reshape", [x], { shape: full }, { shape: full, dtype: x.dtype });
 }
 
+/**
+ * A reshape of what `x` was reshaped from. Passes over whole programs use it; while a program is
+ * traced, `x` may be what a gradient is wanted for, and must not be passed over.
+ */
+export function reshapeThrough(x: Value, shape: readonly number[]): Value {
+  return x.op === "reshape" ? reshapeThrough(x.inputs[0], shape) : reshape(x, shape);
+}
+
 /** The rules of `reshape`. */
 export const reshapeOperation: Operation = {
   name: "reshape",

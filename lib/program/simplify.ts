@@ -7,7 +7,7 @@ import { add, div, mul, sub } from "../ops/binary.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
-import { reshape } from "../ops/reshape.ts";
+import { reshapeThrough } from "../ops/reshape.ts";
 import { sameShape } from "../ops/shapes.ts";
 import { transpose } from "../ops/transpose.ts";
 import { neg } from "../ops/unary.ts";
@@ -29,7 +29,7 @@ function simpler(node: Value, inputs: readonly Value[]): Value | undefined {
     case "reshape":
       return a.op === "constant" && typeof a.attributes.value === "number"
         ? constant(a.graph, a.attributes.value, { shape: node.shape, dtype: a.dtype })
-        : reshape(a.op === "reshape" ? a.inputs[0] : a, node.shape);
+        : reshapeThrough(a, node.shape);
     case "transpose": {
       const order = node.attributes.permutation as readonly number[];
       if (a.op !== "transpose") return undefined;

@@ -5,7 +5,7 @@
  * @module
  */
 import { matmul } from "../../ops/matmul.ts";
-import { reshape } from "../../ops/reshape.ts";
+import { reshapeThrough } from "../../ops/reshape.ts";
 import { broadcastShapes, sameShape } from "../../ops/shapes.ts";
 import { operationOf } from "../../ops/mod.ts";
 import { transpose } from "../../ops/transpose.ts";
@@ -117,20 +117,22 @@ function replaced(node: Value, inputs: readonly Value[]): Value | undefined {
     case "layerNorm":
     case "softmax":
       return rowwiseBeforeReshape(node, inputs);
+    case "reshape":
+      return reshapeThrough(inputs[0], node.shape);
     case "transpose": {
       const [x] = inputs, order = node.attributes.permutation as readonly number[];
       // Moving dimensions of length 1 about moves no element.
       const moved = order.filter((a) => x.shape[a] !== 1);
-      if (moved.every((a, i) => i === 0 || a > moved[i - 1])) return reshape(x, node.shape);
+      if (moved.every((a, i) => i === 0 || a > moved[i - 1])) return reshapeThrough(x, node.shape);
       if (order[0] !== 0 || x.shape[0] !== 1) return undefined;
-      const inner = reshape(x, x.shape.slice(1));
-      return reshape(transpose(inner, order.slice(1).map((a) => a - 1)), node.shape);
+      const inner = reshapeThrough(x, x.shape.slice(1));
+      return reshapeThrough(transpose(inner, order.slice(1).map((a) => a - 1)), node.shape);
     }
     case "matmul": {
       const [a, b] = inputs;
       if (inputs.every((v) => v.shape.length === node.shape.length && v.shape[0] === 1)) {
-        const [p, q] = inputs.map((v) => reshape(v, v.shape.slice(1)));
-        if (p.shape.length > 1) return reshape(matmul(p, q, node.attributes), node.shape);
+        const [p, q] = inputs.map((v) => reshapeThrough(v, v.shape.slice(1)));
+        if (p.shape.length > 1) return reshapeThrough(matmul(p, q, node.attributes), node.shape);
       }
       const turned = [a, b].map(swapsLastTwo);
       if (!turned[0] && !turned[1]) return undefined;
@@ -177,15 +179,15 @@ function elementwiseBeforeReshape(node: Value, inputs: readonly Value[]): Value 
   for (const v of inputs) {
     const row = v.shape.length === 1 && v.shape[0] === last &&
       source.shape[source.shape.length - 1] === last;
-    if (sameShape(v.shape, node.shape)) moved.push(reshape(v, source.shape));
+    if (sameShape(v.shape, node.shape)) moved.push(reshapeThrough(v, source.shape));
     else if (v.shape.length === 0 || row) moved.push(v);
     else if (
       v.shape[0] === 1 && v.shape.length === node.shape.length && dropsFirstOne(source, node)
     ) {
-      moved.push(reshape(v, v.shape.slice(1)));
+      moved.push(reshapeThrough(v, v.shape.slice(1)));
     } else return undefined;
   }
-  return reshape(
+  return reshapeThrough(
     source.graph.node(node.op, moved, node.attributes, {
       shape: source.shape,
       dtype: node.dtype,
@@ -207,7 +209,7 @@ function rowwiseBeforeReshape(node: Value, inputs: readonly Value[]): Value | un
     reduced ? { ...node.attributes, axes: [last] } : node.attributes,
     { shape: reduced ? [...shape.slice(0, last), 1] : shape, dtype: node.dtype },
   );
-  return reshape(result, node.shape);
+  return reshapeThrough(result, node.shape);
 }
 
 /** Whether a shape is another one without a leading dimension of length 1. */
@@ -224,7 +226,7 @@ function withoutFirstOne(node: Value, inputs: readonly Value[]): Value | undefin
     ? { ...node.attributes, axis: Number(axis) - 1 }
     : { ...node.attributes, starts: starts.slice(1), sizes: sizes.slice(1) };
   const spec = { shape: node.shape.slice(1), dtype: node.dtype };
-  return reshape(
+  return reshapeThrough(
     inputs[0].graph.node(node.op, inputs.map((v) => v.inputs[0]), attributes, spec),
     node.shape,
   );

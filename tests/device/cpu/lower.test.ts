@@ -1,5 +1,7 @@
 import { assertEquals } from "@std/assert";
+import { traceModel } from "../../../lib/adapters/trace-model.ts";
 import { lower } from "../../../lib/device/cpu/lower.ts";
+import { createModel } from "../../../lib/io/load-model.ts";
 import { attention } from "../../../lib/ops/attention.ts";
 import { add, mul } from "../../../lib/ops/binary.ts";
 import { silu } from "../../../lib/ops/functions.ts";
@@ -12,7 +14,8 @@ import { exp } from "../../../lib/ops/unary.ts";
 import type { Graph, Value } from "../../../lib/ops/value.ts";
 import { checkpoint } from "../../../lib/program/checkpoint.ts";
 import { gradients } from "../../../lib/program/grad.ts";
-import { type Program, trace } from "../../../lib/program/program.ts";
+import { type Program, programOf, trace } from "../../../lib/program/program.ts";
+import { noDevice } from "../../adapters/bases.ts";
 
 const OPTIONS = { embed: "packed", hostMasks: true } as const;
 
@@ -128,4 +131,25 @@ Deno.test("an output may be an input, or have an input's name", () => {
   const { graph, outputs } = lower(program, OPTIONS);
   assertEquals(outputs.get("x")!.onnx, "x'");
   assertEquals(graph.outputs.map((o) => o.name), ["x'", "same", "again"]);
+});
+
+Deno.test("a decoded token transposes no cache, and its gates are one pass", async () => {
+  const config = {
+    model_type: "llama",
+    vocab_size: 41,
+    hidden_size: 16,
+    intermediate_size: 24,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+  };
+  const model = await createModel(config, { device: noDevice });
+  const { program } = traceModel(model, { batch: 1, length: 1, cache: { capacity: 64 } });
+  // As the device runs it: of a cache the new rows come out, which it writes itself.
+  const outputs = [...program.outputs].map(([name, value]): [string, Value] => [
+    name,
+    value.op === "cacheUpdate" ? value.inputs[1] : value,
+  ]);
+  const found = operators(programOf(Object.fromEntries(outputs)));
+  assertEquals([found.Transpose, found.QuickGelu], [undefined, 2]);
 });
