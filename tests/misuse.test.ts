@@ -202,6 +202,7 @@ refused("adapters", async (folder) => {
     ["a field's type", "CONFIG_FIELD_TYPE", load((c) => c.replace('"r": 2', '"r": "2"'))],
     ["another field", "CONFIG_UNKNOWN_FIELD", load((c) => c.replace('"r": 2', '"r": 2, "s": 4'))],
     ["another architecture", "OTHER_BASE", () => graft.loadAdapter(other, `${folder}/a`)],
+    ["a model for a program", "NOT_A_PROGRAM", () => g.exportOnnx(model)],
     ["a leaf", "LEAF_UNKNOWN", () => g.withLeaves(model, new Map([["x", g.tensor([1])]]))],
   ];
 });

@@ -7,9 +7,10 @@ import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import { lower } from "../device/cpu/lower.ts";
 import { encodeModel, type OnnxInitializer } from "../device/cpu/onnx-model.ts";
-import { ShapeError } from "../errors.ts";
+import { ShapeError, ValueError } from "../errors.ts";
 import { onnxTypeOf } from "../ops/onnx-rule.ts";
 import { sameShape, showSpec } from "../ops/shapes.ts";
+import { show } from "../options.ts";
 import type { Program } from "../program/program.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import { isFloating, sizeOf, type TypedArray } from "../tensor/dtype.ts";
@@ -38,6 +39,7 @@ const ALIGNMENT = 64;
  *
  * @param program What to export. Its shapes are fixed.
  * @param options The weights and the path.
+ * @throws {ValueError} for what is no program.
  * @throws {ShapeError} where a weight is missing or does not fit.
  * @throws {FileError} where the file cannot be written.
  *
@@ -55,6 +57,13 @@ const ALIGNMENT = 64;
  * ```
  */
 export async function exportOnnx(program: Program, options: ExportOnnxOptions): Promise<void> {
+  if (!Array.isArray(program?.nodes)) {
+    throw new ValueError(
+      "NOT_A_PROGRAM",
+      `exportOnnx needs a program, as traceModel or trace gives one; found ${show(program)}. ` +
+        "Of a model: const { program, bindings } = traceModel(model, { batch, length }).",
+    );
+  }
   const { weights, largestFile = 2 ** 30 } = options;
   const path = options.path instanceof URL ? fileURLToPath(options.path) : options.path;
   const { graph, embedded } = lower(program, { embed: "all", hostMasks: false });
