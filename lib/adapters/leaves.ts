@@ -13,7 +13,7 @@ import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, type AnyModel, baseOf, type PeftModel, takingPart } from "./peft-model.ts";
-import { checkTensorMap } from "./checkpoint/tensor-map.ts";
+import { checkTensorMap } from "./tensor-map.ts";
 
 /** A leaf's name in programs, and its tensor. */
 export interface NamedLeaf {

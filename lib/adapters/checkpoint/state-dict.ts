@@ -13,7 +13,7 @@ import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapte
 import { transposed } from "../lazy-leaves.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import { adapterOf, withAdapter } from "../select.ts";
-import { checkTensorMap } from "./tensor-map.ts";
+import { checkTensorMap } from "../tensor-map.ts";
 
 /** How to read an adapter's tensors. */
 export interface StateDictOptions {

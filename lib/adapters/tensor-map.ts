@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { ValueError } from "../../errors.ts";
-import { show, showName } from "../../options.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
+import { ValueError } from "../errors.ts";
+import { show, showName } from "../options.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 
 /**
  * Refuses what is no map of tensors.
