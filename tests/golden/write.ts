@@ -14,8 +14,9 @@ import { writeSafetensors } from "../../lib/io/safetensors.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
-import { goldenBase } from "../adapters/bases.ts";
+import { golden, goldenBase } from "../adapters/bases.ts";
 import { expectedOf, goldenCases, peftConfig } from "../golden-case.ts";
+import prefixTuning from "./prefix_tuning/index.json" with { type: "json" };
 
 const SEED = 3;
 const [folder] = Deno.args;
@@ -24,11 +25,16 @@ if (!folder) {
   Deno.exit(2);
 }
 using device = await openDevice("cpu");
-for (const golden of goldenCases) {
-  const { kind, adapters, peftType } = golden;
+const prefixes = prefixTuning.cases.map((prefix) => ({
+  ...prefix,
+  peftType: "PREFIX_TUNING",
+  folder: `${golden}prefix_tuning/${prefix.name}/`,
+}));
+for (const goldenCase of [...goldenCases, ...prefixes]) {
+  const { kind, adapters, peftType } = goldenCase;
   if (adapters.length) continue;
-  const name = `${peftType.toLowerCase()}_${golden.name}`;
-  const expected = await expectedOf(golden);
+  const name = `${peftType.toLowerCase()}_${goldenCase.name}`;
+  const expected = await expectedOf(goldenCase);
   const { record } = expected;
   const config = record.config!;
   const base = { ...await goldenBase(kind, device), source: `base/${kind}` };
