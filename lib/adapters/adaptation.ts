@@ -17,9 +17,9 @@ import { matmul } from "../ops/matmul.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { select } from "../ops/select.ts";
-import type { Value, ValueType } from "../ops/value.ts";
+import type { Value } from "../ops/value.ts";
 import { castTensor } from "../tensor/convert.ts";
-import { isBlockType } from "../tensor/dtype.ts";
+import { isBlockType, isHalf } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { multiplierLeaf, parameterLeaf, sharedLeaf, tokensLeaf, traceLeaves } from "./leaves.ts";
 import { type Adapter, type PeftModel, takingPart } from "./peft-model.ts";
@@ -192,8 +192,7 @@ function roundedInput(
 ): Value {
   if (of.model.castInputDtype === false || x.dtype !== "f32") return x;
   const leaf = Object.values(of.adapter.sites.get(of.site.path)?.leaves ?? {})[0];
-  const half = leaf?.dtype === "f16" || leaf?.dtype === "bf16";
-  return half ? cast(cast(x, leaf.dtype as ValueType), "f32") : x;
+  return leaf && isHalf(leaf.dtype) ? cast(cast(x, leaf.dtype), "f32") : x;
 }
 
 function prefixOf(active: readonly Participant[]): Adaptation["prefix"] {

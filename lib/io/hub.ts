@@ -15,6 +15,7 @@ import {
 import { createHash } from "node:crypto";
 import { dirname, join, relative } from "node:path";
 import { FileError } from "../errors.ts";
+import { BOOLEAN, FUNCTION, type OptionRules, TEXT } from "../options.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { wrap } from "./byte-source.ts";
 import { exists } from "./locate.ts";
@@ -37,6 +38,16 @@ export interface HubOptions {
   /** Is told how far each file has come. */
   readonly onProgress?: (progress: DownloadProgress) => void;
 }
+
+/** What the options of the hub must be. */
+export const HUB_RULES: OptionRules<HubOptions> = {
+  revision: TEXT,
+  cacheDir: TEXT,
+  fetch: FUNCTION,
+  token: TEXT,
+  offline: BOOLEAN,
+  onProgress: FUNCTION,
+};
 
 /** How far the download of one file has come. */
 export interface DownloadProgress {

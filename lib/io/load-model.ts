@@ -12,7 +12,6 @@ import { parameterShapes } from "../model/site.ts";
 import {
   BOOLEAN,
   checkOptions,
-  FUNCTION,
   oneOf,
   type OptionRules,
   TEXT,
@@ -23,6 +22,7 @@ import { castTensor } from "../tensor/convert.ts";
 import { isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import { randomNormal } from "../tensor/random.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { HUB_RULES } from "./hub.ts";
 import { openCheckpoint, type OpenCheckpointOptions } from "./checkpoint.ts";
 import { setTokenizerSource } from "./model-tokenizer.ts";
 
@@ -61,12 +61,7 @@ const LOAD_OPTIONS: OptionRules<LoadModelOptions> = {
   file: TEXT,
   dequantize: BOOLEAN,
   dtype: oneOf(["f32", "f16", "bf16"]),
-  revision: TEXT,
-  cacheDir: TEXT,
-  fetch: FUNCTION,
-  token: TEXT,
-  offline: BOOLEAN,
-  onProgress: FUNCTION,
+  ...HUB_RULES,
 };
 
 /**

@@ -193,6 +193,8 @@ export interface PeftMethod<C extends PeftConfig = any> {
   frozenShared?(context: SharedContext<C>): Promise<Leaves>;
   /** Checkpoint keys of shared leaves that files hold, trained or fixed, by leaf; whole keys. */
   sharedKeys?(config: C): Readonly<Record<string, string>>;
+  /** Whole keys of what files may hold although the config says that it is made again. */
+  ignoredKeys?(config: C): readonly string[];
   /**
    * Whether a file's tensor can stand for a shared leaf although it has not the leaf's shape, such
    * as a projection that was made for larger layers.

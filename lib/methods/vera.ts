@@ -29,6 +29,8 @@ import type {
 import { createTorchRandom } from "./torch-random.ts";
 import { type VeraConfig, veraSchema } from "./vera-config.ts";
 
+const PROJECTION_KEYS = { vera_A: "base_model.vera_A", vera_B: "base_model.vera_B" };
+
 /** The method `VERA`. */
 export const vera: PeftMethod<VeraConfig> = {
   peftType: "VERA",
@@ -46,7 +48,8 @@ export const vera: PeftMethod<VeraConfig> = {
     Promise.resolve({ leaves: {}, frozen: projections(config, sites) }),
   frozenShared: ({ config, sites }) => Promise.resolve(projections(config, sites)),
   sharedKeys: ({ saveProjection }): Readonly<Record<string, string>> =>
-    saveProjection ? { vera_A: "base_model.vera_A", vera_B: "base_model.vera_B" } : {},
+    saveProjection ? PROJECTION_KEYS : {},
+  ignoredKeys: ({ saveProjection }) => saveProjection ? [] : Object.values(PROJECTION_KEYS),
   // A second adapter's file holds the projections of the first, which may be larger.
   fitsShared: (leaf, { expected: [rows, columns], found: [m, n] }) =>
     leaf === "vera_A" ? m === rows && n >= columns : m >= rows && n === columns,

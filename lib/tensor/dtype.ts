@@ -101,6 +101,11 @@ export function isFloating(dtype: DType): boolean {
   return /^(f|bf|q)/.test(dtype);
 }
 
+/** Whether elements are floating-point numbers of 16 bits that programs compute with. */
+export function isHalf(dtype: DType): dtype is "f16" | "bf16" {
+  return dtype === "f16" || dtype === "bf16";
+}
+
 /**
  * Elements per block: 32 or 256 for block types, 1 for scalar types (2 and 4 for the packed `f4`
  * and `f6`).

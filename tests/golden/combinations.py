@@ -8,6 +8,8 @@ what PEFT refuses) and `expected.safetensors` (`in.*`, `<set>.<adapter>` and `<c
 
 from __future__ import annotations
 
+from run_case import bases_beside  # first
+
 import json
 import math
 import shutil
@@ -23,7 +25,6 @@ from peft import PeftModel, get_peft_config, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
-HERE = Path(__file__).resolve().parent
 SHIFT = 0.15
 
 # fmt: off
@@ -169,15 +170,10 @@ REFUSED_SETS: dict[str, tuple[str, dict[str, dict]]] = {
 # fmt: on
 
 
-def base_folder(out: Path, kind: str) -> Path:
-    folder = out / "base" / kind
-    return folder if folder.exists() else HERE / "base" / kind
-
-
 def build(out: Path, of: tuple[str, dict[str, dict]], seed: int) -> PeftModel:
     """The adapters of a set on a fresh base, with seeded noise on everything they train."""
     kind, configs = of
-    base = load_base(base_folder(out, kind))
+    base = load_base(bases_beside(out) / "base" / kind)
     base.name_or_path = f"base/{kind}"
     torch.manual_seed(seed)
     model: PeftModel | None = None

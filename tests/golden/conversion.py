@@ -18,7 +18,7 @@ The bases are read from DIR/base, or from beside this file where DIR has none.
 
 from __future__ import annotations
 
-from run_case import shift_trainable, write_json  # first
+from run_case import bases_beside, logits_of, save_without_card, shift_trainable, write_json  # first
 
 import json
 import os
@@ -37,7 +37,6 @@ from safetensors.torch import load_file, save_file
 
 from bases import VOCAB, load_base
 
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -131,24 +130,13 @@ def make(case: Case, seed: int) -> PeftModel:
     return get_peft_model(load_base(f"base/{case.kind}"), config).eval()
 
 
-def save_adapter(model: PeftModel, folder: Path, **options) -> None:
-    """Without the model card, a template of 5 KB."""
-    model.save_pretrained(folder, **options)
-    (folder / "README.md").unlink()
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids).logits
-
-
 def run_conversion(case: Case, root: Path, seed: int) -> dict:
     folder = root / case.name
     model = make(case, seed)
     shift_trainable(model, seed + 1)
-    save_adapter(model, folder / "source")
+    save_without_card(model, folder / "source")
     ids = torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(seed + 2))
-    expected = {"input_ids": ids, "source": logits(model, ids)}
+    expected = {"input_ids": ids, "source": logits_of(model, ids)}
     results = []
     for index, rank in enumerate(case.ranks):
         config, state = convert_to_lora(model, rank)
@@ -156,7 +144,7 @@ def run_conversion(case: Case, root: Path, seed: int) -> dict:
         at.mkdir(parents=True)
         save_file({key: value.clone() for key, value in state.items()}, at / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(at)
-        expected[f"logits{index}"] = logits(PeftModel.from_pretrained(load_base(f"base/{case.kind}"), at).eval(), ids)
+        expected[f"logits{index}"] = logits_of(PeftModel.from_pretrained(load_base(f"base/{case.kind}"), at).eval(), ids)
         ranks = {key.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): len(value) for key, value in state.items() if key.endswith("lora_A.weight")}
         results.append({"rank": rank, "ranks": ranks, "config": json.loads((at / "adapter_config.json").read_text())})
         (at / "adapter_config.json").unlink()
@@ -171,13 +159,13 @@ def run_plain(case: Case, root: Path, seed: int) -> dict:
     model = make(case, seed)
     config = model.peft_config["default"]
     init, config.init_lora_weights = config.init_lora_weights, True
-    save_adapter(model, folder / "initial")  # marked as plain, as PEFT wants it
+    save_without_card(model, folder / "initial")  # marked as plain, as PEFT wants it
     config.init_lora_weights = init
     shift_trainable(model, seed + 1)
-    save_adapter(model, folder / "trained")
+    save_without_card(model, folder / "trained")
     ids = torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(seed + 2))
-    save_file({"input_ids": ids, "logits": logits(model, ids)}, folder / "expected.safetensors")
-    save_adapter(model, folder / "plain", path_initial_model_for_weight_conversion=str(folder / "initial"))
+    save_file({"input_ids": ids, "logits": logits_of(model, ids)}, folder / "expected.safetensors")
+    save_without_card(model, folder / "plain", path_initial_model_for_weight_conversion=str(folder / "initial"))
     return {"name": f"plain_{case.name}", "kind": case.kind, "config": case.config}
 
 
@@ -238,7 +226,7 @@ def write(out: Path, seed: int) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     before = Path.cwd()
-    os.chdir(out if (out / "base").exists() else HERE)
+    os.chdir(bases_beside(out))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -20,7 +20,7 @@ The bases are read from DIR/base, or from beside this file where DIR has none.
 
 from __future__ import annotations
 
-from run_case import shift_trainable, write_json  # first
+from run_case import bases_beside, logits_of, save_without_card, shift_trainable, write_json  # first
 
 import copy
 import dataclasses
@@ -52,7 +52,6 @@ from transformers.pytorch_utils import Conv1D
 
 from bases import VOCAB, load_base
 
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -97,23 +96,12 @@ def runner(model: torch.nn.Module, ids: list[torch.Tensor]):
     return run
 
 
-def save_adapter(model: PeftModel, folder: Path, **options) -> None:
-    """Without the model card, a template of 5 KB."""
-    model.save_pretrained(folder, **options)
-    (folder / "README.md").unlink()
-
-
-@torch.no_grad()
-def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids).logits
-
-
 def run_case(case: Case, root: Path, seed: int) -> dict:
     folder = root / case.name
     base, config = load_base(f"base/{case.kind}"), make_config(case)
     calibration = batches(seed)
     ids = torch.randint(VOCAB, (2, 7), generator=torch.Generator().manual_seed(seed + 2))
-    expected = {"input_ids": ids, "base.logits": logits(base, ids)}
+    expected = {"input_ids": ids, "base.logits": logits_of(base, ids)}
     expected |= {f"calibration.{i}": batch for i, batch in enumerate(calibration)}
     preprocess_corda(base, config, run_model=runner(base, calibration))
     modules = dict(target_modules(base, config))
@@ -125,15 +113,15 @@ def run_case(case: Case, root: Path, seed: int) -> dict:
     for name, module in modules.items():
         weight = module.weight.data
         expected[f"residual.{name}"] = (weight.T if isinstance(module, Conv1D) else weight).clone()
-    expected["initial.logits"] = logits(model, ids)
+    expected["initial.logits"] = logits_of(model, ids)
     live = model.peft_config["default"]
     live.init_lora_weights = True
-    save_adapter(model, folder / "initial")  # marked as plain, as PEFT wants it
+    save_without_card(model, folder / "initial")  # marked as plain, as PEFT wants it
     live.init_lora_weights = "corda"
     shift_trainable(model, seed + 1)
-    save_adapter(model, folder / "trained")
-    expected["logits"] = logits(model, ids)
-    save_adapter(model, folder / "plain", path_initial_model_for_weight_conversion=str(folder / "initial"))
+    save_without_card(model, folder / "trained")
+    expected["logits"] = logits_of(model, ids)
+    save_without_card(model, folder / "plain", path_initial_model_for_weight_conversion=str(folder / "initial"))
     save_file({key: value.contiguous() for key, value in expected.items()}, folder / "expected.safetensors")
     return {"name": case.name, "kind": case.kind, "config": case.config, "corda": case.corda, "modules": list(modules)}
 
@@ -224,7 +212,7 @@ def write(out: Path, seed: int) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     before = Path.cwd()
-    os.chdir(out if (out / "base").exists() else HERE)
+    os.chdir(bases_beside(out))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ arguments.
 
 from __future__ import annotations
 
-from run_case import write_json  # first
+from run_case import bases_beside, write_json  # first
 
 import random
 from pathlib import Path
@@ -23,7 +23,6 @@ from transformers.pytorch_utils import Conv1D
 
 from bases import load_base
 
-HERE = Path(__file__).resolve().parent
 KINDS = ["llama", "llama_tied", "qwen3", "llama_bf16", "gpt2"]
 
 
@@ -73,7 +72,7 @@ def cases(kind: str, model: torch.nn.Module, kappas: list[float], rng: random.Ra
 def write(out: Path, seed: int) -> None:
     """Writes kappa.json below `out`."""
     rng = random.Random(seed)
-    folder = out / "base" if (out / "base").is_dir() else HERE / "base"
+    folder = bases_beside(out) / "base"
     bases, calls = {}, []
     for kind in KINDS:
         plain = load_base(folder / kind)

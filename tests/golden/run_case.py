@@ -160,6 +160,22 @@ def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, path)
 
 
+def bases_beside(out: Path) -> Path:
+    """The folder that holds base/: `out`, or this one where `out` has none."""
+    return out if (out / "base").is_dir() else Path(__file__).resolve().parent
+
+
+def save_without_card(model: PeftModel, folder: Path, **options) -> None:
+    """Without the model card, a template of 5 KB."""
+    model.save_pretrained(folder, **options)
+    (folder / "README.md").unlink()
+
+
+@torch.no_grad()
+def logits_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids).logits
+
+
 def write_json(value: object, path: Path) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 

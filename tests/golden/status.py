@@ -15,11 +15,7 @@ DIR/base, or from beside this file where DIR has none; only their shapes count.
 
 from __future__ import annotations
 
-import os
-import sys
-
-os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
-sys.dont_write_bytecode = True
+from run_case import bases_beside  # first
 
 import contextlib
 import io
@@ -34,8 +30,6 @@ import torch
 from peft import PeftModel, get_peft_config, get_peft_model
 
 from bases import VOCAB, load_base
-
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -222,7 +216,7 @@ def write(out: Path, seed: int) -> None:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     cases, pending = table(rng)
-    bases = out / "base" if (out / "base").is_dir() else HERE / "base"
+    bases = bases_beside(out) / "base"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         index = {

@@ -21,6 +21,7 @@ import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, SIGNAL } from "../../options.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
+import { isHalf } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import {
   loadCalibration,
@@ -234,7 +235,7 @@ async function covariancesOf(
 /** The type that PEFT would compute in: that of the weights. */
 function precisionOf(base: ModelGraph, [site]: readonly Site[]): "f32" | "f16" | "bf16" {
   const dtype = site && parameterOf(base, `${site.path}.weight`).dtype;
-  return dtype === "f16" || dtype === "bf16" ? dtype : "f32";
+  return dtype && isHalf(dtype) ? dtype : "f32";
 }
 
 function checkCovariances(

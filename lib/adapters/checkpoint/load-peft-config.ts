@@ -9,11 +9,10 @@ import { downloadFromHub } from "../../io/hub.ts";
 import { readJsonFile } from "../../io/json.ts";
 import { locate } from "../../io/locate.ts";
 import type { PeftConfig } from "../../methods/config.ts";
-import type { MethodRegistry } from "../../methods/mod.ts";
+import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
 import { fromPeftJson } from "../../methods/peft-json.ts";
 import { checkOptions, type OptionRules } from "../../options.ts";
-import { LOAD_ADAPTER_OPTIONS } from "./load.ts";
-import { ADAPTER_FILES, type AdapterSource } from "./read-adapter.ts";
+import { ADAPTER_FILES, ADAPTER_SOURCE_RULES, type AdapterSource } from "./read-adapter.ts";
 
 /** How to find a config. */
 export interface LoadPeftConfigOptions extends AdapterSource {
@@ -21,19 +20,10 @@ export interface LoadPeftConfigOptions extends AdapterSource {
   readonly registry?: MethodRegistry;
 }
 
-const { subfolder, revision, cacheDir, fetch, token, offline, onProgress, registry } =
-  LOAD_ADAPTER_OPTIONS;
-
 /** What each option must be. */
 export const PEFT_CONFIG_OPTIONS: OptionRules<LoadPeftConfigOptions> = {
-  subfolder,
-  revision,
-  cacheDir,
-  fetch,
-  token,
-  offline,
-  onProgress,
-  registry,
+  ...ADAPTER_SOURCE_RULES,
+  registry: REGISTRY,
 };
 
 /**

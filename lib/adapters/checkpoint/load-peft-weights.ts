@@ -6,8 +6,7 @@
 import { checkOptions, type OptionRules } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type KeyMapping, mapKeys } from "./key-mapping.ts";
-import { LOAD_ADAPTER_OPTIONS } from "./load.ts";
-import { type AdapterSource, readAdapter } from "./read-adapter.ts";
+import { ADAPTER_SOURCE_RULES, type AdapterSource, readAdapter } from "./read-adapter.ts";
 
 /** How to find weights. */
 export interface LoadPeftWeightsOptions extends AdapterSource {
@@ -15,18 +14,9 @@ export interface LoadPeftWeightsOptions extends AdapterSource {
   readonly keyMapping?: KeyMapping;
 }
 
-const { subfolder, revision, cacheDir, fetch, token, offline, onProgress, keyMapping } =
-  LOAD_ADAPTER_OPTIONS;
-
 const OPTIONS: OptionRules<LoadPeftWeightsOptions> = {
-  subfolder,
-  revision,
-  cacheDir,
-  fetch,
-  token,
-  offline,
-  onProgress,
-  keyMapping,
+  ...ADAPTER_SOURCE_RULES,
+  keyMapping: null,
 };
 
 /**

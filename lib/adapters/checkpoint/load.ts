@@ -11,14 +11,19 @@ import type { PeftConfig } from "../../methods/config.ts";
 import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
 import { fromPeftJson } from "../../methods/peft-json.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
-import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show, TEXT } from "../../options.ts";
+import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show } from "../../options.ts";
 import type { TypedArray } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { hashBase, sameBase } from "../hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
 import { type KeyMapping, mapKeys, type RenamedKey } from "./key-mapping.ts";
 import { type AnyModel, type PeftModel, pristineBase } from "../peft-model.ts";
-import { type AdapterFiles, type AdapterParts, readAdapter } from "./read-adapter.ts";
+import {
+  ADAPTER_SOURCE_RULES,
+  type AdapterFiles,
+  type AdapterParts,
+  readAdapter,
+} from "./read-adapter.ts";
 import { BASE_DIGEST } from "./save.ts";
 import { type LoadReport, setAdapterStateDict } from "./state-dict.ts";
 
@@ -81,9 +86,9 @@ export interface LoadAdapterOptions extends HubOptions {
 
 /** What each option must be. */
 export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
+  ...ADAPTER_SOURCE_RULES,
   adapterName: null,
   isTrainable: BOOLEAN,
-  subfolder: TEXT,
   strict: BOOLEAN,
   allowOtherBase: BOOLEAN,
   keyMapping: null,
@@ -93,12 +98,6 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
   calibration: null,
   onReport: FUNCTION,
   registry: REGISTRY,
-  revision: TEXT,
-  cacheDir: TEXT,
-  fetch: FUNCTION,
-  token: TEXT,
-  offline: BOOLEAN,
-  onProgress: FUNCTION,
 };
 
 /**

@@ -5,11 +5,12 @@
  */
 import { join } from "node:path";
 import { FileError } from "../../errors.ts";
-import { downloadFromHub, type HubOptions } from "../../io/hub.ts";
+import { downloadFromHub, HUB_RULES, type HubOptions } from "../../io/hub.ts";
 import { readJsonFile } from "../../io/json.ts";
 import { exists, locate } from "../../io/locate.ts";
 import { openSafetensors } from "../../io/safetensors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
+import { type OptionRules, TEXT } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 
 /** Names of the files, as PEFT has them. */
@@ -34,6 +35,9 @@ export interface AdapterSource extends HubOptions {
   /** A folder inside the source, such as the name of an adapter that is not `default`. */
   readonly subfolder?: string;
 }
+
+/** What the options of {@link AdapterSource} must be. */
+export const ADAPTER_SOURCE_RULES: OptionRules<AdapterSource> = { subfolder: TEXT, ...HUB_RULES };
 
 /** An adapter as read from its files, and where they are. */
 export interface AdapterFiles extends AdapterParts {

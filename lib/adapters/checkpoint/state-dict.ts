@@ -7,7 +7,7 @@ import { CheckpointError, nearestNames, UnsupportedError } from "../../errors.ts
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, type OptionRule, type OptionRules } from "../../options.ts";
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
-import { isFloating } from "../../tensor/dtype.ts";
+import { isFloating, isHalf } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
 import { transposed } from "../lazy-leaves.ts";
@@ -133,9 +133,7 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
     case "base": {
       const stored = adapter.replacements?.get(target.name) ??
         parameterOf(pristineBase(model), target.name);
-      return isFloating(stored.dtype) && !["f16", "bf16"].includes(stored.dtype)
-        ? castTensor(stored, "f32")
-        : stored;
+      return isFloating(stored.dtype) && !isHalf(stored.dtype) ? castTensor(stored, "f32") : stored;
     }
   }
 }
@@ -200,6 +198,7 @@ function compare(
   const { tensors } = given;
   const required = adapterKeys(pristineBase(model), adapter, false);
   const known = new Map([...optionalKeys(pristineBase(model), adapter), ...required]);
+  const remade = new Set(adapter.method.ignoredKeys?.(adapter.config));
   const accepted = new Map<string, KeyTarget>();
   const unexpected: string[] = [], ignored: string[] = [];
   const shapeMismatch: LoadReport["shapeMismatch"][number][] = [];
@@ -207,7 +206,7 @@ function compare(
   for (const [key, { shape, dtype }] of tensors) {
     const target = known.get(key);
     if (!target) {
-      const idle = isCopy(key, required) || isFixed(key, adapter) || isRemainder(key, adapter);
+      const idle = isCopy(key, required) || remade.has(key) || isRemainder(key, adapter);
       (idle ? ignored : unexpected).push(key);
       continue;
     }
@@ -238,12 +237,6 @@ function compare(
 function isCopy(key: string, required: ReadonlyMap<string, KeyTarget>): boolean {
   const plain = key.replace(/\.(original_module|modules_to_save)\./, ".");
   return plain !== key && required.get(plain)?.kind === "parameter";
-}
-
-/** A key of a fixed leaf that the config says is made again instead of read. */
-function isFixed(key: string, { method, shared }: Adapter): boolean {
-  return Object.keys(shared.frozen).some((leaf) => key === `base_model.${leaf}`) &&
-    method.sharedKeys !== undefined;
 }
 
 function regeneratedLeaves(
@@ -313,10 +306,6 @@ async function onHost(stored: Tensor, keepType: boolean): Promise<Tensor> {
 /** The tensor as f32, read each time that it is needed. */
 function lazily(stored: Tensor): Tensor {
   return isFloating(stored.dtype) ? castTensor(stored, "f32") : stored;
-}
-
-function isHalf(dtype: Tensor["dtype"]): boolean {
-  return dtype === "f16" || dtype === "bf16";
 }
 
 async function withTensors(

@@ -150,11 +150,10 @@ export async function convertToLora(
     allowUnmatched: true,
   });
   const converted: Adapter = {
-    ...adapter,
-    method: made.method,
-    config: made.config,
-    shared: made.shared,
-    isMixedCompatible: made.isMixedCompatible,
+    ...made,
+    parameters: adapter.parameters,
+    tokens: adapter.tokens,
+    replacements: adapter.replacements,
     sites: new Map(
       [...sites].map(([path, factors]) => [path, leavesOf(base.sites.get(path)!, factors)]),
     ),

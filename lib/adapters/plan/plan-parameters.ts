@@ -8,7 +8,7 @@ import { TargetError } from "../../errors.ts";
 import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { inputEmbedding, modulesOf, parametersOf } from "./module-tree.ts";
-import { type PatternReport, patternReport } from "./plan-targets.ts";
+import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
 
 /** Which parameters are trained, and what stands in the way. */
 export interface ParameterPlan {
@@ -54,18 +54,7 @@ export function planParameters(
       taken: () => true,
       known: modules,
     });
-    const { nearest } = report;
-    if (named.length === 0) {
-      problems.push(
-        new TargetError(
-          "MODULES_TO_SAVE_NOT_FOUND",
-          `modulesToSave names ${JSON.stringify(pattern)}, which the base model does not have.${
-            nearest.length ? ` Nearest: ${nearest.join(", ")}.` : ""
-          }`,
-          { pattern, nearest },
-        ),
-      );
-    }
+    if (named.length === 0) problems.push(namesNothing("MODULES_TO_SAVE_NOT_FOUND", report));
     return report;
   });
   const both = [...adapted].find((path) => parameters.has(`${path}.weight`));

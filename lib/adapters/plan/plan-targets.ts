@@ -199,6 +199,18 @@ export function patternReport(
   };
 }
 
+/** The problem of an entry that names nothing. */
+export function namesNothing(code: string, report: PatternReport): TargetError {
+  const { field, pattern, nearest } = report;
+  return new TargetError(
+    code,
+    `${field} names ${JSON.stringify(pattern)}, which the base model does not have.${
+      nearest.length ? ` Nearest: ${nearest.join(", ")}.` : ""
+    }`,
+    { pattern, nearest },
+  );
+}
+
 /**
  * Last names and paths that look like a pattern, or, where it is a regular expression, like the
  * words in it.

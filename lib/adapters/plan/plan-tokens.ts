@@ -8,7 +8,7 @@ import type { TargetConfig } from "../../methods/config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { inputEmbedding, modulesOf, tiedToEmbedding } from "./module-tree.ts";
-import { type PatternReport, patternReport } from "./plan-targets.ts";
+import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
 
 /** Rows of one module. */
 export interface PlannedTokens {
@@ -71,20 +71,7 @@ export function planTokens(
       taken: () => true,
       known: modules,
     });
-    const { nearest } = report;
-    if (named.length === 0) {
-      problems.push(
-        new TargetError(
-          "TOKENS_NOT_FOUND",
-          `trainableTokenIndices names ${
-            JSON.stringify(pattern)
-          }, which the base model does not have.${
-            nearest.length ? ` Nearest: ${nearest.join(", ")}.` : ""
-          }`,
-          { pattern, nearest },
-        ),
-      );
-    }
+    if (named.length === 0) problems.push(namesNothing("TOKENS_NOT_FOUND", report));
     return report;
   });
   const source = tokens.get(embedding);
