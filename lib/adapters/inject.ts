@@ -237,7 +237,7 @@ function checkCalibration(
 }
 
 /** Copies in f32: one object for each parameter, as its identity tells which of them are tied. */
-function copiedParameters(base: ModelGraph, plan: AdapterPlan): ReadonlyMap<string, Tensor> {
+export function copiedParameters(base: ModelGraph, plan: AdapterPlan): ReadonlyMap<string, Tensor> {
   const copies = new Map<string, Tensor>();
   for (const owner of new Set(plan.parameters.values())) {
     copies.set(owner, { ...castTensor(parameterOf(base, owner), "f32") });

@@ -134,6 +134,23 @@ export async function weightOutIn(model: ModelGraph, site: Site): Promise<Float3
   return site.kind === "conv1d" ? transposeValues(values, stored.shape) : values;
 }
 
+/**
+ * All leaves of one site of an adapter, trained and fixed ones, with those that are tied to another
+ * site's as their transposes; `undefined` where the adapter does not adapt it.
+ */
+export function leavesAt(
+  sites: ReadonlyMap<string, SiteLeaves>,
+  path: string,
+): Leaves | undefined {
+  const entry = sites.get(path);
+  if (!entry) return undefined;
+  const tied = Object.entries(entry.tied ?? {}).map(([leaf, source]) => [
+    leaf,
+    transposed(sites.get(source.path)!.leaves[source.leaf]),
+  ]);
+  return { ...entry.frozen, ...entry.leaves, ...Object.fromEntries(tied) };
+}
+
 /** The transpose of a matrix, whose contents are read when its own are asked for. */
 export function transposed(matrix: Tensor): Tensor {
   const { shape } = matrix;

@@ -201,6 +201,8 @@ testOnDevices(`after any ${CALLS} calls the first model is what it was`, async (
     assertEquals(after.logits, before.logits);
     assertEquals(after.leaves, before.leaves);
   }
+  // One seed is too few for every kind of call to succeed.
+  if (seeds.length === 1) return;
   const never = Object.keys(SURFACE).filter((name) => !succeeded.has(name));
-  assertEquals(seeds.length > 1 ? never : [], [], "every call succeeded at least once");
+  assertEquals(never, [], "every call succeeded at least once");
 });

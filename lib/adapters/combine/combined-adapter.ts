@@ -9,12 +9,11 @@ import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
 import type { Leaves, PeftMethod, SiteLeaves } from "../../methods/method.ts";
 import type { MethodRegistry } from "../../methods/mod.ts";
 import { createTorchRandom, type TorchRandom } from "../../methods/torch-random.ts";
-import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
-import { toFloat32 } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { planOfParts } from "./combined-plan.ts";
-import { transposed } from "../lazy-leaves.ts";
+import { leavesAt, weightOutIn } from "../lazy-leaves.ts";
 import { lazyMap } from "../lazy-map.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import { adapterOf } from "../select.ts";
@@ -95,15 +94,7 @@ export function partOf(
     weight,
     multiplier: model.multipliers.get(name) ?? 1,
     sites: [...base.sites.values()].filter(({ path }) => sites.has(path)),
-    leavesAt(path) {
-      const entry = sites.get(path);
-      if (!entry?.tied) return entry && { ...entry.frozen, ...entry.leaves };
-      const tied = Object.entries(entry.tied).map(([leaf, source]) => [
-        leaf,
-        transposed(sites.get(source.path)!.leaves[source.leaf]),
-      ]);
-      return { ...entry.frozen, ...entry.leaves, ...Object.fromEntries(tied) };
-    },
+    leavesAt: (path) => leavesAt(sites, path),
   };
 }
 
@@ -168,10 +159,7 @@ function siteLeaves(
       parts,
       options,
       random: (await streams()).get(site.path)!.fork(),
-      weight: async () => {
-        const stored = parameterOf(base, `${site.path}.weight`);
-        return await toFloat32(site.kind === "conv1d" ? transposed(stored) : stored);
-      },
+      weight: () => weightOutIn(base, site),
     })
   );
   const sources = parts.flatMap((part) => Object.values(part.leavesAt(site.path) ?? {}));

@@ -8,10 +8,10 @@ import { unionOfPatterns } from "../../methods/combine-patterns.ts";
 import type { CombinePart, CombineRule } from "../../methods/combine.ts";
 import type { TargetConfig } from "../../methods/config.ts";
 import type { MethodRegistry } from "../../methods/mod.ts";
-import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
-import { castTensor } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { copiedParameters } from "../inject.ts";
 import { type Adapter, type PeftModel, pristineBase, type TokenRows } from "../peft-model.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "../plan/plan.ts";
 import { adapterOf } from "../select.ts";
@@ -233,10 +233,6 @@ function withPlanned(
   plan: AdapterPlan,
   parameters: ReadonlyMap<string, Tensor>,
 ): ReadonlyMap<string, Tensor> {
-  const copies = new Map<string, Tensor>();
-  return new Map([...plan.parameters].map(([name, owner]) => {
-    const copy = copies.get(owner) ?? { ...castTensor(parameterOf(base, owner), "f32") };
-    copies.set(owner, copy);
-    return [name, parameters.get(name) ?? copy];
-  }));
+  const copies = copiedParameters(base, plan);
+  return new Map([...copies].map(([name, copy]) => [name, parameters.get(name) ?? copy]));
 }

@@ -12,7 +12,7 @@ import type { Leaves, SiteLeaves } from "../../methods/method.ts";
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { gatheredRows, transposed } from "../lazy-leaves.ts";
+import { gatheredRows, leavesAt } from "../lazy-leaves.ts";
 import type { Adapter, TokenRows } from "../peft-model.ts";
 
 /** Whether the rank of an adapter can be changed. */
@@ -91,13 +91,13 @@ function refitted(
   const rule = to.method.refit!;
   return new Map([...to.sites].map(([path, resident]) => {
     const site = base.sites.get(path)!;
-    const given = from.sites.get(path);
+    const given = leavesAt(from.sites, path);
     const ties = Object.entries(resident.tied ?? {});
     checkTies(path, ties.map(([, { path }]) => path), from);
     const fitted = rule.refit({
       site,
       config: to.config,
-      from: given && { config: from.config, leaves: allLeaves(from, given) },
+      from: given && { config: from.config, leaves: given },
       tiedTo: ties.length ? base.sites.get(ties[0][1].path) : undefined,
       weight: () => toFloat32(parameterOf(base, `${path}.weight`)),
     });
@@ -105,15 +105,6 @@ function refitted(
       .map(([leaf, tensor]) => [leaf, castTensor(tensor, resident.leaves[leaf]?.dtype ?? "f32")]);
     return [path, { ...resident, leaves: Object.fromEntries(leaves), frozen: {} }];
   }));
-}
-
-/** The leaves of a site, trained, fixed and tied ones. */
-function allLeaves(adapter: Adapter, { leaves, frozen, tied = {} }: SiteLeaves): Leaves {
-  const others = Object.entries(tied).map(([leaf, source]) => [
-    leaf,
-    transposed(adapter.sites.get(source.path)!.leaves[source.leaf]),
-  ]);
-  return { ...frozen, ...leaves, ...Object.fromEntries(others) };
 }
 
 /** What is tied in the resident adapter has to be so, or absent, in the other. */
