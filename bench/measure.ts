@@ -4,8 +4,9 @@
  *
  * @module
  */
+import { createSizes } from "../kernels/sizes.ts";
 import { storageBytes } from "../kernels/wgsl.ts";
-import type { Kernel } from "../lib/ops/kernel-rule.ts";
+import type { Kernel } from "../kernels/kernel.ts";
 import { operationOf } from "../lib/ops/mod.ts";
 import { createGraph, type Graph, type Value } from "../lib/ops/value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
@@ -75,6 +76,7 @@ export async function measurePeak(gpu: Gpu): Promise<Peak> {
   output[id.x] = all.x + all.y + all.z + all.w;
 }
 `,
+      sizes: createSizes(),
       bindings: ["output"],
       workgroups: [invocations / 64, 1, 1],
     }],
@@ -95,6 +97,7 @@ export async function measurePeak(gpu: Gpu): Promise<Peak> {
   for (var i = first; i < first + 512u; i += 64u) { output[i] = input[i]; }
 }
 `,
+        sizes: createSizes(),
         bindings: [0, "output"],
         workgroups: [bytes / 16 / 512, 1, 1],
       }],

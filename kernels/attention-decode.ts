@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
 import {
   type AttentionProblem,
   HIDDEN,
@@ -15,7 +15,8 @@ import {
   isPositional,
   visibleFunction,
 } from "./attention-problem.ts";
-import { literal, opaqueZero, workgroupNumber } from "./wgsl.ts";
+import { createSizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** Keys per workgroup, and invocations. */
 const RUN = 64;
@@ -39,12 +40,17 @@ export function decodeAttention(problem: AttentionProblem): Kernel {
   const slices = Math.floor(RUN / fours);
   const each = (text: (r: number) => string, separator = "\n    ") =>
     Array.from({ length: rows }, (_, r) => text(r)).join(separator);
+  const sizes = createSizes();
+  const countQ = sizes.u32(queries), countK = sizes.u32(keys), factor = sizes.f32(scale);
+  const headsQ = sizes.u32(heads), headsK = sizes.u32(groups), share = sizes.u32(slices);
+  const byFours = sizes.divisor(fours, Math.max(RUN, rows * fours));
+  const byRuns = sizes.divisor(runs, count), byGroups = sizes.divisor(groups, batch * groups);
   const queryOf = (r: number) => Math.floor(r / ratio);
   const line = (r: number) =>
-    `((sequence * ${queries}u + ${queryOf(r)}u) * ${heads}u + keyHead * ${ratio}u + ${r % ratio}u)`;
+    `((sequence * ${countQ} + ${queryOf(r)}u) * ${headsQ} + keyHead * ${ratio}u + ${r % ratio}u)`;
   const hiddenRun = [
     ...(isPositional(problem) ? [`i32(first) > offset[0] + ${queries - 1}`] : []),
-    ...(window === null ? [] : [`i32(first) + ${RUN - 1} <= offset[0] - ${window}`]),
+    ...(window === null ? [] : [`i32(first) + ${RUN - 1} <= offset[0] - ${sizes.i32(window)}`]),
   ].join(" || ");
   const stats = batch * groups * runs * rows;
   return {
@@ -59,7 +65,7 @@ export function decodeAttention(problem: AttentionProblem): Kernel {
 @group(0) @binding(5) var<storage, read> offset: array<i32>;
 @group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
 @group(0) @binding(7) var<storage, read_write> parts: array<vec4<f32>>;
-${visibleFunction(problem)}
+${visibleFunction(problem, sizes)}
 var<workgroup> weights: array<f32, ${rows * RUN}>;
 var<workgroup> tops: array<f32, ${rows}>;
 var<workgroup> sums: array<vec4<f32>, ${rows * RUN}>;
@@ -67,10 +73,11 @@ var<workgroup> sums: array<vec4<f32>, ${rows * RUN}>;
 @compute @workgroup_size(${RUN})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = ${workgroupNumber("id")};
-  if (group >= ${count}u) { return; }
-  let first = (group % ${runs}u) * ${RUN}u;
-  let keyHead = (group / ${runs}u) % ${groups}u;
-  let sequence = group / ${runs * groups}u;
+  if (group >= ${sizes.u32(count)}) { return; }
+  let first = ${byRuns.remainder("group")} * ${RUN}u;
+  let stack = ${byRuns.quotient("group")};
+  let keyHead = ${byGroups.remainder("stack")};
+  let sequence = ${byGroups.quotient("stack")};
   ${
         hiddenRun &&
         `if (${hiddenRun}) {
@@ -78,21 +85,21 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     return;
   }`
       }
-  let count = min(${RUN}u, ${keys}u - first);
+  let count = min(${RUN}u, ${countK} - first);
   let key = first + thread;
-  let place = min(key, ${keys - 1}u);
-  let keyLine = ((sequence * ${keys}u + place) * ${groups}u + keyHead) * ${fours}u;
+  let place = min(key, ${countK} - 1u);
+  let keyLine = ((sequence * ${countK} + place) * ${headsK} + keyHead) * ${byFours.value};
   ${each((r) => `var score${r} = 0.0;`, "\n  ")}
-  for (var d = ${opaqueZero("thread", RUN)}; d < ${fours}u; d++) {
+  for (var d = 0u; d < ${byFours.value}; d++) {
     let part = k[keyLine + d];
-    ${each((r) => `score${r} += dot(q[${line(r)} * ${fours}u + d], part);`)}
+    ${each((r) => `score${r} += dot(q[${line(r)} * ${byFours.value} + d], part);`)}
   }
-  let factor = ${literal(scale, "f32")};
-  let segment = keySegments[sequence * ${keys}u + place];
+  let factor = ${factor};
+  let segment = keySegments[sequence * ${countK} + place];
   ${
         each(
           (r) =>
-            `let seen${r} = key < ${keys}u && visible(querySegments[sequence * ${queries}u + ${
+            `let seen${r} = key < ${countK} && visible(querySegments[sequence * ${countQ} + ${
               queryOf(r)
             }u], segment, offset[0] + ${queryOf(r)}, i32(key));
   weights[${r * RUN}u + thread] = select(${HIDDEN}, score${r} * factor, seen${r});`,
@@ -113,22 +120,22 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
           }u + thread] = select(0.0, exp(score${r} * factor - tops[${r}]), seen${r});`, "\n  ")
       }
   workgroupBarrier();
-  let slice = thread / ${fours}u;
-  let four = thread % ${fours}u;
+  let slice = ${byFours.quotient("thread")};
+  let four = ${byFours.remainder("thread")};
   ${each((r) => `var sum${r} = vec4<f32>();`, "\n  ")}
-  if (slice < ${slices}u) {
-    for (var i = slice; i < count; i += ${slices}u) {
-      let part = v[((sequence * ${keys}u + first + i) * ${groups}u + keyHead) * ${fours}u + four];
+  if (slice < ${share}) {
+    for (var i = slice; i < count; i += ${share}) {
+      let part = v[((sequence * ${countK} + first + i) * ${headsK} + keyHead) * ${byFours.value} + four];
       ${each((r) => `sum${r} += weights[${r * RUN}u + i] * part;`, "\n      ")}
     }
     ${each((r) => `sums[${r * RUN}u + thread] = sum${r};`)}
   }
   workgroupBarrier();
-  for (var unit = thread; unit < ${rows * fours}u; unit += ${RUN}u) {
-    let start = unit / ${fours}u * ${RUN}u + unit % ${fours}u;
+  for (var unit = thread; unit < ${rows}u * ${byFours.value}; unit += ${RUN}u) {
+    let start = ${byFours.quotient("unit")} * ${RUN}u + ${byFours.remainder("unit")};
     var all = sums[start];
-    for (var i = 1u; i < ${slices}u; i++) { all += sums[start + i * ${fours}u]; }
-    parts[group * ${rows * fours}u + unit] = all;
+    for (var i = 1u; i < ${share}; i++) { all += sums[start + i * ${byFours.value}]; }
+    parts[group * ${rows}u * ${byFours.value} + unit] = all;
   }
   if (thread < ${rows}u) {
     var total = 0.0;
@@ -137,6 +144,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
 }
 `,
+      sizes,
       bindings: [
         INPUTS.q,
         INPUTS.k,
@@ -156,6 +164,12 @@ function combine(problem: AttentionProblem, runs: number): Kernel["dispatches"][
   const { batch, queries, heads, groups, depth } = problem;
   const ratio = heads / groups, rows = queries * ratio, fours = depth / 4;
   const size = batch * queries * heads * fours;
+  const sizes = createSizes();
+  const byFours = sizes.divisor(fours, size);
+  const byHeads = sizes.divisor(heads, batch * queries * heads);
+  const byQueries = sizes.divisor(queries, batch * queries);
+  const byRatio = sizes.divisor(ratio, heads);
+  const each = sizes.u32(rows), count = sizes.u32(runs);
   return {
     source: `@group(0) @binding(0) var<storage, read> stats: array<vec2<f32>>;
 @group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>;
@@ -164,31 +178,33 @@ function combine(problem: AttentionProblem, runs: number): Kernel["dispatches"][
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${size}u) { return; }
-  let head = (i / ${fours}u) % ${heads}u;
-  let query = (i / ${fours * heads}u) % ${queries}u;
-  let sequence = i / ${fours * heads * queries}u;
-  let row = query * ${ratio}u + head % ${ratio}u;
-  let start = (sequence * ${groups}u + head / ${ratio}u) * ${runs}u;
+  if (i >= ${sizes.u32(size)}) { return; }
+  let line = ${byFours.quotient("i")};
+  let four = ${byFours.remainder("i")};
+  let head = ${byHeads.remainder("line")};
+  let place = ${byHeads.quotient("line")};
+  let query = ${byQueries.remainder("place")};
+  let sequence = ${byQueries.quotient("place")};
+  let row = query * ${byRatio.value} + ${byRatio.remainder("head")};
+  let start = (sequence * ${sizes.u32(groups)} + ${byRatio.quotient("head")}) * ${count};
   var top = ${HIDDEN};
-  for (var r = ${
-      opaqueZero("lane", 64)
-    }; r < ${runs}u; r++) { top = max(top, stats[(start + r) * ${rows}u + row].x); }
+  for (var r = 0u; r < ${count}; r++) { top = max(top, stats[(start + r) * ${each} + row].x); }
   var sum = vec4<f32>();
   var total = 0.0;
-  for (var r = ${opaqueZero("lane", 64)}; r < ${runs}u; r++) {
-    let at = (start + r) * ${rows}u + row;
+  for (var r = 0u; r < ${count}; r++) {
+    let at = (start + r) * ${each} + row;
     let stat = stats[at];
     // A run that saw nothing wrote no part.
     if (stat.y > 0.0) {
       let factor = exp(stat.x - top);
-      sum += factor * parts[at * ${fours}u + i % ${fours}u];
+      sum += factor * parts[at * ${byFours.value} + four];
       total += factor * stat.y;
     }
   }
   output[i] = select(vec4<f32>(), sum / total, total > 0.0);
 }
 `,
+    sizes,
     bindings: [{ temporary: 0 }, { temporary: 1 }, "output"],
     workgroups: foldWorkgroups(Math.ceil(size / 64)),
   };

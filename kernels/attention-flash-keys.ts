@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type KernelDispatch } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type KernelDispatch } from "./kernel.ts";
 import {
   type AttentionProblem,
   INPUTS,
@@ -24,7 +24,8 @@ import {
   WRITE_WEIGHTS,
 } from "./attention-tile.ts";
 import type { Binding } from "./operand.ts";
-import { literal, workgroupNumber } from "./wgsl.ts";
+import { createSizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** The gradient of keys or of values; the first temporary holds what `rowInfo` packs. */
 export function keyRows(problem: AttentionProblem, part: "gradK" | "gradV"): KernelDispatch {
@@ -33,10 +34,14 @@ export function keyRows(problem: AttentionProblem, part: "gradK" | "gradV"): Ker
   const tiles = Math.ceil(keys / TILE);
   const count = batch * groups * tiles;
   const ratio = heads / groups;
+  const sizes = createSizes();
+  const countQ = sizes.u32(queries), countK = sizes.u32(keys);
+  const headsQ = sizes.u32(heads), headsK = sizes.u32(groups), shared = sizes.u32(ratio);
+  const byTiles = sizes.divisor(tiles, count), byGroups = sizes.divisor(groups, batch * groups);
   const bindings: Binding[] = [];
   const declarations: string[] = [];
   for (const name of part === "gradK" ? ["q", "k", "g", "v"] as const : ["q", "k", "g"] as const) {
-    declarations.push(declareHeads(name, bindings.length, depth));
+    declarations.push(declareHeads(name, { binding: bindings.length, depth, sizes }));
     bindings.push(INPUTS[name]);
   }
   const last = bindings.length;
@@ -49,48 +54,49 @@ export function keyRows(problem: AttentionProblem, part: "gradK" | "gradV"): Ker
   bindings.push(INPUTS.keySegments, { temporary: 0 }, "output");
 
   const lineK = (row: string) =>
-    `(sequence * ${keys}u + min(first + ${row}, ${keys - 1}u)) * ${groups}u + keyHead`;
+    `(sequence * ${countK} + min(first + ${row}, ${countK} - 1u)) * ${headsK} + keyHead`;
   const lineQ = (column: string) =>
-    `(sequence * ${queries}u + min(start + ${column}, ${queries - 1}u)) * ${heads}u + head`;
-  const factor = literal(scale, "f32");
+    `(sequence * ${countQ} + min(start + ${column}, ${countQ} - 1u)) * ${headsQ} + head`;
+  const factor = sizes.f32(scale);
   const columns = I.map((c) => `let info${c} = info[${lineQ(`x * 4u + ${c}u`)}];`).join("\n    ");
   const weight = (i: number) =>
     `let w${i} = select(vec4<f32>(), exp(s${i} * ${factor} - logSum)${
       part === "gradK" ? ` * (p${i} - delta)` : ""
     }, vec4<bool>(${
       I.map((c) =>
-        `start + x * 4u + ${c}u < ${queries}u && visible(bitcast<i32>(info${c}.z), segment${i}, bitcast<i32>(info${c}.w), key${i})`
+        `start + x * 4u + ${c}u < ${countQ} && visible(bitcast<i32>(info${c}.z), segment${i}, bitcast<i32>(info${c}.w), key${i})`
       ).join(", ")
     }));`;
   // Query t sees key s where s − offset ≤ t < s − offset + window.
-  const offset = `bitcast<i32>(info[sequence * ${queries * heads}u].w)`;
+  const offset = `bitcast<i32>(info[sequence * ${countQ} * ${headsQ}].w)`;
   const from = isPositional(problem)
-    ? `u32(clamp(i32(first) - ${offset}, 0, ${queries})) / ${TILE}u * ${TILE}u`
+    ? `u32(clamp(i32(first) - ${offset}, 0, i32(${countQ}))) / ${TILE}u * ${TILE}u`
     : "0u";
   const to = window === null
-    ? `${queries}u`
-    : `u32(clamp(i32(first) + ${TILE - 1 + window} - ${offset}, 0, ${queries}))`;
+    ? countQ
+    : `u32(clamp(i32(first) + ${sizes.i32(TILE - 1 + window)} - ${offset}, 0, i32(${countQ})))`;
   return {
-    source: `${declarations.join("")}${visibleFunction(problem)}${TILES}
+    source: `${declarations.join("")}${visibleFunction(problem, sizes)}${TILES}
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = ${workgroupNumber("id")};
-  if (group >= ${count}u) { return; }
-  let first = (group % ${tiles}u) * ${TILE}u;
-  let keyHead = (group / ${tiles}u) % ${groups}u;
-  let sequence = group / ${tiles * groups}u;
+  if (group >= ${sizes.u32(count)}) { return; }
+  let first = ${byTiles.remainder("group")} * ${TILE}u;
+  let stack = ${byTiles.quotient("group")};
+  let keyHead = ${byGroups.remainder("stack")};
+  let sequence = ${byGroups.quotient("stack")};
   let x = thread % 8u;
   let y = thread / 8u;
   ${
       I.map((i) =>
         `let key${i} = i32(first + y * 4u + ${i}u);
-  let segment${i} = keySegments[sequence * ${keys}u + min(u32(key${i}), ${keys - 1}u)];`
+  let segment${i} = keySegments[sequence * ${countK} + min(u32(key${i}), ${countK} - 1u)];`
       ).join("\n  ")
     }
   let begin = ${from};
   let end = ${to};
   ${accumulators(chunks)}
-  for (var head = keyHead * ${ratio}u; head < keyHead * ${ratio}u + ${ratio}u; head++) {
+  for (var head = keyHead * ${shared}; head < keyHead * ${shared} + ${shared}; head++) {
   for (var start = begin; start < end; start += ${TILE}u) {
     var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
     ${product("s", { x: "k", y: "q", lineX: lineK, lineY: lineQ, chunks })}
@@ -113,8 +119,9 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
   }
   ${
-      storeRows((row) => `(sequence * ${keys}u + ${row}) * ${groups}u + keyHead`, {
-        rows: keys,
+      storeRows((row) => `(sequence * ${countK} + ${row}) * ${headsK} + keyHead`, {
+        rows: countK,
+        sizes,
         depth,
         chunks,
         factor: () => part === "gradK" ? factor : "1.0",
@@ -122,6 +129,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
 }
 `,
+    sizes,
     bindings,
     workgroups: foldWorkgroups(count),
   };

@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
 import {
   type AttentionPart,
   type AttentionProblem,
@@ -37,7 +37,8 @@ import {
   ZERO,
 } from "./attention-tile.ts";
 import type { Binding } from "./operand.ts";
-import { literal, workgroupNumber } from "./wgsl.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** One part of attention in tiles. */
 export function flashAttention(problem: AttentionProblem, part: AttentionPart): Kernel {
@@ -57,6 +58,8 @@ export function flashAttention(problem: AttentionProblem, part: AttentionPart): 
 /** Packs (logSum, delta, segment, place) of each query and head into a `vec4<u32>`. */
 function rowInfo({ batch, queries, heads }: AttentionProblem): KernelDispatch {
   const size = batch * queries * heads;
+  const sizes = createSizes();
+  const byHeads = sizes.divisor(heads, size), byQueries = sizes.divisor(queries, batch * queries);
   return {
     source: `
 @group(0) @binding(0) var<storage, read> segments: array<i32>;
@@ -68,28 +71,34 @@ function rowInfo({ batch, queries, heads }: AttentionProblem): KernelDispatch {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${size}u) { return; }
-  let query = i / ${heads}u;
+  if (i >= ${sizes.u32(size)}) { return; }
+  let query = ${byHeads.quotient("i")};
   info[i] = vec4<u32>(
     bitcast<u32>(logSum[i]),
     bitcast<u32>(delta[i]),
     bitcast<u32>(segments[query]),
-    bitcast<u32>(offset[0] + i32(query % ${queries}u)),
+    bitcast<u32>(offset[0] + i32(${byQueries.remainder("query")})),
   );
 }
 `,
+    sizes,
     bindings: [INPUTS.querySegments, INPUTS.offset, INPUTS.logSum, INPUTS.delta, { temporary: 0 }],
     workgroups: foldWorkgroups(Math.ceil(size / 64)),
   };
 }
 
 /** WGSL bounds `begin` and `end` of the keys that queries at places `low` to `high` may see, in whole tiles. */
-function keyRange(problem: AttentionProblem, low: string, high: string): string {
-  const { keys, window } = problem;
-  const to = isPositional(problem) ? `u32(clamp(${high} + 1, 0, ${keys}))` : `${keys}u`;
+function keyRange(
+  problem: AttentionProblem,
+  places: { readonly low: string; readonly high: string },
+  { keys, sizes }: { readonly keys: string; readonly sizes: Sizes },
+): string {
+  const { window } = problem;
+  const clamped = (place: string) => `u32(clamp(${place}, 0, i32(${keys})))`;
+  const to = isPositional(problem) ? clamped(`${places.high} + 1`) : keys;
   const from = window === null
     ? "0u"
-    : `u32(clamp(${low} - ${window - 1}, 0, ${keys})) / ${TILE}u * ${TILE}u`;
+    : `${clamped(`${places.low} - ${sizes.i32(window - 1)}`)} / ${TILE}u * ${TILE}u`;
   return `let begin = ${from};
   let end = ${to};`;
 }
@@ -101,11 +110,16 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
   const count = batch * heads * tiles;
   const ratio = heads / groups;
   const gradient = part === "gradQ";
+  const sizes = createSizes();
+  const countQ = sizes.u32(queries), countK = sizes.u32(keys);
+  const headsQ = sizes.u32(heads), headsK = sizes.u32(groups);
+  const byTiles = sizes.divisor(tiles, count), byHeads = sizes.divisor(heads, batch * heads);
+  const byRatio = sizes.divisor(ratio, heads);
   const inputs = part === "logSum" ? { ...LOG_SUM_INPUTS, v: -1 } : INPUTS;
   const bindings: Binding[] = [];
   const declarations: string[] = [];
   const bind = (name: string, what: Binding) => {
-    declarations.push(declareHeads(name, bindings.length, depth));
+    declarations.push(declareHeads(name, { binding: bindings.length, depth, sizes }));
     bindings.push(what);
   };
   const bindArray = (name: string, type: string, what: Binding, mode = "read") => {
@@ -128,16 +142,16 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
   const whole = part === "logSum" || depth % 4;
   bindArray("output", whole ? "f32" : "vec4<f32>", "output", "read_write");
 
-  const query = (row: string) => `min(first + ${row}, ${queries - 1}u)`;
-  const lineQ = (row: string) => `(sequence * ${queries}u + ${query(row)}) * ${heads}u + head`;
+  const query = (row: string) => `min(first + ${row}, ${countQ} - 1u)`;
+  const lineQ = (row: string) => `(sequence * ${countQ} + ${query(row)}) * ${headsQ} + head`;
   const lineK = (column: string) =>
-    `(sequence * ${keys}u + min(start + ${column}, ${keys - 1}u)) * ${groups}u + head / ${ratio}u`;
+    `(sequence * ${countK} + min(start + ${column}, ${countK} - 1u)) * ${headsK} + keyHead`;
   const rows = I.map((i) =>
     gradient
       ? `let info${i} = info[${lineQ(`y * 4u + ${i}u`)}];
   let segment${i} = bitcast<i32>(info${i}.z);
   let place${i} = bitcast<i32>(info${i}.w);`
-      : `let segment${i} = querySegments[sequence * ${queries}u + ${query(`y * 4u + ${i}u`)}];
+      : `let segment${i} = querySegments[sequence * ${countQ} + ${query(`y * 4u + ${i}u`)}];
   let place${i} = offset[0] + i32(${query(`y * 4u + ${i}u`)});`
   ).join("\n  ");
   const low = gradient ? `bitcast<i32>(info[${lineQ("0u")}].w)` : `offset[0] + i32(first)`;
@@ -147,13 +161,13 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
   // Which of the invocation's scores count, by columns.
   const seen = `let key = start + x * 4u;
     let keySegment = vec4<i32>(${
-    I.map((c) => `keySegments[sequence * ${keys}u + min(key + ${c}u, ${keys - 1}u)]`).join(", ")
+    I.map((c) => `keySegments[sequence * ${countK} + min(key + ${c}u, ${countK} - 1u)]`).join(", ")
   });
     ${
     I.map((i) =>
       `let seen${i} = vec4<bool>(${
         I.map((c) =>
-          `key + ${c}u < ${keys}u && visible(segment${i}, keySegment.${
+          `key + ${c}u < ${countK} && visible(segment${i}, keySegment.${
             "xyzw"[c]
           }, place${i}, i32(key + ${c}u))`
         ).join(", ")
@@ -164,7 +178,7 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
     `var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
     ${product("s", { x: "q", y: "k", lineX: lineQ, lineY: lineK, chunks })}
     ${seen}`;
-  const factor = literal(scale, "f32");
+  const factor = sizes.f32(scale);
   let body: string, end: string;
   if (gradient) {
     body = `${scores}
@@ -177,8 +191,9 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
     }
     ${WRITE_WEIGHTS}
     ${accumulate("k", { lineZ: lineK, chunks })}`;
-    end = storeRows((row) => `(sequence * ${queries}u + ${row}) * ${heads}u + head`, {
-      rows: queries,
+    end = storeRows((row) => `(sequence * ${countQ} + ${row}) * ${headsQ} + head`, {
+      rows: countQ,
+      sizes,
       depth,
       chunks,
       factor: () => factor,
@@ -226,7 +241,7 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
     let result = select(vec4<f32>(${NOTHING_SEEN}), largest + log(total), total > vec4<f32>());
     ${
         I.map((i) =>
-          `if (first + y * 4u + ${i}u < ${queries}u) { output[(sequence * ${queries}u + first + y * 4u + ${i}u) * ${heads}u + head] = result.${
+          `if (first + y * 4u + ${i}u < ${countQ}) { output[(sequence * ${countQ} + first + y * 4u + ${i}u) * ${headsQ} + head] = result.${
             "xyzw"[i]
           }; }`
         ).join("\n    ")
@@ -234,8 +249,9 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
   }`
       : `let inverse = select(vec4<f32>(), 1.0 / total, total > vec4<f32>());
   ${
-        storeRows((row) => `(sequence * ${queries}u + ${row}) * ${heads}u + head`, {
-          rows: queries,
+        storeRows((row) => `(sequence * ${countQ} + ${row}) * ${headsQ} + head`, {
+          rows: countQ,
+          sizes,
           depth,
           chunks,
           factor: (i) => `inverse.${"xyzw"[i]}`,
@@ -243,18 +259,20 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
       }`);
   }
   return {
-    source: `${declarations.join("")}${visibleFunction(problem)}${TILES}
+    source: `${declarations.join("")}${visibleFunction(problem, sizes)}${TILES}
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = ${workgroupNumber("id")};
-  if (group >= ${count}u) { return; }
-  let first = (group % ${tiles}u) * ${TILE}u;
-  let head = (group / ${tiles}u) % ${heads}u;
-  let sequence = group / ${tiles * heads}u;
+  if (group >= ${sizes.u32(count)}) { return; }
+  let first = ${byTiles.remainder("group")} * ${TILE}u;
+  let stack = ${byTiles.quotient("group")};
+  let head = ${byHeads.remainder("stack")};
+  let keyHead = ${byRatio.quotient("head")};
+  let sequence = ${byHeads.quotient("stack")};
   let x = thread % 8u;
   let y = thread / 8u;
   ${rows}
-  ${keyRange(problem, low, high)}
+  ${keyRange(problem, { low, high }, { keys: countK, sizes })}
   ${part === "logSum" ? "" : accumulators(chunks)}
   ${gradient ? "" : `var largest = vec4<f32>(${HIDDEN});\n  var total = vec4<f32>();`}
   for (var start = begin; start < end; start += ${TILE}u) {
@@ -263,6 +281,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   ${end}
 }
 `,
+    sizes,
     bindings,
     workgroups: foldWorkgroups(count),
   };

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Sizes } from "./sizes.ts";
+
 /** Sizes and mask of an attention; see lib/ops/attention.ts. */
 export interface AttentionProblem {
   /** Sequences (B). */
@@ -58,11 +60,11 @@ export function isPositional({ causal, window }: AttentionProblem): boolean {
 }
 
 /** WGSL function `visible(querySegment: i32, keySegment: i32, place: i32, key: i32) -> bool`. */
-export function visibleFunction(problem: AttentionProblem): string {
+export function visibleFunction(problem: AttentionProblem, sizes: Sizes): string {
   const { window } = problem;
   const tests = ["querySegment == keySegment", "querySegment != 0"];
   if (isPositional(problem)) tests.push("key <= place");
-  if (window !== null) tests.push(`key > place - ${window}`);
+  if (window !== null) tests.push(`key > place - ${sizes.i32(window)}`);
   return `fn visible(querySegment: i32, keySegment: i32, place: i32, key: i32) -> bool {
   return ${tests.join(" && ")};
 }

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
 import {
   type AttentionPart,
   type AttentionProblem,
@@ -19,9 +19,11 @@ import {
   NOTHING_SEEN,
   visibleFunction,
 } from "./attention-problem.ts";
+import { tilePlace } from "./matmul-problem.ts";
 import { packDispatch, registerDispatch } from "./matmul-register.ts";
 import type { Binding, Operand } from "./operand.ts";
-import { literal, opaqueZero, workgroupNumber } from "./wgsl.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** Most bytes of scores for which this form is meant: what WebGPU promises to bind. */
 const LARGEST_SCORES = 128 * 2 ** 20;
@@ -90,23 +92,23 @@ function tileSize({ batch, queries, keys, heads, depth }: AttentionProblem): num
   return 2 * batch * heads * queries * keys * depth >= 2 ** 26 ? 16 : 8;
 }
 
-function queryHeads({ queries, heads, depth }: AttentionProblem, input: number): Operand {
+function queryHeads({ batch, queries, heads, depth }: AttentionProblem, input: number): Operand {
   return {
     format: "f32",
     lines: queries,
     length: depth,
     bindings: [input],
-    heads: { count: heads, lines: queries },
+    heads: { count: heads, lines: queries, stacks: batch * heads },
   };
 }
 
-function keyHeads({ keys, groups, depth }: AttentionProblem, input: number): Operand {
+function keyHeads({ batch, keys, groups, depth }: AttentionProblem, input: number): Operand {
   return {
     format: "f32",
     lines: keys,
     length: depth,
     bindings: [input],
-    heads: { count: groups, lines: keys },
+    heads: { count: groups, lines: keys, stacks: batch * groups },
   };
 }
 
@@ -138,30 +140,44 @@ function scores(
   const tile = tileSize(problem);
   const [m, n] = keysContiguous ? [queries, up4(keys)] : [keys, up4(queries)];
   const queryBatch = [batch, groups, ratio], keyBatch = [batch, groups, 1];
-  const factor = literal(scale, "f32");
-  // The four elements of `epilogue4` differ in the contiguous side only.
-  const lineOf = (query: string) => `(sequence * ${queries}u + ${query}) * ${heads}u + head`;
-  const place = `
-  let column = index % ${n}u;
-  let row = (index / ${n}u) % ${m}u;
-  let head = (index / ${n * m}u) % ${heads}u;
-  let sequence = index / ${n * m * heads}u;`;
-  const query = (i: number) => keysContiguous ? "row" : `min(column + ${i}u, ${queries - 1}u)`;
-  const key = (i: number) => keysContiguous ? `min(column + ${i}u, ${keys - 1}u)` : "row";
-  const four = (text: (i: number) => string) => `vec4<f32>(${[0, 1, 2, 3].map(text).join(", ")})`;
-  const isVisible = (i: number) =>
-    `visible(querySegments[sequence * ${queries}u + ${
-      query(i)
-    }], keySegments[sequence * ${keys}u + ${key(i)}], offset[0] + i32(${query(i)}), i32(${
-      key(i)
-    }))`;
-  const seen = `vec4<bool>(${[0, 1, 2, 3].map(isVisible).join(", ")})`;
-  const bodies = {
-    score: `return select(vec4<f32>(${HIDDEN}), value * ${factor}, ${seen});`,
-    probability: `let logSums = ${four((i) => `logSum[${lineOf(query(i))}]`)};
-  return select(vec4<f32>(), exp(value * ${factor} - logSums), ${seen});`,
-    gradient: `let deltas = ${four((i) => `delta[${lineOf(query(i))}]`)};
-  return output[index / 4u] * (value - deltas) * ${factor};`,
+  /** WGSL of the epilogue, whose four elements differ in the contiguous side only. */
+  const epilogue = (sizes: Sizes) => {
+    const factor = sizes.f32(scale), countQ = sizes.u32(queries), countK = sizes.u32(keys);
+    const place = tilePlace(
+      "index",
+      { down: m, across: n, matrices: batch * heads },
+      sizes,
+    );
+    const byHeads = sizes.divisor(heads, batch * heads);
+    const query = (i: number) => keysContiguous ? "row" : `min(column + ${i}u, ${countQ} - 1u)`;
+    const key = (i: number) => keysContiguous ? `min(column + ${i}u, ${countK} - 1u)` : "row";
+    const four = (text: (i: number) => string) => `vec4<f32>(${[0, 1, 2, 3].map(text).join(", ")})`;
+    const lines = (name: string) =>
+      four((i) => `${name}[(sequence * ${countQ} + ${query(i)}) * ${byHeads.value} + head]`);
+    const isVisible = (i: number) =>
+      `visible(querySegments[sequence * ${countQ} + ${
+        query(i)
+      }], keySegments[sequence * ${countK} + ${key(i)}], offset[0] + i32(${query(i)}), i32(${
+        key(i)
+      }))`;
+    const seen = `vec4<bool>(${[0, 1, 2, 3].map(isVisible).join(", ")})`;
+    const bodies = {
+      score: `return select(vec4<f32>(${HIDDEN}), value * ${factor}, ${seen});`,
+      probability: `return select(vec4<f32>(), exp(value * ${factor} - ${
+        lines("logSum")
+      }), ${seen});`,
+      gradient: `return output[index / 4u] * (value - ${lines("delta")}) * ${factor};`,
+    };
+    return `${form === "gradient" ? "" : visibleFunction(problem, sizes)}
+fn epilogue4(value: vec4<f32>, index: u32) -> vec4<f32> {
+  let column = ${place.column};
+  let row = ${place.row};
+  let stack = ${place.matrix};
+  let head = ${byHeads.remainder("stack")};
+  let sequence = ${byHeads.quotient("stack")};
+  ${bodies[form]}
+}
+`;
   };
   const buffers: [string, string, Binding][] = [];
   if (form !== "gradient") {
@@ -194,27 +210,28 @@ function scores(
     columns: tile,
     output: SCORES,
     limit: isPositional(problem)
-      ? `if (i32(${firstKey}) > offset[0] + i32(${lastQuery})) { steps = 0u; }`
+      ? () => `if (i32(${firstKey}) > offset[0] + i32(${lastQuery})) { steps = 0u; }`
       : undefined,
     epilogue: {
-      declare: (binding) =>
+      declare: (binding, sizes) =>
         buffers.map(([name, type], i) =>
           `@group(0) @binding(${binding + i}) var<storage, read> ${name}: array<${type}>;\n`
-        ).join("") + (form === "gradient" ? "" : visibleFunction(problem)) +
-        `fn epilogue4(value: vec4<f32>, index: u32) -> vec4<f32> {${place}
-  ${bodies[form]}
-}
-`,
+        ).join("") + epilogue(sizes),
       bindings: buffers.map(([, , what]) => what),
     },
   });
 }
 
-/** WGSL: how many keys, at most, the queries of the tile of `size` that holds `query` see. */
-function keysSeen(problem: AttentionProblem, query: string, size: number): string {
+/** WGSL: how many keys, at most, the queries of the tile that holds `query` see. */
+function keysSeen(
+  problem: AttentionProblem,
+  query: string,
+  { tile, sizes }: { readonly tile: number; readonly sizes: Sizes },
+): string {
+  const keys = sizes.i32(problem.keys);
   return isPositional(problem)
-    ? `u32(clamp(offset[0] + i32(${query} / ${size}u * ${size}u + ${size}u), 0, ${problem.keys}))`
-    : `${problem.keys}u`;
+    ? `u32(clamp(offset[0] + i32(${query} / ${tile}u * ${tile}u + ${tile}u), 0, ${keys}))`
+    : `u32(${keys})`;
 }
 
 /** Start of a dispatch with one invocation per four queries of a head: largest score and sum over the keys. */
@@ -224,13 +241,16 @@ function reduceScores(
     readonly mode: "read" | "read_write";
     readonly offset: number;
     readonly declare?: string;
-    readonly end: string;
+    /** WGSL of the end, from that of the distance between scores of one query. */
+    readonly end: (pitch: string, sizes: Sizes) => string;
     readonly bindings: readonly Binding[];
   },
 ): KernelDispatch {
   const { batch, queries, keys, heads } = problem;
   const fours = up4(queries) / 4;
   const count = batch * heads * fours;
+  const sizes = createSizes();
+  const byFours = sizes.divisor(fours, count);
   const positional = isPositional(problem);
   return {
     source: `@group(0) @binding(0) var<storage, ${options.mode}> scores: array<vec4<f32>>;
@@ -239,55 +259,59 @@ ${options.declare ?? ""}
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let i = ${workgroupNumber("id")} * 8u + lane;
-  if (i >= ${count}u) { return; }
-  let four = i % ${fours}u;
-  let stack = i / ${fours}u;
-  let start = stack * ${keys * fours}u + four;
-  let end = ${keysSeen(problem, "(four * 4u)", tileSize(problem))};
+  if (i >= ${sizes.u32(count)}) { return; }
+  let four = ${byFours.remainder("i")};
+  let stack = ${byFours.quotient("i")};
+  let start = stack * ${sizes.u32(keys)} * ${byFours.value} + four;
+  let end = ${keysSeen(problem, "(four * 4u)", { tile: tileSize(problem), sizes })};
   var largest = vec4<f32>(${HIDDEN});
   var total = vec4<f32>();
-  for (var s = ${opaqueZero("lane", 8)}; s < end; s++) {
-    let score = scores[start + s * ${fours}u];
+  for (var s = 0u; s < end; s++) {
+    let score = scores[start + s * ${byFours.value}];
     let top = max(largest, score);
     total = total * exp(largest - top) + exp(score - top);
     largest = top;
   }
-  ${options.end}
+  ${options.end(byFours.value, sizes)}
 }
 `,
+    sizes,
     bindings: [SCORES, ...(positional ? [options.offset] : []), ...options.bindings],
     workgroups: foldWorkgroups(Math.ceil(count / 8)),
   };
 }
 
 function softmaxOfScores(problem: AttentionProblem): KernelDispatch {
-  const fours = up4(problem.queries) / 4;
   return reduceScores(problem, {
     mode: "read_write",
     offset: INPUTS.offset,
     bindings: [],
     // Where a row sees no key, its largest score is what hidden keys count as.
-    end: `let inverse = select(vec4<f32>(), 1.0 / total, largest > vec4<f32>(${HIDDEN}));
-  for (var s = ${opaqueZero("lane", 8)}; s < end; s++) {
-    let at = start + s * ${fours}u;
+    end: (pitch) =>
+      `let inverse = select(vec4<f32>(), 1.0 / total, largest > vec4<f32>(${HIDDEN}));
+  for (var s = 0u; s < end; s++) {
+    let at = start + s * ${pitch};
     scores[at] = exp(scores[at] - largest) * inverse;
   }`,
   });
 }
 
 function logSumOfScores(problem: AttentionProblem): KernelDispatch {
-  const { queries, heads } = problem;
+  const { batch, queries, heads } = problem;
   const binding = isPositional(problem) ? 2 : 1;
   return reduceScores(problem, {
     mode: "read",
     offset: LOG_SUM_INPUTS.offset,
     declare: `@group(0) @binding(${binding}) var<storage, read_write> output: array<f32>;`,
     bindings: ["output"],
-    end:
-      `let result = select(vec4<f32>(${NOTHING_SEEN}), largest + log(total), largest > vec4<f32>(${HIDDEN}));
-  for (var n = 0u; n < min(4u, ${queries}u - four * 4u); n++) {
-    output[(stack / ${heads}u * ${queries}u + four * 4u + n) * ${heads}u + stack % ${heads}u] = result[n];
-  }`,
+    end: (_pitch, sizes) => {
+      const count = sizes.u32(queries), byHeads = sizes.divisor(heads, batch * heads);
+      const line = `${byHeads.quotient("stack")} * ${count} + four * 4u + n`;
+      return `let result = select(vec4<f32>(${NOTHING_SEEN}), largest + log(total), largest > vec4<f32>(${HIDDEN}));
+  for (var n = 0u; n < min(4u, ${count} - four * 4u); n++) {
+    output[(${line}) * ${byHeads.value} + ${byHeads.remainder("stack")}] = result[n];
+  }`;
+    },
   });
 }
 
@@ -320,7 +344,9 @@ function overKeys(problem: AttentionProblem, input: number): KernelDispatch {
     rows: tile,
     columns,
     heads,
-    limit: positional ? `steps = ${keysSeen(problem, "row", tile)};` : undefined,
+    limit: positional
+      ? (sizes) => `steps = ${keysSeen(problem, "row", { tile, sizes })};`
+      : undefined,
     epilogue: {
       declare: (binding) =>
         (positional

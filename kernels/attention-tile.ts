@@ -4,6 +4,7 @@
  *
  * @module
  */
+import type { Sizes } from "./sizes.ts";
 import { opaqueZero } from "./wgsl.ts";
 
 /** Rows and columns of a tile, and elements of a head per step. */
@@ -21,25 +22,26 @@ export const ZERO = opaqueZero("thread", THREADS);
 export const I = [0, 1, 2, 3] as const;
 
 /** Declares a [.., heads, D] input and `NAMEAt(line, at)`, which gives four elements, zeros past D. `line` counts heads of rows. */
-export function declareHeads(name: string, binding: number, depth: number): string {
-  const fours = Math.ceil(depth / 4);
+export function declareHeads(
+  name: string,
+  options: { readonly binding: number; readonly depth: number; readonly sizes: Sizes },
+): string {
+  const { binding, depth, sizes } = options;
   if (depth % 4 === 0) {
+    const fours = sizes.u32(depth / 4);
     return `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<vec4<f32>>;
 fn ${name}At(line: u32, at: u32) -> vec4<f32> {
   ${
-      fours % 8
-        ? `return select(vec4<f32>(), ${name}Data[line * ${fours}u + min(at, ${
-          fours - 1
-        }u)], at < ${fours}u);`
-        : `return ${name}Data[line * ${fours}u + at];`
+      depth % TILE
+        ? `return select(vec4<f32>(), ${name}Data[line * ${fours} + min(at, ${fours} - 1u)], at < ${fours});`
+        : `return ${name}Data[line * ${fours} + at];`
     }
 }
 `;
   }
+  const width = sizes.u32(depth);
   const element = (i: number) =>
-    `select(0.0, ${name}Data[line * ${depth}u + min(at * 4u + ${i}u, ${
-      depth - 1
-    }u)], at * 4u + ${i}u < ${depth}u)`;
+    `select(0.0, ${name}Data[line * ${width} + min(at * 4u + ${i}u, ${width} - 1u)], at * 4u + ${i}u < ${width})`;
   return `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<f32>;
 fn ${name}At(line: u32, at: u32) -> vec4<f32> {
   return vec4<f32>(${I.map(element).join(", ")});
@@ -62,30 +64,26 @@ export function product(
   },
 ): string {
   const { x, y, lineX, lineY, chunks } = sides;
-  const transpose = (tile: string) =>
-    ["x", "y", "z", "w"].map((c, i) =>
-      `${tile}[(step * 4u + ${i}u) * ${STRIDE}u + four] = vec4<f32>(v0.${c}, v1.${c}, v2.${c}, v3.${c});`
-    ).join("\n      ");
+  // Rows lie so that the first, second … of neighbouring fours of rows are neighbours, as they are read together.
   return `for (var chunk = 0u; chunk < ${chunks}u; chunk++) {
-      let step = thread % 8u;
-      let four = thread / 8u;
-      let at = chunk * 8u + step;
-      {
-      ${I.map((i) => `let v${i} = ${x}At(${lineX(`four * 4u + ${i}u`)}, at);`).join("\n      ")}
-      ${transpose("tileX")}
-      }
-      {
-      ${I.map((i) => `let v${i} = ${y}At(${lineY(`four * 4u + ${i}u`)}, at);`).join("\n      ")}
-      ${transpose("tileY")}
+      for (var unit = thread; unit < ${TILE * 8}u; unit += ${THREADS}u) {
+        let line = unit / 8u;
+        let four = unit % 8u;
+        let slot = (line % 4u * 8u + line / 4u) * ${STRIDE}u + four;
+        tileX[slot] = ${x}At(${lineX("line")}, chunk * 8u + four);
+        tileY[slot] = ${y}At(${lineY("line")}, chunk * 8u + four);
       }
       workgroupBarrier();
-      for (var d = ${ZERO}; d < ${TILE}u; d += ${UNROLL}u) {
+      for (var four = ${ZERO}; four < 8u; four++) {
         ${
-    unrolled((u) =>
-      `let a = tileX[(d + ${u}u) * ${STRIDE}u + y];
-        let b = tileY[(d + ${u}u) * ${STRIDE}u + x];
-        ${I.map((i) => `${into}${i} += a.${"xyzw"[i]} * b;`).join(" ")}`
-    )
+    I.map((i) => `let a${i} = tileX[(${i * 8}u + y) * ${STRIDE}u + four];`).join("\n        ")
+  }
+        ${
+    I.map((i) => `let b${i} = tileY[(${i * 8}u + x) * ${STRIDE}u + four];`).join("\n        ")
+  }
+        ${
+    I.map((i) => `${into}${i} += vec4<f32>(${I.map((c) => `dot(a${i}, b${c})`).join(", ")});`)
+      .join("\n        ")
   }
       }
       workgroupBarrier();
@@ -124,30 +122,32 @@ export function accumulate(
 export function storeRows(
   line: (row: string) => string,
   options: {
-    readonly rows: number;
+    /** WGSL of the number of rows. */
+    readonly rows: string;
     readonly depth: number;
     readonly chunks: number;
     readonly factor: (i: number) => string;
+    readonly sizes: Sizes;
   },
 ): string {
-  const { rows, depth, chunks, factor } = options;
-  const fours = Math.ceil(depth / 4);
+  const { rows, depth, chunks, factor, sizes } = options;
+  const width = sizes.u32(depth % 4 ? depth : depth / 4);
   return I.map((i) => {
     const row = `first + y * 4u + ${i}u`;
     const parts = Array.from({ length: chunks }, (_, c) => {
       const at = `${c * 8}u + x`;
       const value = `acc${i}x${c} * ${factor(i)}`;
       return depth % 4 === 0
-        ? `if (${at} < ${fours}u) { output[line * ${fours}u + ${at}] = ${value}; }`
+        ? `if (${at} < ${width}) { output[line * ${width} + ${at}] = ${value}; }`
         : `{ let value = ${value}; ${
           I.map((e) =>
-            `if ((${at}) * 4u + ${e}u < ${depth}u) { output[line * ${depth}u + (${at}) * 4u + ${e}u] = value.${
+            `if ((${at}) * 4u + ${e}u < ${width}) { output[line * ${width} + (${at}) * 4u + ${e}u] = value.${
               "xyzw"[e]
             }; }`
           ).join(" ")
         } }`;
     });
-    return `if (${row} < ${rows}u) {
+    return `if (${row} < ${rows}) {
     let line = ${line(row)};
     ${parts.join("\n    ")}
   }`;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Kernel, KernelFeatures } from "../lib/ops/kernel-rule.ts";
+import type { Kernel, KernelFeatures } from "./kernel.ts";
 import { decodeAttention, isDecodeProblem } from "./attention-decode.ts";
 import { flashAttention } from "./attention-flash.ts";
 import type { AttentionPart, AttentionProblem } from "./attention-problem.ts";

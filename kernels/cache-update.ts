@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
 import type { ValueType } from "../lib/ops/value.ts";
+import { createSizes } from "./sizes.ts";
 import { STORAGE, workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of an update of [B, S, W] by [B, T, W]. */
@@ -30,20 +31,23 @@ export function cacheUpdateKernel(size: CacheUpdateSize, dtype: ValueType): Kern
   const item = vector ? `vec4<${word}>` : word;
   const count = batch * rows * (whole ? per : length);
   const bits = 32 / perWord;
-  const place = (width: number) =>
-    `(i / ${
-      rows * width
-    }u * ${capacity}u + first + i / ${width}u % ${rows}u) * ${width}u + i % ${width}u`;
+  const sizes = createSizes();
+  const width = whole ? per : length;
+  const byWidth = sizes.divisor(width, count), byRows = sizes.divisor(rows, batch * rows);
+  const line = byWidth.quotient("i");
+  const place = `(${byRows.quotient(line)} * ${sizes.u32(capacity)} + first + ${
+    byRows.remainder(line)
+  }) * ${byWidth.value} + ${byWidth.remainder("i")}`;
   // Rows that share words with their neighbours are written by one invocation, one element after the other.
   const threads = whole ? 64 : 1;
   const mask = 2 ** bits - 1;
   const body = whole
     ? `let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${count}u) { return; }
-  output[${place(per)}] = rows[i];`
-    : `for (var i = 0u; i < ${count}u; i++) {
+  if (i >= ${sizes.u32(count)}) { return; }
+  output[${place}] = rows[i];`
+    : `for (var i = 0u; i < ${sizes.u32(count)}; i++) {
     let element = (rows[i / ${perWord}u] >> (${bits}u * (i % ${perWord}u))) & ${mask}u;
-    let at = ${place(length)};
+    let at = ${place};
     let shift = ${bits}u * (at % ${perWord}u);
     output[at / ${perWord}u] = (output[at / ${perWord}u] & ~(${mask}u << shift)) | (element << shift);
   }`;
@@ -56,10 +60,11 @@ export function cacheUpdateKernel(size: CacheUpdateSize, dtype: ValueType): Kern
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let first = u32(clamp(offset[0], 0, ${capacity - rows}));
+  let first = u32(clamp(offset[0], 0, ${sizes.i32(capacity - rows)}));
   ${body}
 }
 `,
+      sizes,
       bindings: [1, 2, "output"],
       workgroups: whole ? foldWorkgroups(Math.ceil(count / 64)) : [1, 1, 1],
     }],

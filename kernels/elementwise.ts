@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { foldWorkgroups } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups } from "./kernel.ts";
 import type { Value } from "../lib/ops/value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import {
@@ -14,6 +14,7 @@ import {
   storeType,
   writeExpression,
 } from "./expression.ts";
+import { createSizes } from "./sizes.ts";
 import { workgroupNumber } from "./wgsl.ts";
 
 /** What to compute. */
@@ -37,8 +38,16 @@ export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
   const size = options.workgroupSize ?? 64;
   // A loop saves on the start of invocations, but only where enough of them are left to fill a GPU.
   const quads = options.quads ?? (total >= size * 4 * 1024 ? 4 : 1);
+  const sizes = createSizes();
   const written = new Set(inPlace.values());
-  const expression = writeExpression({ roots, leaf, name: "result", firstBinding: 0, written });
+  const expression = writeExpression({
+    roots,
+    sizes,
+    leaf,
+    name: "result",
+    firstBinding: 0,
+    written,
+  });
   const bindings: FusedDispatch["bindings"][number][] = [...expression.leaves];
   const declarations: string[] = [], stores: string[] = [];
   roots.forEach((root, i) => {
@@ -56,26 +65,21 @@ export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
     }
     stores.push(`${variable}[q] = ${packQuad(root.dtype, roots.length === 1 ? "r" : `r.r${i}`)};`);
   });
-  const body = ["let r = result4(q * 4u);", ...stores];
-  const first = `${workgroupNumber("group")} * ${size * quads}u + local`;
-  const main = quads === 1 ? [`let q = ${first};`, `if (q < ${total}u) {`, ...body, "}"] : [
-    `let first = ${first};`,
-    `for (var k = 0u; k < ${quads}u; k++) {`,
-    `let q = first + k * ${size}u;`,
-    `if (q < ${total}u) {`,
-    ...body,
-    "}",
-    "}",
-  ];
   return {
     source: joinSource([
       expression.source,
       ...declarations,
       `@compute @workgroup_size(${size})`,
       "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {",
-      ...main,
+      `let first = ${workgroupNumber("group")} * ${sizes.u32(size * quads)} + local;`,
+      `let end = min(first + ${sizes.u32(size * quads)}, ${sizes.u32(total)});`,
+      `for (var q = first; q < end; q += ${size}u) {`,
+      "let r = result4(q * 4u);",
+      ...stores,
+      "}",
       "}",
     ], expression.functions),
+    sizes,
     bindings,
     workgroups: foldWorkgroups(Math.ceil(total / (size * quads))),
   };

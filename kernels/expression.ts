@@ -10,12 +10,12 @@ import {
   identityMap,
   type IndexMap,
   isIdentity,
-  mapExpression,
 } from "../lib/ops/index-map.ts";
 import { operationOf } from "../lib/ops/mod.ts";
 import type { Value, ValueType } from "../lib/ops/value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { joinFunctions } from "./scalar-functions.ts";
+import type { Sizes } from "./sizes.ts";
 import { BF16_FUNCTION, literal, LITERAL_FUNCTIONS, STORAGE, unpack } from "./wgsl.ts";
 
 /** A buffer, or a range of one, that an expression reads. */
@@ -30,6 +30,8 @@ export interface Leaf {
 export interface FusedDispatch {
   /** WGSL with entry point `main`. */
   readonly source: string;
+  /** The numbers that the source names. */
+  readonly sizes: Sizes;
   /** What is bound: leaves, the group's outputs by number, or temporaries. */
   readonly bindings:
     readonly (Leaf | { readonly output: number } | { readonly temporary: number })[];
@@ -41,6 +43,8 @@ export interface FusedDispatch {
 export interface ExpressionOptions {
   /** The values to compute; all have the same number of elements. */
   readonly roots: readonly Value[];
+  /** The numbers of the kernel that the functions are part of. */
+  readonly sizes: Sizes;
   /** Gives the buffer in which a value lies, or null where the value is part of the expression. */
   readonly leaf: (value: Value) => Leaf | null;
   /** A value that the caller passes as the argument `value`. */
@@ -89,8 +93,9 @@ function laneAccess(map: IndexMap): LaneAccess {
 interface Position {
   /** Flat index in the value, as WGSL text. */
   readonly index: string;
-  /** The same as a map from the index of the result, where it is one. */
+  /** The same as a map from the index of the result, where it is one, and as WGSL text from that of any element. */
   readonly map: IndexMap | null;
+  readonly from: (index: string) => string;
   /** Equal for all elements of a quad. */
   readonly uniform: boolean;
 }
@@ -112,12 +117,12 @@ interface LeafUse {
 
 /** Writes the functions that compute some values from the buffers they depend on. */
 export function writeExpression(options: ExpressionOptions): WrittenExpression {
-  const { roots, name, parameter } = options;
+  const { roots, name, parameter, sizes } = options;
   const uses = new Map<string, LeafUse>();
   const functions = new Set<string>();
   const code: Record<Stage, string[]> = { quad: [], lane: [] };
   const emitted = new Map<string, Emitted>();
-  const indices = new Map<string, string>();
+  const positions = new Map<string, Position>();
   /** Parameters of the element function: name → type, and what to pass in the scalar and the vector form. */
   const parameters = new Map<
     string,
@@ -129,6 +134,7 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
   const start: Position = {
     index: "index",
     map: identityMap(sizeOf(roots[0].shape)),
+    from: (index) => index,
     // An argument differs from element to element, and so does what is made of it.
     uniform: sizeOf(roots[0].shape) === 1 && !parameter,
   };
@@ -152,18 +158,20 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
     if (isIdentity(map)) return at;
     // A constant index is one wherever it is used.
     const composed = map.factors.length === 0 ? map : at.map && composeMaps(at.map, map);
-    const text = composed ? mapExpression(composed, "index") : mapExpression(map, at.index);
     const uniform = composed ? laneAccess(composed) === "uniform" : at.uniform;
     if (composed && composed.factors.length && isIdentity(composed)) return start;
-    const stage: Stage = uniform ? "quad" : "lane";
-    let index = indices.get(`${stage} ${text}`);
-    if (!index) {
+    const base = composed ? "index" : at.index;
+    const key = `${uniform} ${base} ${JSON.stringify(composed ?? map)}`;
+    let position = positions.get(key);
+    if (!position) {
+      const from = sizes.map(composed ?? map);
       // Indices into vectors are computed where they are used, from the first index of the quad.
-      index = `i${count++}`;
-      code[stage].push(`let ${index}: u32 = ${text};`);
-      indices.set(`${stage} ${text}`, index);
+      const index = `i${count++}`;
+      code[uniform ? "quad" : "lane"].push(`let ${index}: u32 = ${from(base)};`);
+      position = { index, map: composed, from, uniform };
+      positions.set(key, position);
     }
-    return { index, map: composed, uniform };
+    return position;
   }
 
   function emit(value: Value, at: Position): Emitted {
@@ -205,7 +213,7 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
         const zero = literal(0, value.dtype);
         return define(
           register,
-          `select(${zero}, ${text}, ${rule.inside(value, at.index)})`,
+          `select(${zero}, ${text}, ${rule.inside(value, { index: at.index, sizes })})`,
           together,
         );
       }
@@ -218,7 +226,7 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
               : move(at, broadcastMap(x.shape, value.shape)),
           )
         );
-        const text = rule.expression(value, inputs, at.index);
+        const text = rule.expression(value, inputs, { index: at.index, sizes });
         for (const f of rule.functions?.(value) ?? []) functions.add(f);
         if (value.inputs.length === 0 && value.op === "constant") {
           return { text, stage: "literal" };
@@ -243,7 +251,7 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
     if (access === "indexed" || options.scalarOnly) return define(type, scalar, "lane");
     use.vector = true;
     const variable = `v${count++}`;
-    const first = mapExpression(at.map!, "index");
+    const first = at.from("index");
     vectors.push(`let ${variable} = ${name}Quad${use.number}((${first}) / 4u);`);
     parameters.set(variable, {
       type,

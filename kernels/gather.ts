@@ -5,9 +5,10 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
 import type { ValueType } from "../lib/ops/value.ts";
 import { declareOperand, type Operand } from "./operand.ts";
+import { createSizes } from "./sizes.ts";
 import { STORAGE, workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a lookup. */
@@ -31,12 +32,14 @@ export function gatherKernel(size: GatherSize, dtype: ValueType): Kernel {
   const item = vector ? `vec4<${word}>` : word;
   const per = vector ? words / 4 : words;
   const bits = 32 / perWord;
+  const sizes = createSizes();
+  const byRow = whole ? sizes.divisor(per, items) : sizes.divisor(length, count * length + perWord);
   const copy = whole
-    ? `output[i] = table[rowOf(i / ${per}u) * ${per}u + i % ${per}u];`
+    ? `output[i] = table[rowOf(${byRow.quotient("i")}) * ${byRow.value} + ${byRow.remainder("i")}];`
     : `var word = 0u;
-  for (var e = 0u; e < min(${perWord}u, ${count * length}u - i * ${perWord}u); e++) {
+  for (var e = 0u; e < min(${perWord}u, ${sizes.u32(count * length)} - i * ${perWord}u); e++) {
     let element = i * ${perWord}u + e;
-    let at = rowOf(element / ${length}u) * ${length}u + element % ${length}u;
+    let at = rowOf(${byRow.quotient("element")}) * ${byRow.value} + ${byRow.remainder("element")};
     word |= ((table[at / ${perWord}u] >> (${bits}u * (at % ${perWord}u))) & ${
       2 ** bits - 1
     }u) << (${bits}u * e);
@@ -49,15 +52,16 @@ export function gatherKernel(size: GatherSize, dtype: ValueType): Kernel {
 @group(0) @binding(1) var<storage, read> ids: array<i32>;
 @group(0) @binding(2) var<storage, read_write> output: array<${item}>;
 
-fn rowOf(n: u32) -> u32 { return u32(clamp(ids[n], 0, ${rows - 1})); }
+fn rowOf(n: u32) -> u32 { return u32(clamp(ids[n], 0, ${sizes.i32(rows - 1)})); }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${items}u) { return; }
+  if (i >= ${sizes.u32(items)}) { return; }
   ${copy}
 }
 `,
+      sizes,
       bindings: [0, 1, "output"],
       workgroups: foldWorkgroups(Math.ceil(items / 64)),
     }],
@@ -73,21 +77,25 @@ export function dequantizeKernel(
   const fours = table.length / 4;
   const items = (ids?.count ?? table.lines) * fours;
   const binding = table.bindings.length;
-  const row = ids ? `u32(clamp(ids[i / ${fours}u], 0, ${table.lines - 1}))` : `i / ${fours}u`;
+  const sizes = createSizes();
+  const byRow = sizes.divisor(fours, items);
+  const number = byRow.quotient("i");
+  const row = ids ? `u32(clamp(ids[${number}], 0, ${sizes.i32(table.lines - 1)}))` : number;
   return {
     variant: "fours",
     dispatches: [{
-      source: `${declareOperand(table, { name: "table", binding: 0, access: "four" })}
+      source: `${declareOperand(table, { name: "table", binding: 0, access: "four", sizes })}
 @group(0) @binding(${binding}) var<storage, read_write> output: array<vec4<f32>>;
 ${ids ? `@group(0) @binding(${binding + 1}) var<storage, read> ids: array<i32>;` : ""}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${items}u) { return; }
-  output[i] = epilogue4(table(${row}, i % ${fours}u), i * 4u);
+  if (i >= ${sizes.u32(items)}) { return; }
+  output[i] = epilogue4(table(${row}, ${byRow.remainder("i")}), i * 4u);
 }
 `,
+      sizes,
       bindings: [...table.bindings, "output", ...(ids ? [ids.input] : [])],
       workgroups: foldWorkgroups(Math.ceil(items / 64)),
       epilogue: true,

@@ -3,16 +3,19 @@
  *
  * @module
  */
-import { type IndexMap, mapExpression } from "../lib/ops/index-map.ts";
-import { foldWorkgroups } from "../lib/ops/kernel-rule.ts";
+import type { IndexMap } from "../lib/ops/index-map.ts";
+import { foldWorkgroups } from "./kernel.ts";
 import type { ValueType } from "../lib/ops/value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
 import { STORAGE, workgroupNumber } from "./wgsl.ts";
 
 /** A kernel that reads binding 0 and writes binding 1. */
 export interface LayoutKernel {
   /** WGSL with entry point `main`. */
   readonly source: string;
+  /** The numbers that the source names. */
+  readonly sizes: Sizes;
   /** Workgroups in x, y, z. */
   readonly workgroups: readonly [number, number, number];
 }
@@ -44,11 +47,15 @@ export function transposeKernel(map: IndexMap, dtype: ValueType): LayoutKernel |
     .filter((_, i) => i !== fast && i !== last);
   const across = Math.ceil(n / TILE), down = Math.ceil(m / TILE);
   const { word } = STORAGE[dtype];
-  const from = mapExpression({ offset: map.offset, factors: batch }, "batch");
-  const to = mapExpression({
+  const sizes = createSizes();
+  const from = sizes.map({ offset: map.offset, factors: batch })("batch");
+  const to = sizes.map({
     offset: 0,
     factors: batch.map((f, i) => ({ extent: f.extent, stride: outputStrides[i] })),
-  }, "batch");
+  })("batch");
+  const byTiles = sizes.divisor(across * down, batchSize * across * down);
+  const byAcross = sizes.divisor(across, across * down);
+  const rows = sizes.u32(m), columns = sizes.u32(n), stacks = sizes.u32(batchSize);
   return {
     source: `
 @group(0) @binding(0) var<storage, read> source: array<${word}>;
@@ -58,20 +65,22 @@ var<workgroup> tile: array<${word}, ${TILE * (TILE + 1)}>;
 @compute @workgroup_size(${TILE}, ${TILE})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
   let id = ${workgroupNumber("group")};
-  let batch = id / ${across * down}u;
-  let row = ((id / ${across}u) % ${down}u) * ${TILE}u;
-  let column = (id % ${across}u) * ${TILE}u;
-  if (batch < ${batchSize}u && row + local.x < ${m}u && column + local.y < ${n}u) {
+  let batch = ${byTiles.quotient("id")};
+  let inside = ${byTiles.remainder("id")};
+  let row = ${byAcross.quotient("inside")} * ${TILE}u;
+  let column = ${byAcross.remainder("inside")} * ${TILE}u;
+  if (batch < ${stacks} && row + local.x < ${rows} && column + local.y < ${columns}) {
     tile[local.y * ${TILE + 1}u + local.x] =
-      source[${from} + (row + local.x) + (column + local.y) * ${factors[last].stride}u];
+      source[${from} + (row + local.x) + (column + local.y) * ${sizes.u32(factors[last].stride)}];
   }
   workgroupBarrier();
-  if (batch < ${batchSize}u && row + local.y < ${m}u && column + local.x < ${n}u) {
-    output[${to} + (row + local.y) * ${place}u + column + local.x] =
+  if (batch < ${stacks} && row + local.y < ${rows} && column + local.x < ${columns}) {
+    output[${to} + (row + local.y) * ${sizes.u32(place)} + column + local.x] =
       tile[local.x * ${TILE + 1}u + local.y];
   }
 }
 `,
+    sizes,
     workgroups: foldWorkgroups(batchSize * across * down),
   };
 }
@@ -105,6 +114,8 @@ export function pieceKernel(options: PieceOptions): LayoutKernel | null {
   const type = vector === 4 ? `vec4<${word}>` : word;
   const total = rows * length;
   const size = 64;
+  const sizes = createSizes();
+  const byLength = sizes.divisor(length, total);
   return {
     source: `
 @group(0) @binding(0) var<storage, read> source: array<${type}>;
@@ -112,11 +123,14 @@ export function pieceKernel(options: PieceOptions): LayoutKernel | null {
 @compute @workgroup_size(${size})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = ${workgroupNumber("group")} * ${size}u + local;
-  if (i < ${total}u) {
-    output[(i / ${length}u) * ${pitch}u + ${offset}u + i % ${length}u] = source[i];
+  if (i < ${sizes.u32(total)}) {
+    output[${byLength.quotient("i")} * ${sizes.u32(pitch)} + ${sizes.u32(offset)} + ${
+      byLength.remainder("i")
+    }] = source[i];
   }
 }
 `,
+    sizes,
     workgroups: foldWorkgroups(Math.ceil(total / size)),
   };
 }

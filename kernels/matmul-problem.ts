@@ -3,7 +3,9 @@
  *
  * @module
  */
-import { broadcastMatrix, type Operand } from "./operand.ts";
+import { broadcastMap, isIdentity } from "../lib/ops/index-map.ts";
+import type { Operand } from "./operand.ts";
+import type { Sizes } from "./sizes.ts";
 
 /** One side of a product. */
 export interface MatmulSide {
@@ -31,7 +33,26 @@ export interface MatmulProblem {
   readonly b: MatmulSide;
 }
 
-/** WGSL expression of which matrix of a side goes into output matrix `index`. */
-export function matrixIndex(index: string, batch: readonly number[], side: MatmulSide): string {
-  return broadcastMatrix(index, batch, side.batch);
+/** WGSL expression of which matrix of a side goes into the output matrix whose number is the variable `matrix`. */
+export function matrixIndex(batch: readonly number[], side: MatmulSide, sizes: Sizes): string {
+  if (side.batch.every((d) => d === 1)) return "0u";
+  const map = broadcastMap(side.batch, batch);
+  return isIdentity(map) ? "matrix" : sizes.map(map)("matrix");
+}
+
+/** WGSL that finds `matrix` and the place in it, from the number of a tile in row-major order over a stack of matrices of `down` × `across` tiles. */
+export function tilePlace(
+  tile: string,
+  stack: { readonly down: number; readonly across: number; readonly matrices: number },
+  sizes: Sizes,
+): { readonly matrix: string; readonly row: string; readonly column: string } {
+  const { down, across, matrices } = stack;
+  const byAcross = sizes.divisor(across, matrices * down * across);
+  const byDown = sizes.divisor(down, matrices * down);
+  const line = byAcross.quotient(tile);
+  return {
+    matrix: byDown.quotient(line),
+    row: byDown.remainder(line),
+    column: byAcross.remainder(tile),
+  };
 }

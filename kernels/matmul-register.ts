@@ -10,11 +10,12 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
-import { type MatmulProblem, type MatmulSide, matrixIndex } from "./matmul-problem.ts";
+import { type MatmulProblem, type MatmulSide, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { type Binding, declareOperand, type Operand, readsFour } from "./operand.ts";
-import { opaqueZero, workgroupNumber } from "./wgsl.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** Invocations per workgroup: one SIMD register of the software adapters. */
 const WORKGROUP = 8;
@@ -79,38 +80,41 @@ export function packDispatch(
   const run = Math.min(length, 32);
   const runs = Math.ceil(length / run);
   const count = matrices * runs * fours;
+  const sizes = createSizes();
+  const place = tilePlace("index", { down: runs, across: fours, matrices }, sizes);
+  const height = sizes.u32(lines), width = sizes.u32(length), pitch = sizes.u32(fours);
   const rows = [0, 1, 2, 3].map((i) =>
-    `let line${i} = stack * ${lines}u + ${
-      lines % 4 && i ? `min(row + ${i}u, ${lines - 1}u)` : `row + ${i}u`
-    };`
+    `let line${i} = stack * ${height} + min(row + ${i}u, ${height} - 1u);`
   );
   const copy = block
     ? `${[0, 1, 2, 3].map((i) => `let v${i} = source(line${i}, k / 4u);`).join("\n    ")}
     ${
       ["x", "y", "z", "w"].map((c, i) =>
-        `packed[to + (k + ${i}u) * ${fours}u] = vec4<f32>(v0.${c}, v1.${c}, v2.${c}, v3.${c});`
+        `packed[to + (k + ${i}u) * ${pitch}] = vec4<f32>(v0.${c}, v1.${c}, v2.${c}, v3.${c});`
       ).join("\n    ")
     }`
-    : `packed[to + k * ${fours}u] = vec4<f32>(source(line0, k), source(line1, k), source(line2, k), source(line3, k));`;
+    : `packed[to + k * ${pitch}] = vec4<f32>(source(line0, k), source(line1, k), source(line2, k), source(line3, k));`;
   const access = block ? "four" : "element";
   return {
-    source: `${declareOperand(operand, { name: "source", binding: 0, access })}
+    source: `${declareOperand(operand, { name: "source", binding: 0, access, sizes })}
 @group(0) @binding(${operand.bindings.length}) var<storage, read_write> packed: array<vec4<f32>>;
 
 @compute @workgroup_size(${WORKGROUP})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let index = ${workgroupNumber("id")} * ${WORKGROUP}u + lane;
-  if (index >= ${count}u) { return; }
-  let row = (index % ${fours}u) * 4u;
-  let start = (index / ${fours}u) % ${runs}u * ${run}u + ${opaqueZero("lane", WORKGROUP)};
-  let stack = index / ${fours * runs}u;
+  if (index >= ${sizes.u32(count)}) { return; }
+  let row = ${place.column} * 4u;
+  let start = ${place.row} * ${sizes.u32(run)};
+  let end = min(start + ${sizes.u32(run)}, ${width});
+  let stack = ${place.matrix};
   ${rows.join("\n  ")}
-  let to = stack * ${length * fours}u + row / 4u;
-  for (var k = start; k < min(start + ${run}u, ${length}u); k += ${block ? 4 : 1}u) {
+  let to = stack * ${width} * ${pitch} + row / 4u;
+  for (var k = start; k < end; k += ${block ? 4 : 1}u) {
     ${copy}
   }
 }
 `,
+    sizes,
     bindings: [...operand.bindings, { temporary }],
     workgroups: foldWorkgroups(Math.ceil(count / WORKGROUP)),
   };
@@ -131,11 +135,11 @@ export interface RegisterDispatchOptions {
    * on.
    */
   readonly epilogue?: {
-    readonly declare: (binding: number) => string;
+    readonly declare: (binding: number, sizes: Sizes) => string;
     readonly bindings: readonly Binding[];
   };
   /** WGSL statements that lower the number `steps` of steps of k, from the tile's `row`, `column` and `matrix`. */
-  readonly limit?: string;
+  readonly limit?: (sizes: Sizes) => string;
 }
 
 /** The product of two sides as they are, without transposing them first. */
@@ -147,15 +151,31 @@ export function registerDispatch(
   const { rows, columns, output = "output", heads = 1, epilogue } = options;
   const tilesM = Math.ceil(m / rows), tilesN = Math.ceil(n / columns);
   const tiles = sizeOf(batch) * tilesM * tilesN;
-  const left = readSide(a, { name: "a", size: m, tile: rows, origin: "row", binding: 0 });
+  const sizes = createSizes();
+  const height = sizes.u32(m), width = sizes.u32(n);
+  const left = readSide(a, {
+    name: "a",
+    size: height,
+    tile: rows,
+    origin: "row",
+    binding: 0,
+    sizes,
+  });
   const bindingsA = a.operand.bindings.length, bindingsB = b.operand.bindings.length;
   const right = readSide(b, {
     name: "b",
-    size: n,
+    size: width,
     tile: columns,
     origin: "column",
     binding: bindingsA,
+    sizes,
   });
+  const place = tilePlace(
+    "tile",
+    { down: tilesM, across: tilesN, matrices: sizeOf(batch) },
+    sizes,
+  );
+  const byHeads = sizes.divisor(heads, sizeOf(batch));
   const products: string[] = [];
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns / 4; j++) {
@@ -165,13 +185,14 @@ export function registerDispatch(
     }
   }
   const vector = n % 4 === 0;
+  const pitch = heads === 1 ? width : `${byHeads.value} * ${width}`;
   const store = vector
-    ? `for (var j = 0u; j < min(${columns / 4}u, (${n}u - column) / 4u); j++) {
-      let at = first + i * ${heads * n}u + j * 4u;
+    ? `for (var j = 0u; j < min(${columns / 4}u, (${width} - column) / 4u); j++) {
+      let at = first + i * ${pitch} + j * 4u;
       output[at / 4u] = epilogue4(sum[i * ${columns / 4}u + j], at);
     }`
-    : `for (var j = 0u; j < min(${columns}u, ${n}u - column); j++) {
-      let at = first + i * ${heads * n}u + j;
+    : `for (var j = 0u; j < min(${columns}u, ${width} - column); j++) {
+      let at = first + i * ${pitch} + j;
       output[at] = epilogue(sum[i * ${columns / 4}u + j / 4u][j % 4u], at);
     }`;
   return {
@@ -179,37 +200,40 @@ export function registerDispatch(
 @group(0) @binding(${bindingsA + bindingsB}) var<storage, read_write> output: array<${
       vector ? "vec4<f32>" : "f32"
     }>;
-${epilogue?.declare(bindingsA + bindingsB + 1) ?? ""}
+${epilogue?.declare(bindingsA + bindingsB + 1, sizes) ?? ""}
 
 @compute @workgroup_size(${WORKGROUP})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let tile = ${workgroupNumber("id")} * ${WORKGROUP}u + lane;
-  if (tile >= ${tiles}u) { return; }
-  let column = (tile % ${tilesN}u) * ${columns}u;
-  let row = (tile / ${tilesN}u) % ${tilesM}u * ${rows}u;
-  let matrix = tile / ${tilesM * tilesN}u;
-  let stackA = ${matrixIndex("matrix", batch, a)};
-  let stackB = ${matrixIndex("matrix", batch, b)};
+  if (tile >= ${sizes.u32(tiles)}) { return; }
+  let column = ${place.column} * ${columns}u;
+  let row = ${place.row} * ${rows}u;
+  let matrix = ${place.matrix};
+  let stackA = ${matrixIndex(batch, a, sizes)};
+  let stackB = ${matrixIndex(batch, b, sizes)};
   ${left.setup}
   ${right.setup}
   var sum: array<vec4<f32>, ${rows * columns / 4}>;
-  var steps = ${k}u;
-  ${options.limit ?? ""}
-  for (var k = ${opaqueZero("lane", WORKGROUP)}; k < steps; k++) {
+  var steps = ${sizes.u32(k)};
+  ${options.limit?.(sizes) ?? ""}
+  for (var k = 0u; k < steps; k++) {
     ${left.load}
     ${right.load}
     ${products.join("\n    ")}
   }
   let first = ${
       heads === 1
-        ? `(matrix * ${m}u + row) * ${n}u + column`
-        : `((matrix / ${heads}u * ${m}u + row) * ${heads}u + matrix % ${heads}u) * ${n}u + column`
+        ? `(matrix * ${height} + row) * ${width} + column`
+        : `((${byHeads.quotient("matrix")} * ${height} + row) * ${byHeads.value} + ${
+          byHeads.remainder("matrix")
+        }) * ${width} + column`
     };
-  for (var i = 0u; i < min(${rows}u, ${m}u - row); i++) {
+  for (var i = 0u; i < min(${rows}u, ${height} - row); i++) {
     ${store}
   }
 }
 `,
+    sizes,
     bindings: [
       ...a.operand.bindings,
       ...b.operand.bindings,
@@ -226,32 +250,33 @@ function readSide(
   side: MatmulSide,
   options: {
     readonly name: string;
-    readonly size: number;
+    /** WGSL of the length of the side. */
+    readonly size: string;
     readonly tile: number;
     readonly origin: string;
     readonly binding: number;
+    readonly sizes: Sizes;
   },
 ): { readonly declare: string; readonly setup: string; readonly load: string } {
   const { operand, kMajor } = side;
-  const { name, size, tile, origin, binding } = options;
-  const stack = `stack${name.toUpperCase()} * ${operand.lines}u`;
+  const { name, size, tile, origin, binding, sizes } = options;
+  const stack = `stack${name.toUpperCase()} * ${sizes.u32(operand.lines)}`;
   const read = `${name}At`;
-  const exact = size % tile === 0;
   const setup: string[] = [], load: string[] = [];
   const access = kMajor && readsFour(operand) ? "four" : "element";
   if (access === "four") {
-    const last = operand.length / 4 - 1;
+    const fours = sizes.u32(operand.length / 4);
     setup.push(`let ${name}Base = ${stack};`);
     for (let i = 0; i < tile / 4; i++) {
       const at = `${origin} / 4u + ${i}u`;
-      setup.push(`let ${name}From${i} = ${exact || i === 0 ? at : `min(${at}, ${last}u)`};`);
+      setup.push(`let ${name}From${i} = ${i === 0 ? at : `min(${at}, ${fours} - 1u)`};`);
       load.push(`let ${name}${i} = ${read}(${name}Base + k, ${name}From${i});`);
     }
   } else {
     setup.push(`let ${name}Base = ${stack};`);
     for (let i = 0; i < tile; i++) {
       const at = `${origin} + ${i}u`;
-      const place = exact || i === 0 ? at : `min(${at}, ${size - 1}u)`;
+      const place = i === 0 ? at : `min(${at}, ${size} - 1u)`;
       setup.push(`let ${name}From${i} = ${kMajor ? place : `${name}Base + ${place}`};`);
     }
     for (let i = 0; i < tile; i += 4) {
@@ -262,7 +287,7 @@ function readSide(
     }
   }
   return {
-    declare: declareOperand(operand, { name: read, binding, access }),
+    declare: declareOperand(operand, { name: read, binding, access, sizes }),
     setup: setup.join("\n  "),
     load: load.join("\n    "),
   };

@@ -10,10 +10,11 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
-import { type MatmulProblem, type MatmulSide, matrixIndex } from "./matmul-problem.ts";
+import { type MatmulProblem, type MatmulSide, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { declareOperand, readsFour } from "./operand.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
 import { opaqueZero, workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a tiled kernel; all are multiples of 4. */
@@ -33,8 +34,14 @@ export interface TileOptions {
 }
 
 /** Bytes of workgroup memory that a tiled kernel uses. */
-export function tileStorage(options: TileOptions): number {
-  return 16 * options.depth * (options.rows / 4 + options.columns / 4 + 2);
+export function tileStorage({ a, b }: MatmulProblem, options: TileOptions): number {
+  const { rows, columns, depth } = options;
+  return 16 * (tileFours(a, rows, depth) + tileFours(b, columns, depth));
+}
+
+/** Fours of a tile in workgroup memory: lines of the output's side per step of k, or lines of k per row. One four of padding per line keeps neighbours off each other's banks. */
+function tileFours({ kMajor }: MatmulSide, size: number, depth: number): number {
+  return kMajor ? depth * (size / 4 + 1) : size * (depth / 4 + 1);
 }
 
 /** The product with one output tile per workgroup. */
@@ -65,53 +72,59 @@ function tileDispatch(
   const tiles = matrices * tilesM * tilesN;
   // Every part but the last is whole rounds of `depth`.
   const part = Math.ceil(Math.ceil(k / depth) / splits) * depth;
-  const left = loadSide(a, { name: "a", size: m, tile: rows, depth, k, threads, binding: 0 });
+  const sizes = createSizes();
+  const steps = sizes.u32(k), height = sizes.u32(m), width = sizes.u32(n);
+  const frame = { depth, steps, threads, sizes };
+  const left = tileSide(a, {
+    ...frame,
+    name: "a",
+    size: height,
+    tile: rows,
+    own: { fours: threadRows / 4, spread: down, at: "y" },
+    binding: 0,
+  });
   const bindingsA = a.operand.bindings.length;
-  const right = loadSide(b, {
+  const right = tileSide(b, {
+    ...frame,
     name: "b",
-    size: n,
+    size: width,
     tile: columns,
-    depth,
-    k,
-    threads,
+    own: { fours: threadColumns / 4, spread: across, at: "x" },
     binding: bindingsA,
   });
-  const strideA = rows / 4 + 1, strideB = columns / 4 + 1;
-  const sums: string[] = [], reads: string[] = [], products: string[] = [], stores: string[] = [];
-  // Fours of one invocation lie `across` (`down`) fours apart, so that neighbours read neighbouring words of workgroup memory.
-  for (let i = 0; i < threadRows / 4; i++) {
-    reads.push(`let a${i} = tileA[k * ${strideA}u + ${i * down}u + y];`);
-  }
-  for (let j = 0; j < threadColumns / 4; j++) {
-    reads.push(`let b${j} = tileB[k * ${strideB}u + ${j * across}u + x];`);
-  }
+  const byTiles = sizes.divisor(tiles, tiles * splits);
+  const place = tilePlace("tile", { down: tilesM, across: tilesN, matrices }, sizes);
+  const share = sizes.u32(part);
+  const sums: string[] = [], products: string[] = [], stores: string[] = [];
   const vector = n % 4 === 0;
   const size = matrices * m * n;
-  const padded = Math.ceil(size / 4) * 4;
+  const padded = sizes.u32(Math.ceil(size / 4) * 4);
   const partial = splits > 1;
   for (let i = 0; i < threadRows; i++) {
     const row = `row + (${(i >> 2) * down}u + y) * 4u + ${i & 3}u`;
-    stores.push(`  if (${row} < ${m}u) {
-    let first = (matrix * ${m}u + ${row}) * ${n}u;`);
+    stores.push(`  if (${row} < ${height}) {
+    let first = (matrix * ${height} + ${row}) * ${width};`);
     for (let j = 0; j < threadColumns / 4; j++) {
       sums.push(`var sum${i}x${j} = vec4<f32>();`);
-      products.push(`sum${i}x${j} += a${i >> 2}.${"xyzw"[i & 3]} * b${j};`);
+      for (let u = 0; u < 4; u++) {
+        products.push(`sum${i}x${j} += ${left.element(i, u)} * ${right.four(j, u)};`);
+      }
       const column = `column + (${j * across}u + x) * 4u`;
       if (vector) {
         const value = `sum${i}x${j}`;
         stores.push(
-          `    if (${column} < ${n}u) { let at = first + ${column}; ` +
+          `    if (${column} < ${width}) { let at = first + ${column}; ` +
             (partial
-              ? `output[(part * ${padded}u + at) / 4u] = ${value}; }`
+              ? `output[(part * ${padded} + at) / 4u] = ${value}; }`
               : `output[at / 4u] = epilogue4(${value}, at); }`),
         );
       } else {
         for (let c = 0; c < 4; c++) {
           const value = `sum${i}x${j}.${"xyzw"[c]}`;
           stores.push(
-            `    if (${column} + ${c}u < ${n}u) { let at = first + ${column} + ${c}u; ` +
+            `    if (${column} + ${c}u < ${width}) { let at = first + ${column} + ${c}u; ` +
               (partial
-                ? `output[part * ${padded}u + at] = ${value}; }`
+                ? `output[part * ${padded} + at] = ${value}; }`
                 : `output[at] = epilogue(${value}, at); }`),
           );
         }
@@ -125,115 +138,136 @@ function tileDispatch(
       bindingsA + b.operand.bindings.length
     }) var<storage, read_write> output: array<${vector ? "vec4<f32>" : "f32"}>;
 
-// One four of padding per line keeps transposing writes off each other's banks.
-var<workgroup> tileA: array<vec4<f32>, ${depth * strideA}>;
-var<workgroup> tileB: array<vec4<f32>, ${depth * strideB}>;
+var<workgroup> tileA: array<vec4<f32>, ${tileFours(a, rows, depth)}>;
+var<workgroup> tileB: array<vec4<f32>, ${tileFours(b, columns, depth)}>;
 
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let number = ${workgroupNumber("id")};
-  if (number >= ${tiles * splits}u) { return; }
-  let tile = number % ${tiles}u;
-  let part = number / ${tiles}u;
-  let column = (tile % ${tilesN}u) * ${columns}u;
-  let row = (tile / ${tilesN}u) % ${tilesM}u * ${rows}u;
-  let matrix = tile / ${tilesM * tilesN}u;
-  let stackA = ${matrixIndex("matrix", batch, a)} * ${a.operand.lines}u;
-  let stackB = ${matrixIndex("matrix", batch, b)} * ${b.operand.lines}u;
+  if (number >= ${sizes.u32(tiles * splits)}) { return; }
+  ${
+      partial
+        ? `let tile = ${byTiles.remainder("number")};
+  let begin = ${byTiles.quotient("number")} * ${share};
+  let end = min(begin + ${share}, ${steps});
+  let part = ${byTiles.quotient("number")};`
+        : `let tile = number;
+  let begin = 0u;
+  let end = ${steps};`
+    }
+  let column = ${place.column} * ${columns}u;
+  let row = ${place.row} * ${rows}u;
+  let matrix = ${place.matrix};
+  let stackA = ${matrixIndex(batch, a, sizes)} * ${sizes.u32(a.operand.lines)};
+  let stackB = ${matrixIndex(batch, b, sizes)} * ${sizes.u32(b.operand.lines)};
   let x = thread % ${across}u;
   let y = thread / ${across}u;
   ${sums.join("\n  ")}
-  for (var start = part * ${part}u; start < min(part * ${part}u + ${part}u, ${k}u); start += ${depth}u) {
+  for (var start = begin; start < end; start += ${depth}u) {
     ${left.load}
     ${right.load}
     workgroupBarrier();
-    for (var at = ${opaqueZero("thread", threads)}; at < ${depth}u; at += 4u) {
-      ${
-      [0, 1, 2, 3].map((u) =>
-        `{ let k = at + ${u}u;
-      ${reads.join("\n      ")}
-      ${products.join("\n      ")} }`
-      ).join("\n      ")
-    }
+    for (var at = ${opaqueZero("thread", threads)}; at < ${depth / 4}u; at++) {
+      ${[...left.reads, ...right.reads, ...products].join("\n      ")}
     }
     workgroupBarrier();
   }
 ${stores.join("\n")}
 }
 `,
+    sizes,
     bindings: [...a.operand.bindings, ...b.operand.bindings, partial ? { temporary: 0 } : "output"],
     workgroups: foldWorkgroups(tiles * splits),
     ...(partial ? {} : { epilogue: true }),
   };
 }
 
-/** WGSL that fills a tile [depth, size / 4 + 1] of fours along the output's side. Past the end of k it writes zeros, past the end of the side it repeats. */
-function loadSide(
+/** One side of a product in workgroup memory. */
+interface TileSide {
+  readonly declare: string;
+  /** WGSL that fills the tile. Past the end of k it writes zeros, past the end of the side it repeats what is there. */
+  readonly load: string;
+  /** WGSL that reads what an invocation needs for the four steps of k from `at * 4u` on. */
+  readonly reads: readonly string[];
+  /** WGSL of the invocation's element number `i` at step `u` of the four. */
+  element(i: number, u: number): string;
+  /** WGSL of the invocation's four number `j` at step `u`. */
+  four(j: number, u: number): string;
+}
+
+function tileSide(
   side: MatmulSide,
   options: {
     readonly name: "a" | "b";
-    readonly size: number;
+    /** WGSL of the length of the side, and of the sum. */
+    readonly size: string;
+    readonly steps: string;
     readonly tile: number;
     readonly depth: number;
-    readonly k: number;
     readonly threads: number;
+    /** Fours of one invocation: how many, how far apart, and the place of the first. */
+    readonly own: { readonly fours: number; readonly spread: number; readonly at: string };
     readonly binding: number;
+    readonly sizes: Sizes;
   },
-): { readonly declare: string; readonly load: string } {
+): TileSide {
   const { operand, kMajor } = side;
-  const { name, size, tile, depth, k, threads, binding } = options;
+  const { name, size, steps, tile, depth, threads, own, binding, sizes } = options;
   const access = readsFour(operand) ? "four" : "element";
   const read = `${name}At`;
-  const origin = name === "a" ? "row" : "column";
-  const stack = name === "a" ? "stackA" : "stackB";
-  const into = name === "a" ? "tileA" : "tileB";
-  const fours = tile / 4, stride = fours + 1;
-  const wholeK = k % depth === 0, wholeSide = size % tile === 0;
-  const clamp = (at: string, last: number, whole: boolean) => whole ? at : `min(${at}, ${last}u)`;
-  const keep = (value: string, step: string, end: number) =>
-    wholeK ? value : `select(vec4<f32>(), ${value}, ${step} < ${end}u)`;
-  let units: number, body: string;
-  if (access === "four" && kMajor) {
-    units = depth * fours;
-    body = `let k = unit / ${fours}u;
-      let four = unit % ${fours}u;
-      let value = ${read}(${stack} + ${clamp("start + k", k - 1, wholeK)}, ${
-      clamp(`${origin} / 4u + four`, operand.length / 4 - 1, wholeSide)
-    });
-      ${into}[k * ${stride}u + four] = ${keep("value", "start + k", k)};`;
-  } else if (access === "four") {
-    // A block of 4 × 4 per invocation, transposed in registers.
-    units = fours * depth / 4;
-    const lines = [0, 1, 2, 3].map((i) =>
-      `let v${i} = ${read}(${stack} + ${
-        clamp(`${origin} + four * 4u + ${i}u`, size - 1, wholeSide)
-      }, ${clamp("start / 4u + k", k / 4 - 1, wholeK)});`
-    );
-    const writes = ["x", "y", "z", "w"].map((c, i) =>
-      `${into}[(k * 4u + ${i}u) * ${stride}u + four] = ${
-        keep(`vec4<f32>(v0.${c}, v1.${c}, v2.${c}, v3.${c})`, "start / 4u + k", k / 4)
-      };`
-    );
-    body = `let k = unit % ${depth / 4}u;
-      let four = unit / ${depth / 4}u;
-      ${lines.join("\n      ")}
-      ${writes.join("\n      ")}`;
+  const [origin, stack, into] = name === "a"
+    ? ["row", "stackA", "tileA"]
+    : ["column", "stackB", "tileB"];
+  const fours = kMajor ? tile / 4 : depth / 4, pitch = fours + 1;
+  const clamp = (at: string, end: string) => `min(${at}, ${end} - 1u)`;
+  const four = (text: (i: number) => string) => `vec4<f32>(${[0, 1, 2, 3].map(text).join(", ")})`;
+  let line: string, value: string;
+  if (kMajor) {
+    line = "line";
+    const step = `${stack} + ${clamp("start + line", steps)}`;
+    const found = access === "four"
+      ? `${read}(${step}, ${clamp(`${origin} / 4u + four`, sizes.u32(operand.length / 4))})`
+      : four((i) => `${read}(${step}, ${clamp(`${origin} + four * 4u + ${i}u`, size)})`);
+    value = `select(vec4<f32>(), ${found}, start + line < ${steps})`;
   } else {
-    units = depth * fours;
-    const at = (i: number) => clamp(`${origin} + four * 4u + ${i}u`, size - 1, wholeSide);
-    const step = clamp("start + k", k - 1, wholeK);
-    const parts = [0, 1, 2, 3].map((i) =>
-      kMajor ? `${read}(${stack} + ${step}, ${at(i)})` : `${read}(${stack} + ${at(i)}, ${step})`
-    );
-    body = `let k = ${kMajor ? `unit / ${fours}u` : `unit % ${depth}u`};
-      let four = ${kMajor ? `unit % ${fours}u` : `unit / ${depth}u`};
-      ${into}[k * ${stride}u + four] = ${keep(`vec4<f32>(${parts.join(", ")})`, "start + k", k)};`;
+    // Rows lie so that the first, second … of neighbouring fours of rows are neighbours, as they are read together.
+    line = `(line % 4u * ${tile / 4}u + line / 4u)`;
+    const row = `${stack} + ${clamp(`${origin} + line`, size)}`;
+    const step = (i: number) => `start + four * 4u + ${i}u`;
+    value = access === "four"
+      ? `select(vec4<f32>(), ${read}(${row}, ${clamp("start / 4u + four", `${steps} / 4u`)}), ${
+        step(0)
+      } < ${steps})`
+      : `select(vec4<f32>(), ${
+        four((i) => `${read}(${row}, ${clamp(step(i), steps)})`)
+      }, vec4<bool>(${[0, 1, 2, 3].map((i) => `${step(i)} < ${steps}`).join(", ")}))`;
   }
+  const numbers = Array.from({ length: own.fours }, (_, f) => f);
+  const reads = [0, 1, 2, 3].flatMap((u) =>
+    numbers.map((f) =>
+      kMajor
+        ? `let ${name}${u}x${f} = ${into}[(at * 4u + ${u}u) * ${pitch}u + ${
+          f * own.spread
+        }u + ${own.at}];`
+        : `let ${name}${u}x${f} = ${into}[(${
+          u * tile / 4 + f * own.spread
+        }u + ${own.at}) * ${pitch}u + at];`
+    )
+  );
+  const of = "xyzw";
   return {
-    declare: declareOperand(operand, { name: read, binding, access }),
-    load: `for (var unit = thread; unit < ${units}u; unit += ${threads}u) {
-      ${body}
+    declare: declareOperand(operand, { name: read, binding, access, sizes }),
+    load: `for (var unit = thread; unit < ${
+      (kMajor ? depth : tile) * fours
+    }u; unit += ${threads}u) {
+      let line = unit / ${fours}u;
+      let four = unit % ${fours}u;
+      ${into}[${line} * ${pitch}u + four] = ${value};
     }`,
+    reads,
+    element: (i, u) =>
+      kMajor ? `${name}${u}x${i >> 2}.${of[i & 3]}` : `${name}${i & 3}x${i >> 2}.${of[u]}`,
+    four: (j, u) => kMajor ? `${name}${u}x${j}` : four((c) => `${name}${c}x${j}.${of[u]}`),
   };
 }
 
@@ -241,6 +275,8 @@ function loadSide(
 function sumDispatch(size: number, splits: number): KernelDispatch {
   const fours = Math.ceil(size / 4);
   const vector = size % 4 === 0;
+  const sizes = createSizes();
+  const pitch = sizes.u32(fours);
   return {
     source: `@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> output: array<${vector ? "vec4<f32>" : "f32"}>;
@@ -248,20 +284,19 @@ function sumDispatch(size: number, splits: number): KernelDispatch {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let four = ${workgroupNumber("id")} * 64u + lane;
-  if (four >= ${fours}u) { return; }
+  if (four >= ${pitch}) { return; }
   var sum = parts[four];
-  for (var part = 1u + ${
-      opaqueZero("lane", 64)
-    }; part < ${splits}u; part++) { sum += parts[part * ${fours}u + four]; }
+  for (var part = 1u; part < ${sizes.u32(splits)}; part++) { sum += parts[part * ${pitch} + four]; }
   ${
       vector
         ? "output[four] = epilogue4(sum, four * 4u);"
-        : `for (var i = 0u; i < min(4u, ${size}u - four * 4u); i++) {
+        : `for (var i = 0u; i < min(4u, ${sizes.u32(size)} - four * 4u); i++) {
     output[four * 4u + i] = epilogue(sum[i], four * 4u + i);
   }`
     }
 }
 `,
+    sizes,
     bindings: [{ temporary: 0 }, "output"],
     workgroups: foldWorkgroups(Math.ceil(fours / 64)),
     epilogue: true,

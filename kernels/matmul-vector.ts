@@ -10,11 +10,12 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, matrixIndex } from "./matmul-problem.ts";
 import { chunkWidth, declareOperand, readsFour } from "./operand.ts";
-import { opaqueZero, workgroupNumber } from "./wgsl.ts";
+import { createSizes, type Divisor, type Sizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** Most rows of `a` for which these kernels are meant. */
 const VECTOR_ROWS = 4;
@@ -44,20 +45,39 @@ interface Frame {
   readonly bindings: Kernel["dispatches"][number]["bindings"];
   /** Statements that find the stacks of `matrix`. */
   readonly stacks: string;
+  readonly sizes: Sizes;
+  /** Number of groups of all matrices. */
+  readonly total: string;
+  /** Groups of one matrix. */
+  readonly byGroups: Divisor;
 }
 
-function frame(problem: MatmulProblem, access: "four" | "chunk", output: string): Frame {
+function frame(
+  problem: MatmulProblem,
+  options: {
+    readonly access: "four" | "chunk";
+    readonly output: string;
+    /** Groups of a matrix. */
+    readonly groups: number;
+  },
+): Frame {
   const { batch, a, b } = problem;
+  const { access, output, groups } = options;
+  const total = groups * sizeOf(batch);
+  const sizes = createSizes();
   const bindingsA = a.operand.bindings.length, bindingsB = b.operand.bindings.length;
   return {
-    declare: declareOperand(a.operand, { name: "aAt", binding: 0, access: "four" }) +
-      declareOperand(b.operand, { name: "bAt", binding: bindingsA, access }) +
+    declare: declareOperand(a.operand, { name: "aAt", binding: 0, access: "four", sizes }) +
+      declareOperand(b.operand, { name: "bAt", binding: bindingsA, access, sizes }) +
       `@group(0) @binding(${
         bindingsA + bindingsB
       }) var<storage, read_write> output: array<${output}>;\n`,
     bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
-    stacks: `let stackA = ${matrixIndex("matrix", batch, a)} * ${a.operand.lines}u;
-  let stackB = ${matrixIndex("matrix", batch, b)} * ${b.operand.lines}u;`,
+    stacks: `let stackA = ${matrixIndex(batch, a, sizes)} * ${sizes.u32(a.operand.lines)};
+  let stackB = ${matrixIndex(batch, b, sizes)} * ${sizes.u32(b.operand.lines)};`,
+    sizes,
+    total: sizes.u32(total),
+    byGroups: sizes.divisor(groups, total),
   };
 }
 
@@ -68,10 +88,11 @@ function linesPerInvocation(problem: MatmulProblem): Kernel {
   const width = chunkWidth(b.operand), fours = width / 4;
   const lines = n % 8 === 0 && n >= 256 ? 8 : 4;
   const groups = Math.ceil(n / lines), total = groups * sizeOf(batch);
-  const f = frame(problem, "chunk", "f32");
-  const exact = n % lines === 0;
+  const f = frame(problem, { access: "chunk", output: "f32", groups });
+  const { sizes } = f;
+  const columns = sizes.u32(n);
   const set = range(lines).map((j) =>
-    `let line${j} = stackB + ${exact ? `column + ${j}u` : `min(column + ${j}u, ${n - 1}u)`};`
+    `let line${j} = stackB + min(column + ${j}u, ${columns} - 1u);`
   );
   const sums = range(m).flatMap((i) => range(lines).map((j) => `var sum${i}x${j} = 0.0;`));
   const load = range(m).flatMap((i) =>
@@ -86,9 +107,7 @@ function linesPerInvocation(problem: MatmulProblem): Kernel {
   );
   const store = range(m).flatMap((i) =>
     range(lines).map((j) =>
-      `${
-        exact ? "" : `if (column + ${j}u < ${n}u) `
-      }{ let at = (matrix * ${m}u + ${i}u) * ${n}u + column + ${j}u; output[at] = epilogue(sum${i}x${j}, at); }`
+      `if (column + ${j}u < ${columns}) { let at = (matrix * ${m}u + ${i}u) * ${columns} + column + ${j}u; output[at] = epilogue(sum${i}x${j}, at); }`
     )
   );
   return {
@@ -98,19 +117,20 @@ function linesPerInvocation(problem: MatmulProblem): Kernel {
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let group = ${workgroupNumber("id")} * 8u + lane;
-  if (group >= ${total}u) { return; }
-  let matrix = group / ${groups}u;
-  let column = (group % ${groups}u) * ${lines}u;
+  if (group >= ${f.total}) { return; }
+  let matrix = ${f.byGroups.quotient("group")};
+  let column = ${f.byGroups.remainder("group")} * ${lines}u;
   ${f.stacks}
   ${set.join("\n  ")}
   ${sums.join("\n  ")}
-  for (var c = ${opaqueZero("lane", 8)}; c < ${k / width}u; c++) {
+  for (var c = 0u; c < ${sizes.u32(k / width)}; c++) {
     ${load.join("\n    ")}
     ${add.join("\n    ")}
   }
   ${store.join("\n  ")}
 }
 `,
+      sizes,
       bindings: f.bindings,
       workgroups: foldWorkgroups(Math.ceil(total / 8)),
       epilogue: true,
@@ -127,7 +147,9 @@ function linesPerWorkgroup(problem: MatmulProblem): Kernel {
   while (lanes > 4 && lanes > chunks) lanes /= 2;
   const lines = 128 / lanes;
   const groups = Math.ceil(n / lines), total = groups * sizeOf(batch);
-  const f = frame(problem, "chunk", "f32");
+  const f = frame(problem, { access: "chunk", output: "f32", groups });
+  const { sizes } = f;
+  const columns = sizes.u32(n);
   return {
     variant: `vector-workgroup-${lanes}`,
     dispatches: [{
@@ -137,14 +159,14 @@ var<workgroup> partial: array<f32, ${128 * m}>;
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = ${workgroupNumber("id")};
-  if (group >= ${total}u) { return; }
-  let matrix = group / ${groups}u;
+  if (group >= ${f.total}) { return; }
+  let matrix = ${f.byGroups.quotient("group")};
   let lane = thread % ${lanes}u;
-  let column = (group % ${groups}u) * ${lines}u + thread / ${lanes}u;
+  let column = ${f.byGroups.remainder("group")} * ${lines}u + thread / ${lanes}u;
   ${f.stacks}
-  let line = stackB + min(column, ${n - 1}u);
+  let line = stackB + min(column, ${columns} - 1u);
   ${range(m).map((i) => `var sum${i} = 0.0;`).join("\n  ")}
-  for (var c = lane; c < ${chunks}u; c += ${lanes}u) {
+  for (var c = lane; c < ${sizes.u32(chunks)}; c += ${lanes}u) {
     let b = bAt(line, c);
     ${
         range(m).flatMap((i) =>
@@ -165,10 +187,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       }
     }
   }
-  if (lane == 0u && column < ${n}u) {
+  if (lane == 0u && column < ${columns}) {
     ${
         range(m).map((i) =>
-          `{ let at = (matrix * ${m}u + ${i}u) * ${n}u + column; output[at] = epilogue(partial[${
+          `{ let at = (matrix * ${m}u + ${i}u) * ${columns} + column; output[at] = epilogue(partial[${
             i * 128
           }u + thread], at); }`
         ).join("\n    ")
@@ -176,6 +198,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
 }
 `,
+      sizes,
       bindings: f.bindings,
       workgroups: foldWorkgroups(total),
       epilogue: true,
@@ -187,7 +210,8 @@ function columnsPerInvocation(problem: MatmulProblem): Kernel {
   const { m, n, k, batch } = problem;
   const fours = n % 8 === 0 && n >= 256 ? 2 : 1;
   const groups = n / 4 / fours, total = groups * sizeOf(batch);
-  const f = frame(problem, "four", "vec4<f32>");
+  const f = frame(problem, { access: "four", output: "vec4<f32>", groups });
+  const { sizes } = f;
   return {
     variant: `vector-${4 * fours}-columns`,
     dispatches: [{
@@ -195,15 +219,15 @@ function columnsPerInvocation(problem: MatmulProblem): Kernel {
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let group = ${workgroupNumber("id")} * 8u + lane;
-  if (group >= ${total}u) { return; }
-  let matrix = group / ${groups}u;
-  let column = (group % ${groups}u) * ${fours}u;
+  if (group >= ${f.total}) { return; }
+  let matrix = ${f.byGroups.quotient("group")};
+  let column = ${f.byGroups.remainder("group")} * ${fours}u;
   ${f.stacks}
   ${
         range(m).flatMap((i) => range(fours).map((j) => `var sum${i}x${j} = vec4<f32>();`))
           .join("\n  ")
       }
-  for (var k = ${opaqueZero("lane", 8)}; k < ${k / 4}u; k++) {
+  for (var k = 0u; k < ${sizes.u32(k / 4)}; k++) {
     ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
     ${
         range(4).flatMap((c) =>
@@ -219,13 +243,14 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         range(m).flatMap((i) =>
           range(fours).map((j) =>
             `{ let at = (matrix * ${m}u + ${i}u) * ${
-              n / 4
-            }u + column + ${j}u; output[at] = epilogue4(sum${i}x${j}, at * 4u); }`
+              sizes.u32(n / 4)
+            } + column + ${j}u; output[at] = epilogue4(sum${i}x${j}, at * 4u); }`
           )
         ).join("\n  ")
       }
 }
 `,
+      sizes,
       bindings: f.bindings,
       workgroups: foldWorkgroups(Math.ceil(total / 8)),
       epilogue: true,
@@ -237,7 +262,9 @@ function columnsPerWorkgroup(problem: MatmulProblem): Kernel {
   const { m, n, k, batch } = problem;
   const slices = 8, across = 16;
   const groups = Math.ceil(n / 4 / across), total = groups * sizeOf(batch);
-  const f = frame(problem, "four", "vec4<f32>");
+  const f = frame(problem, { access: "four", output: "vec4<f32>", groups });
+  const { sizes } = f;
+  const columns = sizes.u32(n / 4);
   return {
     variant: "vector-workgroup-columns",
     dispatches: [{
@@ -247,14 +274,14 @@ var<workgroup> partial: array<vec4<f32>, ${slices * across * m}>;
 @compute @workgroup_size(${slices * across})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = ${workgroupNumber("id")};
-  if (group >= ${total}u) { return; }
-  let matrix = group / ${groups}u;
+  if (group >= ${f.total}) { return; }
+  let matrix = ${f.byGroups.quotient("group")};
   let slice = thread / ${across}u;
-  let column = (group % ${groups}u) * ${across}u + thread % ${across}u;
+  let column = ${f.byGroups.remainder("group")} * ${across}u + thread % ${across}u;
   ${f.stacks}
-  let place = min(column, ${n / 4 - 1}u);
+  let place = min(column, ${columns} - 1u);
   ${range(m).map((i) => `var sum${i} = vec4<f32>();`).join("\n  ")}
-  for (var k = slice; k < ${k / 4}u; k += ${slices}u) {
+  for (var k = slice; k < ${sizes.u32(k / 4)}; k += ${slices}u) {
     ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
     ${
         range(4).map((c) =>
@@ -277,12 +304,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
       }
     }
   }
-  if (slice == 0u && column < ${n / 4}u) {
+  if (slice == 0u && column < ${columns}) {
     ${
         range(m).map((i) =>
-          `{ let at = (matrix * ${m}u + ${i}u) * ${
-            n / 4
-          }u + column; output[at] = epilogue4(partial[${
+          `{ let at = (matrix * ${m}u + ${i}u) * ${columns} + column; output[at] = epilogue4(partial[${
             i * slices * across
           }u + thread], at * 4u); }`
         ).join("\n    ")
@@ -290,6 +315,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
   }
 }
 `,
+      sizes,
       bindings: f.bindings,
       workgroups: foldWorkgroups(total),
       epilogue: true,

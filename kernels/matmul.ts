@@ -3,14 +3,15 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelFeatures } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel, type KernelFeatures } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
-import { type MatmulProblem, matrixIndex } from "./matmul-problem.ts";
+import { type MatmulProblem, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { registerMatmul } from "./matmul-register.ts";
 import { tiledMatmul, type TileOptions, tileStorage } from "./matmul-tiled.ts";
 import { isVectorProblem, vectorMatmul } from "./matmul-vector.ts";
 import { declareOperand } from "./operand.ts";
-import { opaqueZero, workgroupNumber } from "./wgsl.ts";
+import { createSizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** Below this many floating-point operations a launch costs more than the arithmetic, and compiling more than both. */
 const SMALL = 1 << 18;
@@ -39,7 +40,9 @@ export function matmulKernels(
   if (features.software) return [registerKernel(problem, flops)];
   return tilesFor(problem).map((tile) => {
     let { depth } = tile;
-    while (depth > 4 && tileStorage({ ...tile, depth }) > features.workgroupStorage) depth /= 2;
+    while (depth > 4 && tileStorage(problem, { ...tile, depth }) > features.workgroupStorage) {
+      depth /= 2;
+    }
     const { rows, columns } = tile;
     const count = sizeOf(batch) * Math.ceil(m / rows) * Math.ceil(n / columns);
     const splits = Math.min(Math.floor(FILL / count), Math.floor(k / LEAST_STEPS), 32);
@@ -79,8 +82,10 @@ export function plainMatmul(problem: MatmulProblem): Kernel {
   const { m, n, k, batch, a, b } = problem;
   const size = sizeOf(batch) * m * n;
   const bindingsA = a.operand.bindings.length;
-  const declare = declareOperand(a.operand, { name: "aAt", binding: 0, access: "element" }) +
-    declareOperand(b.operand, { name: "bAt", binding: bindingsA, access: "element" });
+  const sizes = createSizes();
+  const declare = declareOperand(a.operand, { name: "aAt", binding: 0, access: "element", sizes }) +
+    declareOperand(b.operand, { name: "bAt", binding: bindingsA, access: "element", sizes });
+  const place = tilePlace("index", { down: m, across: n, matrices: sizeOf(batch) }, sizes);
   return {
     variant: "plain",
     dispatches: [{
@@ -92,14 +97,14 @@ export function plainMatmul(problem: MatmulProblem): Kernel {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let index = ${workgroupNumber("id")} * 64u + lane;
-  if (index >= ${size}u) { return; }
-  let matrix = index / ${m * n}u;
-  let row = (index / ${n}u) % ${m}u;
-  let column = index % ${n}u;
-  let stackA = ${matrixIndex("matrix", batch, a)} * ${a.operand.lines}u;
-  let stackB = ${matrixIndex("matrix", batch, b)} * ${b.operand.lines}u;
+  if (index >= ${sizes.u32(size)}) { return; }
+  let matrix = ${place.matrix};
+  let row = ${place.row};
+  let column = ${place.column};
+  let stackA = ${matrixIndex(batch, a, sizes)} * ${sizes.u32(a.operand.lines)};
+  let stackB = ${matrixIndex(batch, b, sizes)} * ${sizes.u32(b.operand.lines)};
   var sum = 0.0;
-  for (var k = ${opaqueZero("lane", 64)}; k < ${k}u; k++) {
+  for (var k = 0u; k < ${sizes.u32(k)}; k++) {
     sum += ${a.kMajor ? "aAt(stackA + k, row)" : "aAt(stackA + row, k)"} * ${
         b.kMajor ? "bAt(stackB + k, column)" : "bAt(stackB + column, k)"
       };
@@ -107,6 +112,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   output[index] = epilogue(sum, index);
 }
 `,
+      sizes,
       bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
       workgroups: foldWorkgroups(Math.ceil(size / 64)),
       epilogue: true,

@@ -5,9 +5,9 @@
  *
  * @module
  */
-import type { Kernel } from "../lib/ops/kernel-rule.ts";
+import type { Kernel } from "./kernel.ts";
 import { forItems, itemsOf, rowKernel } from "./rows.ts";
-import { literal } from "./wgsl.ts";
+import { createSizes } from "./sizes.ts";
 
 /** Sizes of a normalisation. */
 export interface NormSize {
@@ -23,7 +23,6 @@ const IN_BLOCKS = { before: "var blockSum = item();", after: "sum += blockSum;" 
 
 function store(length: number, value: string): string {
   return forItems(
-    length,
     itemsOf(length).vector
       ? `output[first + i] = epilogue4(${value}, (first + i) * 4u);`
       : `output[first + i] = epilogue(${value}, first + i);`,
@@ -33,15 +32,17 @@ function store(length: number, value: string): string {
 /** x / √(mean(x²) + ε) · weight */
 export function rmsNormKernel(size: NormSize, options: { readonly software: boolean }): Kernel {
   const { length, epsilon } = size;
+  const sizes = createSizes();
   return rowKernel({
     ...size,
+    sizes,
     declare: `@group(0) @binding(0) var<storage, read> x: array<item>;
 @group(0) @binding(1) var<storage, read> weight: array<item>;
 @group(0) @binding(2) var<storage, read_write> output: array<item>;
 `,
     body: `var sum = item();
-  ${forItems(length, "let v = x[first + i]; blockSum += v * v;", IN_BLOCKS)}
-  let factor = inverseSqrt(total(sum) * ${literal(1 / length, "f32")} + ${literal(epsilon, "f32")});
+  ${forItems("let v = x[first + i]; blockSum += v * v;", IN_BLOCKS)}
+  let factor = inverseSqrt(total(sum) * ${sizes.f32(1 / length)} + ${sizes.f32(epsilon)});
   ${store(length, "x[first + i] * factor * weight[i]")}`,
     bindings: [0, 1, "output"],
     epilogue: true,
@@ -51,20 +52,22 @@ export function rmsNormKernel(size: NormSize, options: { readonly software: bool
 /** (x − mean) / √(variance + ε) · weight + bias */
 export function layerNormKernel(size: NormSize, options: { readonly software: boolean }): Kernel {
   const { length, epsilon } = size;
-  const share = literal(1 / length, "f32");
+  const sizes = createSizes();
+  const share = sizes.f32(1 / length);
   return rowKernel({
     ...size,
+    sizes,
     declare: `@group(0) @binding(0) var<storage, read> x: array<item>;
 @group(0) @binding(1) var<storage, read> weight: array<item>;
 @group(0) @binding(2) var<storage, read> bias: array<item>;
 @group(0) @binding(3) var<storage, read_write> output: array<item>;
 `,
     body: `var sum = item();
-  ${forItems(length, "blockSum += x[first + i];", IN_BLOCKS)}
+  ${forItems("blockSum += x[first + i];", IN_BLOCKS)}
   let mean = total(sum) * ${share};
   sum = item();
-  ${forItems(length, "let v = x[first + i] - mean; blockSum += v * v;", IN_BLOCKS)}
-  let factor = inverseSqrt(total(sum) * ${share} + ${literal(epsilon, "f32")});
+  ${forItems("let v = x[first + i] - mean; blockSum += v * v;", IN_BLOCKS)}
+  let factor = inverseSqrt(total(sum) * ${share} + ${sizes.f32(epsilon)});
   ${store(length, "(x[first + i] - mean) * factor * weight[i] + bias[i]")}`,
     bindings: [0, 1, 2, "output"],
     epilogue: true,

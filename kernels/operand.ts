@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { KernelDispatch } from "../lib/ops/kernel-rule.ts";
+import type { KernelDispatch } from "./kernel.ts";
+import type { Sizes } from "./sizes.ts";
 
 /** What can be bound: an input by number, the output, a temporary. */
 export type Binding = KernelDispatch["bindings"][number];
@@ -35,7 +36,12 @@ export interface Operand {
    * The lines are those of attention heads, which lie interleaved: stored as [stacks, lines, count, length], and numbered as if stored as
    * [stacks, count, lines, length]. Not for quantized operands.
    */
-  readonly heads?: { readonly count: number; readonly lines: number };
+  readonly heads?: {
+    readonly count: number;
+    readonly lines: number;
+    /** Stacks in all. */
+    readonly stacks: number;
+  };
 }
 
 /** Whether lines can be read four elements at a time. */
@@ -57,7 +63,7 @@ export function chunkWidth({ format, length }: Operand): number {
  * Declares an operand's buffers and a function that reads it.
  *
  * @param operand What to declare.
- * @param options `name` prefixes the names; `binding` is the number of its first binding. With access `element` the function is
+ * @param options `name` prefixes the names; `binding` is the number of its first binding; `sizes` are the kernel's. With access `element` the function is
  * `fn NAME(line: u32, at: u32) -> f32`; with `four` it is `fn NAME(line: u32, at: u32) -> vec4<f32>`, where `at` counts fours; with `chunk`
  * it is `fn NAME(line: u32, at: u32) -> array<vec4<f32>, W / 4>` for the {@link chunkWidth} W, where `at` counts chunks. `line` counts through the
  * whole stack.
@@ -68,17 +74,18 @@ export function declareOperand(
     readonly name: string;
     readonly binding: number;
     readonly access: "element" | "four" | "chunk";
+    readonly sizes: Sizes;
   },
 ): string {
   const { format } = operand;
   if (typeof format !== "string") return declareQuantized(operand, format, options);
-  const { name, binding, access } = options;
+  const { name, binding, access, sizes } = options;
   const { length } = operand;
-  const row = storedLine("line", operand);
+  const row = storedLine("line", operand, sizes);
   const head = (type: string) =>
     `@group(0) @binding(${binding}) var<storage, read> ${name}Data: array<${type}>;\n`;
   if (access === "element") {
-    const index = `${row} * ${length}u + at`;
+    const index = `${row} * ${sizes.u32(length)} + at`;
     if (format === "f32") {
       return `${
         head("f32")
@@ -97,7 +104,7 @@ export function declareOperand(
     const width = chunkWidth(operand);
     const result = `array<vec4<f32>, ${width / 4}>`;
     const signature = `fn ${name}(line: u32, at: u32) -> ${result} {`;
-    const index = `${row} * ${length / width}u + at`;
+    const index = `${row} * ${sizes.u32(length / width)} + at`;
     if (format === "f32") {
       return `${head("vec4<f32>")}${signature} return ${result}(${name}Data[${index}]); }\n`;
     }
@@ -112,7 +119,7 @@ export function declareOperand(
 }
 `;
   }
-  const index = `${row} * ${length / 4}u + at`;
+  const index = `${row} * ${sizes.u32(length / 4)} + at`;
   const signature = `fn ${name}(line: u32, at: u32) -> vec4<f32> {`;
   return format === "f32"
     ? `${head("vec4<f32>")}${signature} return ${name}Data[${index}]; }\n`
@@ -124,12 +131,14 @@ export function declareOperand(
 }
 
 /** WGSL expression of where a line lies, in lines. */
-function storedLine(line: string, { heads }: Operand): string {
+function storedLine(line: string, { heads }: Operand, sizes: Sizes): string {
   if (!heads || heads.count === 1) return line;
-  const { count, lines } = heads;
-  return `((${line} / ${
-    lines * count
-  }u * ${lines}u + ${line} % ${lines}u) * ${count}u + ${line} / ${lines}u % ${count}u)`;
+  const { count, lines, stacks } = heads;
+  const byLines = sizes.divisor(lines, lines * stacks), byCount = sizes.divisor(count, stacks);
+  const stack = byLines.quotient(line);
+  return `((${byCount.quotient(stack)} * ${byLines.value} + ${
+    byLines.remainder(line)
+  }) * ${byCount.value} + ${byCount.remainder(stack)})`;
 }
 
 /** Four elements from the two words that hold them. */
@@ -146,9 +155,10 @@ function declareQuantized(
     readonly name: string;
     readonly binding: number;
     readonly access: "element" | "four" | "chunk";
+    readonly sizes: Sizes;
   },
 ): string {
-  const { name, binding, access } = options;
+  const { name, binding, access, sizes } = options;
   const { bits, block, offsets } = format;
   const { length } = operand;
   const width = chunkWidth(operand);
@@ -165,7 +175,7 @@ function declareQuantized(
   }
   // (q − zero) · scale + offset, as one product and one sum per element.
   const scale = (elements: string) => `
-  let block = line * ${length / block}u + ${elements};
+  let block = line * ${sizes.u32(length / block)} + ${elements};
   let scale = ${name}Scales[block];
   let bias = ${offsets ? `${name}Offsets[block] - ` : "-"}${zero} * scale;
 `;
@@ -178,14 +188,16 @@ function declareQuantized(
     case "element": {
       const perWord = 32 / bits;
       return `${text}fn ${name}(line: u32, at: u32) -> f32 {${scale(`at / ${block}u`)}
-  let word = ${name}Data[line * ${length / perWord}u + at / ${perWord}u];
+  let word = ${name}Data[line * ${sizes.u32(length / perWord)} + at / ${perWord}u];
   return f32((word >> (${bits}u * (at % ${perWord}u))) & ${mask}) * scale + bias;
 }
 `;
     }
     case "four":
       return `${text}fn ${name}(line: u32, at: u32) -> vec4<f32> {${scale(`at / ${block / 4}u`)}
-  let word = ${name}Data[line * ${length * bits / 32}u + ${bits === 4 ? "(at >> 1u)" : "at"}];
+  let word = ${name}Data[line * ${sizes.u32(length * bits / 32)} + ${
+        bits === 4 ? "(at >> 1u)" : "at"
+      }];
   return ${four("word", bits === 4 ? " + 16u * (at & 1u)" : "")};
 }
 `;
@@ -198,33 +210,10 @@ function declareQuantized(
       return `${text}fn ${name}(line: u32, at: u32) -> array<vec4<f32>, ${width / 4}> {${
         scale(block === width ? "at" : `at / ${block / width}u`)
       }
-  let w = ${name}Data[line * ${length / width}u + at];
+  let w = ${name}Data[line * ${sizes.u32(length / width)} + at];
   return array<vec4<f32>, ${width / 4}>(${parts.join(",\n    ")});
 }
 `;
     }
   }
-}
-
-/**
- * WGSL expression of the number of the matrix, in a stack whose leading dimensions broadcast to those of the output, that output matrix `index`
- * is made from.
- */
-export function broadcastMatrix(
-  index: string,
-  output: readonly number[],
-  operand: readonly number[],
-): string {
-  const lead = output.length - operand.length;
-  if (operand.every((d) => d === 1)) return "0u";
-  if (lead === 0 && operand.every((d, i) => d === output[i])) return index;
-  const terms: string[] = [];
-  let outer = 1, inner = 1;
-  for (let i = output.length - 1; i >= 0; i--) {
-    const d = operand[i - lead] ?? 1;
-    if (d !== 1) terms.push(`((${index} / ${outer}u) % ${d}u) * ${inner}u`);
-    outer *= output[i];
-    inner *= d;
-  }
-  return `(${terms.join(" + ")})`;
 }

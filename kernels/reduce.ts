@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { foldWorkgroups } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups } from "./kernel.ts";
 import type { Value } from "../lib/ops/value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import {
@@ -15,6 +15,7 @@ import {
   writeExpression,
   type WrittenExpression,
 } from "./expression.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
 import { literal, STORAGE, workgroupNumber } from "./wgsl.ts";
 
 /** What to reduce. */
@@ -73,15 +74,18 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
   const { node, root, leaf, software } = options;
   const shape = reduceShape(node);
   const [x] = node.inputs;
+  const sizes = createSizes();
   const input = writeExpression({
     roots: [x],
+    sizes,
     leaf,
     name: "input",
     firstBinding: 0,
   });
-  const epilogue = (firstBinding: number) =>
+  const epilogue = (sizes: Sizes, firstBinding: number) =>
     writeExpression({
       roots: [root],
+      sizes,
       parameter: node,
       leaf: (v) => v === node ? null : leaf(v),
       name: "finish",
@@ -90,13 +94,13 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
     });
   const chunk = chunkOf(shape, software);
   if (!chunk) {
-    const finish = epilogue(input.leaves.length);
-    const last = stage({ shape, node, input, software, finish, root });
+    const finish = epilogue(sizes, input.leaves.length);
+    const last = stage({ shape, sizes, node, input, software, finish, root });
     const bindings = [...input.leaves, ...finish.leaves, { output: 0 }];
     return { dispatches: [{ ...last, bindings }], temporaries: [] };
   }
   // [outer, length, inner] → [outer, chunks, inner] → [outer, inner]
-  const partial = stage({ shape, node, input, software, chunk });
+  const partial = stage({ shape, sizes, node, input, software, chunk });
   const { register } = STORAGE[node.dtype];
   const again: WrittenExpression = {
     source: [
@@ -107,9 +111,11 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
     leaves: [],
     pointwise: new Set(),
   };
-  const finish = epilogue(1);
+  const lastSizes = createSizes();
+  const finish = epilogue(lastSizes, 1);
   const last = stage({
     shape: { ...shape, length: chunk.count },
+    sizes: lastSizes,
     node,
     input: again,
     software,
@@ -162,6 +168,7 @@ function blockOf(count: number): number {
 
 interface StageOptions {
   readonly shape: ReduceShape;
+  readonly sizes: Sizes;
   readonly node: Value;
   readonly input: WrittenExpression;
   readonly software: boolean;
@@ -206,6 +213,7 @@ function stage(options: StageOptions): Omit<FusedDispatch, "bindings"> {
       `@group(0) @binding(${output}) var<storage, read_write> output: array<${storedWord.word}>;`,
       ...main,
     ], [...input.functions, ...(finish?.functions ?? [])]),
+    sizes: options.sizes,
     workgroups,
   };
 }
@@ -222,15 +230,14 @@ const HEAD =
 
 /** Rows of neighbouring elements: a power of two of invocations shares a row. */
 function rows(text: Text): { main: string[]; workgroups: readonly [number, number, number] } {
-  const { shape: { outer, length }, register: t, combine, identity, chunk, scalar } = text;
+  const { shape: { outer, length }, sizes, register: t, combine, identity, chunk, scalar } = text;
   const part = chunk?.length ?? length, count = chunk?.count ?? 1;
-  const quads = !scalar && length % 4 === 0 && part % 4 === 0;
-  const units = quads ? part / 4 : part;
+  const quads = !scalar && length % 4 === 0;
+  const width = quads ? 4 : 1, units = Math.ceil(part / width);
   let threads = 1;
   while (!text.software && threads < 256 && threads * 8 <= units) threads *= 2;
-  const block = blockOf(units / threads);
-  const perGroup = Math.max(1, SIZE / threads);
-  const size = threads * perGroup;
+  const shared = threads > 1;
+  const size = threads > SIZE ? 256 : SIZE, perGroup = size / threads;
   const results = outer * count;
   const vector = quads ? `vec4<${t}>` : t;
   const none = quads ? `${vector}(${identity})` : identity;
@@ -238,50 +245,57 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
     ? combine(combine("total.x", "total.y"), combine("total.z", "total.w"))
     : "total";
   const read = quads ? `input4(first + u * 4u)` : `input(first + u)`;
-  // A chunk may end before the row does, but the last one must not run over into the next row.
-  const end = chunk && count * part !== length
-    ? `min(${units}u, (${length}u - chunk * ${part}u) / ${quads ? 4 : 1}u)`
-    : `${units}u`;
+  const whole = sizes.u32(length), all = sizes.u32(results);
+  const step = sizes.u32(threads * blockOf(units / threads));
+  const lanes = shared ? sizes.u32(threads) : "1u";
+  const byCount = chunk && sizes.divisor(count, results);
+  const place = chunk
+    ? [
+      `let chunk = ${byCount!.remainder("result")} * ${sizes.u32(part)};`,
+      `let first = ${byCount!.quotient("result")} * ${whole} + chunk;`,
+      // The last chunk must not run over into the next row.
+      `let end = min(${sizes.u32(units)}, (${whole} - chunk) / ${width}u);`,
+    ]
+    : [`let first = result * ${whole};`, `let end = ${sizes.u32(units)};`];
   const main = [
-    ...(threads > 1 ? [`var<workgroup> shared_: array<${t}, ${size}>;`] : []),
+    ...(shared ? [`var<workgroup> shared_: array<${t}, ${size}>;`] : []),
     `@compute @workgroup_size(${size})`,
     HEAD,
-    `let result = ${workgroupNumber("group")} * ${perGroup}u + local / ${threads}u;`,
-    `let lane = local % ${threads}u;`,
-    `var total = ${none};`,
-    `if (result < ${results}u) {`,
-    ...(chunk
+    ...(shared
       ? [
-        `let chunk = result % ${count}u;`,
-        `let first = (result / ${count}u) * ${length}u + chunk * ${part}u;`,
-        `let end = ${end};`,
+        `let result = ${workgroupNumber("group")} * ${sizes.u32(perGroup)} + (local >> ${
+          sizes.u32(Math.log2(threads))
+        });`,
+        `let lane = local & (${lanes} - 1u);`,
       ]
-      : [`let first = result * ${length}u;`, `let end = ${end};`]),
+      : [`let result = ${workgroupNumber("group")} * ${size}u + local;`, "let lane = 0u;"]),
+    `var total = ${none};`,
+    `if (result < ${all}) {`,
+    ...place,
     // Blocks of a few elements, and then their sums.
-    `for (var b = lane; b < end; b += ${threads * block}u) {`,
+    `for (var b = lane; b < end; b += ${step}) {`,
     `var block = ${none};`,
-    `for (var u = b; u < min(end, b + ${threads * block}u); u += ${threads}u) { block = ${
+    `for (var u = b; u < min(end, b + ${step}); u += ${lanes}) { block = ${
       combine("block", read)
     }; }`,
     `total = ${combine("total", "block")};`,
     "}",
     "}",
   ];
-  if (threads > 1) {
-    main.push(`shared_[local] = ${fold};`, "workgroupBarrier();");
-    for (let s = threads / 2; s >= 1; s /= 2) {
-      main.push(
-        `if (lane < ${s}u) { shared_[local] = ${
-          combine("shared_[local]", `shared_[local + ${s}u]`)
-        }; }`,
-        "workgroupBarrier();",
-      );
-    }
+  if (shared) {
     main.push(
-      `if (lane == 0u && result < ${results}u) { ${text.store("shared_[local]", "result")} }`,
+      `shared_[local] = ${fold};`,
+      "workgroupBarrier();",
+      `for (var half = ${lanes} >> 1u; half > 0u; half >>= 1u) {`,
+      `if (lane < half) { shared_[local] = ${
+        combine("shared_[local]", "shared_[local + half]")
+      }; }`,
+      "workgroupBarrier();",
+      "}",
+      `if (lane == 0u && result < ${all}) { ${text.store("shared_[local]", "result")} }`,
     );
   } else {
-    main.push(`if (result < ${results}u) { ${text.store(fold, "result")} }`);
+    main.push(`if (result < ${all}) { ${text.store(fold, "result")} }`);
   }
   main.push("}");
   return { main, workgroups: foldWorkgroups(Math.ceil(results / perGroup)) };
@@ -289,37 +303,51 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
 
 /** Columns: each invocation goes down one, or four neighbouring ones. */
 function columns(text: Text): { main: string[]; workgroups: readonly [number, number, number] } {
-  const { shape: { outer, length, inner }, register: t, combine, identity, chunk, scalar } = text;
+  const { shape, sizes, register: t, combine, identity, chunk, scalar } = text;
+  const { outer, length, inner } = shape;
   const part = chunk?.length ?? length, count = chunk?.count ?? 1;
   const quads = !scalar && inner % 4 === 0;
-  const across = quads ? inner / 4 : inner;
+  const width = quads ? 4 : 1;
+  const across = inner / width;
   const total = outer * count * across;
   const vector = quads ? `vec4<${t}>` : t;
   const none = quads ? `${vector}(${identity})` : identity;
-  const block = blockOf(part);
+  const block = sizes.u32(blockOf(part));
+  const columns = sizes.u32(inner), whole = sizes.u32(length);
   const read = quads ? "input4" : "input";
+  const byAcross = sizes.divisor(across, total);
   const stores = quads
     ? ["x", "y", "z", "w"].map((c, i) => text.store(`total.${c}`, `at + ${i}u`))
     : [text.store("total", "at")];
+  const byCount = chunk && sizes.divisor(count, outer * count);
+  const place = chunk
+    ? [
+      `let start = ${byCount!.remainder("part")} * ${sizes.u32(part)};`,
+      `let end = min(${whole}, start + ${sizes.u32(part)});`,
+      `let first = ${byCount!.quotient("part")} * ${whole} * ${columns} + column;`,
+    ]
+    : [
+      "let start = 0u;",
+      `let end = ${whole};`,
+      `let first = part * ${whole} * ${columns} + column;`,
+    ];
   const main = [
     `@compute @workgroup_size(${SIZE})`,
     HEAD,
     `let id = ${workgroupNumber("group")} * ${SIZE}u + local;`,
-    `if (id >= ${total}u) { return; }`,
-    `let column = (id % ${across}u) * ${quads ? 4 : 1}u;`,
-    `let part = id / ${across}u;`,
-    `let start = (part % ${count}u) * ${part}u;`,
-    `let end = min(${length}u, start + ${part}u);`,
-    `let first = (part / ${count}u) * ${length * inner}u + column;`,
+    `if (id >= ${sizes.u32(total)}) { return; }`,
+    `let column = ${byAcross.remainder("id")} * ${width}u;`,
+    `let part = ${byAcross.quotient("id")};`,
+    ...place,
     `var total = ${none};`,
-    `for (var b = start; b < end; b += ${block}u) {`,
+    `for (var b = start; b < end; b += ${block}) {`,
     `var block = ${none};`,
-    `for (var r = b; r < min(end, b + ${block}u); r++) { block = ${
-      combine("block", `${read}(first + r * ${inner}u)`)
+    `for (var r = b; r < min(end, b + ${block}); r++) { block = ${
+      combine("block", `${read}(first + r * ${columns})`)
     }; }`,
     `total = ${combine("total", "block")};`,
     "}",
-    `let at = part * ${inner}u + column;`,
+    `let at = part * ${columns} + column;`,
     ...stores,
     "}",
   ];

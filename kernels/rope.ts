@@ -4,7 +4,8 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { createSizes } from "./sizes.ts";
 import { workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a rotation of [B, T, H, D]. */
@@ -32,6 +33,10 @@ export function ropeKernel(size: RopeSize): Kernel {
   const count = batch * positions * heads * half;
   const item = vector ? "vec4<f32>" : "f32";
   const epilogue = vector ? "epilogue4" : "epilogue";
+  const sizes = createSizes();
+  const byHalf = sizes.divisor(half, count);
+  const byPlace = sizes.divisor(heads, batch * positions * heads);
+  const byTable = sizes.divisor(tables * positions, batch * positions);
   return {
     variant: vector ? "fours" : "pairs",
     dispatches: [{
@@ -43,11 +48,12 @@ export function ropeKernel(size: RopeSize): Kernel {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${count}u) { return; }
-  let pair = i % ${half}u;
-  let low = i / ${half}u * ${2 * half}u + pair;
-  let high = low + ${half}u;
-  let angle = i / ${heads * half}u % ${tables * positions}u * ${half}u + pair;
+  if (i >= ${sizes.u32(count)}) { return; }
+  let pair = ${byHalf.remainder("i")};
+  let head = ${byHalf.quotient("i")};
+  let low = head * 2u * ${byHalf.value} + pair;
+  let high = low + ${byHalf.value};
+  let angle = ${byTable.remainder(byPlace.quotient("head"))} * ${byHalf.value} + pair;
   let a = x[low];
   let b = x[high];
   let c = cosines[angle];
@@ -56,6 +62,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   output[high] = ${epilogue}(b * c + a * s, high * ${width}u);
 }
 `,
+      sizes,
       bindings: [0, 1, 2, "output"],
       workgroups: foldWorkgroups(Math.ceil(count / 64)),
       epilogue: true,

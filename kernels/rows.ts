@@ -9,9 +9,10 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
 import type { Binding } from "./operand.ts";
-import { opaqueZero, workgroupNumber } from "./wgsl.ts";
+import type { Sizes } from "./sizes.ts";
+import { workgroupNumber } from "./wgsl.ts";
 
 /** Most additions in a row before the sum is put aside. */
 const BLOCK = 64;
@@ -22,10 +23,12 @@ export interface RowKernel {
   readonly rows: number;
   /** Elements of a row. */
   readonly length: number;
+  /** The numbers that `declare` and `body` name. */
+  readonly sizes: Sizes;
   /** WGSL: bindings and functions. Rows of a buffer are arrays of `item`: `vec4<f32>`, or `f32` where the length is not a multiple of 4. */
   readonly declare: string;
   /**
-   * WGSL statements for the row number `row`, whose first item is number `first`. Every invocation runs all of them; what only one may do
+   * WGSL statements for the row number `row`, whose `count` items begin with number `first`. Every invocation runs all of them; what only one may do
    * stands in `if (leader) { }`.
    */
   readonly body: string;
@@ -42,18 +45,14 @@ export function itemsOf(length: number): { readonly count: number; readonly vect
 
 /** WGSL that runs `text` for each item number `i` of an invocation's share of the row, in blocks between `before` and `after`. */
 export function forItems(
-  length: number,
   text: string,
   block: { readonly before?: string; readonly after?: string } = {},
 ): string {
-  const { count } = itemsOf(length);
   const { before = "", after = "" } = block;
-  if (!before && !after) {
-    return `for (var i = start; i < ${count}u; i += STRIDE) { ${text} }`;
-  }
-  return `for (var block = start; block < ${count}u; block += ${BLOCK}u * STRIDE) {
+  if (!before && !after) return `for (var i = start; i < count; i += STRIDE) { ${text} }`;
+  return `for (var block = start; block < count; block += ${BLOCK}u * STRIDE) {
     ${before}
-    for (var i = block; i < min(block + ${BLOCK}u * STRIDE, ${count}u); i += STRIDE) { ${text} }
+    for (var i = block; i < min(block + ${BLOCK}u * STRIDE, count); i += STRIDE) { ${text} }
     ${after}
   }`;
 }
@@ -63,7 +62,7 @@ export function forItems(
  * row what each invocation gives.
  */
 export function rowKernel(kernel: RowKernel, options: { readonly software: boolean }): Kernel {
-  const { rows, length, declare, body, bindings, epilogue } = kernel;
+  const { rows, length, sizes, declare, body, bindings, epilogue } = kernel;
   const { software } = options;
   const { count, vector } = itemsOf(length);
   const threads = software ? 8 : count >= 512 ? 256 : count >= 96 ? 64 : 32;
@@ -93,15 +92,16 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   ${
     software
       ? `let row = ${workgroupNumber("id")} * ${threads}u + lane;
-  let start = ${opaqueZero("lane", threads)};
+  let start = 0u;
   let leader = true;`
       : `let row = ${workgroupNumber("id")};
   thread = lane;
   let start = lane;
   let leader = lane == 0u;`
   }
-  if (row >= ${rows}u) { return; }
-  let first = row * ${count}u;
+  if (row >= ${sizes.u32(rows)}) { return; }
+  let count = ${sizes.u32(count)};
+  let first = row * count;
   ${body}
 }
 `;
@@ -109,6 +109,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     variant: software ? "row-per-invocation" : `row-per-workgroup-${threads}`,
     dispatches: [{
       source,
+      sizes,
       bindings,
       workgroups: foldWorkgroups(software ? Math.ceil(rows / threads) : rows),
       ...(epilogue && { epilogue }),

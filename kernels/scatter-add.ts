@@ -7,7 +7,8 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "../lib/ops/kernel-rule.ts";
+import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { createSizes } from "./sizes.ts";
 import { workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a scatter. */
@@ -32,33 +33,36 @@ export function scatterAddKernel(size: ScatterSize): Kernel {
   const main = (threads: number) =>
     `@compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {`;
+  const fillSizes = createSizes(), linkSizes = createSizes(), addSizes = createSizes();
   const fill = `@group(0) @binding(0) var<storage, read_write> output: array<vec4<f32>>;
 
 ${main(64)}
   let start = ${workgroupNumber("id")} * ${64 * each}u + lane;
-  for (var i = start; i < min(start + ${
-    64 * each
-  }u, ${fours}u); i += 64u) { output[i] = vec4<f32>(); }
+  for (var i = start; i < min(start + ${64 * each}u, ${
+    fillSizes.u32(fours)
+  }); i += 64u) { output[i] = vec4<f32>(); }
 }
 `;
+  const last = linkSizes.i32(rows - 1), end = linkSizes.u32(count);
   const link = `@group(0) @binding(0) var<storage, read> ids: array<i32>;
 @group(0) @binding(1) var<storage, read_write> links: array<u32>;
 
 ${main(64)}
   let n = ${workgroupNumber("id")} * 64u + lane;
-  if (n >= ${count}u) { return; }
-  let mine = clamp(ids[n], 0, ${rows - 1});
-  var next = ${count}u;
-  for (var m = n + 1u; m < ${count}u; m++) {
-    if (clamp(ids[m], 0, ${rows - 1}) == mine) { next = m; break; }
+  if (n >= ${end}) { return; }
+  let mine = clamp(ids[n], 0, ${last});
+  var next = ${end};
+  for (var m = n + 1u; m < ${end}; m++) {
+    if (clamp(ids[m], 0, ${last}) == mine) { next = m; break; }
   }
   var earlier = false;
   for (var m = 0u; m < n; m++) {
-    if (clamp(ids[m], 0, ${rows - 1}) == mine) { earlier = true; break; }
+    if (clamp(ids[m], 0, ${last}) == mine) { earlier = true; break; }
   }
   links[n] = select(next, next | 0x80000000u, earlier);
 }
 `;
+  const byRow = addSizes.divisor(per, count * per);
   const add = `@group(0) @binding(0) var<storage, read> updates: array<${item}>;
 @group(0) @binding(1) var<storage, read> ids: array<i32>;
 @group(0) @binding(2) var<storage, read> links: array<u32>;
@@ -66,20 +70,20 @@ ${main(64)}
 
 ${main(64)}
   let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${count * per}u) { return; }
-  let n = i / ${per}u;
-  let at = i % ${per}u;
+  if (i >= ${addSizes.u32(count * per)}) { return; }
+  let n = ${byRow.quotient("i")};
+  let at = ${byRow.remainder("i")};
   var last = n;
   var next = links[n];
   if (next >= 0x80000000u) { return; }
   var sum = updates[i];
   // Links lead forward only; one that does not was not written by the dispatch before.
-  while (next < ${count}u && next > last) {
-    sum += updates[next * ${per}u + at];
+  while (next < ${addSizes.u32(count)} && next > last) {
+    sum += updates[next * ${byRow.value} + at];
     last = next;
     next = links[next] & 0x7fffffffu;
   }
-  output[u32(clamp(ids[n], 0, ${rows - 1})) * ${per}u + at] = sum;
+  output[u32(clamp(ids[n], 0, ${addSizes.i32(rows - 1)})) * ${byRow.value} + at] = sum;
 }
 `;
   return {
@@ -87,16 +91,19 @@ ${main(64)}
     dispatches: [
       {
         source: fill,
+        sizes: fillSizes,
         bindings: ["output"],
         workgroups: foldWorkgroups(Math.ceil(fours / 64 / each)),
       },
       {
         source: link,
+        sizes: linkSizes,
         bindings: [1, { temporary: 0 }],
         workgroups: foldWorkgroups(Math.ceil(count / 64)),
       },
       {
         source: add,
+        sizes: addSizes,
         bindings: [0, 1, { temporary: 0 }, "output"],
         workgroups: foldWorkgroups(Math.ceil(count * per / 64)),
       },

@@ -4,16 +4,16 @@
  *
  * @module
  */
-import type { Kernel } from "../lib/ops/kernel-rule.ts";
+import type { Kernel } from "./kernel.ts";
 import { forItems, itemsOf, rowKernel } from "./rows.ts";
+import { createSizes } from "./sizes.ts";
 
 /** WGSL that declares `top` (the largest element of the row of `data`) and `sum` (of the exponentials of elements less `top`). */
-export function exponentialSum(length: number, data: string): string {
+export function exponentialSum(data: string): string {
   return `var most = item(-1e30f);
   var mass = item();
   ${
     forItems(
-      length,
       `let x = ${data}[first + i];
       let more = max(blockMost, x);
       blockMass = blockMass * exp(blockMost - more) + exp(x - more);
@@ -33,18 +33,17 @@ export function softmaxKernel(
   size: { readonly rows: number; readonly length: number },
   options: { readonly software: boolean },
 ): Kernel {
-  const { length } = size;
-  const { vector } = itemsOf(length);
+  const { vector } = itemsOf(size.length);
   return rowKernel({
     ...size,
+    sizes: createSizes(),
     declare: `@group(0) @binding(0) var<storage, read> x: array<item>;
 @group(0) @binding(1) var<storage, read_write> output: array<item>;
 `,
-    body: `${exponentialSum(length, "x")}
+    body: `${exponentialSum("x")}
   let inverse = 1.0 / sum;
   ${
       forItems(
-        length,
         vector
           ? "output[first + i] = epilogue4(exp(x[first + i] - top) * inverse, (first + i) * 4u);"
           : "output[first + i] = epilogue(exp(x[first + i] - top) * inverse, first + i);",

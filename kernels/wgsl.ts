@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { MAX_WORKGROUPS } from "../lib/ops/kernel-rule.ts";
+import { MAX_WORKGROUPS } from "./kernel.ts";
 import type { ValueType } from "../lib/ops/value.ts";
 
 /** The WGSL type that an element has in expressions. */

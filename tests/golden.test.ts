@@ -15,7 +15,7 @@ import type { Device } from "../lib/device/device.ts";
 import { GraftError, UnsupportedError } from "../lib/errors.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
 import { goldenBase } from "./adapters/bases.ts";
-import { testOnDevices } from "./devices.ts";
+import { testOnceOnWebGpu } from "./devices.ts";
 import {
   assertLogits,
   batchOf,
@@ -49,7 +49,7 @@ async function load(
 
 for (const golden of goldenCases) {
   if (golden.adapters.length) continue;
-  testOnDevices(`golden ${golden.peftType} ${golden.name}`, async (device) => {
+  testOnceOnWebGpu(`golden ${golden.peftType} ${golden.name}`, async (device) => {
     const expected = await expectedOf(golden);
     const { record } = expected;
     const model = await load(golden, record, device);
@@ -97,7 +97,7 @@ for (const golden of goldenCases) {
 for (const golden of goldenCases) {
   const { adapters, folder } = golden;
   if (adapters.length === 0) continue;
-  testOnDevices(`golden ${golden.peftType} ${golden.name}`, async (device) => {
+  testOnceOnWebGpu(`golden ${golden.peftType} ${golden.name}`, async (device) => {
     const expected = await expectedOf(golden);
     let model: AnyModel = await goldenBase(golden.kind, device);
     for (const adapterName of adapters) {

@@ -30,7 +30,7 @@ import { toFloat32 } from "../lib/tensor/convert.ts";
 import type { Tensor } from "../lib/tensor/tensor.ts";
 import { train } from "../lib/training/train.ts";
 import { golden, goldenBase } from "./adapters/bases.ts";
-import { testOnDevices } from "./devices.ts";
+import { testOnceOnWebGpu } from "./devices.ts";
 import {
   assertLogits,
   batchOf,
@@ -128,7 +128,7 @@ async function assertSameTensors(
 }
 
 for (const { name, kind, folder } of single) {
-  testOnDevices(`golden prefix tuning ${name}`, async (device) => {
+  testOnceOnWebGpu(`golden prefix tuning ${name}`, async (device) => {
     const expected = await expectedOf({ folder }), { record } = expected;
     const base = await goldenBase(kind, device);
     const inputs = { inputIds: expected.get("in.input_ids") };
@@ -170,7 +170,7 @@ for (const { name, kind, folder } of single) {
 }
 
 for (const { name, kind, folder, adapters } of several) {
-  testOnDevices(`golden prefix tuning ${name}`, async (device) => {
+  testOnceOnWebGpu(`golden prefix tuning ${name}`, async (device) => {
     const expected = await expectedOf({ folder });
     let model: AnyModel = await goldenBase(kind, device);
     for (const adapterName of adapters) {
@@ -265,7 +265,7 @@ Deno.test("a prefix from a file can be trained further", async () => {
   assertEquals([...trainableLeaves(projected).keys()], ["a0.shared.prompt_embeddings"]);
 });
 
-testOnDevices("generation with a prefix equals forward passes", async (device) => {
+testOnceOnWebGpu("generation with a prefix equals forward passes", async (device) => {
   const base = await createModel({
     model_type: "llama",
     vocab_size: 96,

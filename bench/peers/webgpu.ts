@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { requestAdapter } from "../../lib/device/webgpu/backends.ts";
 import { runDeno } from "./child.ts";
 import { median } from "./jobs.ts";
 import { writeOnnxModels } from "./onnx-models.ts";
@@ -37,7 +38,7 @@ const TOLERANCE = { matmul: 1e-5, training: 1e-3 } as const;
  * @returns whether every output agreed and every target was reached.
  */
 export async function compareWebGpu(options: WebGpuOptions): Promise<boolean> {
-  const adapter = await navigator.gpu?.requestAdapter();
+  const adapter = await requestAdapter();
   if (!adapter) throw new Error("There is no WebGPU adapter; tests/tasks/webgpu.ts installs one.");
   const { description, device, vendor } = adapter.info;
   printHeading(`WebGPU on ${description || device || vendor}, f32`);

@@ -13,3 +13,4 @@ export {
   type WebGpuOptions,
 } from "./webgpu/mod.ts";
 export type { AdapterOptions } from "./webgpu/adapter.ts";
+export type { Backend } from "./webgpu/backends.ts";

@@ -89,8 +89,7 @@ export async function openDevice(
 
 /** Asking is quick; opening a software adapter only to close it again takes a fifth of a second. */
 async function mayHaveHardware(): Promise<boolean> {
-  // deno-lint-ignore no-explicit-any -- not every runtime has it
-  const gpu = (globalThis.navigator as any)?.gpu as GPU | undefined;
-  const adapter = await gpu?.requestAdapter();
-  return adapter !== undefined && adapter !== null && adapter.info.isFallbackAdapter !== true;
+  const { requestAdapter } = await import("./webgpu/backends.ts");
+  const adapter = await requestAdapter();
+  return adapter !== null && adapter.info.isFallbackAdapter !== true;
 }

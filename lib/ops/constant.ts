@@ -58,6 +58,9 @@ function arrayOf(values: readonly number[], dtype: ValueType): TypedArray {
   }
 }
 
+/** Largest magnitude of whole numbers that are part of a kernel's text. */
+const LARGEST_WRITTEN = 4;
+
 /** The rules of `constant`. */
 export const constantOperation: Operation = {
   name: "constant",
@@ -66,6 +69,12 @@ export const constantOperation: Operation = {
   flops: () => 0,
   kernel: {
     kind: "elementwise",
-    expression: (node) => literal(node.attributes.value as number, node.dtype),
+    // Compilers simplify with small whole numbers (x², 1 + x); all others are data, as what is made of sizes is.
+    expression: (node, _inputs, { sizes }) => {
+      const value = node.attributes.value as number;
+      return Number.isInteger(value) && Math.abs(value) <= LARGEST_WRITTEN
+        ? literal(value, node.dtype)
+        : sizes.scalar(value, node.dtype);
+    },
   },
 };

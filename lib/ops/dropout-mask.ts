@@ -5,7 +5,6 @@
  */
 import { ONNX_TYPES, type OnnxContext } from "./onnx-rule.ts";
 import { DROPOUT_HASH } from "../../kernels/scalar-functions.ts";
-import { literal } from "../../kernels/wgsl.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes } from "./shapes.ts";
@@ -68,11 +67,11 @@ export const dropoutMaskOperation: Operation = {
   flops: (node) => 10 * sizeOf(node.shape),
   kernel: {
     kind: "elementwise",
-    expression: (node, [seed], index) => {
+    expression: (node, [seed], { index, sizes }) => {
       const { rate, stream } = node.attributes as { rate: number; stream: number };
-      const hash = `dropoutHash(${index}, ${literal(stream, "u32")}, bitcast<u32>(${seed}))`;
-      const kept = `${hash} >= ${literal(Math.ceil(rate * 2 ** 32), "u32")}`;
-      return `select(0.0, ${literal(1 / (1 - rate), "f32")}, ${kept})`;
+      const hash = `dropoutHash(${index}, ${sizes.u32(stream)}, bitcast<u32>(${seed}))`;
+      const kept = `${hash} >= ${sizes.u32(Math.ceil(rate * 2 ** 32))}`;
+      return `select(0.0, ${sizes.f32(1 / (1 - rate))}, ${kept})`;
     },
     functions: () => [DROPOUT_HASH],
   },

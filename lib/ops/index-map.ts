@@ -148,21 +148,3 @@ function splitFactor(
   }
   return parts;
 }
-
-/** WGSL expression of the mapped index, from an expression of the index (`u32`). */
-export function mapExpression(map: IndexMap, index: string): string {
-  const terms: string[] = [];
-  let place = 1;
-  for (let i = map.factors.length - 1; i >= 0; i--) {
-    const { extent, stride } = map.factors[i];
-    if (stride !== 0) {
-      const shifted = place === 1 ? index : `${index} / ${place}u`;
-      const digit = i === 0 ? shifted : `(${shifted}) % ${extent}u`;
-      terms.unshift(stride === 1 ? `(${digit})` : `(${digit}) * ${stride}u`);
-    }
-    place *= extent;
-  }
-  // Negative offsets wrap around; such an index is used only where the sum is not negative.
-  if (map.offset !== 0 || terms.length === 0) terms.push(`${map.offset >>> 0}u`);
-  return terms.join(" + ");
-}

@@ -5,6 +5,7 @@
  */
 import type { OnnxContext } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import { normalizeAxis, stridesOf } from "./shapes.ts";
 import type { Graph, Value } from "./value.ts";
 
@@ -37,9 +38,11 @@ export const iotaOperation: Operation = {
   flops: () => 0,
   kernel: {
     kind: "elementwise",
-    expression: (node, _inputs, index) => {
+    expression: (node, _inputs, { index, sizes }) => {
       const axis = node.attributes.axis as number;
-      return `i32((${index} / ${stridesOf(node.shape)[axis]}u) % ${node.shape[axis]}u)`;
+      const stride = stridesOf(node.shape)[axis], size = sizeOf(node.shape);
+      const steps = sizes.divisor(stride, size).quotient(index);
+      return `i32(${sizes.divisor(node.shape[axis], size / stride).remainder(steps)})`;
     },
   },
 };

@@ -9,50 +9,10 @@
  *
  * @module
  */
+import type { Kernel, KernelFeatures } from "../../kernels/kernel.ts";
+import type { Sizes } from "../../kernels/sizes.ts";
 import type { IndexMap } from "./index-map.ts";
 import type { Attributes, Spec, Value } from "./value.ts";
-
-/** What of an adapter matters to the choice of a kernel. */
-export interface KernelFeatures {
-  /** The adapter has `shader-f16`. */
-  readonly f16: boolean;
-  /** The adapter has `subgroups`. */
-  readonly subgroups: boolean;
-  /** Bytes of workgroup memory. */
-  readonly workgroupStorage: number;
-  /** Invocations per workgroup. */
-  readonly workgroupInvocations: number;
-  /** The adapter is a processor (`isFallbackAdapter`): barriers and workgroup memory cost more than they save there. */
-  readonly software: boolean;
-}
-
-/** One dispatch of a kernel. Sizes are constants in the source, so equal shapes share a pipeline. */
-export interface KernelDispatch {
-  /**
-   * WGSL with entry point `main`; bindings are numbered in the order of `bindings`, group 0. Those that it writes are declared
-   * `var<storage, read_write>`, all others `var<storage, read>`.
-   */
-  readonly source: string;
-  /** What is bound: the node's inputs by number, its output, or temporaries. */
-  readonly bindings: readonly (number | "output" | { readonly temporary: number })[];
-  /** Workgroups in x, y, z; each at most 65535 (see {@link foldWorkgroups}). */
-  readonly workgroups: readonly [number, number, number];
-  /**
-   * The source passes each element of the output through `epilogue` just before its only store, and does not declare it (see
-   * {@link KernelRule}).
-   */
-  readonly epilogue?: true;
-}
-
-/** One way to run a node. */
-export interface Kernel {
-  /** Name of the variant, such as `tiled-64x64`. */
-  readonly variant: string;
-  /** The dispatches, in order. */
-  readonly dispatches: readonly KernelDispatch[];
-  /** Bytes of each temporary buffer that the dispatches share; their contents are undefined at first. */
-  readonly temporaries?: readonly number[];
-}
 
 /** A node's attributes and specs, as rules that write WGSL text see it. */
 export interface NodeSpec extends Spec {
@@ -60,6 +20,14 @@ export interface NodeSpec extends Spec {
   readonly attributes: Attributes;
   /** Specs of what it reads. */
   readonly inputs: readonly Spec[];
+}
+
+/** Where an element is computed. */
+export interface ElementPlace {
+  /** Flat index in the output, as a WGSL expression (`u32`). */
+  readonly index: string;
+  /** Names the numbers that the expression needs. */
+  readonly sizes: Sizes;
 }
 
 /**
@@ -89,10 +57,10 @@ export type KernelRule =
   | {
     readonly kind: "elementwise";
     /**
-     * WGSL expression of the output element, from expressions of the input elements and the flat output index `index` (`u32`). `f16` and
-     * `bf16` elements are `f32` in expressions, `u8` are `u32`, `bool` are `bool`.
+     * WGSL expression of the output element, from expressions of the input elements. `f16` and `bf16` elements are `f32` in expressions, `u8` are
+     * `u32`, `bool` are `bool`.
      */
-    readonly expression: (node: NodeSpec, inputs: readonly string[], index: string) => string;
+    readonly expression: (node: NodeSpec, inputs: readonly string[], at: ElementPlace) => string;
     /** WGSL functions that the expression calls; equal texts are declared once. */
     readonly functions?: (node: NodeSpec) => readonly string[];
   }
@@ -100,8 +68,8 @@ export type KernelRule =
     readonly kind: "layout";
     /** From the flat output index to the flat input index. */
     readonly map: (node: NodeSpec) => IndexMap;
-    /** WGSL condition on the flat output index (`u32`): elsewhere the output is zero, and the map means nothing. */
-    readonly inside?: (node: NodeSpec, index: string) => string;
+    /** WGSL condition on the place in the output: elsewhere the output is zero, and the map means nothing. */
+    readonly inside?: (node: NodeSpec, at: ElementPlace) => string;
   }
   | { readonly kind: "reduce" }
   | { readonly kind: "concat" }
@@ -117,17 +85,3 @@ export type KernelRule =
     readonly kind: "decompose";
     readonly decompose: (node: Value, inputs: readonly Value[]) => Value;
   };
-
-/** Most workgroups that a dispatch has along one dimension. */
-export const MAX_WORKGROUPS = 65535;
-
-/**
- * Workgroup counts for `count` workgroups in a row, folded into y and z where they are too many for x. The kernel finds its number as
- * `id.x + MAX · (id.y + MAX · id.z)` with MAX = {@link MAX_WORKGROUPS}, and leaves where that is past the end.
- */
-export function foldWorkgroups(count: number): readonly [number, number, number] {
-  if (count <= MAX_WORKGROUPS) return [count, 1, 1];
-  const rows = Math.ceil(count / MAX_WORKGROUPS);
-  if (rows <= MAX_WORKGROUPS) return [MAX_WORKGROUPS, rows, 1];
-  return [MAX_WORKGROUPS, MAX_WORKGROUPS, Math.ceil(rows / MAX_WORKGROUPS)];
-}

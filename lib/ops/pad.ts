@@ -5,6 +5,7 @@
  */
 import { type OnnxContext, onnxTypeOf } from "./onnx-rule.ts";
 import { sliceMap } from "./index-map.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes, stridesOf } from "./shapes.ts";
 import { slice } from "./slice.ts";
@@ -51,14 +52,17 @@ export const padOperation: Operation = {
         starts: (node.attributes.low as readonly number[]).map((l) => -l),
         sizes: node.shape,
       }),
-    inside: (node, index) => {
+    inside: (node, { index, sizes }) => {
       const low = node.attributes.low as readonly number[], strides = stridesOf(node.shape);
       const from = node.inputs[0].shape;
       const axes = node.shape.map((_, i) => i).filter((i) => from[i] !== node.shape[i]);
       // One comparison for both ends: what lies before wraps around to a large number.
-      return axes.map((i) =>
-        `((${index} / ${strides[i]}u) % ${node.shape[i]}u - ${low[i]}u < ${from[i]}u)`
-      ).join(" && ");
+      const size = sizeOf(node.shape);
+      return axes.map((i) => {
+        const steps = sizes.divisor(strides[i], size).quotient(index);
+        const at = sizes.divisor(node.shape[i], size / strides[i]).remainder(steps);
+        return `(${at} - ${sizes.u32(low[i])} < ${sizes.u32(from[i])})`;
+      }).join(" && ");
     },
   },
 };

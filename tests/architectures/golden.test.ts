@@ -5,7 +5,7 @@ import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { loadModel } from "../../lib/io/load-model.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
 import cases from "../golden/cases.json" with { type: "json" };
-import { testOnDevices } from "../devices.ts";
+import { testOnceOnWebGpu } from "../devices.ts";
 
 /** The bound on logits, relative to the largest. */
 const LOGITS = 2e-5;
@@ -30,7 +30,7 @@ async function difference(
 }
 
 for (const { kind, rope_only } of cases.bases) {
-  testOnDevices(`${kind}: logits of transformers`, async (device) => {
+  testOnceOnWebGpu(`${kind}: logits of transformers`, async (device) => {
     const model = await loadModel(`${root}${kind}`, { device });
     const { tensors } = await openSafetensors(`${root}${kind}/expected.safetensors`);
     const get = (name: string) => {

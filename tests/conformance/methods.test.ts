@@ -34,7 +34,7 @@ import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
 import { goldenBase } from "../adapters/bases.ts";
 import { randomized } from "../adapters/randomized.ts";
-import { testOnDevices } from "../devices.ts";
+import { testOnceOnWebGpu } from "../devices.ts";
 import { inFolder } from "../io/folder.ts";
 
 const INPUTS = { inputIds: [[5, 41, 3, 60, 7, 22], [9, 9, 12, 0, 33, 1]] };
@@ -113,7 +113,7 @@ for (const entry of defaultMethods.values()) {
   for (const kind of Object.keys(TARGETS)) {
     const what = `${method.peftType} on ${kind}`;
 
-    testOnDevices(`${what}: starts as it promises, and is the base when off`, async (device) => {
+    testOnceOnWebGpu(`${what}: starts as it promises, and is the base when off`, async (device) => {
       const model = await makeModel(entry, { kind, device });
       const base = await logitsOf(model.base);
       const start = apart(await logitsOf(model), base);
@@ -125,7 +125,7 @@ for (const entry of defaultMethods.values()) {
       assertEquals(await logitsOf(unload(moved)), base);
     });
 
-    testOnDevices(`${what}: merged is unmerged, or refused`, async (device) => {
+    testOnceOnWebGpu(`${what}: merged is unmerged, or refused`, async (device) => {
       const model = await randomized(await makeModel(entry, { kind, device }));
       if (!method.merge) {
         assertThrows(() => mergeAndUnload(model), UnsupportedError, method.peftType);
@@ -136,18 +136,21 @@ for (const entry of defaultMethods.values()) {
       assert(apart(merged, wanted) < 2e-5, `${apart(merged, wanted)} apart`);
     });
 
-    testOnDevices(`${what}: gradients are those that finite differences give`, async (device) => {
-      const model = await randomized(await makeModel(entry, { kind, device }));
-      const { measured, direction } = await slopes(model);
-      const gradient = await gradientAlong(model, direction);
-      const scale = Math.max(Math.abs(measured), 1e-2);
-      assert(
-        Math.abs(gradient - measured) / scale < 2e-2,
-        `${gradient} instead of ${measured}`,
-      );
-    });
+    testOnceOnWebGpu(
+      `${what}: gradients are those that finite differences give`,
+      async (device) => {
+        const model = await randomized(await makeModel(entry, { kind, device }));
+        const { measured, direction } = await slopes(model);
+        const gradient = await gradientAlong(model, direction);
+        const scale = Math.max(Math.abs(measured), 1e-2);
+        assert(
+          Math.abs(gradient - measured) / scale < 2e-2,
+          `${gradient} instead of ${measured}`,
+        );
+      },
+    );
 
-    testOnDevices(`${what}: trains, saves and loads`, async (device) => {
+    testOnceOnWebGpu(`${what}: trains, saves and loads`, async (device) => {
       const model = await makeModel(entry, { kind, device });
       const start = await lossOf(model);
       const { model: trained } = await train(model, [LABELLED], {
@@ -173,7 +176,7 @@ for (const entry of defaultMethods.values()) {
       });
     });
 
-    testOnDevices(`${what}: rows of a mixed batch are as alone, or refused`, async (device) => {
+    testOnceOnWebGpu(`${what}: rows of a mixed batch are as alone, or refused`, async (device) => {
       const one = await makeModel(entry, { kind, device });
       const two = addAdapter(one, "other", configOf(entry, kind), { seed: 8 });
       const model = await randomized(two);
@@ -192,7 +195,7 @@ for (const entry of defaultMethods.values()) {
       assert(apart(mixed.subarray(0, size), await firstRow(setAdapter(model, "default"))) > 1e-3);
     });
 
-    testOnDevices(`${what}: generates what repeated forward passes give`, async (device) => {
+    testOnceOnWebGpu(`${what}: generates what repeated forward passes give`, async (device) => {
       const model = await randomized(await makeModel(entry, { kind, device }));
       const ids = [...INPUTS.inputIds[0]];
       for (let i = 0; i < 4; i++) {
@@ -209,25 +212,32 @@ for (const entry of defaultMethods.values()) {
     });
   }
 
-  testOnDevices(`${method.peftType}: is scaled, or says that it has no scale`, async (device) => {
-    const model = await randomized(await makeModel(entry, { kind: "llama", device }));
-    if (!method.isScalable) {
-      await assertRejects(() => withAdapterScale(model, 2, logitsOf), ValueError, method.peftType);
-      return;
-    }
-    const base = await logitsOf(model.base);
-    const { value: none } = await withAdapterScale(model, 0, (m) => logitsOf(m));
-    assert(apart(none, base) < 1e-6);
-    const { value: same } = await withAdapterScale(model, 1, (m) => logitsOf(m));
-    assert(apart(same, await logitsOf(model)) < 1e-6);
-    const { value: half } = await withAdapterScale(model, -0.5, async (m) => {
-      assert(apart(await logitsOf(mergeAndUnload(m)), await logitsOf(m)) < 2e-5, "merges scaled");
-      return await logitsOf(m);
-    });
-    assert(apart(half, base) > 1e-3);
-  });
+  testOnceOnWebGpu(
+    `${method.peftType}: is scaled, or says that it has no scale`,
+    async (device) => {
+      const model = await randomized(await makeModel(entry, { kind: "llama", device }));
+      if (!method.isScalable) {
+        await assertRejects(
+          () => withAdapterScale(model, 2, logitsOf),
+          ValueError,
+          method.peftType,
+        );
+        return;
+      }
+      const base = await logitsOf(model.base);
+      const { value: none } = await withAdapterScale(model, 0, (m) => logitsOf(m));
+      assert(apart(none, base) < 1e-6);
+      const { value: same } = await withAdapterScale(model, 1, (m) => logitsOf(m));
+      assert(apart(same, await logitsOf(model)) < 1e-6);
+      const { value: half } = await withAdapterScale(model, -0.5, async (m) => {
+        assert(apart(await logitsOf(mergeAndUnload(m)), await logitsOf(m)) < 2e-5, "merges scaled");
+        return await logitsOf(m);
+      });
+      assert(apart(half, base) > 1e-3);
+    },
+  );
 
-  testOnDevices(`${method.peftType}: combines, or refuses to`, async (device) => {
+  testOnceOnWebGpu(`${method.peftType}: combines, or refuses to`, async (device) => {
     const one = await makeModel(entry, { kind: "llama", device });
     const two = addAdapter(one, "other", configOf(entry, "llama"), { seed: 8 });
     const model = await randomized(two);

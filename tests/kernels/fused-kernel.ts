@@ -9,7 +9,7 @@ import {
   writeReduce,
   type WrittenKernel,
 } from "../../lib/device/webgpu/write-kernel.ts";
-import type { Kernel, KernelFeatures } from "../../lib/ops/kernel-rule.ts";
+import type { Kernel, KernelFeatures } from "../../kernels/kernel.ts";
 import { operationOf } from "../../lib/ops/mod.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import { fuse, type FusedProgram } from "../../lib/program/fuse.ts";

@@ -4,7 +4,7 @@ import { registerMatmul } from "../../kernels/matmul-register.ts";
 import { tiledMatmul } from "../../kernels/matmul-tiled.ts";
 import { isVectorProblem, vectorMatmul } from "../../kernels/matmul-vector.ts";
 import type { OperandFormat } from "../../kernels/operand.ts";
-import type { Kernel } from "../../lib/ops/kernel-rule.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
 import { sizeOf } from "../../lib/tensor/dtype.ts";
 import { assertNear, openGpu, randoms } from "./run-kernel.ts";
 

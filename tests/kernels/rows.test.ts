@@ -1,7 +1,7 @@
 import { crossEntropyGradKernel, crossEntropyKernel } from "../../kernels/cross-entropy.ts";
 import { layerNormKernel, rmsNormKernel } from "../../kernels/norm.ts";
 import { softmaxKernel } from "../../kernels/softmax.ts";
-import type { Kernel } from "../../lib/ops/kernel-rule.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
 import { assertNear, openGpu, randoms } from "./run-kernel.ts";
 
 const FORMS = [{ software: true }, { software: false }] as const;

@@ -3,7 +3,10 @@
  *
  * @module
  */
-import type { Kernel, KernelFeatures } from "../../lib/ops/kernel-rule.ts";
+import type { Kernel, KernelFeatures } from "../../kernels/kernel.ts";
+
+import { requestAdapter } from "../../lib/device/webgpu/backends.ts";
+import { SIZES_BINDING } from "../../kernels/sizes.ts";
 
 /** An adapter's device, and what of it was given out. */
 export interface Gpu extends Disposable {
@@ -49,7 +52,7 @@ fn epilogue4(value: vec4<f32>, index: u32) -> vec4<f32> {
 export async function openGpu(
   options: { readonly epilogue?: keyof typeof EPILOGUES } = {},
 ): Promise<Gpu> {
-  const adapter = await navigator.gpu?.requestAdapter();
+  const adapter = await requestAdapter();
   if (!adapter) {
     throw new Error(
       "No WebGPU adapter was found. Install a Vulkan driver (Debian: mesa-vulkan-drivers).",
@@ -99,8 +102,11 @@ export async function openGpu(
     }[] = [];
     for (const dispatch of kernel.dispatches) {
       device.pushErrorScope("validation");
+      const words = dispatch.sizes.words();
+      // The dispatches of the device have declared their sizes already.
+      const declarations = dispatch.source.includes("var<uniform>") ? "" : dispatch.sizes.declare();
       const module = device.createShaderModule({
-        code: dispatch.epilogue ? dispatch.source + epilogue : dispatch.source,
+        code: declarations + (dispatch.epilogue ? dispatch.source + epilogue : dispatch.source),
       });
       const pipeline = device.createComputePipeline({
         layout: "auto",
@@ -116,6 +122,14 @@ export async function openGpu(
             : temporaries[b.temporary],
         },
       }));
+      if (words.length) {
+        const uniform = device.createBuffer({
+          size: words.byteLength,
+          usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+        });
+        device.queue.writeBuffer(uniform, 0, words);
+        entries.push({ binding: SIZES_BINDING, resource: { buffer: uniform } });
+      }
       const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
       const error = await device.popErrorScope();
       if (error) throw new Error(`${kernel.variant}: ${error.message}`);

@@ -5,6 +5,8 @@
  * @module
  */
 
+import { BACKEND_VARIABLE, BACKENDS } from "../../lib/device/webgpu/backends.ts";
+
 const PACKAGE = "mesa-vulkan-drivers";
 
 const ADVICE =
@@ -25,12 +27,18 @@ if (adapter) console.log(description || device || vendor || "unnamed");
 /** Runs a program and returns whether it succeeded and what it wrote to its standard output. */
 async function run(
   command: readonly string[],
-  { input = "", quiet = false }: { readonly input?: string; readonly quiet?: boolean } = {},
+  options: {
+    readonly input?: string;
+    readonly quiet?: boolean;
+    readonly env?: Readonly<Record<string, string>>;
+  } = {},
 ): Promise<{ readonly success: boolean; readonly output: string }> {
   const [program, ...args] = command;
+  const { input = "", quiet = false, env } = options;
   try {
     const child = new Deno.Command(program, {
       args,
+      env,
       stdin: "piped",
       stdout: "piped",
       stderr: quiet ? "null" : "inherit",
@@ -51,7 +59,8 @@ async function run(
  * fresh process: one that has looked for drivers does not see those installed afterwards.
  */
 async function adapterName(): Promise<string | undefined> {
-  const { output } = await run([Deno.execPath(), "eval", "--no-config", "--no-lock", PROBE]);
+  const probe = [Deno.execPath(), "eval", "--no-config", "--no-lock", PROBE];
+  const { output } = await run(probe, { env: backendEnvironment() });
   return output || undefined;
 }
 
@@ -137,6 +146,11 @@ async function installDriver(): Promise<void> {
     if (await install("-t", `${VERSION_CODENAME}-backports`)) return;
   }
   if (!await install()) throw new Error(`apt-get could not install ${PACKAGE}.\n${ADVICE}`);
+}
+
+/** The environment in which Deno looks at the library's backends only, unless a user has named others. */
+export function backendEnvironment(): Readonly<Record<string, string>> {
+  return { [BACKEND_VARIABLE]: Deno.env.get(BACKEND_VARIABLE) ?? BACKENDS.join() };
 }
 
 /**

@@ -4,7 +4,8 @@
  * @module
  */
 import { DeviceError } from "../../errors.ts";
-import type { KernelFeatures } from "../../ops/kernel-rule.ts";
+import { type Backend, requestAdapter } from "./backends.ts";
+import type { KernelFeatures } from "../../../kernels/kernel.ts";
 
 /** Which adapter to ask for. */
 export interface AdapterOptions {
@@ -12,6 +13,8 @@ export interface AdapterOptions {
   readonly powerPreference?: GPUPowerPreference;
   /** Takes a software adapter even where there is a GPU. */
   readonly forceFallbackAdapter?: boolean;
+  /** Where to look for it: Vulkan, Metal and DX12 by default. OpenGL (`"gl"`) is slow, and is taken only when it is named here. */
+  readonly backends?: readonly Backend[];
   /** Takes the kernels that suit a processor, or those that suit a GPU; by default as the adapter is. */
   readonly software?: boolean;
 }
@@ -53,21 +56,21 @@ const SOFTWARE = /llvmpipe|lavapipe|swiftshader|softpipe|basic render/i;
  */
 export async function openAdapter(options: AdapterOptions = {}): Promise<OpenAdapter> {
   // deno-lint-ignore no-explicit-any -- not every runtime has it
-  const gpu = (globalThis.navigator as any)?.gpu as GPU | undefined;
-  if (!gpu) {
+  if (!(globalThis.navigator as any)?.gpu) {
     throw new DeviceError(
       "WEBGPU_MISSING",
       "This runtime has no WebGPU (navigator.gpu). Use Deno 2 or a browser with WebGPU, or the CPU device.",
     );
   }
-  const adapter = await gpu.requestAdapter({
+  const adapter = await requestAdapter({
+    backends: options.backends,
     powerPreference: options.powerPreference ?? "high-performance",
     ...(options.forceFallbackAdapter ? { forceFallbackAdapter: true } : {}),
   });
   if (!adapter) {
     throw new DeviceError(
       "WEBGPU_ADAPTER",
-      "No WebGPU adapter was found. Install a Vulkan driver (on Debian mesa-vulkan-drivers has a software one), or use the CPU device.",
+      "No WebGPU adapter was found on Vulkan, Metal or DX12. Install a Vulkan driver (on Debian mesa-vulkan-drivers has a software one), or use the CPU device; OpenGL, which is slow, is taken only where it is asked for by name.",
     );
   }
   const requiredFeatures = FEATURES.filter((f) => adapter.features.has(f));
@@ -91,12 +94,20 @@ export async function openAdapter(options: AdapterOptions = {}): Promise<OpenAda
     gpu: device,
     description,
     isFallback,
-    features: {
-      f16: device.features.has("shader-f16"),
-      subgroups: device.features.has("subgroups" as GPUFeatureName),
-      software: options.software ?? isFallback,
-      workgroupStorage: device.limits.maxComputeWorkgroupStorageSize,
-      workgroupInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
-    },
+    features: featuresOf(device, { software: options.software ?? isFallback }),
+  };
+}
+
+/** What kernels are chosen by on a device. */
+export function featuresOf(
+  { features, limits }: GPUDevice,
+  { software }: { readonly software: boolean },
+): KernelFeatures {
+  return {
+    f16: features.has("shader-f16"),
+    subgroups: features.has("subgroups" as GPUFeatureName),
+    software,
+    workgroupStorage: limits.maxComputeWorkgroupStorageSize,
+    workgroupInvocations: limits.maxComputeInvocationsPerWorkgroup,
   };
 }

@@ -29,6 +29,12 @@ import {
   type WrittenKernel,
 } from "./write-kernel.ts";
 
+/** What of a device compiling takes. */
+export type Compiler = Pick<
+  Core,
+  "gpu" | "features" | "pipelines" | "tuner" | "maxBinding" | "alignment"
+>;
+
 /** What is done in a run, in order. */
 export type Command =
   | {
@@ -39,6 +45,8 @@ export type Command =
     readonly flops: number;
     readonly pipeline: Pipeline;
     readonly bindings: readonly Location[];
+    /** Where its sizes lie in those of the program. */
+    readonly sizes: SizeRange | null;
     readonly workgroups: readonly [number, number, number];
   }
   | {
@@ -48,6 +56,12 @@ export type Command =
     readonly bytes: number;
   };
 
+/** A range of a program's sizes, in bytes. */
+export interface SizeRange {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 /** A program that is ready to run, but for its buffers. */
 export interface Blueprint {
   /** The program after lowering; its inputs and outputs have the names of the original. */
@@ -56,6 +70,8 @@ export interface Blueprint {
   readonly commands: readonly Command[];
   /** Bytes of each scratch buffer. */
   readonly scratch: readonly number[];
+  /** Contents of the uniform buffer that all dispatches read their sizes from. */
+  readonly sizes: Uint8Array<ArrayBuffer>;
   /** Contents of each constant buffer. */
   readonly constants: readonly Uint8Array<ArrayBuffer>[];
   /** Where a value lies that has a buffer. */
@@ -67,7 +83,7 @@ export interface Blueprint {
  *
  * @throws {DeviceError} naming the operation, where a kernel does not compile or needs more than the adapter has.
  */
-export async function compileProgram(core: Core, program: Program): Promise<Blueprint> {
+export async function compileProgram(core: Compiler, program: Program): Promise<Blueprint> {
   const { alignment } = core;
   const lowered = splitLarge(lower(program), { maxBytes: core.maxBinding, alignment });
   const { maxStorageBuffersPerShaderStage: storageBuffers } = core.gpu.limits;
@@ -82,6 +98,7 @@ export async function compileProgram(core: Core, program: Program): Promise<Blue
     alignment,
     temporaries: (group) => kernels.get(group)?.temporaries ?? [],
   });
+  const sizes = createSizeTable(core.gpu.limits.minUniformBufferOffsetAlignment);
   const commands: Promise<Command[]>[] = planned.steps.map(async (step) => {
     if (step.kind === "copy") return [step];
     const { group } = step;
@@ -98,21 +115,55 @@ export async function compileProgram(core: Core, program: Program): Promise<Blue
         what: `The kernel of ${kernel.name}`,
       }),
       bindings: d.bindings.map((b) => bind(core, fused, planned, b, { step, kernel })),
+      sizes: sizes.add(d.sizes.words()),
       workgroups: d.workgroups,
     })));
   });
   return {
     program: lowered,
     commands: (await Promise.all(commands)).flat(),
+    sizes: sizes.contents(),
     scratch: planned.scratch,
     constants: await Promise.all(fused.constants.map(constantBytes)),
     locate: planned.locate,
   };
 }
 
+/** Sizes one after the other, each at an aligned place and equal ones only once. */
+function createSizeTable(alignment: number): {
+  add(words: Uint32Array<ArrayBuffer>): SizeRange | null;
+  contents(): Uint8Array<ArrayBuffer>;
+} {
+  const ranges = new Map<string, SizeRange>();
+  const parts: Uint32Array<ArrayBuffer>[] = [];
+  let length = 0;
+  return {
+    add(words) {
+      if (words.length === 0) return null;
+      const key = words.join();
+      let range = ranges.get(key);
+      if (!range) {
+        ranges.set(key, range = { offset: length, bytes: words.byteLength });
+        parts.push(words);
+        length += Math.ceil(words.byteLength / alignment) * alignment;
+      }
+      return range;
+    },
+    contents() {
+      const all = new Uint8Array(length);
+      let at = 0;
+      for (const words of parts) {
+        all.set(new Uint8Array(words.buffer), at);
+        at += Math.ceil(words.byteLength / alignment) * alignment;
+      }
+      return all;
+    },
+  };
+}
+
 /** The kernels of a group; none for elementwise ones, which depend on the plan. */
 async function writeGroup(
-  core: Core,
+  core: Compiler,
   fused: FusedProgram,
   group: Group,
 ): Promise<WrittenKernel | null> {
@@ -133,7 +184,7 @@ async function writeGroup(
 }
 
 function bind(
-  core: Core,
+  core: Compiler,
   fused: FusedProgram,
   planned: Plan,
   binding: Binding,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { KernelFeatures } from "../../ops/kernel-rule.ts";
+import type { KernelFeatures } from "../../../kernels/kernel.ts";
 import type { Memory, ScratchPool, StagingPool } from "./memory.ts";
 import type { PipelineCache } from "./pipelines.ts";
 import type { StateHost } from "./state.ts";

@@ -11,6 +11,7 @@ import type { Place } from "../../program/plan.ts";
 import type { Program } from "../../program/program.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { SIZES_BINDING } from "../../../kernels/sizes.ts";
 import { storageBytes } from "../../../kernels/wgsl.ts";
 import type { Executable, State } from "../device.ts";
 import { copyBytes, decode, encode } from "./bytes.ts";
@@ -59,6 +60,7 @@ interface BindSet {
 interface Resources {
   readonly scratch: readonly DeviceBuffer[];
   readonly constants: readonly DeviceBuffer[];
+  readonly sizes: DeviceBuffer | null;
   readonly slots: ReadonlyMap<string, Slot>;
   /** The last used comes first. */
   sets: readonly BindSet[];
@@ -108,8 +110,8 @@ export function createExecutable(
 
   function acquire(): Resources {
     const made: DeviceBuffer[] = [];
-    const create = (bytes: number, what: string) => {
-      const buffer = core.memory.create(bytes, { what });
+    const create = (bytes: number, what: string, use?: "uniform") => {
+      const buffer = core.memory.create(bytes, { what, use });
       made.push(buffer);
       return buffer;
     };
@@ -123,8 +125,11 @@ export function createExecutable(
         const bytes = storageBytes(v.dtype, sizeOf(v.shape));
         return [name, { buffer: create(bytes, `The input "${name}"`), last: null }];
       }));
+      const { byteLength } = blueprint.sizes;
+      const sizes = byteLength ? create(byteLength, "The sizes of a program", "uniform") : null;
+      if (sizes) core.write(sizes, blueprint.sizes);
       const scratch = core.scratch.acquire(blueprint.scratch);
-      return { scratch, constants, slots, sets: [] };
+      return { scratch, constants, sizes, slots, sets: [] };
     } catch (error) {
       for (const b of made) b.destroy();
       throw error;
@@ -135,6 +140,7 @@ export function createExecutable(
     if (!resources) return;
     core.scratch.release(resources.scratch);
     for (const b of resources.constants) b.destroy();
+    resources.sizes?.destroy();
     for (const s of resources.slots.values()) s.buffer.destroy();
     resources = null;
   }
@@ -194,7 +200,7 @@ export function createExecutable(
         groups: dispatches.map((d, i) =>
           latest && bindsExternals[i].every((n) => latest.signature[n] === signature[n])
             ? latest.groups[i]
-            : makeBindGroup(d, of)
+            : makeBindGroup(d, held.sizes, of)
         ),
       };
     }
@@ -204,16 +210,22 @@ export function createExecutable(
 
   function makeBindGroup(
     dispatch: Extract<Command, { kind: "dispatch" }>,
+    sizes: DeviceBuffer | null,
     of: BufferOf,
   ): GPUBindGroup {
     core.memory.counts.bindGroups++;
-    return core.gpu.createBindGroup({
-      layout: dispatch.pipeline.layout,
-      entries: dispatch.bindings.map(({ place, offset, bytes }, binding) => ({
-        binding,
-        resource: { buffer: of(place), offset, size: bytes },
-      })),
-    });
+    const entries = dispatch.bindings.map(({ place, offset, bytes }, binding) => ({
+      binding,
+      resource: { buffer: of(place), offset, size: bytes },
+    }));
+    if (dispatch.sizes) {
+      const { offset, bytes } = dispatch.sizes;
+      entries.push({
+        binding: SIZES_BINDING,
+        resource: { buffer: sizes!.gpu, offset, size: bytes },
+      });
+    }
+    return core.gpu.createBindGroup({ layout: dispatch.pipeline.layout, entries });
   }
 
   async function runWith(

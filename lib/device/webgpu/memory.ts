@@ -23,7 +23,7 @@ export interface Memory {
   /** Makes a zeroed buffer of at least so many bytes; `what` names it in errors. */
   create(
     bytes: number,
-    options: { readonly what: string; readonly staging?: boolean },
+    options: { readonly what: string; readonly use?: keyof ReturnType<typeof usages> },
   ): DeviceBuffer;
   /** Throws what went wrong in making buffers since the last call. */
   check(): Promise<void>;
@@ -32,6 +32,13 @@ export interface Memory {
   /** What is alive and what was made. */
   report(): DeviceMemory;
 }
+
+/** What buffers are used for, as WebGPU says it. */
+const usages = () => ({
+  storage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+  uniform: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+  staging: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+});
 
 /** Sizes are multiples of this, so that vectors at the end of a value can be read whole. */
 const UNIT = 16;
@@ -43,7 +50,7 @@ export function createMemory(gpu: GPUDevice): Memory {
   let checks: Promise<void>[] = [];
   return {
     counts,
-    create(length, { what, staging = false }) {
+    create(length, { what, use = "storage" }) {
       const size = Math.max(UNIT, Math.ceil(length / UNIT) * UNIT);
       if (size > gpu.limits.maxBufferSize) {
         throw new DeviceError(
@@ -56,9 +63,7 @@ export function createMemory(gpu: GPUDevice): Memory {
       gpu.pushErrorScope("validation");
       const buffer = gpu.createBuffer({
         size,
-        usage: staging
-          ? GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST
-          : GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+        usage: usages()[use],
       });
       for (const scope of [gpu.popErrorScope(), gpu.popErrorScope()]) {
         checks.push(scope.then((error) => {
@@ -170,7 +175,7 @@ export function createStagingPool(memory: Memory): StagingPool {
         if (b.bytes >= bytes && (found < 0 || b.bytes < idle[found].bytes)) found = i;
       });
       if (found >= 0) return idle.splice(found, 1)[0];
-      return memory.create(bytes, { what: "Reading results", staging: true });
+      return memory.create(bytes, { what: "Reading results", use: "staging" });
     },
     give(buffer) {
       idle.push(buffer);

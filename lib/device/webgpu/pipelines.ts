@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { SIZES_BINDING } from "../../../kernels/sizes.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Memory } from "./memory.ts";
 
@@ -37,9 +38,9 @@ export function createPipelineCache(gpu: GPUDevice, memory: Memory): PipelineCac
     if (!layout) {
       layout = gpu.createBindGroupLayout({
         entries: [...signature].map((access, binding) => ({
-          binding,
+          binding: access === "u" ? SIZES_BINDING : binding,
           visibility: GPUShaderStage.COMPUTE,
-          buffer: { type: access === "w" ? "storage" : "read-only-storage" },
+          buffer: { type: BUFFERS[access as keyof typeof BUFFERS] },
         })),
       });
       layouts.set(signature, layout);
@@ -90,12 +91,15 @@ export function createPipelineCache(gpu: GPUDevice, memory: Memory): PipelineCac
   };
 }
 
-/** `r` or `w` for each binding, as the source declares it. */
+/** Kinds of binding by their letter in a signature. */
+const BUFFERS = { r: "read-only-storage", w: "storage", u: "uniform" } as const;
+
+/** `r` or `w` for each binding, as the source declares it, and `u` where it has sizes. */
 function accessOf(source: string, bindings: number): string {
   const access = new Array<string>(bindings).fill("r");
   const declaration = /@group\(0\)\s*@binding\((\d+)\)\s*var<\s*storage\s*(?:,\s*(\w+)\s*)?>/g;
   for (const [, number, mode] of source.matchAll(declaration)) {
     if (mode === "read_write") access[Number(number)] = "w";
   }
-  return access.join("");
+  return access.join("") + (source.includes("var<uniform>") ? "u" : "");
 }

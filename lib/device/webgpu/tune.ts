@@ -3,8 +3,9 @@
  *
  * @module
  */
+import { SIZES_BINDING } from "../../../kernels/sizes.ts";
 import { storageBytes } from "../../../kernels/wgsl.ts";
-import type { Kernel } from "../../ops/kernel-rule.ts";
+import type { Kernel } from "../../../kernels/kernel.ts";
 import { operationOf } from "../../ops/mod.ts";
 import { stringify, type Value } from "../../ops/value.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
@@ -42,18 +43,23 @@ export function createTuner(
 
   async function measureAll(node: Value, variants: readonly Kernel[]): Promise<string> {
     const buffers: DeviceBuffer[] = [];
-    const create = (bytes: number) => {
-      const buffer = memory.create(bytes, { what: `Measuring ${node.op}` });
+    const create = (bytes: number, use: "storage" | "uniform" = "storage") => {
+      const buffer = memory.create(bytes, { what: `Measuring ${node.op}`, use });
       buffers.push(buffer);
       return buffer.gpu;
+    };
+    const uniform = (words: Uint32Array<ArrayBuffer>) => {
+      const buffer = create(words.byteLength, "uniform");
+      gpu.queue.writeBuffer(buffer, 0, words);
+      return buffer;
     };
     try {
       const inputs = node.inputs.map((x) => create(storageBytes(x.dtype, sizeOf(x.shape))));
       const output = create(storageBytes(node.dtype, sizeOf(node.shape)));
       let winner = variants[0].variant, shortest = Infinity;
       for (const kernel of variants) {
-        const temporaries = (kernel.temporaries ?? []).map(create);
-        const time = await measure(kernel, { inputs, output, temporaries }, shortest);
+        const temporaries = (kernel.temporaries ?? []).map((bytes) => create(bytes));
+        const time = await measure(kernel, { inputs, output, temporaries, uniform }, shortest);
         if (time < shortest) [winner, shortest] = [kernel.variant, time];
       }
       return winner;
@@ -69,30 +75,34 @@ export function createTuner(
       readonly inputs: readonly GPUBuffer[];
       readonly output: GPUBuffer;
       readonly temporaries: readonly GPUBuffer[];
+      readonly uniform: (words: Uint32Array<ArrayBuffer>) => GPUBuffer;
     },
     limit: number,
   ): Promise<number> {
     let total = 0;
     for (const d of kernel.dispatches) {
-      const source = d.epilogue ? `${d.source}\n${IDENTITY_EPILOGUE}` : d.source;
+      const source = d.sizes.declare() +
+        (d.epilogue ? `${d.source}\n${IDENTITY_EPILOGUE}` : d.source);
+      const words = d.sizes.words();
       const pipeline = await pipelines.get(source, {
         bindings: d.bindings.length,
         what: kernel.variant,
       }).catch(() => null);
       if (!pipeline) return Infinity;
-      const group = gpu.createBindGroup({
-        layout: pipeline.layout,
-        entries: d.bindings.map((b, binding) => ({
-          binding,
-          resource: {
-            buffer: b === "output"
-              ? io.output
-              : typeof b === "number"
-              ? io.inputs[b]
-              : io.temporaries[b.temporary],
-          },
-        })),
-      });
+      const entries = d.bindings.map((b, binding) => ({
+        binding,
+        resource: {
+          buffer: b === "output"
+            ? io.output
+            : typeof b === "number"
+            ? io.inputs[b]
+            : io.temporaries[b.temporary],
+        },
+      }));
+      if (words.length) {
+        entries.push({ binding: SIZES_BINDING, resource: { buffer: io.uniform(words) } });
+      }
+      const group = gpu.createBindGroup({ layout: pipeline.layout, entries });
       const all = sizeOf(d.workgroups);
       const time = async (count: number, repeats: number) => {
         const encoder = gpu.createCommandEncoder();

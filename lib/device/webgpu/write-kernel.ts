@@ -8,8 +8,9 @@ import { type FusedDispatch, type Leaf, writeExpression } from "../../../kernels
 import { pieceKernel, transposeKernel } from "../../../kernels/layout.ts";
 import { reduceKernel } from "../../../kernels/reduce.ts";
 import { joinFunctions } from "../../../kernels/scalar-functions.ts";
+import type { Sizes } from "../../../kernels/sizes.ts";
 import { LITERAL_FUNCTIONS } from "../../../kernels/wgsl.ts";
-import { type Kernel, MAX_WORKGROUPS } from "../../ops/kernel-rule.ts";
+import { type Kernel, MAX_WORKGROUPS } from "../../../kernels/kernel.ts";
 import { operationOf } from "../../ops/mod.ts";
 import { showSpec } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
@@ -32,6 +33,8 @@ export type Binding =
 export interface WrittenDispatch {
   /** WGSL with entry point `main`. */
   readonly source: string;
+  /** The numbers that the source names. */
+  readonly sizes: Sizes;
   /** What is bound, in order. */
   readonly bindings: readonly Binding[];
   /** Workgroups in x, y, z. */
@@ -149,8 +152,10 @@ export function writeOwn(fused: FusedProgram, group: Group, kernel: Kernel): Wri
     if (output === node) {
       return checked({ ...d, source: `${d.source}\n${IDENTITY_EPILOGUE}`, bindings }, name);
     }
+    const sizes = d.sizes.extended();
     const expression = writeExpression({
       roots: [output],
+      sizes,
       parameter: node,
       leaf,
       name: "epilogue",
@@ -162,7 +167,7 @@ export function writeOwn(fused: FusedProgram, group: Group, kernel: Kernel): Wri
       expression.source,
     ].join("\n");
     const leaves = expression.leaves.map((l) => open(l));
-    return checked({ ...d, source, bindings: [...bindings, ...leaves] }, name);
+    return checked({ ...d, source, sizes, bindings: [...bindings, ...leaves] }, name);
   });
   return { name, dispatches, temporaries: kernel.temporaries ?? [] };
 }
@@ -208,5 +213,6 @@ function checked(dispatch: WrittenDispatch, name: string): WrittenDispatch {
       { workgroups: [...dispatch.workgroups] },
     );
   }
-  return { source: dispatch.source, bindings: dispatch.bindings, workgroups: dispatch.workgroups };
+  const { source, sizes, bindings, workgroups } = dispatch;
+  return { source: sizes.declare() + source, sizes, bindings, workgroups };
 }

@@ -22,7 +22,7 @@ import { lora } from "../../../lib/methods/lora/lora.ts";
 import type { ModelGraph } from "../../../lib/model/model-graph.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import type { Tensor } from "../../../lib/tensor/tensor.ts";
-import { testDevice, testOnDevices } from "../../devices.ts";
+import { testDevice, testOnceOnWebGpu } from "../../devices.ts";
 import index from "../../golden/combinations/index.json" with { type: "json" };
 import { golden, goldenBase, peftLora } from "../bases.ts";
 import { randomAdapters } from "../random-adapter.ts";
@@ -75,7 +75,7 @@ function apart(got: Float32Array, want: Float32Array): number {
 
 for (const set of Object.keys(sets)) {
   const cases = index.cases.filter((one) => one.set === set);
-  testOnDevices(`combined adapters are PEFT's: ${set}`, async (device) => {
+  testOnceOnWebGpu(`combined adapters are PEFT's: ${set}`, async (device) => {
     const model = await loadSet(set, device);
     const check = async (of: PeftModel, name: string, bound = LOGITS) => {
       const { logits } = await forward(of, { inputIds: tensors.get("in.input_ids")! });

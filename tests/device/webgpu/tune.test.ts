@@ -4,7 +4,8 @@ import { createMemory } from "../../../lib/device/webgpu/memory.ts";
 import { createPipelineCache } from "../../../lib/device/webgpu/pipelines.ts";
 import { createTuner, UNTUNED } from "../../../lib/device/webgpu/tune.ts";
 import { input } from "../../../lib/ops/input.ts";
-import type { Kernel } from "../../../lib/ops/kernel-rule.ts";
+import type { Kernel } from "../../../kernels/kernel.ts";
+import { createSizes } from "../../../kernels/sizes.ts";
 import { matmul } from "../../../lib/ops/matmul.ts";
 import { createGraph, type Value } from "../../../lib/ops/value.ts";
 
@@ -22,6 +23,7 @@ function busy(variant: string, turns: number, body = ""): Kernel {
   ${body}
   output[id.x] = epilogue(x, id.x);
 }`,
+      sizes: createSizes(),
       bindings: [0, "output"],
       workgroups: [256, 1, 1],
       epilogue: true,

@@ -1,0 +1,64 @@
+/**
+ * What a kernel is.
+ *
+ * @module
+ */
+import type { Sizes } from "./sizes.ts";
+
+/** What of an adapter matters to the choice of a kernel. */
+export interface KernelFeatures {
+  /** The adapter has `shader-f16`. */
+  readonly f16: boolean;
+  /** The adapter has `subgroups`. */
+  readonly subgroups: boolean;
+  /** Bytes of workgroup memory. */
+  readonly workgroupStorage: number;
+  /** Invocations per workgroup. */
+  readonly workgroupInvocations: number;
+  /** The adapter is a processor (`isFallbackAdapter`): barriers and workgroup memory cost more than they save there. */
+  readonly software: boolean;
+}
+
+/** One dispatch of a kernel. Dispatches whose source is the same text share a pipeline, whatever their sizes are. */
+export interface KernelDispatch {
+  /**
+   * WGSL with entry point `main`; bindings are numbered in the order of `bindings`, group 0. Those that it writes are declared
+   * `var<storage, read_write>`, all others `var<storage, read>`. It names its sizes, which are declared when it is compiled.
+   */
+  readonly source: string;
+  /** The numbers that the source names. */
+  readonly sizes: Sizes;
+  /** What is bound: the node's inputs by number, its output, or temporaries. */
+  readonly bindings: readonly (number | "output" | { readonly temporary: number })[];
+  /** Workgroups in x, y, z; each at most 65535 (see {@link foldWorkgroups}). */
+  readonly workgroups: readonly [number, number, number];
+  /**
+   * The source passes each element of the output through `epilogue` just before its only store, and does not declare it (see
+   * `KernelRule` in lib/ops/kernel-rule.ts).
+   */
+  readonly epilogue?: true;
+}
+
+/** One way to run a node. */
+export interface Kernel {
+  /** Name of the variant, such as `tiled-64x64`. */
+  readonly variant: string;
+  /** The dispatches, in order. */
+  readonly dispatches: readonly KernelDispatch[];
+  /** Bytes of each temporary buffer that the dispatches share; their contents are undefined at first. */
+  readonly temporaries?: readonly number[];
+}
+
+/** Most workgroups that a dispatch has along one dimension. */
+export const MAX_WORKGROUPS = 65535;
+
+/**
+ * Workgroup counts for `count` workgroups in a row, folded into y and z where they are too many for x. The kernel finds its number as
+ * `id.x + MAX · (id.y + MAX · id.z)` with MAX = {@link MAX_WORKGROUPS}, and leaves where that is past the end.
+ */
+export function foldWorkgroups(count: number): readonly [number, number, number] {
+  if (count <= MAX_WORKGROUPS) return [count, 1, 1];
+  const rows = Math.ceil(count / MAX_WORKGROUPS);
+  if (rows <= MAX_WORKGROUPS) return [MAX_WORKGROUPS, rows, 1];
+  return [MAX_WORKGROUPS, MAX_WORKGROUPS, Math.ceil(rows / MAX_WORKGROUPS)];
+}
