@@ -221,7 +221,7 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
         const inputs = value.inputs.map((x) =>
           input(
             x,
-            sizeOf(x.shape) === sizeOf(value.shape)
+            sizeOf(x.shape) === sizeOf(value.shape) || (x.op === "constant" && !options.leaf(x))
               ? at
               : move(at, broadcastMap(x.shape, value.shape)),
           )

@@ -13,8 +13,8 @@ import { declareOperand } from "./operand.ts";
 import { createSizes } from "./sizes.ts";
 import { workgroupNumber } from "./wgsl.ts";
 
-/** Below this many floating-point operations a launch costs more than the arithmetic, and compiling more than both. */
-const SMALL = 1 << 18;
+/** Below this many floating-point operations a launch costs more than the arithmetic; a processor, which compiles slowly, takes longer to make other kernels. */
+const SMALL = { hardware: 1 << 12, software: 1 << 18 };
 
 /** Most bytes that a side may take when it is written to a temporary in another order. */
 const LARGEST_PACKED = 64 * 2 ** 20;
@@ -35,7 +35,8 @@ export function matmulKernels(
 ): readonly Kernel[] {
   const { m, n, k, batch } = problem;
   const flops = 2 * sizeOf(batch) * m * n * k;
-  if (flops < SMALL && (features.software || k <= LONG_SUM)) return [plainMatmul(problem)];
+  const small = features.software ? SMALL.software : SMALL.hardware;
+  if (flops < small && (features.software || k <= LONG_SUM)) return [plainMatmul(problem)];
   if (isVectorProblem(problem)) return [vectorMatmul(problem, features)];
   if (features.software) return [registerKernel(problem, flops)];
   return tilesFor(problem).map((tile) => {
@@ -69,8 +70,8 @@ function tilesFor({ m, n, batch }: MatmulProblem): TileOptions[] {
   const four = { threadRows: 4, threadColumns: 4 };
   const square = { rows: 64, columns: 64, depth: 32, ...four };
   const big = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8 };
-  // One side of the size of an adapter's rank: a square tile would compute mostly padding.
-  const thin = (size: number) => size <= 8 ? 8 : size <= 16 ? 16 : 32;
+  // One side of the size of an adapter's rank: a square tile would compute mostly padding. Each size more would be another set of pipelines.
+  const thin = (size: number) => size <= 8 ? 8 : 32;
   if (m <= 32 && n > m) return [{ rows: thin(m), columns: 64, depth: 32, ...four }];
   if (n <= 32) return [{ rows: 64, columns: thin(n), depth: 32, ...four }];
   const bigTiles = sizeOf(batch) * Math.ceil(m / 128) * Math.ceil(n / 128);

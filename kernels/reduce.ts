@@ -236,7 +236,6 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
   const width = quads ? 4 : 1, units = Math.ceil(part / width);
   let threads = 1;
   while (!text.software && threads < 256 && threads * 8 <= units) threads *= 2;
-  const shared = threads > 1;
   const size = threads > SIZE ? 256 : SIZE, perGroup = size / threads;
   const results = outer * count;
   const vector = quads ? `vec4<${t}>` : t;
@@ -247,6 +246,7 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
   const read = quads ? `input4(first + u * 4u)` : `input(first + u)`;
   const whole = sizes.u32(length), all = sizes.u32(results);
   const step = sizes.u32(threads * blockOf(units / threads));
+  const shared = !text.software;
   const lanes = shared ? sizes.u32(threads) : "1u";
   const byCount = chunk && sizes.divisor(count, results);
   const place = chunk

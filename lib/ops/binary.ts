@@ -5,6 +5,7 @@
  */
 import { emitBinary } from "./onnx-elementwise.ts";
 import { POW } from "../../kernels/scalar-functions.ts";
+import { literal } from "../../kernels/wgsl.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { cast } from "./cast.ts";
 import { constant } from "./constant.ts";
@@ -175,10 +176,13 @@ export const binaryOperation: Operation = {
   flops: (node) => sizeOf(node.shape),
   kernel: {
     kind: "elementwise",
-    expression: (node, [a, b]) => {
+    expression: (node, [a, given]) => {
       const fn = node.attributes.fn as BinaryFunction;
-      if (fn !== "pow" || node.dtype !== "i32") return WGSL[fn](a, b);
-      return `i32(round(accuratePow(f32(${a}), f32(${b}))))`;
+      if (fn !== "pow") return WGSL[fn](a, given);
+      // Which power it is makes it another function: compilers leave nothing of x² but a product.
+      const exponent = node.inputs[1].attributes?.value;
+      const b = typeof exponent === "number" ? literal(exponent, node.dtype) : given;
+      return node.dtype === "i32" ? `i32(round(accuratePow(f32(${a}), f32(${b}))))` : WGSL.pow(a, b);
     },
     functions: (node) => node.attributes.fn === "pow" ? [POW] : [],
   },

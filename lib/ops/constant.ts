@@ -5,7 +5,6 @@
  */
 import { sizeOf, type TypedArray } from "../tensor/dtype.ts";
 import { type OnnxContext, onnxTypeOf } from "./onnx-rule.ts";
-import { literal } from "../../kernels/wgsl.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes } from "./shapes.ts";
 import type { Graph, Value, ValueType } from "./value.ts";
@@ -58,9 +57,6 @@ function arrayOf(values: readonly number[], dtype: ValueType): TypedArray {
   }
 }
 
-/** Largest magnitude of whole numbers that are part of a kernel's text. */
-const LARGEST_WRITTEN = 4;
-
 /** The rules of `constant`. */
 export const constantOperation: Operation = {
   name: "constant",
@@ -69,12 +65,7 @@ export const constantOperation: Operation = {
   flops: () => 0,
   kernel: {
     kind: "elementwise",
-    // Compilers simplify with small whole numbers (x², 1 + x); all others are data, as what is made of sizes is.
-    expression: (node, _inputs, { sizes }) => {
-      const value = node.attributes.value as number;
-      return Number.isInteger(value) && Math.abs(value) <= LARGEST_WRITTEN
-        ? literal(value, node.dtype)
-        : sizes.scalar(value, node.dtype);
-    },
+    expression: (node, _inputs, { sizes }) =>
+      sizes.scalar(node.attributes.value as number, node.dtype),
   },
 };

@@ -18,8 +18,8 @@ import type { Attributes, Spec, Value } from "./value.ts";
 export interface NodeSpec extends Spec {
   /** Attributes of the operation. */
   readonly attributes: Attributes;
-  /** Specs of what it reads. */
-  readonly inputs: readonly Spec[];
+  /** Specs of what it reads, with the attributes where these are known. */
+  readonly inputs: readonly (Spec & { readonly attributes?: Attributes })[];
 }
 
 /** Where an element is computed. */

@@ -10,6 +10,7 @@ import {
   type Graph,
   type Spec,
   stringify,
+  textOf,
   type Value,
 } from "../ops/value.ts";
 
@@ -69,12 +70,16 @@ export function programOf(
       );
     }
   }
+  let key: string | undefined;
   return {
     inputs,
     outputs: new Map(Object.entries(outputs)),
     nodes,
     updates: new Map(Object.entries(updates)),
-    key: keyOf(nodes, outputs, updates),
+    // Most programs are steps on the way to another one, and nobody asks for their keys.
+    get key() {
+      return key ??= keyOf(nodes, outputs, updates);
+    },
   };
 }
 
@@ -86,7 +91,7 @@ function keyOf(
   const number = new Map(nodes.map((v, i) => [v, i]));
   const lines = nodes.map((v) =>
     `${v.op}(${v.inputs.map((i) => number.get(i)).join(",")})${
-      stringify(v.attributes)
+      textOf(v.attributes)
     }:${v.dtype}[${v.shape}]`
   );
   for (const [name, v] of Object.entries(outputs)) lines.push(`${name}=${number.get(v)}`);

@@ -154,22 +154,24 @@ export function backendEnvironment(): Readonly<Record<string, string>> {
 }
 
 /**
- * Makes sure that there is a WebGPU adapter and returns its name.
+ * Makes sure that there is a WebGPU adapter; tells its name, and whether a driver had to be installed for it.
  *
  * @throws {Error} what to install, where there is no adapter and none can be had.
  */
-export async function ensureAdapter(): Promise<string> {
+export async function ensureAdapter(): Promise<
+  { readonly name: string; readonly installed: boolean }
+> {
   const found = await adapterName();
-  if (found) return found;
+  if (found) return { name: found, installed: false };
   await installDriver();
-  const installed = await adapterName();
-  if (installed) return installed;
+  const name = await adapterName();
+  if (name) return { name, installed: true };
   throw new Error(`${PACKAGE} is installed, and still there is no adapter.\n${ADVICE}`);
 }
 
 if (import.meta.main) {
   try {
-    console.error(`WebGPU adapter: ${await ensureAdapter()}`);
+    console.error(`WebGPU adapter: ${(await ensureAdapter()).name}`);
   } catch (error) {
     console.error((error as Error).message);
     Deno.exit(1);
