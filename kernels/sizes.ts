@@ -37,7 +37,7 @@ export interface Sizes {
   f32(value: number): string;
   /** Names a number of the type that elements of `dtype` have in expressions; truth values are written out. */
   scalar(value: number, dtype: ValueType): string;
-  /** Names a divisor of numbers up to `largest`, at least 1. Division by 1 is none. */
+  /** Names a divisor, from 1 on, of numbers up to `largest`. */
   divisor(value: number, largest: number): Divisor;
   /** Declares a function for a map, and gives the expression of the mapped index from one of the index. */
   map(map: IndexMap): (index: string) => string;
@@ -82,7 +82,6 @@ function sizesOf(fields: Field[], functions: string[]): Sizes {
       return register === "bool" ? String(Boolean(value)) : field(register, value);
     },
     divisor(value, largest) {
-      if (value === 1) return { value: "1u", quotient: (x) => x, remainder: () => "0u" };
       const by = field("u32", value);
       if (largest >= 2 ** 31 || largest / value >= LARGEST_QUOTIENT) {
         return {

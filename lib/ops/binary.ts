@@ -182,7 +182,9 @@ export const binaryOperation: Operation = {
       // Which power it is makes it another function: compilers leave nothing of x² but a product.
       const exponent = node.inputs[1].attributes?.value;
       const b = typeof exponent === "number" ? literal(exponent, node.dtype) : given;
-      return node.dtype === "i32" ? `i32(round(accuratePow(f32(${a}), f32(${b}))))` : WGSL.pow(a, b);
+      return node.dtype === "i32"
+        ? `i32(round(accuratePow(f32(${a}), f32(${b}))))`
+        : WGSL.pow(a, b);
     },
     functions: (node) => node.attributes.fn === "pow" ? [POW] : [],
   },

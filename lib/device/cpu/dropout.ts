@@ -19,10 +19,14 @@ export interface MaskInput {
   readonly size: number;
 }
 
-/** Names a mask by what makes it. */
-export function maskInput(attributes: Attributes, seed: string, size: number): MaskInput {
+/** The mask number `number` of a program. */
+export function maskInput(
+  attributes: Attributes,
+  of: { readonly seed: string; readonly size: number; readonly number: number },
+): MaskInput {
   const { rate, stream } = attributes as { rate: number; stream: number };
-  return { name: `mask ${stream} of ${seed} at ${rate} (${size})`, seed, stream, rate, size };
+  const { seed, size, number } = of;
+  return { name: `mask ${number}`, seed, stream, rate, size };
 }
 
 /** Writes 1 where the generator of `dropoutMask` keeps an element, and 0 elsewhere. */

@@ -21,6 +21,7 @@ import {
   settle,
   stateOf,
 } from "./plan.ts";
+import type { Families } from "./families.ts";
 import { checkInput, type Residency, type Resident } from "./residency.ts";
 import {
   createSession,
@@ -37,6 +38,8 @@ export interface CpuContext {
   readonly runtime: Runtime;
   readonly threads: number;
   readonly residency: Residency;
+  /** Graphs that programs share. */
+  readonly families: Families;
   /** Throws when the device was disposed of. */
   check(): void;
   /** Runs tasks one after the other. */
@@ -79,7 +82,7 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
   function planFor(read: readonly string[], update: boolean): Plan {
     const key = JSON.stringify([update, ...read]);
     let plan = plans.get(key);
-    if (!plan) plans.set(key, plan = createPlan(program, read, update));
+    if (!plan) plans.set(key, plan = createPlan(program, { read, update }, context));
     return plan;
   }
 
@@ -114,7 +117,7 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
       }));
       return { name, type, shape, data: e.prepare(joinArrays(arrays)) };
     }));
-    const { graph } = plan.lowered;
+    const { graph } = plan;
     const session = await createSession(
       { ...graph, initializers: [...graph.initializers, ...contents] },
       context,
@@ -148,7 +151,7 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     state: CpuState | undefined,
     ready: ReadonlyMap<string, Resident>,
   ): Promise<Record<string, Feed>> {
-    const feeds: Record<string, Feed> = {};
+    const feeds: Record<string, Feed> = Object.fromEntries(plan.constants);
     for (const mask of plan.lowered.masks) {
       const array = plan.masks.get(mask.name)!;
       const seed = plan.inputs.get(mask.seed)!.role === "state"
@@ -157,11 +160,11 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
       fillMask(array, mask, seed[0] as number);
       feeds[mask.name] = feedOf(context.runtime, array, { type: "u8", shape: [mask.size] });
     }
-    for (const { name, shape } of plan.lowered.graph.inputs) {
+    for (const { name } of plan.graph.inputs) {
       if (name in feeds) continue;
       const { role, spec } = plan.inputs.get(name)!;
       if (role === "state") {
-        feeds[name] = viewOf(stateOf(state, name).entry(name).feed, shape);
+        feeds[name] = viewOf(stateOf(state, name).entry(name).feed, plan.states.get(name)!);
         continue;
       }
       // Hundreds of weights are there already as a rule, and a wait for each takes longer than a step of decoding should.

@@ -22,7 +22,7 @@ import type { OnnxGraph, OnnxInitializer, OnnxNode, OnnxValueInfo } from "./onnx
 import { prepare } from "./prepare.ts";
 
 /** An initializer whose contents are those of a weight, which are known when the program first runs. */
-export interface EmbeddedWeight extends OnnxValueInfo {
+export interface EmbeddedWeight extends OnnxValueInfo<number> {
   /** Names of the program's inputs; the contents of several lie one after the other. */
   readonly sources: readonly string[];
   /** Makes the contents from the weight's. */
@@ -37,9 +37,11 @@ export interface LoweredOutput extends Spec {
 
 /** A program as an ONNX graph. */
 export interface Lowered {
-  readonly graph: OnnxGraph;
+  readonly graph: OnnxGraph<number>;
   /** Where each output of the program is. */
   readonly outputs: ReadonlyMap<string, LoweredOutput>;
+  /** Shapes of values between, as far as they are known. */
+  readonly values: readonly OnnxValueInfo<number>[];
   /** Initializers that {@link Lowered.graph} lacks. */
   readonly embedded: readonly EmbeddedWeight[];
   /** Inputs of the graph that the program does not have. */
@@ -78,12 +80,13 @@ function createBuilder(options: LowerOptions) {
   const nodes: Mutable<OnnxNode>[] = [];
   const emitted = new Map<string, string>();
   const initializers = new Map<string, OnnxInitializer>();
-  const inputs = new Map<string, OnnxValueInfo>();
+  const inputs = new Map<string, OnnxValueInfo<number>>();
   const embedded = new Map<string, EmbeddedWeight>();
   const masks = new Map<string, MaskInput>();
   const states = new Set<string>();
-  /** Shapes of values of the program, and what reshapes are views of. */
+  /** Shapes and types of values of the program, and what reshapes are views of. */
   const shapes = new Map<string, readonly number[]>();
+  const types = new Map<string, OnnxType>();
   const viewed = new Map<string, string>();
   const lists = new Map<string, readonly number[]>();
   let count = 0;
@@ -108,6 +111,7 @@ function createBuilder(options: LowerOptions) {
   function define(node: Value, name: string): void {
     names.set(node, name);
     shapes.set(name, node.shape);
+    types.set(name, onnxTypeOf(node.dtype));
   }
 
   function context(node: Value): OnnxContext {
@@ -141,6 +145,7 @@ function createBuilder(options: LowerOptions) {
         if (view) {
           viewed.set(output, args[0]);
           shapes.set(output, view);
+          if (types.has(args[0])) types.set(output, types.get(args[0])!);
         }
         return output;
       },
@@ -159,8 +164,10 @@ function createBuilder(options: LowerOptions) {
 
   function emitHostMask({ node, emit, scalar, ints }: OnnxContext): string {
     const size = sizeOf(node.shape), { rate } = node.attributes as { rate: number };
-    const mask = maskInput(node.attributes, node.inputs[0].attributes.name as string, size);
-    masks.set(mask.name, mask);
+    const seed = node.inputs[0].attributes.name as string;
+    const key = `${rate} ${node.attributes.stream} ${seed} ${size}`;
+    const mask = masks.get(key) ?? maskInput(node.attributes, { seed, size, number: masks.size });
+    masks.set(key, mask);
     inputs.set(mask.name, { name: mask.name, type: "u8", shape: [size] });
     const values = emit("DequantizeLinear", [mask.name, scalar(1 / (1 - rate))]);
     return emit("Reshape", [values, ints(node.shape)]);
@@ -223,7 +230,7 @@ function createBuilder(options: LowerOptions) {
 
     finish(program: Program): Lowered {
       const outputs = new Map<string, LoweredOutput>();
-      const infos: OnnxValueInfo[] = [];
+      const infos: OnnxValueInfo<number>[] = [];
       const taken = new Set(program.inputs.keys());
       for (const [name, value] of program.outputs) {
         let onnx = name;
@@ -244,6 +251,8 @@ function createBuilder(options: LowerOptions) {
       const joined = joinOutputs(nodes, new Set(infos.map((o) => o.name)));
       const live = withoutInputReshapes(dropDead(joined, infos));
       const used = new Set(live.flatMap((n) => n.inputs));
+      const given = new Set([...inputs.keys(), ...infos.map((o) => o.name)]);
+      const between = live.flatMap((n) => n.outputs).filter((o) => types.has(o) && !given.has(o));
       return {
         graph: {
           nodes: live,
@@ -252,6 +261,7 @@ function createBuilder(options: LowerOptions) {
           initializers: [...initializers.values()].filter((i) => used.has(i.name)),
         },
         outputs,
+        values: between.map((name) => ({ name, type: types.get(name)!, shape: shapes.get(name)! })),
         embedded: [...embedded.values()].filter((e) => used.has(e.name)),
         masks: [...masks.values()].filter((m) => used.has(m.name)),
       };

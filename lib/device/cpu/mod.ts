@@ -11,6 +11,7 @@ import { isFloating, type ScalarType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
 import { type CpuContext, type CpuExecutable, createExecutable } from "./executable.ts";
+import { createFamilies } from "./families.ts";
 import { createResidency } from "./residency.ts";
 import type { Session } from "./session.ts";
 import { CpuState } from "./state.ts";
@@ -49,6 +50,7 @@ export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<C
     runtime,
     threads,
     residency,
+    families: createFamilies(),
     check() {
       if (disposed) throw new DeviceError("DISPOSED", "The CPU device was disposed of.");
     },

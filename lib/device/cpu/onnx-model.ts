@@ -8,15 +8,15 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { MICROSOFT, ONNX_TYPES, type OnnxAttribute, type OnnxType } from "../../ops/onnx-rule.ts";
 import type { TypedArray } from "../../tensor/dtype.ts";
 
-/** A graph input or output. */
-export interface OnnxValueInfo {
+/** A value's name and type. Of a graph that is opened for several programs some dimensions have names. */
+export interface OnnxValueInfo<Dimension extends number | string = number | string> {
   readonly name: string;
   readonly type: OnnxType;
-  readonly shape: readonly number[];
+  readonly shape: readonly Dimension[];
 }
 
 /** A constant of the graph: contents in the model, or in a named block of external data. */
-export interface OnnxInitializer extends OnnxValueInfo {
+export interface OnnxInitializer extends OnnxValueInfo<number> {
   /** Little-endian contents. */
   readonly data?: TypedArray;
   /** Where the contents lie when they are not in the model. Without an offset they are the whole of that file. */
@@ -38,11 +38,13 @@ export interface OnnxNode {
 }
 
 /** A graph of operator calls, in an order in which each comes after its inputs. */
-export interface OnnxGraph {
-  readonly inputs: readonly OnnxValueInfo[];
-  readonly outputs: readonly OnnxValueInfo[];
+export interface OnnxGraph<Dimension extends number | string = number | string> {
+  readonly inputs: readonly OnnxValueInfo<Dimension>[];
+  readonly outputs: readonly OnnxValueInfo<Dimension>[];
   readonly initializers: readonly OnnxInitializer[];
   readonly nodes: readonly OnnxNode[];
+  /** What is known of values between. */
+  readonly values?: readonly OnnxValueInfo<Dimension>[];
   /** Text pairs that travel with the model. */
   readonly metadata?: Readonly<Record<string, string>>;
 }
@@ -77,6 +79,7 @@ function writeGraph(w: BinaryWriter, graph: OnnxGraph): void {
   for (const tensor of graph.initializers) message(w, 5, () => writeTensor(w, tensor));
   for (const info of graph.inputs) message(w, 11, () => writeInfo(w, info));
   for (const info of graph.outputs) message(w, 12, () => writeInfo(w, info));
+  for (const info of graph.values ?? []) message(w, 13, () => writeInfo(w, info));
 }
 
 function writeNode(w: BinaryWriter, node: OnnxNode): void {
@@ -137,7 +140,9 @@ function writeInfo(w: BinaryWriter, info: OnnxValueInfo): void {
     message(w, 1, () => {
       integer(w, 1, ONNX_TYPES[info.type]);
       message(w, 2, () => {
-        for (const d of info.shape) message(w, 1, () => integer(w, 1, d));
+        for (const d of info.shape) {
+          message(w, 1, () => typeof d === "number" ? integer(w, 1, d) : text(w, 2, d));
+        }
       });
     }));
 }

@@ -10,7 +10,9 @@ import { type Program, programOf } from "../../program/program.ts";
 import type { TypedArray } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { lower, type Lowered } from "./lower.ts";
-import type { Feed, Session } from "./session.ts";
+import type { Families } from "./families.ts";
+import type { OnnxGraph } from "./onnx-model.ts";
+import { type Feed, feedOf, type Runtime, type Session } from "./session.ts";
 import { type CpuState, hostTensor } from "./state.ts";
 
 /** New rows of a cache, which are written into its array. */
@@ -27,12 +29,18 @@ export interface RowsUpdate {
 
 /** The program for one choice of outputs. */
 export interface Plan {
-  readonly lowered: Lowered;
+  readonly lowered: Pick<Lowered, "outputs" | "embedded" | "masks">;
+  /** The graph, which programs of other lengths may share. */
+  readonly graph: OnnxGraph;
+  /** Constants of this program that are inputs of the graph. */
+  readonly constants: ReadonlyMap<string, Feed>;
   readonly inputs: ReadonlyMap<string, { readonly spec: Spec; readonly role: Role }>;
   /** State name to the output that replaces it. */
   readonly replaced: ReadonlyMap<string, string>;
   readonly rows: readonly RowsUpdate[];
   readonly sessions: PlanSession[];
+  /** Shapes in which the graph reads states. */
+  readonly states: ReadonlyMap<string, readonly number[]>;
   /** Names of the weights that are part of a session. */
   readonly sources: readonly string[];
   /** What dropout masks are written to, by name. */
@@ -46,7 +54,12 @@ export interface PlanSession {
 }
 
 /** Lowers what is needed to read these outputs and, if asked to, to update the state. */
-export function createPlan(program: Program, read: readonly string[], update: boolean): Plan {
+export function createPlan(
+  program: Program,
+  choice: { readonly read: readonly string[]; readonly update: boolean },
+  { families, runtime }: { readonly families: Families; readonly runtime: Runtime },
+): Plan {
+  const { read, update } = choice;
   const outputs: Record<string, Value> = {};
   for (const name of read) outputs[name] = program.outputs.get(name)!;
   const replaced = new Map<string, string>();
@@ -75,16 +88,26 @@ export function createPlan(program: Program, read: readonly string[], update: bo
   }
   const needed = programOf(outputs);
   const lowered = lower(needed, { embed: "packed", hostMasks: true });
+  const { graph, sessions, constants } = families.join(lowered);
+  const { outputs: lowerings, embedded, masks } = lowered;
   return {
-    lowered,
+    lowered: { outputs: lowerings, embedded, masks },
+    graph,
+    constants: new Map(
+      constants.map((c) => [
+        c.name,
+        feedOf(runtime, c.data!, { type: c.type, shape: c.shape }),
+      ]),
+    ),
     sources: [...new Set(lowered.embedded.flatMap((e) => e.sources))],
     masks: new Map(lowered.masks.map((m) => [m.name, new Uint8Array(m.size)])),
     inputs: new Map(
       [...needed.inputs].map(([name, v]) => [name, { spec: v, role: v.attributes.role as Role }]),
     ),
+    states: new Map(lowered.graph.inputs.map(({ name, shape }) => [name, shape])),
     replaced,
     rows,
-    sessions: [],
+    sessions,
   };
 }
 
