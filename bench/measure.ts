@@ -1,6 +1,6 @@
 /**
  * Benchmarks of single operations on WebGPU: `deno bench` times them, and a table at the end gives GFLOPS, GB/s and the share of what the adapter was
- * measured to do at most.
+ * measured to do at most. The kernels are those of GPUs; with `-- --software`, those that suit a processor.
  *
  * @module
  */
@@ -112,7 +112,7 @@ export async function measurePeak(gpu: Gpu): Promise<Peak> {
 
 /** Registers a benchmark per case, and a table of all of them at the end of the process. */
 export function benchKernels(family: string, cases: readonly KernelCase[]): void {
-  const gpu = openGpu();
+  const gpu = openGpu({ software: Deno.args.includes("--software") });
   let peak: Promise<Peak> | undefined;
   let title = family;
   const rows: string[][] = [];

@@ -5,7 +5,7 @@
  * @module
  */
 import type { Kernel } from "./kernel.ts";
-import { forItems, itemsOf, rowKernel } from "./rows.ts";
+import { forItems, isLong, itemsOf, rowKernel } from "./rows.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
 import { exponentialSum } from "./softmax.ts";
 
@@ -46,7 +46,7 @@ export function crossEntropyKernel(
     if (leader) { output[row] = 0.0; }
     return;
   }
-  ${exponentialSum("logits")}
+  ${exponentialSum("logits", isLong(length, options))}
   if (leader) { output[row] = log(sum) - (${at} - top); }`,
     bindings: [0, 1, "output"],
   }, options);
@@ -76,7 +76,7 @@ export function crossEntropyGradKernel(
     ${forItems("output[first + i] = item();")}
     return;
   }
-  ${exponentialSum("logits")}
+  ${exponentialSum("logits", isLong(length, options))}
   let factor = g[row];
   let inverse = 1.0 / sum;
   ${

@@ -72,8 +72,10 @@ export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
       `@compute @workgroup_size(${size})`,
       "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {",
       `let first = ${workgroupNumber("group")} * ${sizes.u32(size * quads)} + local;`,
-      `let end = min(first + ${sizes.u32(size * quads)}, ${sizes.u32(total)});`,
-      `for (var q = first; q < end; q += ${size}u) {`,
+      ...(quads === 1 ? [`let q = first;`, `if (q < ${sizes.u32(total)}) {`] : [
+        `let end = min(first + ${sizes.u32(size * quads)}, ${sizes.u32(total)});`,
+        `for (var q = first; q < end; q += ${size}u) {`,
+      ]),
       "let r = result4(q * 4u);",
       ...stores,
       "}",

@@ -6,7 +6,7 @@
  * @module
  */
 import type { Kernel } from "./kernel.ts";
-import { forItems, itemsOf, rowKernel } from "./rows.ts";
+import { forItems, isLong, itemsOf, rowKernel } from "./rows.ts";
 import { createSizes } from "./sizes.ts";
 
 /** Sizes of a normalisation. */
@@ -19,7 +19,11 @@ export interface NormSize {
   readonly epsilon: number;
 }
 
-const IN_BLOCKS = { before: "var blockSum = item();", after: "sum += blockSum;" };
+const inBlocks = (length: number, options: { readonly software: boolean }) => ({
+  before: "var blockSum = item();",
+  after: "sum += blockSum;",
+  long: isLong(length, options),
+});
 
 function store(length: number, value: string): string {
   return forItems(
@@ -32,7 +36,7 @@ function store(length: number, value: string): string {
 /** x / √(mean(x²) + ε) · weight */
 export function rmsNormKernel(size: NormSize, options: { readonly software: boolean }): Kernel {
   const { length, epsilon } = size;
-  const sizes = createSizes();
+  const sizes = createSizes(), blocks = inBlocks(length, options);
   return rowKernel({
     ...size,
     sizes,
@@ -41,7 +45,7 @@ export function rmsNormKernel(size: NormSize, options: { readonly software: bool
 @group(0) @binding(2) var<storage, read_write> output: array<item>;
 `,
     body: `var sum = item();
-  ${forItems("let v = x[first + i]; blockSum += v * v;", IN_BLOCKS)}
+  ${forItems("let v = x[first + i]; blockSum += v * v;", blocks)}
   let factor = inverseSqrt(total(sum) * ${sizes.f32(1 / length)} + ${sizes.f32(epsilon)});
   ${store(length, "x[first + i] * factor * weight[i]")}`,
     bindings: [0, 1, "output"],
@@ -52,7 +56,7 @@ export function rmsNormKernel(size: NormSize, options: { readonly software: bool
 /** (x − mean) / √(variance + ε) · weight + bias */
 export function layerNormKernel(size: NormSize, options: { readonly software: boolean }): Kernel {
   const { length, epsilon } = size;
-  const sizes = createSizes();
+  const sizes = createSizes(), blocks = inBlocks(length, options);
   const share = sizes.f32(1 / length);
   return rowKernel({
     ...size,
@@ -63,10 +67,10 @@ export function layerNormKernel(size: NormSize, options: { readonly software: bo
 @group(0) @binding(3) var<storage, read_write> output: array<item>;
 `,
     body: `var sum = item();
-  ${forItems("blockSum += x[first + i];", IN_BLOCKS)}
+  ${forItems("blockSum += x[first + i];", blocks)}
   let mean = total(sum) * ${share};
   sum = item();
-  ${forItems("let v = x[first + i] - mean; blockSum += v * v;", IN_BLOCKS)}
+  ${forItems("let v = x[first + i] - mean; blockSum += v * v;", blocks)}
   let factor = inverseSqrt(total(sum) * ${share} + ${sizes.f32(epsilon)});
   ${store(length, "(x[first + i] - mean) * factor * weight[i] + bias[i]")}`,
     bindings: [0, 1, 2, "output"],

@@ -43,13 +43,27 @@ export function itemsOf(length: number): { readonly count: number; readonly vect
   return length % 4 ? { count: length, vector: false } : { count: length / 4, vector: true };
 }
 
-/** WGSL that runs `text` for each item number `i` of an invocation's share of the row, in blocks between `before` and `after`. */
+/** Invocations per workgroup. */
+function threadsOf(count: number, software: boolean): number {
+  return software ? 8 : count >= 512 ? 256 : count >= 96 ? 64 : 32;
+}
+
+/** Whether an invocation's share of a row is more than one block. */
+export function isLong(length: number, { software }: { readonly software: boolean }): boolean {
+  const { count } = itemsOf(length);
+  return count > BLOCK * (software ? 1 : threadsOf(count, software));
+}
+
+/** WGSL that runs `text` for each item number `i` of an invocation's share of the row, in blocks between `before` and `after` where it is `long`. */
 export function forItems(
   text: string,
-  block: { readonly before?: string; readonly after?: string } = {},
+  block: { readonly before?: string; readonly after?: string; readonly long?: boolean } = {},
 ): string {
-  const { before = "", after = "" } = block;
-  if (!before && !after) return `for (var i = start; i < count; i += STRIDE) { ${text} }`;
+  const { before = "", after = "", long = false } = block;
+  const all = `for (var i = start; i < count; i += STRIDE) { ${text} }`;
+  if (!before && !after) return all;
+  // Short rows are one block.
+  if (!long) return `{ ${before}\n    ${all}\n    ${after} }`;
   return `for (var block = start; block < count; block += ${BLOCK}u * STRIDE) {
     ${before}
     for (var i = block; i < min(block + ${BLOCK}u * STRIDE, count); i += STRIDE) { ${text} }
@@ -65,7 +79,7 @@ export function rowKernel(kernel: RowKernel, options: { readonly software: boole
   const { rows, length, sizes, declare, body, bindings, epilogue } = kernel;
   const { software } = options;
   const { count, vector } = itemsOf(length);
-  const threads = software ? 8 : count >= 512 ? 256 : count >= 96 ? 64 : 32;
+  const threads = threadsOf(count, software);
   const item = vector ? "vec4<f32>" : "f32";
   const sum = vector ? "(x.x + x.y) + (x.z + x.w)" : "x";
   const max = vector ? "max(max(x.x, x.y), max(x.z, x.w))" : "x";

@@ -43,20 +43,20 @@ export interface Sizes {
   map(map: IndexMap): (index: string) => string;
   /** Sizes that begin with these, for what is added to a kernel later. */
   extended(): Sizes;
-  /** WGSL that declares all of it. */
-  declare(): string;
+  /** A kernel's source with all that it names declared. */
+  complete(source: string): string;
   /** Contents of the uniform buffer; empty where the kernel reads none. */
   words(): Uint32Array<ArrayBuffer>;
 }
 
 const DIVISION = `
 fn quotient(x: u32, by: u32, reciprocal: f32) -> u32 {
-  let q = u32(i32(f32(i32(x)) * reciprocal));
-  return select(q, q + 1u, x - q * by >= by);
+  let q = i32(f32(i32(x)) * reciprocal);
+  return u32(select(q, q + 1, i32(x) - q * i32(by) >= i32(by)));
 }
 fn remainder(x: u32, by: u32, reciprocal: f32) -> u32 {
-  let r = x - u32(i32(f32(i32(x)) * reciprocal)) * by;
-  return select(r, r - by, r >= by);
+  let r = i32(x) - i32(f32(i32(x)) * reciprocal) * i32(by);
+  return u32(select(r, r - i32(by), r >= i32(by)));
 }
 `;
 
@@ -116,7 +116,7 @@ function sizesOf(fields: Field[], functions: string[]): Sizes {
         }
         largest = Math.floor(largest / extent);
         lines.push(`let next${i} = ${by.quotient("rest")};`);
-        if (moved) lines.push(`at += (rest - next${i} * ${by.value})${step};`);
+        if (moved) lines.push(`at += ${by.remainder("rest")}${step};`);
         lines.push(`rest = next${i};`);
       }
       const name = `map${functions.length}`;
@@ -131,15 +131,23 @@ function sizesOf(fields: Field[], functions: string[]): Sizes {
       return (index) => `${name}(${index})`;
     },
     extended: () => sizesOf([...fields], [...functions]),
-    declare() {
-      if (fields.length === 0) return "";
+    complete(source) {
+      if (fields.length === 0) return source;
       const members = fields.map(({ type }, i) => `  n${i}: ${type},`).join("\n");
+      const count = Math.ceil(fields.length / 4);
+      // Read once, four at a time: a load costs some drivers as much as ten operations.
+      const reads = Array.from({ length: count }, (_, i) => `let given${i} = given[${i}];`);
+      const copies = fields.map(({ type }, i) => {
+        const word = `given${i >> 2}.${"xyzw"[i & 3]}`;
+        return `sizes.n${i} = ${type === "u32" ? word : `bitcast<${type}>(${word})`};`;
+      });
       return `struct Sizes {
 ${members}
 }
-@group(0) @binding(${SIZES_BINDING}) var<uniform> sizes: Sizes;
+@group(0) @binding(${SIZES_BINDING}) var<uniform> given: array<vec4<u32>, ${count}>;
+var<private> sizes: Sizes;
 ${DIVISION}${functions.join("\n")}
-`;
+${source.replace(/^fn main\(.*\) \{$/m, `$&\n  ${[...reads, ...copies].join("\n  ")}`)}`;
     },
     words() {
       // A uniform buffer is a whole number of 16 bytes.

@@ -5,11 +5,11 @@
  * @module
  */
 import type { Kernel } from "./kernel.ts";
-import { forItems, itemsOf, rowKernel } from "./rows.ts";
+import { forItems, isLong, itemsOf, rowKernel } from "./rows.ts";
 import { createSizes } from "./sizes.ts";
 
 /** WGSL that declares `top` (the largest element of the row of `data`) and `sum` (of the exponentials of elements less `top`). */
-export function exponentialSum(data: string): string {
+export function exponentialSum(data: string, long: boolean): string {
   return `var most = item(-1e30f);
   var mass = item();
   ${
@@ -20,6 +20,7 @@ export function exponentialSum(data: string): string {
       blockMost = more;`,
       {
         before: "var blockMost = most;\n    var blockMass = item();",
+        long,
         after: "mass = mass * exp(most - blockMost) + blockMass;\n    most = blockMost;",
       },
     )
@@ -40,7 +41,7 @@ export function softmaxKernel(
     declare: `@group(0) @binding(0) var<storage, read> x: array<item>;
 @group(0) @binding(1) var<storage, read_write> output: array<item>;
 `,
-    body: `${exponentialSum("x")}
+    body: `${exponentialSum("x", isLong(size.length, options))}
   let inverse = 1.0 / sum;
   ${
       forItems(

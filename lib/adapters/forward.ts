@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Executable } from "../device/device.ts";
+import { compileWith, type Executable } from "../device/device.ts";
 import { div, greaterEqual, max } from "../ops/binary.ts";
 import { cast } from "../ops/cast.ts";
 import { crossEntropy, IGNORED_LABEL } from "../ops/cross-entropy.ts";
@@ -76,7 +76,10 @@ export function compileModel(
   if (!found) {
     found = (async () => {
       const traced = make();
-      return { traced, executable: await baseOf(model).device.compile(traced.program) };
+      return {
+        traced,
+        executable: await compileWith(baseOf(model).device, traced.program, traced.bindings),
+      };
     })();
     found.catch(() => known.delete(key));
     known.set(key, found);

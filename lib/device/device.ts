@@ -35,6 +35,19 @@ export interface State extends Disposable {
   read(name: string): Promise<Tensor>;
 }
 
+/** Compiles a program while its weights come to the device. */
+export async function compileWith(
+  device: Device,
+  program: Program,
+  inputs: Readonly<Record<string, Tensor>>,
+): Promise<Executable> {
+  const [executable] = await Promise.all([
+    device.compile(program),
+    device.preload(program, inputs),
+  ]);
+  return executable;
+}
+
 /** A compiled program. Devices keep one per structure and shape; it lives as long as its device. */
 export interface Executable {
   /** What was compiled. */
@@ -64,6 +77,11 @@ export interface Device extends Disposable {
   weightType(dtype: ScalarType): ValueType;
   /** Compiles a program, or gives the executable that it already has for one with the same key. */
   compile(program: Program): Promise<Executable>;
+  /**
+   * Brings weights of a program to the device, which may take as long as compiling it: do both at once.
+   * Those that a run needs and that are not there come with the run.
+   */
+  preload(program: Program, inputs: Readonly<Record<string, Tensor>>): Promise<void>;
   /** Zeroed state. */
   createState(specs: Readonly<Record<string, Spec>>): State;
   /** Gives up the resident copies of these weights; they come back when they are used again. */

@@ -5,7 +5,7 @@
  * @module
  */
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
-import type { Executable, State } from "../device/device.ts";
+import { compileWith, type Executable, type State } from "../device/device.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { type AdamWOptions, adamWRates } from "./adamw.ts";
 import { batchInputs, type PreparedBatch } from "./batch.ts";
@@ -96,7 +96,10 @@ export async function openSession(
         kind,
         accumulated: options.accumulates,
       });
-      found = device.compile(program).then((executable) => ({ bindings, executable }));
+      found = compileWith(device, program, bindings).then((executable) => ({
+        bindings,
+        executable,
+      }));
       programs.set(key, found);
     }
     return found;

@@ -23,6 +23,7 @@ export const noDevice: Device = {
   description: "none",
   weightType: () => "f32",
   compile: refuse,
+  preload: refuse,
   createState: refuse,
   release: refuse,
   memory: refuse,

@@ -50,7 +50,7 @@ fn epilogue4(value: vec4<f32>, index: u32) -> vec4<f32> {
 
 /** Opens the first adapter. */
 export async function openGpu(
-  options: { readonly epilogue?: keyof typeof EPILOGUES } = {},
+  options: { readonly epilogue?: keyof typeof EPILOGUES; readonly software?: boolean } = {},
 ): Promise<Gpu> {
   const adapter = await requestAdapter();
   if (!adapter) {
@@ -103,11 +103,10 @@ export async function openGpu(
     for (const dispatch of kernel.dispatches) {
       device.pushErrorScope("validation");
       const words = dispatch.sizes.words();
-      // The dispatches of the device have declared their sizes already.
-      const declarations = dispatch.source.includes("var<uniform>") ? "" : dispatch.sizes.declare();
-      const module = device.createShaderModule({
-        code: declarations + (dispatch.epilogue ? dispatch.source + epilogue : dispatch.source),
-      });
+      const source = dispatch.epilogue ? dispatch.source + epilogue : dispatch.source;
+      // The dispatches of the device are complete already.
+      const code = source.includes("var<uniform>") ? source : dispatch.sizes.complete(source);
+      const module = device.createShaderModule({ code });
       const pipeline = device.createComputePipeline({
         layout: "auto",
         compute: { module, entryPoint: "main" },
@@ -156,7 +155,7 @@ export async function openGpu(
       subgroups: adapter.features.has("subgroups"),
       workgroupStorage: limits.maxComputeWorkgroupStorageSize,
       workgroupInvocations: limits.maxComputeInvocationsPerWorkgroup,
-      software: true,
+      software: options.software ?? true,
     },
     buffer,
     read,

@@ -93,6 +93,8 @@ export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<C
       }
       return executable;
     },
+    // Weights are read where they lie.
+    preload: () => Promise.resolve(),
     createState(specs) {
       context.check();
       const state: CpuState = new CpuState(runtime, specs, () => states.delete(state));

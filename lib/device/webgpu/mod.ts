@@ -182,6 +182,13 @@ export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<W
     gpu,
     weightType: (dtype) => weightType(dtype, features.f16),
     compile,
+    async preload(program, inputs) {
+      await core.check();
+      const wanted = [...program.inputs].flatMap(([name, { dtype, attributes }]) =>
+        attributes.role === "weight" && inputs[name] ? [{ tensor: inputs[name], dtype, name }] : []
+      );
+      (await core.weights.pin(wanted))();
+    },
     createState(specs: Readonly<Record<string, Spec>>): State {
       alive();
       return new GpuState(core, specs);

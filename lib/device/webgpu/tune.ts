@@ -81,8 +81,9 @@ export function createTuner(
   ): Promise<number> {
     let total = 0;
     for (const d of kernel.dispatches) {
-      const source = d.sizes.declare() +
-        (d.epilogue ? `${d.source}\n${IDENTITY_EPILOGUE}` : d.source);
+      const source = d.sizes.complete(
+        d.epilogue ? `${d.source}\n${IDENTITY_EPILOGUE}` : d.source,
+      );
       const words = d.sizes.words();
       const pipeline = await pipelines.get(source, {
         bindings: d.bindings.length,
