@@ -124,7 +124,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
         sizes,
         depth,
         chunks,
-        factor: () => part === "gradK" ? factor : "1.0",
+        factor: part === "gradK" ? factor : "1.0",
       })
     }
 }

@@ -196,7 +196,7 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
       sizes,
       depth,
       chunks,
-      factor: () => factor,
+      factor,
     });
   } else {
     // Each invocation keeps the sum of its own columns; the largest score is the row's.
@@ -254,7 +254,7 @@ function queryRows(problem: AttentionProblem, part: "output" | "logSum" | "gradQ
           sizes,
           depth,
           chunks,
-          factor: (i) => `inverse.${"xyzw"[i]}`,
+          factor: "inverse[i]",
         })
       }`);
   }

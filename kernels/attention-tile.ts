@@ -5,7 +5,7 @@
  * @module
  */
 import type { Sizes } from "./sizes.ts";
-import { opaqueZero } from "./wgsl.ts";
+import { opaqueZero, pick } from "./wgsl.ts";
 
 /** Rows and columns of a tile, and elements of a head per step. */
 export const TILE = 32;
@@ -118,7 +118,7 @@ export function accumulate(
   ).join("\n    ");
 }
 
-/** WGSL that stores the four rows of an invocation, each times `factor(i)`. */
+/** WGSL that stores the four rows of an invocation, each times `factor`. */
 export function storeRows(
   line: (row: string) => string,
   options: {
@@ -126,32 +126,30 @@ export function storeRows(
     readonly rows: string;
     readonly depth: number;
     readonly chunks: number;
-    readonly factor: (i: number) => string;
+    /** WGSL of what row `i` is multiplied by. */
+    readonly factor: string;
     readonly sizes: Sizes;
   },
 ): string {
   const { rows, depth, chunks, factor, sizes } = options;
   const width = sizes.u32(depth % 4 ? depth : depth / 4);
-  return I.map((i) => {
-    const row = `first + y * 4u + ${i}u`;
-    const parts = Array.from({ length: chunks }, (_, c) => {
-      const at = `${c * 8}u + x`;
-      const value = `acc${i}x${c} * ${factor(i)}`;
-      return depth % 4 === 0
-        ? `if (${at} < ${width}) { output[line * ${width} + ${at}] = ${value}; }`
-        : `{ let value = ${value}; ${
-          I.map((e) =>
-            `if ((${at}) * 4u + ${e}u < ${width}) { output[line * ${width} + (${at}) * 4u + ${e}u] = value.${
-              "xyzw"[e]
-            }; }`
-          ).join(" ")
-        } }`;
-    });
-    return `if (${row} < ${rows}) {
-    let line = ${line(row)};
+  const parts = Array.from({ length: chunks }, (_, c) => {
+    const at = `${c * 8}u + x`;
+    const value = `${pick((i) => `acc${i}x${c}`, 0, 4)} * ${factor}`;
+    return depth % 4 === 0
+      ? `if (${at} < ${width}) { output[line * ${width} + ${at}] = ${value}; }`
+      : `{ let value = ${value}; ${
+        I.map((e) =>
+          `if ((${at}) * 4u + ${e}u < ${width}) { output[line * ${width} + (${at}) * 4u + ${e}u] = value.${
+            "xyzw"[e]
+          }; }`
+        ).join(" ")
+      } }`;
+  });
+  return `for (var i = ${ZERO}; i < min(4u, ${rows} - min(${rows}, first + y * 4u)); i++) {
+    let line = ${line("first + y * 4u + i")};
     ${parts.join("\n    ")}
   }`;
-  }).join("\n  ");
 }
 
 /** Declares the tiles. */

@@ -15,7 +15,7 @@ import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, type MatmulSide, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { declareOperand, readsFour } from "./operand.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { opaqueZero, workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, pick, workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a tiled kernel; all are multiples of 4. */
 export interface TileOptions {
@@ -101,36 +101,37 @@ function tileDispatch(
   const padded = sizes.u32(Math.ceil(size / 4) * 4);
   const partial = splits > 1;
   for (let i = 0; i < threadRows; i++) {
-    const row = `row + (${(i >> 2) * down}u + y) * 4u + ${i & 3}u`;
-    stores.push(`  if (${row} < ${height}) {
-    let first = (matrix * ${height} + ${row}) * ${width};`);
     for (let j = 0; j < threadColumns / 4; j++) {
       sums.push(`var sum${i}x${j} = vec4<f32>();`);
       for (let u = 0; u < 4; u++) {
         products.push(`sum${i}x${j} += ${left.element(i, u)} * ${right.four(j, u)};`);
       }
-      const column = `column + (${j * across}u + x) * 4u`;
-      if (vector) {
-        const value = `sum${i}x${j}`;
-        stores.push(
-          `    if (${column} < ${width}) { let at = first + ${column}; ` +
-            (partial
-              ? `output[(part * ${padded} + at) / 4u] = ${value}; }`
-              : `output[at / 4u] = epilogue4(${value}, at); }`),
-        );
-      } else {
-        for (let c = 0; c < 4; c++) {
-          const value = `sum${i}x${j}.${"xyzw"[c]}`;
-          stores.push(
-            `    if (${column} + ${c}u < ${width}) { let at = first + ${column} + ${c}u; ` +
-              (partial
-                ? `output[part * ${padded} + at] = ${value}; }`
-                : `output[at] = epilogue(${value}, at); }`),
-          );
-        }
-      }
     }
-    stores.push("  }");
+  }
+  for (let j = 0; j < threadColumns / 4; j++) {
+    const column = `column + (${j * across}u + x) * 4u`;
+    const store = (at: string, value: string, four: boolean) =>
+      partial
+        ? `output[(part * ${padded} + ${at})${four ? " / 4u" : ""}] = ${value};`
+        : four
+        ? `output[${at} / 4u] = epilogue4(${value}, ${at});`
+        : `output[${at}] = epilogue(${value}, ${at});`;
+    stores.push(`let value${j} = ${pick((i) => `sum${i}x${j}`, 0, threadRows)};`);
+    if (vector) {
+      stores.push(
+        `if (${column} < ${width}) { let at = first + ${column}; ${
+          store("at", `value${j}`, true)
+        } }`,
+      );
+      continue;
+    }
+    for (let c = 0; c < 4; c++) {
+      const place = `${column} + ${c}u`;
+      const value = `value${j}.${"xyzw"[c]}`;
+      stores.push(
+        `if (${place} < ${width}) { let at = first + ${place}; ${store("at", value, false)} }`,
+      );
+    }
   }
   return {
     source: `${left.declare}${right.declare}
@@ -172,7 +173,13 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) t
     }
     workgroupBarrier();
   }
-${stores.join("\n")}
+  // One store for all rows, as what is fused after the product stands in each.
+  for (var i = ${opaqueZero("thread", threads)}; i < ${threadRows}u; i++) {
+    let line = row + (i / 4u * ${down}u + y) * 4u + i % 4u;
+    if (line >= ${height}) { break; }
+    let first = (matrix * ${height} + line) * ${width};
+    ${stores.join("\n    ")}
+  }
 }
 `,
     sizes,

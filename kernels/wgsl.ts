@@ -49,6 +49,13 @@ export function opaqueZero(invocation: string, size: number): string {
   return `${invocation} / ${size}u`;
 }
 
+/** WGSL that picks one of several values by the variable `i`. */
+export function pick(value: (i: number) => string, from: number, to: number): string {
+  if (to - from === 1) return value(from);
+  const middle = (from + to) / 2;
+  return `select(${pick(value, from, middle)}, ${pick(value, middle, to)}, i >= ${middle}u)`;
+}
+
 /** A number as a WGSL expression of the type that elements of `dtype` have in expressions. */
 export function literal(value: number, dtype: ValueType): string {
   switch (STORAGE[dtype].register) {
