@@ -43,6 +43,8 @@ export interface Sizes {
   map(map: IndexMap): (index: string) => string;
   /** Sizes that begin with these, for what is added to a kernel later. */
   extended(): Sizes;
+  /** Equal where {@link complete} makes the same of the same source. */
+  key(): string;
   /** A kernel's source with all that it names declared. */
   complete(source: string): string;
   /** Contents of the uniform buffer; empty where the kernel reads none. */
@@ -131,15 +133,22 @@ function sizesOf(fields: Field[], functions: string[]): Sizes {
       return (index) => `${name}(${index})`;
     },
     extended: () => sizesOf([...fields], [...functions]),
+    key: () => `${fields.map(({ type }) => type[0]).join("")}\n${functions.join("\n")}`,
     complete(source) {
       if (fields.length === 0) return source;
       const members = fields.map(({ type }, i) => `  n${i}: ${type},`).join("\n");
       const count = Math.ceil(fields.length / 4);
-      // Read once, four at a time: a load costs some drivers as much as ten operations.
+      const { before, body, after } = mainOf(source);
+      const others = `${functions.join("\n")}${before}${after}`;
+      const shared = new Set([...others.matchAll(/\bsizes\.n(\d+)/g)].map(([, n]) => Number(n)));
+      // Read once, four at a time: a load costs some drivers as much as ten operations. What `main` itself reads stays a constant of its own, as loops around
+      // barriers need bounds that are known to be the same for all invocations.
       const reads = Array.from({ length: count }, (_, i) => `let given${i} = given[${i}];`);
       const copies = fields.map(({ type }, i) => {
         const word = `given${i >> 2}.${"xyzw"[i & 3]}`;
-        return `sizes.n${i} = ${type === "u32" ? word : `bitcast<${type}>(${word})`};`;
+        return `let size${i} = ${type === "u32" ? word : `bitcast<${type}>(${word})`};${
+          shared.has(i) ? ` sizes.n${i} = size${i};` : ""
+        }`;
       });
       return `struct Sizes {
 ${members}
@@ -147,7 +156,8 @@ ${members}
 @group(0) @binding(${SIZES_BINDING}) var<uniform> given: array<vec4<u32>, ${count}>;
 var<private> sizes: Sizes;
 ${DIVISION}${functions.join("\n")}
-${source.replace(/^fn main\(.*\) \{$/m, `$&\n  ${[...reads, ...copies].join("\n  ")}`)}`;
+${before}
+  ${[...reads, ...copies].join("\n  ")}${body.replace(/\bsizes\.n(\d+)/g, "size$1")}${after}`;
     },
     words() {
       // A uniform buffer is a whole number of 16 bytes.
@@ -161,6 +171,23 @@ ${source.replace(/^fn main\(.*\) \{$/m, `$&\n  ${[...reads, ...copies].join("\n 
     },
   };
   return sizes;
+}
+
+/** The text of a source up to the first line of `main`, the rest of `main`, and what follows. */
+function mainOf(
+  source: string,
+): { readonly before: string; readonly body: string; readonly after: string } {
+  const start = source.indexOf(") {", source.search(/^fn main\(/m)) + 3;
+  let end = start;
+  for (let depth = 1; depth > 0; end++) {
+    if (source[end] === "{") depth++;
+    if (source[end] === "}") depth--;
+  }
+  return {
+    before: source.slice(0, start),
+    body: source.slice(start, end),
+    after: source.slice(end),
+  };
 }
 
 /** The largest f32 that is below 1 / value by at least 2⁻²² of it. */

@@ -34,8 +34,8 @@ export function createKernelBook({ gpu }: WebGpuDevice): KernelBook {
       maxBinding: gpu.limits.maxStorageBufferBindingSize,
       alignment: gpu.limits.minStorageBufferOffsetAlignment,
       pipelines: {
-        get(source) {
-          kernels.add(source);
+        get({ source, sizes }) {
+          kernels.add(`${sizes.key()}\n${source}`);
           return Promise.resolve(null as unknown as Pipeline);
         },
       },

@@ -104,8 +104,7 @@ export async function openGpu(
       device.pushErrorScope("validation");
       const words = dispatch.sizes.words();
       const source = dispatch.epilogue ? dispatch.source + epilogue : dispatch.source;
-      // The dispatches of the device are complete already.
-      const code = source.includes("var<uniform>") ? source : dispatch.sizes.complete(source);
+      const code = dispatch.sizes.complete(source);
       const module = device.createShaderModule({ code });
       const pipeline = device.createComputePipeline({
         layout: "auto",

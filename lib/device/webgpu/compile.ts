@@ -110,7 +110,7 @@ export async function compileProgram(core: Compiler, program: Program): Promise<
       kind: "dispatch",
       name: kernel.name,
       flops: group.node ? operationOf(group.node).flops(group.node) / kernel.dispatches.length : 0,
-      pipeline: await core.pipelines.get(d.source, {
+      pipeline: await core.pipelines.get(d, {
         bindings: d.bindings.length,
         what: `The kernel of ${kernel.name}`,
       }),

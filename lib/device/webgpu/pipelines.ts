@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { KernelDispatch } from "../../../kernels/kernel.ts";
 import { SIZES_BINDING } from "../../../kernels/sizes.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Memory } from "./memory.ts";
@@ -18,12 +19,12 @@ export interface Pipeline {
 /** The pipelines of a device. */
 export interface PipelineCache {
   /**
-   * The pipeline of a source with `bindings` storage buffers.
+   * The pipeline of a kernel with `bindings` storage buffers.
    *
    * @throws {DeviceError} `KERNEL_COMPILE`, naming `what`, where the adapter refuses it.
    */
   get(
-    source: string,
+    kernel: Pick<KernelDispatch, "source" | "sizes">,
     options: { readonly bindings: number; readonly what: string },
   ): Promise<Pipeline>;
 }
@@ -79,12 +80,13 @@ export function createPipelineCache(gpu: GPUDevice, memory: Memory): PipelineCac
   }
 
   return {
-    get(source, { bindings, what }) {
-      let pipeline = pipelines.get(source);
+    get({ source, sizes }, { bindings, what }) {
+      const key = `${sizes.key()}\n${source}`;
+      let pipeline = pipelines.get(key);
       if (!pipeline) {
-        pipeline = compile(source, bindings, what);
-        pipelines.set(source, pipeline);
-        pipeline.catch(() => pipelines.delete(source));
+        pipeline = compile(sizes.complete(source), bindings, what);
+        pipelines.set(key, pipeline);
+        pipeline.catch(() => pipelines.delete(key));
       }
       return pipeline;
     },

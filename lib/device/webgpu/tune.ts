@@ -81,11 +81,9 @@ export function createTuner(
   ): Promise<number> {
     let total = 0;
     for (const d of kernel.dispatches) {
-      const source = d.sizes.complete(
-        d.epilogue ? `${d.source}\n${IDENTITY_EPILOGUE}` : d.source,
-      );
+      const source = d.epilogue ? `${d.source}\n${IDENTITY_EPILOGUE}` : d.source;
       const words = d.sizes.words();
-      const pipeline = await pipelines.get(source, {
+      const pipeline = await pipelines.get({ source, sizes: d.sizes }, {
         bindings: d.bindings.length,
         what: kernel.variant,
       }).catch(() => null);

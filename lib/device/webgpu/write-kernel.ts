@@ -214,5 +214,5 @@ function checked(dispatch: WrittenDispatch, name: string): WrittenDispatch {
     );
   }
   const { source, sizes, bindings, workgroups } = dispatch;
-  return { source: sizes.complete(source), sizes, bindings, workgroups };
+  return { source, sizes, bindings, workgroups };
 }

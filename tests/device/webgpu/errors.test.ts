@@ -1,3 +1,4 @@
+import { createSizes } from "../../../kernels/sizes.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { createWebGpuDevice } from "../../../lib/device/webgpu/mod.ts";
 import { createMemory } from "../../../lib/device/webgpu/memory.ts";
@@ -50,7 +51,11 @@ Deno.test("a kernel that does not compile is named", async () => {
   const pipelines = createPipelineCache(device.gpu, createMemory(device.gpu));
   const bad = "@compute @workgroup_size(1) fn main() { nothing(); }";
   const error = await assertRejects(
-    () => pipelines.get(bad, { bindings: 0, what: "The kernel of wave f32[4]" }),
+    () =>
+      pipelines.get({ source: bad, sizes: createSizes() }, {
+        bindings: 0,
+        what: "The kernel of wave f32[4]",
+      }),
     DeviceError,
   );
   assertEquals(error.code, "KERNEL_COMPILE");
