@@ -36,8 +36,8 @@ export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
   const { roots, leaf, inPlace = new Map<number, string>() } = options;
   const total = Math.ceil(sizeOf(roots[0].shape) / 4);
   const size = options.workgroupSize ?? 64;
-  // A loop saves on the start of invocations, but only where enough of them are left to fill a GPU.
-  const quads = options.quads ?? (total >= size * 4 * 1024 ? 4 : 1);
+  // A loop saves on the start of invocations, where enough of them are left to fill a GPU.
+  const quads = options.quads ?? Math.min(Math.max(Math.floor(total / (size * 256)), 1), 8);
   const sizes = createSizes();
   const written = new Set(inPlace.values());
   const expression = writeExpression({
@@ -72,10 +72,8 @@ export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
       `@compute @workgroup_size(${size})`,
       "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {",
       `let first = ${workgroupNumber("group")} * ${sizes.u32(size * quads)} + local;`,
-      ...(quads === 1 ? [`let q = first;`, `if (q < ${sizes.u32(total)}) {`] : [
-        `let end = min(first + ${sizes.u32(size * quads)}, ${sizes.u32(total)});`,
-        `for (var q = first; q < end; q += ${size}u) {`,
-      ]),
+      `let end = min(first + ${sizes.u32(size * quads)}, ${sizes.u32(total)});`,
+      `for (var q = first; q < end; q += ${size}u) {`,
       "let r = result4(q * 4u);",
       ...stores,
       "}",

@@ -210,10 +210,15 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
         // The input may be uniform where the condition is not, and the other way round.
         const together = at.uniform && e.stage !== "lane" ? "quad" : "lane";
         const text = together === "lane" ? toLane(e, register) : e.text;
-        const zero = literal(0, value.dtype);
+        let condition = rule.inside(value, { index: at.index, sizes });
+        // Where quads are read whole, the borders of a box lie between them.
+        const { factors } = rule.map(value);
+        if (at === start && factors.length > 1 && laneAccess(rule.map(value)) === "lane") {
+          condition = toLane(define("bool", condition, "quad"), "bool");
+        }
         return define(
           register,
-          `select(${zero}, ${text}, ${rule.inside(value, { index: at.index, sizes })})`,
+          `select(${literal(0, value.dtype)}, ${text}, ${condition})`,
           together,
         );
       }

@@ -20,12 +20,14 @@ export interface LayoutKernel {
   readonly workgroups: readonly [number, number, number];
 }
 
-/** Side of the square tiles that a transpose goes through. */
-const TILE = 16;
+/** Side of the square tiles that a transpose goes through, and the rows of one that a workgroup moves at a time. */
+const TILE = 32, STEP = 8;
+/** Shorter axes would leave most of a tile empty. */
+const SHORTEST = 16;
 
 /**
- * A copy whose map changes the last axis: 16 × 16 tiles are read along the input's last axis and written along the output's, so that neighbouring invocations
- * touch neighbouring elements on both sides.
+ * A copy whose map changes the last axis: tiles are read along the input's last axis and written along the output's, so that neighbouring invocations
+ * touch neighbouring elements on both sides. An invocation moves four elements, which share most of their addresses.
  *
  * @param map From the flat output index to the flat input index.
  * @param dtype A type of 32 bits per element.
@@ -38,7 +40,7 @@ export function transposeKernel(map: IndexMap, dtype: ValueType): LayoutKernel |
   const fast = factors.findIndex((f) => f.stride === 1);
   if (fast < 0 || fast === last || factors[last].stride === 0) return null;
   const n = factors[last].extent, m = factors[fast].extent;
-  if (n < TILE || m < TILE) return null;
+  if (n < SHORTEST || m < SHORTEST) return null;
   // Worth of one count of `fast` in the output, and the other factors as the batch.
   const place = sizeOf(factors.slice(fast + 1).map((f) => f.extent));
   const batch = factors.filter((_, i) => i !== fast && i !== last);
@@ -56,27 +58,34 @@ export function transposeKernel(map: IndexMap, dtype: ValueType): LayoutKernel |
   const byTiles = sizes.divisor(across * down, batchSize * across * down);
   const byAcross = sizes.divisor(across, across * down);
   const rows = sizes.u32(m), columns = sizes.u32(n), stacks = sizes.u32(batchSize);
+  const pitch = sizes.u32(factors[last].stride), step = sizes.u32(place);
   return {
     source: `
 @group(0) @binding(0) var<storage, read> source: array<${word}>;
 @group(0) @binding(1) var<storage, read_write> output: array<${word}>;
 // One column more than the tile, so that a column's elements lie in different banks.
 var<workgroup> tile: array<${word}, ${TILE * (TILE + 1)}>;
-@compute @workgroup_size(${TILE}, ${TILE})
+@compute @workgroup_size(${TILE}, ${STEP})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
   let id = ${workgroupNumber("group")};
   let batch = ${byTiles.quotient("id")};
   let inside = ${byTiles.remainder("id")};
   let row = ${byAcross.quotient("inside")} * ${TILE}u;
   let column = ${byAcross.remainder("inside")} * ${TILE}u;
-  if (batch < ${stacks} && row + local.x < ${rows} && column + local.y < ${columns}) {
-    tile[local.y * ${TILE + 1}u + local.x] =
-      source[${from} + (row + local.x) + (column + local.y) * ${sizes.u32(factors[last].stride)}];
+  let height = ${rows} - row;
+  let width = ${columns} - column;
+  if (batch < ${stacks} && local.x < height) {
+    let first = ${from} + row + local.x + column * ${pitch};
+    for (var y = local.y; y < min(width, ${TILE}u); y += ${STEP}u) {
+      tile[y * ${TILE + 1}u + local.x] = source[first + y * ${pitch}];
+    }
   }
   workgroupBarrier();
-  if (batch < ${stacks} && row + local.y < ${rows} && column + local.x < ${columns}) {
-    output[${to} + (row + local.y) * ${sizes.u32(place)} + column + local.x] =
-      tile[local.x * ${TILE + 1}u + local.y];
+  if (batch < ${stacks} && local.x < width) {
+    let first = ${to} + row * ${step} + column + local.x;
+    for (var y = local.y; y < min(height, ${TILE}u); y += ${STEP}u) {
+      output[first + y * ${step}] = tile[local.x * ${TILE + 1}u + y];
+    }
   }
 }
 `,

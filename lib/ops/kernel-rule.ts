@@ -68,7 +68,7 @@ export type KernelRule =
     readonly kind: "layout";
     /** From the flat output index to the flat input index. */
     readonly map: (node: NodeSpec) => IndexMap;
-    /** WGSL condition on the place in the output: elsewhere the output is zero, and the map means nothing. */
+    /** WGSL condition on the place in the output, true in a box of all of the input: elsewhere the output is zero, and the map means nothing. */
     readonly inside?: (node: NodeSpec, at: ElementPlace) => string;
   }
   | { readonly kind: "reduce" }

@@ -59,8 +59,10 @@ export const padOperation: Operation = {
       // One comparison for both ends: what lies before wraps around to a large number.
       const size = sizeOf(node.shape);
       return axes.map((i) => {
-        const steps = sizes.divisor(strides[i], size).quotient(index);
-        const at = sizes.divisor(node.shape[i], size / strides[i]).remainder(steps);
+        const steps = strides[i] === 1 ? index : sizes.divisor(strides[i], size).quotient(index);
+        const at = i === 0
+          ? steps
+          : sizes.divisor(node.shape[i], size / strides[i]).remainder(steps);
         return `(${at} - ${sizes.u32(low[i])} < ${sizes.u32(from[i])})`;
       }).join(" && ");
     },
