@@ -25,6 +25,7 @@ export * from "./lib/device/mod.ts";
 export * from "./lib/model/mod.ts";
 export * from "./lib/architectures/mod.ts";
 export * from "./lib/methods/public.ts";
+export * from "./lib/tasks/public.ts";
 export * from "./lib/adapters/mod.ts";
 export * from "./lib/training/mod.ts";
 export * from "./lib/generation/mod.ts";

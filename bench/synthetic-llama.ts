@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { add, div, mul, sub } from "../lib/ops/binary.ts";
+import { add, div, mul, sqrt, sub } from "../lib/ops/elementwise.ts";
 import { attention } from "../lib/ops/attention.ts";
 import { cacheUpdate } from "../lib/ops/cache-update.ts";
 import { concat } from "../lib/ops/concat.ts";
@@ -13,13 +13,13 @@ import { gather } from "../lib/ops/gather.ts";
 import { gatherQuantized } from "../lib/ops/gather-quantized.ts";
 import { input } from "../lib/ops/input.ts";
 import { matmul } from "../lib/ops/matmul.ts";
-import { matmulQuantized, type QuantizedValue } from "../lib/ops/matmul-quantized.ts";
+import { matmulQuantized } from "../lib/ops/matmul-quantized.ts";
+import type { QuantizedValue } from "../lib/ops/quantized-value.ts";
 import { mean } from "../lib/ops/reduce.ts";
 import { reshape } from "../lib/ops/reshape.ts";
 import { rmsNorm } from "../lib/ops/rms-norm.ts";
 import { rope } from "../lib/ops/rope.ts";
 import { sliceAxis } from "../lib/ops/slice.ts";
-import { sqrt } from "../lib/ops/unary.ts";
 import type { Graph, Value } from "../lib/ops/value.ts";
 import { gradients } from "../lib/program/grad.ts";
 import { type Program, trace } from "../lib/program/program.ts";

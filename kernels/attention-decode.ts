@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { foldWorkgroups, itemDispatch, type Kernel, workgroupNumber } from "./kernel.ts";
 import {
   type AttentionProblem,
   HIDDEN,
@@ -16,7 +16,6 @@ import {
   visibleFunction,
 } from "./attention-problem.ts";
 import { createSizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Keys per workgroup, and invocations. */
 const RUN = 64;
@@ -170,17 +169,15 @@ function combine(problem: AttentionProblem, runs: number): Kernel["dispatches"][
   const byQueries = sizes.divisor(queries, batch * queries);
   const byRatio = sizes.divisor(ratio, heads);
   const each = sizes.u32(rows), count = sizes.u32(runs);
-  return {
-    source: `@group(0) @binding(0) var<storage, read> stats: array<vec2<f32>>;
+  return itemDispatch({
+    declare: `@group(0) @binding(0) var<storage, read> stats: array<vec2<f32>>;
 @group(0) @binding(1) var<storage, read> parts: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${sizes.u32(size)}) { return; }
-  let line = ${byFours.quotient("i")};
-  let four = ${byFours.remainder("i")};
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;`,
+    count: size,
+    sizes,
+    bindings: [{ temporary: 0 }, { temporary: 1 }, "output"],
+    body: `let line = ${byFours.quotient("index")};
+  let four = ${byFours.remainder("index")};
   let head = ${byHeads.remainder("line")};
   let place = ${byHeads.quotient("line")};
   let query = ${byQueries.remainder("place")};
@@ -201,11 +198,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
       total += factor * stat.y;
     }
   }
-  output[i] = select(vec4<f32>(), sum / total, total > 0.0);
-}
-`,
-    sizes,
-    bindings: [{ temporary: 0 }, { temporary: 1 }, "output"],
-    workgroups: foldWorkgroups(Math.ceil(size / 64)),
-  };
+  output[index] = select(vec4<f32>(), sum / total, total > 0.0);`,
+  });
 }

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type KernelDispatch } from "./kernel.ts";
+import { foldWorkgroups, type KernelDispatch, workgroupNumber } from "./kernel.ts";
 import {
   type AttentionProblem,
   INPUTS,
@@ -25,7 +25,6 @@ import {
 } from "./attention-tile.ts";
 import type { Binding } from "./operand.ts";
 import { createSizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** The gradient of keys or of values; the first temporary holds what `rowInfo` packs. */
 export function keyRows(problem: AttentionProblem, part: "gradK" | "gradV"): KernelDispatch {

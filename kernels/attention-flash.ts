@@ -11,7 +11,13 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
+import {
+  foldWorkgroups,
+  itemDispatch,
+  type Kernel,
+  type KernelDispatch,
+  workgroupNumber,
+} from "./kernel.ts";
 import {
   type AttentionPart,
   type AttentionProblem,
@@ -38,7 +44,6 @@ import {
 } from "./attention-tile.ts";
 import type { Binding } from "./operand.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** One part of attention in tiles. */
 export function flashAttention(problem: AttentionProblem, part: AttentionPart): Kernel {
@@ -60,31 +65,24 @@ function rowInfo({ batch, queries, heads }: AttentionProblem): KernelDispatch {
   const size = batch * queries * heads;
   const sizes = createSizes();
   const byHeads = sizes.divisor(heads, size), byQueries = sizes.divisor(queries, batch * queries);
-  return {
-    source: `
+  return itemDispatch({
+    declare: `
 @group(0) @binding(0) var<storage, read> segments: array<i32>;
 @group(0) @binding(1) var<storage, read> offset: array<i32>;
 @group(0) @binding(2) var<storage, read> logSum: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read_write> info: array<vec4<u32>>;
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${sizes.u32(size)}) { return; }
-  let query = ${byHeads.quotient("i")};
-  info[i] = vec4<u32>(
-    bitcast<u32>(logSum[i]),
-    bitcast<u32>(delta[i]),
-    bitcast<u32>(segments[query]),
-    bitcast<u32>(offset[0] + i32(${byQueries.remainder("query")})),
-  );
-}
-`,
+@group(0) @binding(4) var<storage, read_write> info: array<vec4<u32>>;`,
+    count: size,
     sizes,
     bindings: [INPUTS.querySegments, INPUTS.offset, INPUTS.logSum, INPUTS.delta, { temporary: 0 }],
-    workgroups: foldWorkgroups(Math.ceil(size / 64)),
-  };
+    body: `let query = ${byHeads.quotient("index")};
+  info[index] = vec4<u32>(
+    bitcast<u32>(logSum[index]),
+    bitcast<u32>(delta[index]),
+    bitcast<u32>(segments[query]),
+    bitcast<u32>(offset[0] + i32(${byQueries.remainder("query")})),
+  );`,
+  });
 }
 
 /** WGSL bounds `begin` and `end` of the keys that queries at places `low` to `high` may see, in whole tiles. */

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
+import { itemDispatch, type Kernel, type KernelDispatch } from "./kernel.ts";
 import {
   type AttentionPart,
   type AttentionProblem,
@@ -23,7 +23,6 @@ import { tilePlace } from "./matmul-problem.ts";
 import { packDispatch, registerDispatch } from "./matmul-register.ts";
 import type { Binding, Operand } from "./operand.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Most bytes of scores for which this form is meant: what WebGPU promises to bind. */
 const LARGEST_SCORES = 128 * 2 ** 20;
@@ -252,16 +251,16 @@ function reduceScores(
   const sizes = createSizes();
   const byFours = sizes.divisor(fours, count);
   const positional = isPositional(problem);
-  return {
-    source: `@group(0) @binding(0) var<storage, ${options.mode}> scores: array<vec4<f32>>;
+  return itemDispatch({
+    declare: `@group(0) @binding(0) var<storage, ${options.mode}> scores: array<vec4<f32>>;
 ${positional ? "@group(0) @binding(1) var<storage, read> offset: array<i32>;" : ""}
-${options.declare ?? ""}
-@compute @workgroup_size(8)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = ${workgroupNumber("id")} * 8u + lane;
-  if (i >= ${sizes.u32(count)}) { return; }
-  let four = ${byFours.remainder("i")};
-  let stack = ${byFours.quotient("i")};
+${options.declare ?? ""}`,
+    count,
+    threads: 8,
+    sizes,
+    bindings: [SCORES, ...(positional ? [options.offset] : []), ...options.bindings],
+    body: `let four = ${byFours.remainder("index")};
+  let stack = ${byFours.quotient("index")};
   let start = stack * ${sizes.u32(keys)} * ${byFours.value} + four;
   let end = ${keysSeen(problem, "(four * 4u)", { tile: tileSize(problem), sizes })};
   var largest = vec4<f32>(${HIDDEN});
@@ -272,13 +271,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     total = total * exp(largest - top) + exp(score - top);
     largest = top;
   }
-  ${options.end(byFours.value, sizes)}
-}
-`,
-    sizes,
-    bindings: [SCORES, ...(positional ? [options.offset] : []), ...options.bindings],
-    workgroups: foldWorkgroups(Math.ceil(count / 8)),
-  };
+  ${options.end(byFours.value, sizes)}`,
+  });
 }
 
 function softmaxOfScores(problem: AttentionProblem): KernelDispatch {

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
-import type { ValueType } from "../lib/ops/value.ts";
+import { foldWorkgroups, type Kernel, workgroupNumber } from "./kernel.ts";
+import type { ValueType } from "./value.ts";
 import { createSizes } from "./sizes.ts";
-import { STORAGE, workgroupNumber } from "./wgsl.ts";
+import { STORAGE } from "./wgsl.ts";
 
 /** Sizes of an update of [B, S, W] by [B, T, W]. */
 export interface CacheUpdateSize {

@@ -3,26 +3,23 @@
  *
  * @module
  */
-import { foldWorkgroups } from "./kernel.ts";
-import type { Value } from "../lib/ops/value.ts";
+import { foldWorkgroups, workgroupNumber } from "./kernel.ts";
+import type { Value } from "./value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import {
   type FusedDispatch,
   joinSource,
-  type Leaf,
   packQuad,
+  type Reads,
   storeType,
   writeExpression,
 } from "./expression.ts";
 import { createSizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** What to compute. */
-export interface ElementwiseOptions {
+export interface ElementwiseOptions extends Reads {
   /** The values to store; all have the same number of elements. */
   readonly roots: readonly Value[];
-  /** Gives the buffer in which a value lies, or null where the value is computed. */
-  readonly leaf: (value: Value) => Leaf | null;
   /** Key of the leaf that the root of this number overwrites; it is read pointwise only. */
   readonly inPlace?: ReadonlyMap<number, string>;
   /** Invocations per workgroup. */
@@ -33,7 +30,7 @@ export interface ElementwiseOptions {
 
 /** Every invocation computes four neighbouring elements at a time, so that buffers are read and written as vectors. */
 export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
-  const { roots, leaf, inPlace = new Map<number, string>() } = options;
+  const { roots, leaf, rule, inPlace = new Map<number, string>() } = options;
   const total = Math.ceil(sizeOf(roots[0].shape) / 4);
   const size = options.workgroupSize ?? 64;
   // A loop saves on the start of invocations, where enough of them are left to fill a GPU.
@@ -44,6 +41,7 @@ export function elementwiseKernel(options: ElementwiseOptions): FusedDispatch {
     roots,
     sizes,
     leaf,
+    rule,
     name: "result",
     firstBinding: 0,
     written,

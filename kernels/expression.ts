@@ -4,15 +4,9 @@
  *
  * @module
  */
-import {
-  broadcastMap,
-  composeMaps,
-  identityMap,
-  type IndexMap,
-  isIdentity,
-} from "../lib/ops/index-map.ts";
-import { operationOf } from "../lib/ops/mod.ts";
-import type { Value, ValueType } from "../lib/ops/value.ts";
+import { broadcastMap, composeMaps, identityMap, type IndexMap, isIdentity } from "./index-map.ts";
+import type { KernelRule } from "./kernel-rule.ts";
+import type { Value, ValueType } from "./value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { joinFunctions } from "./scalar-functions.ts";
 import type { Sizes } from "./sizes.ts";
@@ -39,14 +33,20 @@ export interface FusedDispatch {
   readonly workgroups: readonly [number, number, number];
 }
 
+/** How values are read. */
+export interface Reads {
+  /** Gives the buffer in which a value lies, or null where the value is part of the expression. */
+  readonly leaf: (value: Value) => Leaf | null;
+  /** The rule of a value's operation. */
+  readonly rule: (value: Value) => KernelRule;
+}
+
 /** What to write. */
-export interface ExpressionOptions {
+export interface ExpressionOptions extends Reads {
   /** The values to compute; all have the same number of elements. */
   readonly roots: readonly Value[];
   /** The numbers of the kernel that the functions are part of. */
   readonly sizes: Sizes;
-  /** Gives the buffer in which a value lies, or null where the value is part of the expression. */
-  readonly leaf: (value: Value) => Leaf | null;
   /** A value that the caller passes as the argument `value`. */
   readonly parameter?: Value;
   /** The functions are called this, and this with a 4; other names begin with it. */
@@ -193,13 +193,13 @@ export function writeExpression(options: ExpressionOptions): WrittenExpression {
     const leaf = options.leaf(value);
     const { register } = STORAGE[value.dtype];
     if (leaf) return load(leaf, at, register);
-    const rule = operationOf(value).kernel;
+    const rule = options.rule(value);
     const stage: Stage = at.uniform ? "quad" : "lane";
     const input = (x: Value, position: Position): string => {
       const e = emit(x, position);
       return stage === "lane" ? toLane(e, STORAGE[x.dtype].register) : e.text;
     };
-    switch (rule?.kind) {
+    switch (rule.kind) {
       case "view":
         return emit(value.inputs[0], at);
       case "layout": {

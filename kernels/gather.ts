@@ -5,11 +5,11 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
-import type { ValueType } from "../lib/ops/value.ts";
+import { itemDispatch, type Kernel } from "./kernel.ts";
+import type { ValueType } from "./value.ts";
 import { declareOperand, type Operand } from "./operand.ts";
 import { createSizes } from "./sizes.ts";
-import { STORAGE, workgroupNumber } from "./wgsl.ts";
+import { STORAGE } from "./wgsl.ts";
 
 /** Sizes of a lookup. */
 export interface GatherSize {
@@ -35,36 +35,31 @@ export function gatherKernel(size: GatherSize, dtype: ValueType): Kernel {
   const sizes = createSizes();
   const byRow = whole ? sizes.divisor(per, items) : sizes.divisor(length, count * length + perWord);
   const copy = whole
-    ? `output[i] = table[rowOf(${byRow.quotient("i")}) * ${byRow.value} + ${byRow.remainder("i")}];`
+    ? `output[index] = table[rowOf(${byRow.quotient("index")}) * ${byRow.value} + ${
+      byRow.remainder("index")
+    }];`
     : `var word = 0u;
-  for (var e = 0u; e < min(${perWord}u, ${sizes.u32(count * length)} - i * ${perWord}u); e++) {
-    let element = i * ${perWord}u + e;
+  for (var e = 0u; e < min(${perWord}u, ${sizes.u32(count * length)} - index * ${perWord}u); e++) {
+    let element = index * ${perWord}u + e;
     let at = rowOf(${byRow.quotient("element")}) * ${byRow.value} + ${byRow.remainder("element")};
     word |= ((table[at / ${perWord}u] >> (${bits}u * (at % ${perWord}u))) & ${
       2 ** bits - 1
     }u) << (${bits}u * e);
   }
-  output[i] = word;`;
+  output[index] = word;`;
   return {
     variant: vector ? "vectors" : whole ? "words" : "elements",
-    dispatches: [{
-      source: `@group(0) @binding(0) var<storage, read> table: array<${item}>;
+    dispatches: [itemDispatch({
+      declare: `@group(0) @binding(0) var<storage, read> table: array<${item}>;
 @group(0) @binding(1) var<storage, read> ids: array<i32>;
 @group(0) @binding(2) var<storage, read_write> output: array<${item}>;
 
-fn rowOf(n: u32) -> u32 { return u32(clamp(ids[n], 0, ${sizes.i32(rows - 1)})); }
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${sizes.u32(items)}) { return; }
-  ${copy}
-}
-`,
+fn rowOf(n: u32) -> u32 { return u32(clamp(ids[n], 0, ${sizes.i32(rows - 1)})); }`,
+      count: items,
       sizes,
       bindings: [0, 1, "output"],
-      workgroups: foldWorkgroups(Math.ceil(items / 64)),
-    }],
+      body: copy,
+    })],
   };
 }
 
@@ -79,26 +74,19 @@ export function dequantizeKernel(
   const binding = table.bindings.length;
   const sizes = createSizes();
   const byRow = sizes.divisor(fours, items);
-  const number = byRow.quotient("i");
+  const number = byRow.quotient("index");
   const row = ids ? `u32(clamp(ids[${number}], 0, ${sizes.i32(table.lines - 1)}))` : number;
   return {
     variant: "fours",
-    dispatches: [{
-      source: `${declareOperand(table, { name: "table", binding: 0, access: "four", sizes })}
+    dispatches: [itemDispatch({
+      declare: `${declareOperand(table, { name: "table", binding: 0, access: "four", sizes })}
 @group(0) @binding(${binding}) var<storage, read_write> output: array<vec4<f32>>;
-${ids ? `@group(0) @binding(${binding + 1}) var<storage, read> ids: array<i32>;` : ""}
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${sizes.u32(items)}) { return; }
-  output[i] = epilogue4(table(${row}, ${byRow.remainder("i")}), i * 4u);
-}
-`,
+${ids ? `@group(0) @binding(${binding + 1}) var<storage, read> ids: array<i32>;` : ""}`,
+      count: items,
       sizes,
       bindings: [...table.bindings, "output", ...(ids ? [ids.input] : [])],
-      workgroups: foldWorkgroups(Math.ceil(items / 64)),
       epilogue: true,
-    }],
+      body: `output[index] = epilogue4(table(${row}, ${byRow.remainder("index")}), index * 4u);`,
+    })],
   };
 }

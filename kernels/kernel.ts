@@ -34,7 +34,7 @@ export interface KernelDispatch {
   readonly workgroups: readonly [number, number, number];
   /**
    * The source passes each element of the output through `epilogue` just before its only store, and does not declare it (see
-   * `KernelRule` in lib/ops/kernel-rule.ts).
+   * `KernelRule` in kernels/kernel-rule.ts).
    */
   readonly epilogue?: true;
 }
@@ -61,4 +61,36 @@ export function foldWorkgroups(count: number): readonly [number, number, number]
   const rows = Math.ceil(count / MAX_WORKGROUPS);
   if (rows <= MAX_WORKGROUPS) return [MAX_WORKGROUPS, rows, 1];
   return [MAX_WORKGROUPS, MAX_WORKGROUPS, Math.ceil(rows / MAX_WORKGROUPS)];
+}
+
+/** Flat number of the workgroup whose `workgroup_id` is the variable `id` (see {@link foldWorkgroups}). */
+export function workgroupNumber(id: string): string {
+  return `(${id}.x + ${MAX_WORKGROUPS}u * (${id}.y + ${MAX_WORKGROUPS}u * ${id}.z))`;
+}
+
+/** A dispatch of which each invocation takes one of `count` items. */
+export function itemDispatch(
+  items: Omit<KernelDispatch, "source" | "workgroups"> & {
+    /** WGSL: bindings and functions. */
+    readonly declare: string;
+    /** WGSL statements for the item whose number is the variable `index`. */
+    readonly body: string;
+    readonly count: number;
+    /** Invocations per workgroup; 64 by default. */
+    readonly threads?: number;
+  },
+): KernelDispatch {
+  const { declare, body, count, threads = 64, ...dispatch } = items;
+  return {
+    ...dispatch,
+    source: `${declare}
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let index = ${workgroupNumber("id")} * ${threads}u + lane;
+  if (index >= ${dispatch.sizes.u32(count)}) { return; }
+  ${body}
+}
+`,
+    workgroups: foldWorkgroups(Math.ceil(count / threads)),
+  };
 }

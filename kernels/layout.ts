@@ -3,12 +3,12 @@
  *
  * @module
  */
-import type { IndexMap } from "../lib/ops/index-map.ts";
-import { foldWorkgroups } from "./kernel.ts";
-import type { ValueType } from "../lib/ops/value.ts";
+import type { IndexMap } from "./index-map.ts";
+import { foldWorkgroups, workgroupNumber } from "./kernel.ts";
+import type { ValueType } from "./value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { STORAGE, workgroupNumber } from "./wgsl.ts";
+import { STORAGE } from "./wgsl.ts";
 
 /** A kernel that reads binding 0 and writes binding 1. */
 export interface LayoutKernel {

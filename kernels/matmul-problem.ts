@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { broadcastMap, isIdentity } from "../lib/ops/index-map.ts";
+import { broadcastMap, isIdentity } from "./index-map.ts";
 import type { Operand } from "./operand.ts";
 import type { Sizes } from "./sizes.ts";
 

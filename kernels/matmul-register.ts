@@ -10,12 +10,11 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
+import { itemDispatch, type Kernel, type KernelDispatch } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, type MatmulSide, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { type Binding, declareOperand, type Operand, readsFour } from "./operand.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Invocations per workgroup: one SIMD register of the software adapters. */
 const WORKGROUP = 8;
@@ -95,15 +94,14 @@ export function packDispatch(
     }`
     : `packed[to + k * ${pitch}] = vec4<f32>(source(line0, k), source(line1, k), source(line2, k), source(line3, k));`;
   const access = block ? "four" : "element";
-  return {
-    source: `${declareOperand(operand, { name: "source", binding: 0, access, sizes })}
-@group(0) @binding(${operand.bindings.length}) var<storage, read_write> packed: array<vec4<f32>>;
-
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let index = ${workgroupNumber("id")} * ${WORKGROUP}u + lane;
-  if (index >= ${sizes.u32(count)}) { return; }
-  let row = ${place.column} * 4u;
+  return itemDispatch({
+    declare: `${declareOperand(operand, { name: "source", binding: 0, access, sizes })}
+@group(0) @binding(${operand.bindings.length}) var<storage, read_write> packed: array<vec4<f32>>;`,
+    count,
+    threads: WORKGROUP,
+    sizes,
+    bindings: [...operand.bindings, { temporary }],
+    body: `let row = ${place.column} * 4u;
   let start = ${place.row} * ${sizes.u32(run)};
   let end = min(start + ${sizes.u32(run)}, ${width});
   let stack = ${place.matrix};
@@ -111,13 +109,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let to = stack * ${width} * ${pitch} + row / 4u;
   for (var k = start; k < end; k += ${block ? 4 : 1}u) {
     ${copy}
-  }
-}
-`,
-    sizes,
-    bindings: [...operand.bindings, { temporary }],
-    workgroups: foldWorkgroups(Math.ceil(count / WORKGROUP)),
-  };
+  }`,
+  });
 }
 
 /** The product's own dispatch, for kernels that are made of several. */
@@ -171,7 +164,7 @@ export function registerDispatch(
     sizes,
   });
   const place = tilePlace(
-    "tile",
+    "index",
     { down: tilesM, across: tilesN, matrices: sizeOf(batch) },
     sizes,
   );
@@ -195,18 +188,23 @@ export function registerDispatch(
       let at = first + i * ${pitch} + j;
       output[at] = epilogue(sum[i * ${columns / 4}u + j / 4u][j % 4u], at);
     }`;
-  return {
-    source: `${left.declare}${right.declare}
+  return itemDispatch({
+    declare: `${left.declare}${right.declare}
 @group(0) @binding(${bindingsA + bindingsB}) var<storage, read_write> output: array<${
       vector ? "vec4<f32>" : "f32"
     }>;
-${epilogue?.declare(bindingsA + bindingsB + 1, sizes) ?? ""}
-
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let tile = ${workgroupNumber("id")} * ${WORKGROUP}u + lane;
-  if (tile >= ${sizes.u32(tiles)}) { return; }
-  let column = ${place.column} * ${columns}u;
+${epilogue?.declare(bindingsA + bindingsB + 1, sizes) ?? ""}`,
+    count: tiles,
+    threads: WORKGROUP,
+    sizes,
+    bindings: [
+      ...a.operand.bindings,
+      ...b.operand.bindings,
+      output,
+      ...(epilogue?.bindings ?? []),
+    ],
+    ...(epilogue ? {} : { epilogue: true }),
+    body: `let column = ${place.column} * ${columns}u;
   let row = ${place.row} * ${rows}u;
   let matrix = ${place.matrix};
   let stackA = ${matrixIndex(batch, a, sizes)};
@@ -230,19 +228,8 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     };
   for (var i = 0u; i < min(${rows}u, ${height} - row); i++) {
     ${store}
-  }
-}
-`,
-    sizes,
-    bindings: [
-      ...a.operand.bindings,
-      ...b.operand.bindings,
-      output,
-      ...(epilogue?.bindings ?? []),
-    ],
-    workgroups: foldWorkgroups(Math.ceil(tiles / WORKGROUP)),
-    ...(epilogue ? {} : { epilogue: true }),
-  };
+  }`,
+  });
 }
 
 /** WGSL that reads `tile` elements of one side at step `k` into `NAME0`, `NAME1` …, four in each. Past the end it repeats what is there. */

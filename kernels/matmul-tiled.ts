@@ -10,12 +10,18 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelDispatch } from "./kernel.ts";
+import {
+  foldWorkgroups,
+  itemDispatch,
+  type Kernel,
+  type KernelDispatch,
+  workgroupNumber,
+} from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, type MatmulSide, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { declareOperand, readsFour } from "./operand.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { opaqueZero, pick, workgroupNumber } from "./wgsl.ts";
+import { opaqueZero, pick } from "./wgsl.ts";
 
 /** Sizes of a tiled kernel; all are multiples of 4. */
 export interface TileOptions {
@@ -284,28 +290,24 @@ function sumDispatch(size: number, splits: number): KernelDispatch {
   const vector = size % 4 === 0;
   const sizes = createSizes();
   const pitch = sizes.u32(fours);
-  return {
-    source: `@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>;
+  return itemDispatch({
+    declare: `@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> output: array<${vector ? "vec4<f32>" : "f32"}>;
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let four = ${workgroupNumber("id")} * 64u + lane;
-  if (four >= ${pitch}) { return; }
-  var sum = parts[four];
-  for (var part = 1u; part < ${sizes.u32(splits)}; part++) { sum += parts[part * ${pitch} + four]; }
-  ${
-      vector
-        ? "output[four] = epilogue4(sum, four * 4u);"
-        : `for (var i = 0u; i < min(4u, ${sizes.u32(size)} - four * 4u); i++) {
-    output[four * 4u + i] = epilogue(sum[i], four * 4u + i);
-  }`
-    }
-}
 `,
+    count: fours,
     sizes,
     bindings: [{ temporary: 0 }, "output"],
-    workgroups: foldWorkgroups(Math.ceil(fours / 64)),
     epilogue: true,
-  };
+    body: `var sum = parts[index];
+  for (var part = 1u; part < ${
+      sizes.u32(splits)
+    }; part++) { sum += parts[part * ${pitch} + index]; }
+  ${
+      vector
+        ? "output[index] = epilogue4(sum, index * 4u);"
+        : `for (var i = 0u; i < min(4u, ${sizes.u32(size)} - index * 4u); i++) {
+    output[index * 4u + i] = epilogue(sum[i], index * 4u + i);
+  }`
+    }`,
+  });
 }

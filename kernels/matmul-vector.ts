@@ -10,12 +10,11 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { foldWorkgroups, type Kernel, workgroupNumber } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, matrixIndex } from "./matmul-problem.ts";
 import { chunkWidth, declareOperand, readsFour } from "./operand.ts";
-import { createSizes, type Divisor, type Sizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
+import { createSizes, type Sizes } from "./sizes.ts";
 
 /** Most rows of `a` for which these kernels are meant. */
 const VECTOR_ROWS = 4;
@@ -40,16 +39,18 @@ export function vectorMatmul(
 }
 
 interface Frame {
-  /** Declarations of the operands and the output. */
-  readonly declare: string;
-  readonly bindings: Kernel["dispatches"][number]["bindings"];
-  /** Statements that find the stacks of `matrix`. */
-  readonly stacks: string;
   readonly sizes: Sizes;
-  /** Number of groups of all matrices. */
-  readonly total: string;
-  /** Groups of one matrix. */
-  readonly byGroups: Divisor;
+  /** WGSL of the number of the group in its matrix. */
+  readonly number: string;
+  /** The kernel; an invocation takes a group, or a workgroup with what its invocations share. */
+  kernel(text: {
+    readonly variant: string;
+    readonly threads: number;
+    readonly shared?: string;
+    /** Statements that find the place in the matrix. */
+    readonly place: string;
+    readonly body: string;
+  }): Kernel;
 }
 
 function frame(
@@ -63,31 +64,50 @@ function frame(
 ): Frame {
   const { batch, a, b } = problem;
   const { access, output, groups } = options;
-  const total = groups * sizeOf(batch);
+  const count = groups * sizeOf(batch);
   const sizes = createSizes();
   const bindingsA = a.operand.bindings.length, bindingsB = b.operand.bindings.length;
+  const declare = declareOperand(a.operand, { name: "aAt", binding: 0, access: "four", sizes }) +
+    declareOperand(b.operand, { name: "bAt", binding: bindingsA, access, sizes }) +
+    `@group(0) @binding(${
+      bindingsA + bindingsB
+    }) var<storage, read_write> output: array<${output}>;\n`;
+  const stacks = `let stackA = ${matrixIndex(batch, a, sizes)} * ${sizes.u32(a.operand.lines)};
+  let stackB = ${matrixIndex(batch, b, sizes)} * ${sizes.u32(b.operand.lines)};`;
+  const total = sizes.u32(count), byGroups = sizes.divisor(groups, count);
   return {
-    declare: declareOperand(a.operand, { name: "aAt", binding: 0, access: "four", sizes }) +
-      declareOperand(b.operand, { name: "bAt", binding: bindingsA, access, sizes }) +
-      `@group(0) @binding(${
-        bindingsA + bindingsB
-      }) var<storage, read_write> output: array<${output}>;\n`,
-    bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
-    stacks: `let stackA = ${matrixIndex(batch, a, sizes)} * ${sizes.u32(a.operand.lines)};
-  let stackB = ${matrixIndex(batch, b, sizes)} * ${sizes.u32(b.operand.lines)};`,
     sizes,
-    total: sizes.u32(total),
-    byGroups: sizes.divisor(groups, total),
+    number: byGroups.remainder("group"),
+    kernel: ({ variant, threads, shared, place, body }) => ({
+      variant,
+      dispatches: [{
+        source: `${declare}${shared ? `\n${shared}\n` : ""}
+@compute @workgroup_size(${threads})
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let group = ${workgroupNumber("id")}${shared ? "" : ` * ${threads}u + thread`};
+  if (group >= ${total}) { return; }
+  let matrix = ${byGroups.quotient("group")};
+  ${place}
+  ${stacks}
+  ${body}
+}
+`,
+        sizes,
+        bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
+        workgroups: foldWorkgroups(shared ? count : Math.ceil(count / threads)),
+        epilogue: true,
+      }],
+    }),
   };
 }
 
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 function linesPerInvocation(problem: MatmulProblem): Kernel {
-  const { m, n, k, batch, b } = problem;
+  const { m, n, k, b } = problem;
   const width = chunkWidth(b.operand), fours = width / 4;
   const lines = n % 8 === 0 && n >= 256 ? 8 : 4;
-  const groups = Math.ceil(n / lines), total = groups * sizeOf(batch);
+  const groups = Math.ceil(n / lines);
   const f = frame(problem, { access: "chunk", output: "f32", groups });
   const { sizes } = f;
   const columns = sizes.u32(n);
@@ -110,215 +130,156 @@ function linesPerInvocation(problem: MatmulProblem): Kernel {
       `if (column + ${j}u < ${columns}) { let at = (matrix * ${m}u + ${i}u) * ${columns} + column + ${j}u; output[at] = epilogue(sum${i}x${j}, at); }`
     )
   );
-  return {
+  return f.kernel({
     variant: `vector-${lines}-lines`,
-    dispatches: [{
-      source: `${f.declare}
-@compute @workgroup_size(8)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let group = ${workgroupNumber("id")} * 8u + lane;
-  if (group >= ${f.total}) { return; }
-  let matrix = ${f.byGroups.quotient("group")};
-  let column = ${f.byGroups.remainder("group")} * ${lines}u;
-  ${f.stacks}
-  ${set.join("\n  ")}
+    threads: 8,
+    place: `let column = ${f.number} * ${lines}u;`,
+    body: `${set.join("\n  ")}
   ${sums.join("\n  ")}
   for (var c = 0u; c < ${sizes.u32(k / width)}; c++) {
     ${load.join("\n    ")}
     ${add.join("\n    ")}
   }
-  ${store.join("\n  ")}
-}
-`,
-      sizes,
-      bindings: f.bindings,
-      workgroups: foldWorkgroups(Math.ceil(total / 8)),
-      epilogue: true,
-    }],
-  };
+  ${store.join("\n  ")}`,
+  });
 }
 
 function linesPerWorkgroup(problem: MatmulProblem): Kernel {
-  const { m, n, k, batch, b } = problem;
+  const { m, n, k, b } = problem;
   const width = chunkWidth(b.operand), fours = width / 4;
   const chunks = k / width;
   // 32 invocations on a line read 512 bytes in a row; short lines get fewer, so that all have work.
   let lanes = 32;
   while (lanes > 4 && lanes > chunks) lanes /= 2;
   const lines = 128 / lanes;
-  const groups = Math.ceil(n / lines), total = groups * sizeOf(batch);
+  const groups = Math.ceil(n / lines);
   const f = frame(problem, { access: "chunk", output: "f32", groups });
   const { sizes } = f;
   const columns = sizes.u32(n);
-  return {
+  return f.kernel({
     variant: `vector-workgroup-${lanes}`,
-    dispatches: [{
-      source: `${f.declare}
-var<workgroup> partial: array<f32, ${128 * m}>;
-
-@compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let group = ${workgroupNumber("id")};
-  if (group >= ${f.total}) { return; }
-  let matrix = ${f.byGroups.quotient("group")};
-  let lane = thread % ${lanes}u;
-  let column = ${f.byGroups.remainder("group")} * ${lines}u + thread / ${lanes}u;
-  ${f.stacks}
-  let line = stackB + min(column, ${columns} - 1u);
+    threads: 128,
+    shared: `var<workgroup> partial: array<f32, ${128 * m}>;`,
+    place: `let lane = thread % ${lanes}u;
+  let column = ${f.number} * ${lines}u + thread / ${lanes}u;`,
+    body: `let line = stackB + min(column, ${columns} - 1u);
   ${range(m).map((i) => `var sum${i} = 0.0;`).join("\n  ")}
   for (var c = lane; c < ${sizes.u32(chunks)}; c += ${lanes}u) {
     let b = bAt(line, c);
     ${
-        range(m).flatMap((i) =>
-          range(fours).map((q) =>
-            `sum${i} += dot(aAt(stackA + ${i}u, c * ${fours}u + ${q}u), b[${q}]);`
-          )
-        ).join("\n    ")
-      }
+      range(m).flatMap((i) =>
+        range(fours).map((q) =>
+          `sum${i} += dot(aAt(stackA + ${i}u, c * ${fours}u + ${q}u), b[${q}]);`
+        )
+      ).join("\n    ")
+    }
   }
   ${range(m).map((i) => `partial[${i * 128}u + thread] = sum${i};`).join("\n  ")}
   for (var half = ${lanes / 2}u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lane < half) {
       ${
-        range(m).map((i) =>
-          `partial[${i * 128}u + thread] += partial[${i * 128}u + thread + half];`
-        ).join("\n      ")
-      }
+      range(m).map((i) => `partial[${i * 128}u + thread] += partial[${i * 128}u + thread + half];`)
+        .join("\n      ")
+    }
     }
   }
   if (lane == 0u && column < ${columns}) {
     ${
-        range(m).map((i) =>
-          `{ let at = (matrix * ${m}u + ${i}u) * ${columns} + column; output[at] = epilogue(partial[${
-            i * 128
-          }u + thread], at); }`
-        ).join("\n    ")
-      }
-  }
-}
-`,
-      sizes,
-      bindings: f.bindings,
-      workgroups: foldWorkgroups(total),
-      epilogue: true,
-    }],
-  };
+      range(m).map((i) =>
+        `{ let at = (matrix * ${m}u + ${i}u) * ${columns} + column; output[at] = epilogue(partial[${
+          i * 128
+        }u + thread], at); }`
+      ).join("\n    ")
+    }
+  }`,
+  });
 }
 
 function columnsPerInvocation(problem: MatmulProblem): Kernel {
-  const { m, n, k, batch } = problem;
+  const { m, n, k } = problem;
   const fours = n % 8 === 0 && n >= 256 ? 2 : 1;
-  const groups = n / 4 / fours, total = groups * sizeOf(batch);
+  const groups = n / 4 / fours;
   const f = frame(problem, { access: "four", output: "vec4<f32>", groups });
   const { sizes } = f;
-  return {
+  return f.kernel({
     variant: `vector-${4 * fours}-columns`,
-    dispatches: [{
-      source: `${f.declare}
-@compute @workgroup_size(8)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let group = ${workgroupNumber("id")} * 8u + lane;
-  if (group >= ${f.total}) { return; }
-  let matrix = ${f.byGroups.quotient("group")};
-  let column = ${f.byGroups.remainder("group")} * ${fours}u;
-  ${f.stacks}
-  ${
-        range(m).flatMap((i) => range(fours).map((j) => `var sum${i}x${j} = vec4<f32>();`))
-          .join("\n  ")
-      }
+    threads: 8,
+    place: `let column = ${f.number} * ${fours}u;`,
+    body: `${
+      range(m).flatMap((i) => range(fours).map((j) => `var sum${i}x${j} = vec4<f32>();`))
+        .join("\n  ")
+    }
   for (var k = 0u; k < ${sizes.u32(k / 4)}; k++) {
     ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
     ${
-        range(4).flatMap((c) =>
-          range(fours).map((j) =>
-            `{ let b = bAt(stackB + k * 4u + ${c}u, column + ${j}u); ${
-              range(m).map((i) => `sum${i}x${j} += a${i}.${"xyzw"[c]} * b;`).join(" ")
-            } }`
-          )
-        ).join("\n    ")
-      }
+      range(4).flatMap((c) =>
+        range(fours).map((j) =>
+          `{ let b = bAt(stackB + k * 4u + ${c}u, column + ${j}u); ${
+            range(m).map((i) => `sum${i}x${j} += a${i}.${"xyzw"[c]} * b;`).join(" ")
+          } }`
+        )
+      ).join("\n    ")
+    }
   }
   ${
-        range(m).flatMap((i) =>
-          range(fours).map((j) =>
-            `{ let at = (matrix * ${m}u + ${i}u) * ${
-              sizes.u32(n / 4)
-            } + column + ${j}u; output[at] = epilogue4(sum${i}x${j}, at * 4u); }`
-          )
-        ).join("\n  ")
-      }
-}
-`,
-      sizes,
-      bindings: f.bindings,
-      workgroups: foldWorkgroups(Math.ceil(total / 8)),
-      epilogue: true,
-    }],
-  };
+      range(m).flatMap((i) =>
+        range(fours).map((j) =>
+          `{ let at = (matrix * ${m}u + ${i}u) * ${
+            sizes.u32(n / 4)
+          } + column + ${j}u; output[at] = epilogue4(sum${i}x${j}, at * 4u); }`
+        )
+      ).join("\n  ")
+    }`,
+  });
 }
 
 function columnsPerWorkgroup(problem: MatmulProblem): Kernel {
-  const { m, n, k, batch } = problem;
+  const { m, n, k } = problem;
   const slices = 8, across = 16;
-  const groups = Math.ceil(n / 4 / across), total = groups * sizeOf(batch);
+  const groups = Math.ceil(n / 4 / across);
   const f = frame(problem, { access: "four", output: "vec4<f32>", groups });
   const { sizes } = f;
   const columns = sizes.u32(n / 4);
-  return {
+  return f.kernel({
     variant: "vector-workgroup-columns",
-    dispatches: [{
-      source: `${f.declare}
-var<workgroup> partial: array<vec4<f32>, ${slices * across * m}>;
-
-@compute @workgroup_size(${slices * across})
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let group = ${workgroupNumber("id")};
-  if (group >= ${f.total}) { return; }
-  let matrix = ${f.byGroups.quotient("group")};
-  let slice = thread / ${across}u;
-  let column = ${f.byGroups.remainder("group")} * ${across}u + thread % ${across}u;
-  ${f.stacks}
-  let place = min(column, ${columns} - 1u);
+    threads: slices * across,
+    shared: `var<workgroup> partial: array<vec4<f32>, ${slices * across * m}>;`,
+    place: `let slice = thread / ${across}u;
+  let column = ${f.number} * ${across}u + thread % ${across}u;`,
+    body: `let place = min(column, ${columns} - 1u);
   ${range(m).map((i) => `var sum${i} = vec4<f32>();`).join("\n  ")}
   for (var k = slice; k < ${sizes.u32(k / 4)}; k += ${slices}u) {
     ${range(m).map((i) => `let a${i} = aAt(stackA + ${i}u, k);`).join("\n    ")}
     ${
-        range(4).map((c) =>
-          `{ let b = bAt(stackB + k * 4u + ${c}u, place); ${
-            range(m).map((i) => `sum${i} += a${i}.${"xyzw"[c]} * b;`).join(" ")
-          } }`
-        ).join("\n    ")
-      }
+      range(4).map((c) =>
+        `{ let b = bAt(stackB + k * 4u + ${c}u, place); ${
+          range(m).map((i) => `sum${i} += a${i}.${"xyzw"[c]} * b;`).join(" ")
+        } }`
+      ).join("\n    ")
+    }
   }
   ${range(m).map((i) => `partial[${i * slices * across}u + thread] = sum${i};`).join("\n  ")}
   for (var half = ${slices / 2}u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (slice < half) {
       ${
-        range(m).map((i) =>
-          `partial[${i * slices * across}u + thread] += partial[${
-            i * slices * across
-          }u + thread + half * ${across}u];`
-        ).join("\n      ")
-      }
+      range(m).map((i) =>
+        `partial[${i * slices * across}u + thread] += partial[${
+          i * slices * across
+        }u + thread + half * ${across}u];`
+      ).join("\n      ")
+    }
     }
   }
   if (slice == 0u && column < ${columns}) {
     ${
-        range(m).map((i) =>
-          `{ let at = (matrix * ${m}u + ${i}u) * ${columns} + column; output[at] = epilogue4(partial[${
-            i * slices * across
-          }u + thread], at * 4u); }`
-        ).join("\n    ")
-      }
-  }
-}
-`,
-      sizes,
-      bindings: f.bindings,
-      workgroups: foldWorkgroups(total),
-      epilogue: true,
-    }],
-  };
+      range(m).map((i) =>
+        `{ let at = (matrix * ${m}u + ${i}u) * ${columns} + column; output[at] = epilogue4(partial[${
+          i * slices * across
+        }u + thread], at * 4u); }`
+      ).join("\n    ")
+    }
+  }`,
+  });
 }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel, type KernelFeatures } from "./kernel.ts";
+import { itemDispatch, type Kernel, type KernelFeatures } from "./kernel.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type MatmulProblem, matrixIndex, tilePlace } from "./matmul-problem.ts";
 import { registerMatmul } from "./matmul-register.ts";
@@ -11,7 +11,6 @@ import { tiledMatmul, type TileOptions, tileStorage } from "./matmul-tiled.ts";
 import { isVectorProblem, vectorMatmul } from "./matmul-vector.ts";
 import { declareOperand } from "./operand.ts";
 import { createSizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Below this many floating-point operations a launch costs more than the arithmetic; a processor, which compiles slowly, takes longer to make other kernels. */
 const SMALL = { hardware: 1 << 12, software: 1 << 18 };
@@ -89,17 +88,16 @@ export function plainMatmul(problem: MatmulProblem): Kernel {
   const place = tilePlace("index", { down: m, across: n, matrices: sizeOf(batch) }, sizes);
   return {
     variant: "plain",
-    dispatches: [{
-      source: `${declare}
+    dispatches: [itemDispatch({
+      declare: `${declare}
 @group(0) @binding(${
         bindingsA + b.operand.bindings.length
-      }) var<storage, read_write> output: array<f32>;
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let index = ${workgroupNumber("id")} * 64u + lane;
-  if (index >= ${sizes.u32(size)}) { return; }
-  let matrix = ${place.matrix};
+      }) var<storage, read_write> output: array<f32>;`,
+      count: size,
+      sizes,
+      bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
+      epilogue: true,
+      body: `let matrix = ${place.matrix};
   let row = ${place.row};
   let column = ${place.column};
   let stackA = ${matrixIndex(batch, a, sizes)} * ${sizes.u32(a.operand.lines)};
@@ -110,13 +108,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         b.kMajor ? "bAt(stackB + k, column)" : "bAt(stackB + column, k)"
       };
   }
-  output[index] = epilogue(sum, index);
-}
-`,
-      sizes,
-      bindings: [...a.operand.bindings, ...b.operand.bindings, "output"],
-      workgroups: foldWorkgroups(Math.ceil(size / 64)),
-      epilogue: true,
-    }],
+  output[index] = epilogue(sum, index);`,
+    })],
   };
 }

@@ -9,7 +9,7 @@ import type { Sizes } from "./sizes.ts";
 /** What can be bound: an input by number, the output, a temporary. */
 export type Binding = KernelDispatch["bindings"][number];
 
-/** A block-quantized format; see `QuantizedValue` in lib/ops/matmul-quantized.ts. */
+/** A block-quantized format; see `QuantizedValue` in lib/ops/quantized-value.ts. */
 export interface QuantizedFormat {
   /** 4 or 8. */
   readonly bits: 4 | 8;

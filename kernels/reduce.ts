@@ -5,27 +5,25 @@
  *
  * @module
  */
-import { foldWorkgroups } from "./kernel.ts";
-import type { Value } from "../lib/ops/value.ts";
+import { foldWorkgroups, workgroupNumber } from "./kernel.ts";
+import type { Value } from "./value.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import {
   type FusedDispatch,
   joinSource,
-  type Leaf,
+  type Reads,
   writeExpression,
   type WrittenExpression,
 } from "./expression.ts";
 import { createSizes, type Sizes } from "./sizes.ts";
-import { literal, STORAGE, workgroupNumber } from "./wgsl.ts";
+import { literal, STORAGE } from "./wgsl.ts";
 
 /** What to reduce. */
-export interface ReduceOptions {
+export interface ReduceOptions extends Reads {
   /** The `reduce` node; its axes are neighbours. */
   readonly node: Value;
   /** What is stored: the node itself, or an elementwise function of it. */
   readonly root: Value;
-  /** Gives the buffer in which a value lies, or null where the value is computed. */
-  readonly leaf: (value: Value) => Leaf | null;
   /** The adapter is a processor, where each row is summed by one invocation as barriers cost more than they save. */
   readonly software: boolean;
 }
@@ -71,7 +69,7 @@ const SOFTWARE_INVOCATIONS = 1024;
 
 /** The kernels of a reduction. */
 export function reduceKernel(options: ReduceOptions): ReduceKernel {
-  const { node, root, leaf, software } = options;
+  const { node, root, leaf, rule, software } = options;
   const shape = reduceShape(node);
   const [x] = node.inputs;
   const sizes = createSizes();
@@ -79,6 +77,7 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
     roots: [x],
     sizes,
     leaf,
+    rule,
     name: "input",
     firstBinding: 0,
   });
@@ -88,6 +87,7 @@ export function reduceKernel(options: ReduceOptions): ReduceKernel {
       sizes,
       parameter: node,
       leaf: (v) => v === node ? null : leaf(v),
+      rule,
       name: "finish",
       firstBinding,
       scalarOnly: true,
@@ -246,7 +246,8 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
   const read = quads ? `input4(first + u * 4u)` : `input(first + u)`;
   const whole = sizes.u32(length), all = sizes.u32(results);
   const step = sizes.u32(threads * blockOf(units / threads));
-  const shared = !text.software;
+  // Rows too short to share are those of one invocation each, on a GPU too.
+  const shared = threads > 1;
   const lanes = shared ? sizes.u32(threads) : "1u";
   const byCount = chunk && sizes.divisor(count, results);
   const place = chunk

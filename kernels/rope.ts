@@ -4,9 +4,8 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { itemDispatch, type Kernel } from "./kernel.ts";
 import { createSizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a rotation of [B, T, H, D]. */
 export interface RopeSize {
@@ -39,18 +38,17 @@ export function ropeKernel(size: RopeSize): Kernel {
   const byTable = sizes.divisor(tables * positions, batch * positions);
   return {
     variant: vector ? "fours" : "pairs",
-    dispatches: [{
-      source: `@group(0) @binding(0) var<storage, read> x: array<${item}>;
+    dispatches: [itemDispatch({
+      declare: `@group(0) @binding(0) var<storage, read> x: array<${item}>;
 @group(0) @binding(1) var<storage, read> cosines: array<${item}>;
 @group(0) @binding(2) var<storage, read> sines: array<${item}>;
-@group(0) @binding(3) var<storage, read_write> output: array<${item}>;
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${sizes.u32(count)}) { return; }
-  let pair = ${byHalf.remainder("i")};
-  let head = ${byHalf.quotient("i")};
+@group(0) @binding(3) var<storage, read_write> output: array<${item}>;`,
+      count,
+      sizes,
+      bindings: [0, 1, 2, "output"],
+      epilogue: true,
+      body: `let pair = ${byHalf.remainder("index")};
+  let head = ${byHalf.quotient("index")};
   let low = head * 2u * ${byHalf.value} + pair;
   let high = low + ${byHalf.value};
   let angle = ${byTable.remainder(byPlace.quotient("head"))} * ${byHalf.value} + pair;
@@ -59,13 +57,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
   let c = cosines[angle];
   let s = ${inverse ? "-" : ""}sines[angle];
   output[low] = ${epilogue}(a * c - b * s, low * ${width}u);
-  output[high] = ${epilogue}(b * c + a * s, high * ${width}u);
-}
-`,
-      sizes,
-      bindings: [0, 1, 2, "output"],
-      workgroups: foldWorkgroups(Math.ceil(count / 64)),
-      epilogue: true,
-    }],
+  output[high] = ${epilogue}(b * c + a * s, high * ${width}u);`,
+    })],
   };
 }

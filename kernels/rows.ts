@@ -9,10 +9,9 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { foldWorkgroups, type Kernel, workgroupNumber } from "./kernel.ts";
 import type { Binding } from "./operand.ts";
 import type { Sizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Most additions in a row before the sum is put aside. */
 const BLOCK = 64;

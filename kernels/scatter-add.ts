@@ -7,9 +7,8 @@
  *
  * @module
  */
-import { foldWorkgroups, type Kernel } from "./kernel.ts";
+import { foldWorkgroups, itemDispatch, type Kernel, workgroupNumber } from "./kernel.ts";
 import { createSizes } from "./sizes.ts";
-import { workgroupNumber } from "./wgsl.ts";
 
 /** Sizes of a scatter. */
 export interface ScatterSize {
@@ -30,13 +29,11 @@ export function scatterAddKernel(size: ScatterSize): Kernel {
   const fours = Math.ceil(rows * length / 4);
   // Several fours per invocation, as filling is nothing but stores.
   const each = 8;
-  const main = (threads: number) =>
-    `@compute @workgroup_size(${threads})
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {`;
   const fillSizes = createSizes(), linkSizes = createSizes(), addSizes = createSizes();
   const fill = `@group(0) @binding(0) var<storage, read_write> output: array<vec4<f32>>;
 
-${main(64)}
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let start = ${workgroupNumber("id")} * ${64 * each}u + lane;
   for (var i = start; i < min(start + ${64 * each}u, ${
     fillSizes.u32(fours)
@@ -44,48 +41,7 @@ ${main(64)}
 }
 `;
   const last = linkSizes.i32(rows - 1), end = linkSizes.u32(count);
-  const link = `@group(0) @binding(0) var<storage, read> ids: array<i32>;
-@group(0) @binding(1) var<storage, read_write> links: array<u32>;
-
-${main(64)}
-  let n = ${workgroupNumber("id")} * 64u + lane;
-  if (n >= ${end}) { return; }
-  let mine = clamp(ids[n], 0, ${last});
-  var next = ${end};
-  for (var m = n + 1u; m < ${end}; m++) {
-    if (clamp(ids[m], 0, ${last}) == mine) { next = m; break; }
-  }
-  var earlier = false;
-  for (var m = 0u; m < n; m++) {
-    if (clamp(ids[m], 0, ${last}) == mine) { earlier = true; break; }
-  }
-  links[n] = select(next, next | 0x80000000u, earlier);
-}
-`;
   const byRow = addSizes.divisor(per, count * per);
-  const add = `@group(0) @binding(0) var<storage, read> updates: array<${item}>;
-@group(0) @binding(1) var<storage, read> ids: array<i32>;
-@group(0) @binding(2) var<storage, read> links: array<u32>;
-@group(0) @binding(3) var<storage, read_write> output: array<${item}>;
-
-${main(64)}
-  let i = ${workgroupNumber("id")} * 64u + lane;
-  if (i >= ${addSizes.u32(count * per)}) { return; }
-  let n = ${byRow.quotient("i")};
-  let at = ${byRow.remainder("i")};
-  var last = n;
-  var next = links[n];
-  if (next >= 0x80000000u) { return; }
-  var sum = updates[i];
-  // Links lead forward only; one that does not was not written by the dispatch before.
-  while (next < ${addSizes.u32(count)} && next > last) {
-    sum += updates[next * ${byRow.value} + at];
-    last = next;
-    next = links[next] & 0x7fffffffu;
-  }
-  output[u32(clamp(ids[n], 0, ${addSizes.i32(rows - 1)})) * ${byRow.value} + at] = sum;
-}
-`;
   return {
     variant: "chains",
     dispatches: [
@@ -95,18 +51,47 @@ ${main(64)}
         bindings: ["output"],
         workgroups: foldWorkgroups(Math.ceil(fours / 64 / each)),
       },
-      {
-        source: link,
+      itemDispatch({
+        declare: `@group(0) @binding(0) var<storage, read> ids: array<i32>;
+@group(0) @binding(1) var<storage, read_write> links: array<u32>;
+`,
+        count,
         sizes: linkSizes,
         bindings: [1, { temporary: 0 }],
-        workgroups: foldWorkgroups(Math.ceil(count / 64)),
-      },
-      {
-        source: add,
+        body: `let mine = clamp(ids[index], 0, ${last});
+  var next = ${end};
+  for (var m = index + 1u; m < ${end}; m++) {
+    if (clamp(ids[m], 0, ${last}) == mine) { next = m; break; }
+  }
+  var earlier = false;
+  for (var m = 0u; m < index; m++) {
+    if (clamp(ids[m], 0, ${last}) == mine) { earlier = true; break; }
+  }
+  links[index] = select(next, next | 0x80000000u, earlier);`,
+      }),
+      itemDispatch({
+        declare: `@group(0) @binding(0) var<storage, read> updates: array<${item}>;
+@group(0) @binding(1) var<storage, read> ids: array<i32>;
+@group(0) @binding(2) var<storage, read> links: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<${item}>;
+`,
+        count: count * per,
         sizes: addSizes,
         bindings: [0, 1, { temporary: 0 }, "output"],
-        workgroups: foldWorkgroups(Math.ceil(count * per / 64)),
-      },
+        body: `let n = ${byRow.quotient("index")};
+  let at = ${byRow.remainder("index")};
+  var last = n;
+  var next = links[n];
+  if (next >= 0x80000000u) { return; }
+  var sum = updates[index];
+  // Links lead forward only; one that does not was not written by the dispatch before.
+  while (next < ${addSizes.u32(count)} && next > last) {
+    sum += updates[next * ${byRow.value} + at];
+    last = next;
+    next = links[next] & 0x7fffffffu;
+  }
+  output[u32(clamp(ids[n], 0, ${addSizes.i32(rows - 1)})) * ${byRow.value} + at] = sum;`,
+      }),
     ],
     temporaries: [Math.ceil(count / 4) * 16],
   };

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import type { IndexMap } from "../lib/ops/index-map.ts";
-import type { ValueType } from "../lib/ops/value.ts";
+import type { IndexMap } from "./index-map.ts";
+import type { ValueType } from "./value.ts";
 import { STORAGE } from "./wgsl.ts";
 
 /** Number of the binding, in group 0, at which kernels read their sizes; those of buffers are lower. */

@@ -3,8 +3,7 @@
  *
  * @module
  */
-import { MAX_WORKGROUPS } from "./kernel.ts";
-import type { ValueType } from "../lib/ops/value.ts";
+import type { ValueType } from "./value.ts";
 
 /** The WGSL type that an element has in expressions. */
 export type RegisterType = "f32" | "i32" | "u32" | "bool";
@@ -19,7 +18,7 @@ export interface StorageFormat {
   readonly perWord: 1 | 2 | 4;
 }
 
-/** The storage format of each element type (see the notes in lib/ops/kernel-rule.ts). */
+/** The storage format of each element type (see the notes in kernels/kernel-rule.ts). */
 export const STORAGE: Readonly<Record<ValueType, StorageFormat>> = {
   f32: { register: "f32", word: "f32", perWord: 1 },
   f16: { register: "f32", word: "u32", perWord: 2 },
@@ -33,11 +32,6 @@ export const STORAGE: Readonly<Record<ValueType, StorageFormat>> = {
 /** Bytes that a value takes in a storage buffer, rounded up to 16. */
 export function storageBytes(dtype: ValueType, size: number): number {
   return Math.ceil(size * 4 / STORAGE[dtype].perWord / 16) * 16;
-}
-
-/** Flat number of the workgroup whose `workgroup_id` is the variable `id` (see `foldWorkgroups`). */
-export function workgroupNumber(id: string): string {
-  return `(${id}.x + ${MAX_WORKGROUPS}u * (${id}.y + ${MAX_WORKGROUPS}u * ${id}.z))`;
 }
 
 /**

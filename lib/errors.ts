@@ -12,9 +12,14 @@ export class GraftError extends Error {
   /** Facts behind the message (names asked for, names found, offsets …). */
   readonly details: Readonly<Record<string, unknown>>;
 
-  /** Makes an error with a stable code, a message and the facts behind it. */
-  constructor(code: string, message: string, details: Readonly<Record<string, unknown>> = {}) {
-    super(message);
+  /** Makes an error with a stable code, a message, the facts behind it and perhaps its `cause`. */
+  constructor(
+    code: string,
+    message: string,
+    details: Readonly<Record<string, unknown>> = {},
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
     this.name = new.target.name;
     this.code = code;
     this.details = details;

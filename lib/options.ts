@@ -12,6 +12,10 @@ export interface OptionRule {
   readonly must: string;
   /** Whether a value follows it. */
   readonly holds: (value: unknown) => boolean;
+  /** TypeScript type of values, for tools. */
+  readonly type?: string;
+  /** What the option is, for tools; the doc comment of its field says the same. */
+  readonly doc?: string;
 }
 
 /**
@@ -24,6 +28,7 @@ export type OptionRules<T> = { readonly [K in keyof Required<T>]: OptionRule | n
 export const BOOLEAN: OptionRule = {
   must: "true or false",
   holds: (x) => typeof x === "boolean",
+  type: "boolean",
 };
 
 /** A function. */
@@ -36,6 +41,7 @@ export const FUNCTION: OptionRule = {
 export const TEXT: OptionRule = {
   must: "a string that is not empty",
   holds: (x) => typeof x === "string" && x !== "",
+  type: "string",
 };
 
 /** Names of adapters. */
@@ -45,24 +51,37 @@ export const NAMES: OptionRule = { must: "a list of adapters' names", holds: Arr
 export const POSITIVE: OptionRule = {
   must: "a number above 0",
   holds: (x) => isFiniteNumber(x) && x > 0,
+  type: "number",
 };
 
 /** A number from 0 on. */
 export const NOT_NEGATIVE: OptionRule = {
   must: "a number from 0 on",
   holds: (x) => isFiniteNumber(x) && x >= 0,
+  type: "number",
 };
+
+/** A number from `minimum` to `maximum`. */
+export function numberIn(minimum: number, maximum: number): OptionRule {
+  return {
+    must: `a number from ${minimum} to ${maximum}`,
+    holds: (x) => typeof x === "number" && x >= minimum && x <= maximum,
+    type: "number",
+  };
+}
 
 /** A whole number of any sign. */
 export const WHOLE: OptionRule = {
   must: "a whole number",
   holds: (x) => Number.isSafeInteger(x),
+  type: "number",
 };
 
 /** A signal of an `AbortController`. */
 export const SIGNAL: OptionRule = {
   must: "an AbortSignal",
   holds: (x) => x instanceof AbortSignal,
+  type: "AbortSignal",
 };
 
 /** A whole number from `minimum` on. */
@@ -70,7 +89,13 @@ export function wholeFrom(minimum: number): OptionRule {
   return {
     must: `a whole number ${minimum === 1 ? "above 0" : `from ${minimum} on`}`,
     holds: (x) => Number.isSafeInteger(x) && x as number >= minimum,
+    type: "number",
   };
+}
+
+/** A rule with what tools show of the option; without a rule another place checks the value. */
+export function documented(rule: OptionRule | null, doc: string, type = rule?.type): OptionRule {
+  return { ...rule ?? { must: "what it says", holds: () => true }, doc, type };
 }
 
 /** One of these strings. */
@@ -114,7 +139,7 @@ export function checkOptions<T>(
         code,
         `${of} has no option ${JSON.stringify(name)}${
           near.length ? ` (nearest: ${near.join(", ")})` : ""
-        }; its options are ${Object.keys(rules).join(", ")}.`,
+        }; its options are ${Object.keys(rules).join(", ") || "none"}.`,
         { name, known: Object.keys(rules) },
       );
     }

@@ -6,11 +6,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { adapterKeys, type KeyTarget } from "../lib/adapters/checkpoint/adapter-keys.ts";
 import { forward } from "../lib/adapters/forward.ts";
-import { parameterLeaf, sharedLeaf, tokensLeaf } from "../lib/adapters/leaves.ts";
+import { leafName } from "../lib/adapters/leaves.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";
 import { readJsonFile } from "../lib/io/json.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
-import type { TargetConfig } from "../lib/methods/config.ts";
+import { camelCase, type TargetConfig } from "../lib/methods/config.ts";
 import { fromPeftJson } from "../lib/methods/peft-json.ts";
 import { toFloat32 } from "../lib/tensor/convert.ts";
 import type { Tensor } from "../lib/tensor/tensor.ts";
@@ -46,6 +46,9 @@ export interface CaseRecord {
   /** Of a case of several. */
   readonly adapters?: Readonly<Record<string, PeftArguments>>;
   readonly losses?: readonly number[];
+  readonly mode?: "train";
+  readonly steps?: readonly { readonly step: number; readonly loss: number }[];
+  readonly cotangent?: unknown;
   readonly losses_as_one_parameter?: readonly number[];
   readonly optimizer?: { readonly lr: number; readonly weight_decay: number };
   readonly merged?: boolean;
@@ -76,7 +79,9 @@ export interface GoldenMethod {
     Record<string, {
       readonly kind: string;
       readonly config: PeftArguments;
+      /** Of an adapter that is added to the first. */
       readonly second?: PeftArguments;
+      readonly task_ids?: readonly number[];
       readonly stage?: string;
       readonly error: { readonly type: string; readonly message: string } | null;
     }>
@@ -115,6 +120,28 @@ export const goldenCases: readonly GoldenCase[] = [
   ),
 ];
 
+const taskIndexes = (JSON.parse(Deno.readTextFileSync(`${golden}adapters/index.json`)) as {
+  readonly methods: readonly { readonly peft_type: string; readonly folder: string }[];
+}).methods.map(({ folder }) => `${golden}adapters/${folder}/`).map((
+  folder,
+): readonly [string, MethodIndex] => [
+  folder,
+  JSON.parse(Deno.readTextFileSync(`${folder}index.json`)),
+]);
+
+/** Methods with cases on models of any task. */
+export const taskMethods: readonly GoldenMethod[] = taskIndexes.map(([folder, index]) => ({
+  peftType: index.peft_type,
+  folder,
+  init: index.init,
+  refused: index.refused,
+}));
+
+/** Cases on models of any task, with any inputs. */
+export const taskCases: readonly GoldenCase[] = taskIndexes.flatMap((
+  [folder, { peft_type: peftType, cases }],
+) => cases.map((entry) => ({ ...entry, peftType, folder: `${folder}${entry.name}/` })));
+
 /** A config from PEFT's arguments. */
 export function peftConfig(peftType: string, fields: PeftArguments): TargetConfig {
   return fromPeftJson(
@@ -142,6 +169,36 @@ export async function expectedOf({ folder }: Pick<GoldenCase, "folder">): Promis
     },
     has: (key) => tensors.has(key),
     names: () => tensors.keys(),
+  };
+}
+
+/**
+ * The parts of a batch that were recorded under a prefix, with the noise of a step of training where
+ * its number is given.
+ */
+export function inputsOf(
+  expected: Pick<Expected, "get" | "names">,
+  prefix: string,
+  noise?: number,
+): Readonly<Record<string, unknown>> {
+  const inputs: Record<string, unknown> = {};
+  const draws: Record<string, Tensor> = {};
+  for (const name of expected.names()) {
+    const part = name.startsWith(prefix) ? name.slice(prefix.length) : ".";
+    if (!part.includes(".")) inputs[camelCase(part)] = expected.get(name);
+    if (noise !== undefined && name.startsWith("noise.")) {
+      draws[name.slice("noise.".length)] = stepOf(expected.get(name), noise);
+    }
+  }
+  return noise === undefined ? inputs : { ...inputs, noise: draws };
+}
+
+function stepOf(all: Tensor, step: number): Tensor {
+  const shape = all.shape.slice(1), size = shape.reduce((n, d) => n * d, 1);
+  return {
+    ...all,
+    shape,
+    data: async () => (await toFloat32(all)).slice(step * size, (step + 1) * size),
   };
 }
 
@@ -210,31 +267,22 @@ export function mergedName(expected: Expected, adapted: string): string {
 
 /** The name of a live parameter of PEFT as a key of its file. */
 export function fileKey(parameter: string): string {
-  return parameter.replace(".modules_to_save.default", "").replace(".default", "")
+  return parameter.replace(/^prompt_encoder\.default\.embedding\.weight$/, "prompt_embeddings")
+    .replace(".modules_to_save.default", "").replace(".default", "")
     .replace(/(lora_magnitude_vector)\.weight$/, "$1");
 }
 
 /** The leaf that a key belongs to, and whether it is its transpose. */
-function leafOf(
+function leafAt(
   model: PeftModel,
   target: KeyTarget,
 ): { readonly leaf: string; readonly transposed: boolean } {
-  const adapter = model.adapters.get("default")!;
-  switch (target.kind) {
-    case "leaf": {
-      const tie = adapter.sites.get(target.path)!.tied?.[target.leaf];
-      const { path, leaf } = tie ?? target;
-      return { leaf: `a0.${path}.${leaf}`, transposed: tie !== undefined };
-    }
-    case "shared":
-      return { leaf: sharedLeaf(0, target.leaf), transposed: false };
-    case "derived":
-      throw new TypeError(`${target.key} is computed, and has no gradient.`);
-    case "tokens":
-      return { leaf: tokensLeaf(adapter, target.path, 0)!.leaf, transposed: false };
-    default:
-      return { leaf: parameterLeaf(adapter, target.name, 0)!.leaf, transposed: false };
-  }
+  if (target.kind === "base") throw new TypeError(`${target.name} is not trained.`);
+  const { tie } = model.adapters.get("default")!.parts.get(target.part)!.leaves[target.leaf];
+  return {
+    leaf: leafName(0, tie?.part ?? target.part, tie?.leaf ?? target.leaf),
+    transposed: tie?.transposed === true,
+  };
 }
 
 /** PEFT's gradients by leaf; those of tied leaves, which PEFT keeps apart, added up. */
@@ -248,7 +296,7 @@ export async function expectedGradients(
     if (!name.startsWith("grad.")) continue;
     const target = keys.get(fileKey(name.slice("grad.".length)));
     assert(target, `the gradient ${name} belongs to a leaf`);
-    const { leaf, transposed } = leafOf(model, target);
+    const { leaf, transposed } = leafAt(model, target);
     const { shape } = expected.get(name);
     const values = await toFloat32(expected.get(name));
     const sum = sums.get(leaf) ?? new Float32Array(values.length);

@@ -103,6 +103,71 @@ Deno.test("ids may be bigints, in lists and in tensors", async () => {
   assertEquals(await values(graft.tensor(Uint8Array.of(1, 36), { shape: [1, 2] })), plain);
 });
 
+refused("what tasks and methods take of a batch", async () => {
+  const { base, model, device } = await models();
+  const bert = { ...CONFIG, model_type: "bert" };
+  const forTask = (taskType: string) => g.createModel(bert, { device, taskType, numLabels: 3 });
+  const texts = await forTask("SEQ_CLS"), tokens = await forTask("TOKEN_CLS");
+  const answers = await forTask("QUESTION_ANS"), features = await forTask("FEATURE_EXTRACTION");
+  const poly = graft.getPeftModel(
+    base,
+    graft.polyConfig({ nTasks: 2, targetModules: ["layers.0.self_attn.q_proj"] }),
+  );
+  const forward = (of: unknown, parts: object) => () => g.forward(of, { ...BATCH, ...parts });
+  const drawn = (noise: unknown) => forward(poly, { taskIds: [0], noise });
+  const train = (of: graft.ModelGraph) => () =>
+    g.train(graft.getPeftModel(of, graft.loraConfig()), [BATCH], { learningRate: 1e-3 });
+  const one = graft.tensor([1]);
+  return [
+    ["token types", "FORWARD_INPUT", forward(base, { tokenTypeIds: [[0, 0, 0]] })],
+    ["a third type", "BATCH_VALUE", forward(texts, { tokenTypeIds: [[0, 2, 0]] })],
+    ["a fourth class", "BATCH_VALUE", forward(texts, { labels: [3] })],
+    ["two of three labels", "BATCH_SHAPE", forward(texts, { labels: [[1, 0]] })],
+    ["half a class", "BATCH_VALUE", forward(texts, { labels: [0.5] })],
+    ["a class for all tokens", "BATCH_SHAPE", forward(tokens, { labels: [0, 1, 2] })],
+    ["a start alone", "LABELS_MISSING", forward(answers, { startPositions: [0] })],
+    ["labels of answers", "FORWARD_INPUT", forward(answers, { labels: [0] })],
+    ["labels of features", "FORWARD_INPUT", forward(features, { labels: [0] })],
+    ["nothing to learn", "LABELS_MISSING", train(texts)],
+    ["no task", "OBJECTIVE", train(features)],
+    ["text of a classifier", "GENERATE_UNSUPPORTED", () => g.generate(texts, [1])],
+    ["no task ids", "BATCH_MISSING", forward(poly, {})],
+    ["a third task", "BATCH_VALUE", forward(poly, { taskIds: [2] })],
+    ["two tasks for a row", "BATCH_SHAPE", forward(poly, { taskIds: [0, 1] })],
+    ["task ids for a LoRA", "FORWARD_INPUT", forward(model, { taskIds: [0] })],
+    ["no task ids to write", "BATCH_MISSING", () => g.generate(poly, [1])],
+    ["noise of a base", "FORWARD_INPUT", forward(base, { noise: {} })],
+    ["a number for noise", "FORWARD_INPUT", drawn(5)],
+    ["numbers for noise", "FORWARD_INPUT", drawn({ x: [1] })],
+    ["no noise", "NOISE", drawn({})],
+    ["noise of another name", "NOISE", drawn({ x: one })],
+    ["noise for a LoRA", "NOISE", forward(model, { noise: { x: one } })],
+  ];
+});
+
+refused("the configs of methods", async () => {
+  const { base } = await models();
+  const make = (config: () => graft.PeftConfig) => () => graft.getPeftModel(base, config());
+  return [
+    ["no tasks", "CONFIG_FIELD_TYPE", () => g.polyConfig({ nTasks: 0 })],
+    ["splits", "CONFIG_POLY_SPLITS", make(() => g.polyConfig({ nSplits: 5 }))],
+    ["two sizes", "CONFIG_OFT_BLOCKS", () => g.oftConfig({ r: 2 })],
+    ["no steps", "CONFIG_ADALORA", () => g.adaLoraConfig()],
+    ["no tokens", "TOKENS_RANGE", make(() => g.trainableTokensConfig())],
+    ["a token", "TOKENS_RANGE", make(() => g.trainableTokensConfig({ tokenIndices: [37] }))],
+    ["no length", "CONFIG_SIZE", make(() => g.promptTuningConfig())],
+    ["no text", "CONFIG_PROMPT_TEXT", () => g.promptTuningConfig({ promptTuningInit: "TEXT" })],
+    ["no vectors", "CONFIG_ADAPTION", make(() => g.adaptionPromptConfig())],
+    [
+      "nine layers",
+      "CONFIG_ADAPTION",
+      make(() => g.adaptionPromptConfig({ adapterLen: 1, adapterLayers: 9 })),
+    ],
+    ["layers", "CONFIG_UNKNOWN_FIELD", () => g.lnTuningConfig({ layersToTransform: [0] })],
+    ["a block", "TARGET_KIND", make(() => g.lnTuningConfig({ targetModules: ["layers.0.mlp"] }))],
+  ];
+});
+
 refused("models and devices", async (folder) => {
   const { base, model, device } = await models();
   const create = (change: object) => g.createModel({ ...CONFIG, ...change }, { device });
@@ -127,6 +192,15 @@ refused("models and devices", async (folder) => {
     ["no device", "DEVICE_NAME", () => g.createModel(CONFIG, { device: 5 })],
     ["threads", "LOAD_OPTION", () => g.createModel(CONFIG, { device: "cpu", threads: -1 })],
     ["a seed", "LOAD_OPTION", () => g.createModel(CONFIG, { device, seed: 0.5 })],
+    ["a task", "LOAD_OPTION", () => g.createModel(CONFIG, { device, taskType: "CLS" })],
+    ["labels", "LOAD_OPTION", () => g.createModel(CONFIG, { device, numLabels: 0 })],
+    ["families", "LOAD_OPTION", () => g.createModel(CONFIG, { device, architectures: [{}] })],
+    [
+      "no head",
+      "TASK_UNSUPPORTED",
+      () => g.createModel(GPT2, { device, taskType: "SEQ_2_SEQ_LM" }),
+    ],
+    ["tiny", "LOAD_OPTION", () => g.tinyModel({ sede: 1 })],
     ["no source", "PATH", () => g.loadModel()],
     ["torch's name", "LOAD_OPTION", () => g.loadModel(folder, { device, dtype: "float16" })],
     ["Python's option", "LOAD_OPTION", () => g.loadModel(folder, { torch_dtype: "f16" })],
@@ -316,6 +390,16 @@ refused("training", async (folder) => {
     option("checkpoint", "folder"),
     option("signal", {}),
     option("batchSize", 2),
+    option("objective", "nextToken"),
+    option("objective", {}),
+    option("optimizer", "adamw"),
+    option("optimizer", graft.adamW),
+    option("rules", {}),
+    option("rules", [{}]),
+    option("rules", [{ name: "a" }, { name: "a" }]),
+    ["two decays", "TRAIN_OPTIONS", train({ ...lr, optimizer: graft.adamW(), beta1: 0.5 })],
+    ["a rate", "OPTIMIZER_OPTION", () => g.adamW({ lr: 1 })],
+    ["no ratio", "OPTIMIZER_OPTION", () => g.loraPlus({})],
     ["no data", "TRAIN_DATA", train(lr, null)],
     ["one batch", "TRAIN_DATA", train(lr, BATCH)],
     ["an empty list", "DATASET_EMPTY", train(lr, [])],
@@ -338,6 +422,8 @@ refused("training", async (folder) => {
     ],
     ["evaluate nothing", "DATASET_EMPTY", () => g.evaluate(model, [])],
     ["evaluate undefined", "TRAIN_DATA", () => g.evaluate(model)],
+    ["evaluate by 5", "TRAIN_OPTIONS", () => g.evaluate(model, [BATCH], { objective: 5 })],
+    ["gradients of 5", "TRAIN_OPTIONS", () => g.computeGradients(model, BATCH, { objective: 5 })],
   ];
 });
 

@@ -24,7 +24,7 @@ import { readJsonFile } from "../lib/io/json.ts";
 import { createModel } from "../lib/io/load-model.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
 import { loraConfig } from "../lib/methods/lora/lora-config.ts";
-import { prefixTuningConfig } from "../lib/methods/prefix-tuning-config.ts";
+import { prefixTuningConfig } from "../lib/methods/prefix-tuning.ts";
 import type { ModelGraph } from "../lib/model/model-graph.ts";
 import { toFloat32 } from "../lib/tensor/convert.ts";
 import type { Tensor } from "../lib/tensor/tensor.ts";
@@ -92,9 +92,9 @@ function leafOf(model: PeftModel, parameter: string): string {
   const own = parameter.match(/^prompt_encoder\.default\.(.*)$/)?.[1];
   if (!own) {
     const name = parameter.replace("base_model.", "").replace("modules_to_save.default.", "");
-    return parameterLeaf(adapter, name, 0)!.leaf;
+    return parameterLeaf(adapter, model.base, { name, position: 0 })!.leaf;
   }
-  const flat = "prompt_embeddings" in adapter.shared.leaves;
+  const flat = adapter.parts.get("shared")!.leaves.prompt_embeddings.kind === "trained";
   return `a0.shared.${
     own === "embedding.weight" && flat ? "prompt_embeddings" : own.replaceAll(".", "_")
   }`;

@@ -4,14 +4,11 @@
  * @module
  */
 import { assert } from "@std/assert";
-import { causalLoss, shiftLabels } from "../lib/adapters/forward.ts";
 import { trainableLeaves, withLeaves } from "../lib/adapters/leaves.ts";
-import { type PeftModel, virtualTokens } from "../lib/adapters/peft-model.ts";
-import { runInputs, traceModel } from "../lib/adapters/trace-model.ts";
-import { input } from "../lib/ops/input.ts";
-import { gradients } from "../lib/program/grad.ts";
+import type { PeftModel } from "../lib/adapters/peft-model.ts";
 import { toFloat32 } from "../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../lib/tensor/tensor.ts";
+import { computeGradients } from "../lib/training/gradients.ts";
 
 /** A right-padded batch with what it has to predict, all [B, T]. */
 export interface LabelledBatch {
@@ -26,59 +23,13 @@ export interface Step {
   readonly grads: ReadonlyMap<string, Float32Array>;
 }
 
-async function ints(of: Tensor): Promise<Int32Array> {
-  return Int32Array.from(await of.data() as Int32Array, Number);
-}
-
 /** One step's loss and gradients by leaf, without dropout. */
 export async function differentiate(model: PeftModel, batch: LabelledBatch): Promise<Step> {
-  const [ids, mask, labels] = [
-    await ints(batch.inputIds),
-    await ints(batch.attentionMask),
-    await ints(batch.labels),
-  ];
-  const [rows, length] = batch.inputIds.shape;
-  const leaves = trainableLeaves(model);
-  const traced = traceModel(model, {
-    batch: rows,
-    length,
-    trained: (graph, name) => {
-      const leaf = leaves.get(name);
-      return leaf && input(graph, name, { shape: leaf.shape, dtype: "f32" });
-    },
-    outputs: (pass, values) => {
-      const shifted = input(pass.graph, "labels", { shape: [rows, length], dtype: "i32" });
-      const loss = causalLoss(values.logits, shifted).mean;
-      const wanted = [...leaves].map(([name, { shape }]) =>
-        input(pass.graph, name, { shape, dtype: "f32" })
-      );
-      const found = gradients(loss, wanted);
-      return {
-        loss,
-        ...Object.fromEntries([...leaves.keys()].map((n, i) => [`grad.${n}`, found[i]])),
-      };
-    },
-  });
-  const { program } = traced;
-  const executable = await model.base.device.compile(program);
-  const first = virtualTokens(model);
-  const outputs = await executable.run({
-    ...traced.bindings,
-    ...Object.fromEntries([...leaves].filter(([name]) => program.inputs.has(name))),
-    ...runInputs(model, {
-      program,
-      batch: rows,
-      length,
-      ids,
-      positions: ids.map((_, i) => first + i % length),
-      keySegments: mask,
-      sequenceLength: first + length,
-    }),
-    labels: tensor(shiftLabels(labels, length), { shape: [rows, length] }),
-  });
+  const { inputIds, attentionMask, labels } = batch;
+  const { loss, gradients } = await computeGradients(model, { inputIds, attentionMask, labels });
   const grads = new Map<string, Float32Array>();
-  for (const name of leaves.keys()) grads.set(name, await toFloat32(outputs[`grad.${name}`]));
-  return { loss: (await outputs.loss.data())[0] as number, grads };
+  for (const [name, gradient] of gradients) grads.set(name, await toFloat32(gradient));
+  return { loss, grads };
 }
 
 /**

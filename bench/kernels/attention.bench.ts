@@ -1,7 +1,7 @@
 import { attention } from "../../lib/ops/attention.ts";
 import { input } from "../../lib/ops/input.ts";
 import { reduceMax, sum } from "../../lib/ops/reduce.ts";
-import { mul } from "../../lib/ops/binary.ts";
+import { mul } from "../../lib/ops/elementwise.ts";
 import type { Graph, Value } from "../../lib/ops/value.ts";
 import { gradients } from "../../lib/program/grad.ts";
 import { benchKernels, type KernelCase } from "../measure.ts";

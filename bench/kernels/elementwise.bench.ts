@@ -1,9 +1,8 @@
-import { add, div, mul, sub } from "../../lib/ops/binary.ts";
+import { add, div, mul, sqrt, sub } from "../../lib/ops/elementwise.ts";
 import { cast } from "../../lib/ops/cast.ts";
 import { dropoutMask } from "../../lib/ops/dropout-mask.ts";
 import { gelu, silu } from "../../lib/ops/functions.ts";
 import { input } from "../../lib/ops/input.ts";
-import { sqrt } from "../../lib/ops/unary.ts";
 import type { Graph, ValueType } from "../../lib/ops/value.ts";
 import { benchKernels } from "../measure.ts";
 

@@ -1,8 +1,7 @@
-import { add } from "../../lib/ops/binary.ts";
+import { add } from "../../lib/ops/elementwise.ts";
 import { concat } from "../../lib/ops/concat.ts";
 import { input } from "../../lib/ops/input.ts";
-import { pad } from "../../lib/ops/pad.ts";
-import { slice } from "../../lib/ops/slice.ts";
+import { pad, slice } from "../../lib/ops/slice.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
 import type { Graph } from "../../lib/ops/value.ts";
 import { benchKernels } from "../measure.ts";

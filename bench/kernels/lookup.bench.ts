@@ -1,10 +1,9 @@
 import { cacheUpdate } from "../../lib/ops/cache-update.ts";
 import { dequantize } from "../../lib/ops/dequantize.ts";
-import { gather } from "../../lib/ops/gather.ts";
+import { gather, scatterAdd } from "../../lib/ops/gather.ts";
 import { gatherQuantized } from "../../lib/ops/gather-quantized.ts";
 import { input } from "../../lib/ops/input.ts";
 import { rope } from "../../lib/ops/rope.ts";
-import { scatterAdd } from "../../lib/ops/scatter-add.ts";
 import type { Graph, ValueType } from "../../lib/ops/value.ts";
 import { benchKernels } from "../measure.ts";
 

@@ -1,4 +1,4 @@
-import { mul } from "../../lib/ops/binary.ts";
+import { mul } from "../../lib/ops/elementwise.ts";
 import { input } from "../../lib/ops/input.ts";
 import { reduceMax, sum } from "../../lib/ops/reduce.ts";
 import type { Graph } from "../../lib/ops/value.ts";

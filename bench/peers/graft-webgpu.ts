@@ -4,7 +4,7 @@
  * @module
  */
 import { openDevice } from "../../lib/device/open.ts";
-import { mul, sub } from "../../lib/ops/binary.ts";
+import { mul, sub } from "../../lib/ops/elementwise.ts";
 import { relu } from "../../lib/ops/functions.ts";
 import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";

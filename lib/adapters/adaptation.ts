@@ -3,25 +3,29 @@
  *
  * @module
  */
-import type { CachePrefix } from "../methods/method.ts";
-import type { Adaptation, ForwardPass, ParameterSource } from "../model/forward-pass.ts";
+import type { PeftConfig } from "../methods/config.ts";
+import type { CachePrefix, SiteTrace } from "../methods/method.ts";
+import { ruleAt, runRule, type SiteRule } from "../methods/site-rule.ts";
+import { withRows } from "../methods/token-rows.ts";
+import type {
+  Adaptation,
+  AdaptedAttention,
+  ForwardPass,
+  ParameterSource,
+} from "../model/forward-pass.ts";
 import { parameterOf, resolveTied } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
-import { lookup } from "../model/weight.ts";
-import { add, equal, mul, sub } from "../ops/binary.ts";
+import { equal } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
-import { constant } from "../ops/constant.ts";
 import { input } from "../ops/input.ts";
-import { iota } from "../ops/iota.ts";
-import { matmul } from "../ops/matmul.ts";
-import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { select } from "../ops/select.ts";
 import type { Value } from "../ops/value.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { isBlockType, isHalf } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
-import { multiplierLeaf, parameterLeaf, sharedLeaf, tokensLeaf, traceLeaves } from "./leaves.ts";
+import { leafName, multiplierLeaf, parameterLeaf, traceLeaves } from "./leaves.ts";
+import { type Part, single, sitePart, tokensPart } from "./parts.ts";
 import { type Adapter, type PeftModel, takingPart } from "./peft-model.ts";
 import { adapterOf } from "./select.ts";
 
@@ -53,6 +57,8 @@ export function adaptationOf(
     site: (pass, site, x) => runSite(pass, site, { x, active }),
     parameter: parameterSource(active),
     prefix: prefixOf(active),
+    embeds: embedsOf(active),
+    attention: (pass, call, output) => runAttention(pass, call, { output, active }),
   };
 }
 
@@ -66,12 +72,19 @@ function participants(model: PeftModel, adapters: readonly Adapter[]): readonly 
  */
 function parameterSource(active: readonly Participant[]): ParameterSource {
   return (name) => {
-    for (const { adapter, position } of active.toReversed()) {
-      const found = parameterLeaf(adapter, name, position);
+    for (const { model, adapter, position } of active.toReversed()) {
+      const found = parameterLeaf(adapter, model.base, { name, position });
       if (found) return found;
     }
     return undefined;
   };
+}
+
+/** What an adapter does at a site. */
+interface Stage extends Participant {
+  readonly trace: SiteTrace<PeftConfig>;
+  readonly rule?: SiteRule<PeftConfig>;
+  readonly tokens?: ReturnType<typeof tokensPart>;
 }
 
 /** A site with adapters, one after the other: each works on what those before it give. */
@@ -81,32 +94,80 @@ function runSite(
   of: { readonly x: Value; readonly active: readonly Participant[] },
 ): Value {
   type Run = (x: Value) => Value;
-  const run = of.active.reduce<Run>((before, { model, adapter, position }) => {
-    const at = { adapter, position, site };
-    const leaves = traceLeaves(pass, at);
-    const tokens = tokensLeaf(adapter, site.path, position);
-    if (!leaves && !tokens) return before;
-    const own = unmergedWeights(pass, model, of.active);
-    return (x) => {
-      const result = leaves
-        ? adapter.method.forward({
-          pass: own,
-          site,
-          config: adapter.config,
-          leaves,
-          shared: traceShared(pass, at),
-          multiplier: traceMultiplier(pass, model, at),
-          x: roundedInput(x, { model, adapter, site }),
-          result: before(x),
-          base: before,
-        })
-        : before(x);
+  const stages = inputOrder(site, of.active).map((one) => stageOf(pass, site, { ...of, one }));
+  const run = stages.filter((stage) => stage !== undefined).reduce<Run>(
+    (before, stage) => (x) => {
+      const { model, adapter, trace, rule, tokens } = stage;
+      let result = before(x);
+      if (rule) {
+        const call = { x: roundedInput(x, { model, adapter, site }), result, base: before };
+        result = runRule(rule, trace, call);
+      }
       if (!tokens) return result;
-      const rows = pass.leaf(tokens.leaf, tokens.tensor);
-      return replaceTokens(own, { site, x, result, rows, indices: tokens.indices });
-    };
-  }, (x) => pass.base(site, x));
+      const rows = traceRows(pass, tokens, stage), { indices } = tokens.place;
+      return withRows(trace, { x, result }, { rows, indices });
+    },
+    (x) => pass.base(site, x),
+  );
   return run(of.x);
+}
+
+function stageOf(
+  pass: ForwardPass,
+  site: Site,
+  of: { readonly active: readonly Participant[]; readonly one: Participant },
+): Stage | undefined {
+  const { one, active } = of, { model, adapter } = one;
+  const leaves = traceLeaves(pass, { ...one, id: site.path });
+  const tokens = tokensPart(adapter, site.path);
+  if (!leaves && !tokens) return undefined;
+  return {
+    ...one,
+    tokens,
+    rule: leaves && ruleAt(adapter, site.kind),
+    trace: {
+      pass: unmergedWeights(pass, model, active),
+      site,
+      config: adapter.config,
+      leaves: leaves ?? {},
+      shared: traceShared(pass, one),
+      multiplier: traceMultiplier(pass, model, one),
+    },
+  };
+}
+
+/** What an attention module gives with adapters, one after the other. */
+function runAttention(
+  pass: ForwardPass,
+  call: AdaptedAttention,
+  of: { readonly output: Value; readonly active: readonly Participant[] },
+): Value {
+  const site = pass.model.sites.get(call.path)!;
+  return of.active.reduce((output, one) => {
+    const stage = stageOf(pass, site, { ...of, one });
+    return stage?.rule && "attention" in stage.rule
+      ? stage.rule.attention(stage.trace, call, output)
+      : output;
+  }, of.output);
+}
+
+/**
+ * Adapters in the order in which they are put around a site. Of neighbours of one method that change
+ * inputs the first is the outermost, as PEFT's layer takes the input through them in their order.
+ */
+export function inputOrder<A extends { readonly adapter: Adapter }>(
+  site: Site,
+  active: readonly A[],
+): readonly A[] {
+  const groups: A[][] = [];
+  for (const one of active) {
+    const { method } = one.adapter, group = groups.at(-1);
+    const rule = ruleAt(one.adapter, site.kind);
+    const joins = group?.[0].adapter.method === method && rule && "input" in rule;
+    if (joins) group.unshift(one);
+    else groups.push([one]);
+  }
+  return groups.flat();
 }
 
 /**
@@ -115,20 +176,25 @@ function runSite(
  */
 function mixedAdaptation(model: PeftModel, names: readonly string[]): Adaptation {
   const all = participants(model, names.map((name) => adapterOf(model, name)));
+  const choose = (
+    pass: ForwardPass,
+    plain: Value,
+    run: (own: ForwardPass, of: Participant) => Value,
+  ) =>
+    all.reduce((result, participant) => {
+      const own = pass.withParameters(parameterSource([participant]));
+      const y = run(own, participant);
+      if (y === plain) return result;
+      const [rows, ...rest] = y.shape;
+      const chosen = input(pass.graph, ROW_ADAPTERS, { shape: [rows], dtype: "i32" });
+      const mine = equal(chosen, participant.position);
+      return select(reshape(mine, [rows, ...rest.map(() => 1)]), y, result);
+    }, plain);
   return {
-    site(pass, site, x) {
-      const plain = pass.base(site, x);
-      return all.reduce((result, participant) => {
-        const active = [participant];
-        const own = pass.withParameters(parameterSource(active));
-        const y = runSite(own, site, { x, active });
-        if (y === plain) return result;
-        const [rows, ...rest] = y.shape;
-        const chosen = input(pass.graph, ROW_ADAPTERS, { shape: [rows], dtype: "i32" });
-        const mine = equal(chosen, participant.position);
-        return select(reshape(mine, [rows, ...rest.map(() => 1)]), y, result);
-      }, plain);
-    },
+    site: (pass, site, x) =>
+      choose(pass, pass.base(site, x), (own, of) => runSite(own, site, { x, active: [of] })),
+    attention: (pass, call, output) =>
+      choose(pass, output, (own, of) => runAttention(own, call, { output, active: [of] })),
   };
 }
 
@@ -164,13 +230,17 @@ export function traceShared(
   pass: ForwardPass,
   of: { readonly adapter: Adapter; readonly position: number },
 ): Readonly<Record<string, Value>> {
-  const { leaves, frozen } = of.adapter.shared;
-  return Object.fromEntries(
-    Object.entries({ ...frozen, ...leaves }).map(([leaf, tensor]) => [
-      leaf,
-      pass.leaf(sharedLeaf(of.position, leaf), tensor),
-    ]),
-  );
+  return traceLeaves(pass, { ...of, id: "shared" }) ?? {};
+}
+
+/** The rows that stand for those of an embedding. */
+export function traceRows(
+  pass: ForwardPass,
+  tokens: Part,
+  { adapter, position }: { readonly adapter: Adapter; readonly position: number },
+): Value {
+  const { tensor, owner } = single(adapter, tokens);
+  return pass.leaf(leafName(position, owner, ""), tensor);
 }
 
 /** The factor that the caller asked for, as data: another one compiles nothing. */
@@ -191,45 +261,24 @@ function roundedInput(
   of: { readonly model: PeftModel; readonly adapter: Adapter; readonly site: Site },
 ): Value {
   if (of.model.castInputDtype === false || x.dtype !== "f32") return x;
-  const leaf = Object.values(of.adapter.sites.get(of.site.path)?.leaves ?? {})[0];
-  return leaf && isHalf(leaf.dtype) ? cast(cast(x, leaf.dtype), "f32") : x;
+  const { leaves } = sitePart(of.adapter, of.site.path)!;
+  const held = Object.values(leaves).find(({ kind, tensor }) => kind === "trained" && tensor);
+  const dtype = held?.tensor?.dtype;
+  return dtype && isHalf(dtype) ? cast(cast(x, dtype), "f32") : x;
 }
 
 function prefixOf(active: readonly Participant[]): Adaptation["prefix"] {
-  const found = active.find(({ adapter }) => adapter.method.cachePrefix);
+  const found = active.find(({ adapter }) => adapter.method.pass?.memory);
   if (!found) return undefined;
   const { method, config } = found.adapter;
   return (pass): CachePrefix =>
-    method.cachePrefix!({ pass, config, shared: traceShared(pass, found) });
+    method.pass!.memory!({ pass, config, shared: traceShared(pass, found) });
 }
 
-/**
- * Puts trained rows in the place of an embedding's own, or of the rows of a head that is tied to
- * it.
- */
-function replaceTokens(
-  pass: ForwardPass,
-  at: {
-    readonly site: Site;
-    readonly x: Value;
-    readonly result: Value;
-    readonly rows: Value;
-    readonly indices: readonly number[];
-  },
-): Value {
-  const { site, x, result, rows } = at;
-  const n = at.indices.length;
-  const indices = constant(pass.graph, at.indices, { dtype: "i32" });
-  if (site.kind === "embedding") {
-    const hits = cast(equal(reshape(x, [...x.shape, 1]), indices), "f32");
-    const kept = sub(1, sum(hits, { axes: [-1], keepDims: true }));
-    return add(mul(result, kept), matmul(hits, rows));
-  }
-  const old = lookup(pass.weight(`${site.path}.weight`), indices);
-  const change = matmul(x, sub(rows, old), { transposeB: true });
-  const columns = equal(
-    iota(pass.graph, [n, site.outFeatures], { axis: 1 }),
-    reshape(indices, [n, 1]),
-  );
-  return add(result, matmul(change, cast(columns, "f32")));
+function embedsOf(active: readonly Participant[]): Adaptation["embeds"] {
+  const found = active.find(({ adapter }) => adapter.method.pass?.embeds);
+  if (!found) return undefined;
+  const { method, config } = found.adapter;
+  return (pass, rows) =>
+    method.pass!.embeds!({ pass, config, shared: traceShared(pass, found) }, rows);
 }

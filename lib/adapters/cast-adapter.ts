@@ -4,11 +4,11 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import type { SiteLeaves } from "../methods/method.ts";
 import { BOOLEAN, checkOptions, oneOf, type OptionRules } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { mapLeaves } from "./parts.ts";
 import type { Adapter, PeftModel } from "./peft-model.ts";
 import { adapterOf, withAdapter } from "./select.ts";
 
@@ -51,12 +51,9 @@ const OPTIONS: OptionRules<CastAdapterOptions> = {
  *
  * @example
  * ```ts
- * import { castAdapterDtype, createModel, getAdapterStateDict } from "@graft/peft";
+ * import { castAdapterDtype, getAdapterStateDict, tinyModel } from "@graft/peft";
  * import { getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4 }));
  * const small = castAdapterDtype(model, { dtype: "bf16" });
@@ -98,29 +95,12 @@ function caster(
   };
 }
 
+/** Of the fixed leaves a file holds only those that have a key; others are made again on loading. */
 function castAdapter(adapter: Adapter, cast: (given: Tensor) => Tensor): Adapter {
-  const { method, config, shared } = adapter;
-  const castAll = (tensors: SiteLeaves["leaves"]) =>
-    Object.fromEntries(Object.entries(tensors).map(([leaf, tensor]) => [leaf, cast(tensor)]));
-  // Of the fixed leaves a file holds only those that have a key; others are made again on loading.
-  const stored = method.sharedKeys?.(config) ?? {};
-  const fixed = Object.entries(shared.frozen).map(([leaf, tensor]) => [
-    leaf,
-    Object.hasOwn(stored, leaf) ? cast(tensor) : tensor,
-  ]);
-  const rows = new Map(
-    [...new Set(adapter.tokens.values())].map((entry) => [
-      entry,
-      { ...entry, rows: cast(entry.rows) },
-    ]),
+  const parts = mapLeaves(
+    adapter.parts,
+    (tensor, { leaf: { key, kind }, id }) =>
+      kind === "fixed" && (key === null || id.startsWith("param.")) ? tensor : cast(tensor),
   );
-  return {
-    ...adapter,
-    sites: new Map(
-      [...adapter.sites].map(([path, site]) => [path, { ...site, leaves: castAll(site.leaves) }]),
-    ),
-    shared: { ...shared, leaves: castAll(shared.leaves), frozen: Object.fromEntries(fixed) },
-    parameters: new Map([...adapter.parameters].map(([name, tensor]) => [name, cast(tensor)])),
-    tokens: new Map([...adapter.tokens].map(([path, entry]) => [path, rows.get(entry)!])),
-  };
+  return { ...adapter, parts };
 }

@@ -4,55 +4,35 @@
  * @module
  */
 import { compileWith, type Executable } from "../device/device.ts";
-import { div, greaterEqual, max } from "../ops/binary.ts";
-import { cast } from "../ops/cast.ts";
-import { crossEntropy, IGNORED_LABEL } from "../ops/cross-entropy.ts";
-import { input } from "../ops/input.ts";
-import { sum } from "../ops/reduce.ts";
-import { reshape } from "../ops/reshape.ts";
-import type { Value } from "../ops/value.ts";
-import { checkOptions, type OptionRules } from "../options.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { mixedBatch, mixedKey } from "./mixed-batch.ts";
-import { type AnyModel, baseOf, virtualTokens } from "./peft-model.ts";
-import { checkIds, checkPositions, partOf, toInts, type TokenBatch } from "./token-batch.ts";
-import { runInputs, type TracedModel, traceModel } from "./trace-model.ts";
-
-/** What {@link forward} takes. */
-export interface ForwardInputs {
-  /** Token ids [B, T], each in [0, vocabulary size). */
-  readonly inputIds: TokenBatch;
-  /** 1 for tokens, 0 for padding on either side [B, T]; all ones by default. */
-  readonly attentionMask?: TokenBatch;
-  /**
-   * Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers.
-   * Virtual tokens of an adapter come before them.
-   */
-  readonly positionIds?: TokenBatch;
-  /** Token ids to predict [B, T], −100 where nothing is; they are shifted inside. Gives `loss`. */
-  readonly labels?: TokenBatch;
-  /**
-   * The adapter of each row, active or not, `"__base__"` for none; without it all rows get the
-   * active adapters.
-   */
-  readonly adapterNames?: readonly string[];
-}
-
-const INPUTS: OptionRules<ForwardInputs> = {
-  inputIds: null,
-  attentionMask: null,
-  positionIds: null,
-  labels: null,
-  adapterNames: null,
-};
+import type { Tensor } from "../tensor/tensor.ts";
+import {
+  batchInputs,
+  batchKey,
+  type ForwardInputs,
+  labelValues,
+  objectiveOf,
+  prepareBatch,
+  traceShape,
+} from "./batch.ts";
+import { type AnyModel, baseOf } from "./peft-model.ts";
+import { type TracedModel, traceModel } from "./trace-model.ts";
+import { tracePenalty } from "./training-rule.ts";
 
 /** What {@link forward} gives. */
 export interface ForwardOutputs {
-  /** Scores of the next token [B, T, V], f32. */
+  /** Scores of the next token [B, T, V], f32; of what else the model's task is about. */
   readonly logits: Tensor;
   /** Output of the last norm [B, T, D], f32. */
   readonly lastHiddenState: Tensor;
-  /** Mean cross-entropy over the labels that count, where labels were given. */
+  /** Output of an encoder beside a decoder [B, T, D], f32. */
+  readonly encoderLastHiddenState?: Tensor;
+  /** What a pooler makes of the first token [B, D], f32. */
+  readonly poolerOutput?: Tensor;
+  /** Scores of each token to be an answer's first [B, T], f32, in place of logits. */
+  readonly startLogits?: Tensor;
+  /** Scores of each token to be an answer's last [B, T], f32, in place of logits. */
+  readonly endLogits?: Tensor;
+  /** Mean loss over the labels that count, where labels were given, and penalties of methods. */
   readonly loss?: number;
 }
 
@@ -92,100 +72,50 @@ export function compileModel(
  *
  * @param model A model with or without adapters.
  * @param inputs Token ids and, if wanted, mask, positions and labels.
- * @throws {ValueError} where ids, labels, masks or positions are out of range, and for inputs that
- * it does not take.
+ * @throws {ValueError} where ids, labels, masks or positions are out of range, for inputs that the
+ * model does not take, and where it needs one that is missing.
  * @throws {ShapeError} where rows differ in length.
  * @throws {UnsupportedError} where the method of a row's adapter cannot differ from row to row.
  *
  * @example
  * ```ts
- * import { createModel, forward } from "@graft/peft";
- * const model = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { forward, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
  * using _device = model.device;
  * const { logits, loss } = await forward(model, { inputIds: [[1, 2, 3]], labels: [[-100, 2, 3]] });
  * console.log(logits.shape, loss! > 0); // [1, 3, 96] true
  * ```
  */
 export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<ForwardOutputs> {
-  checkOptions(inputs, INPUTS, { code: "FORWARD_INPUT", of: "forward" });
-  const { data: ids, shape } = await toInts("inputIds", inputs.inputIds);
-  const [batch, length] = shape;
-  checkIds(model, ids);
-  const keySegments = await partOf("attentionMask", inputs.attentionMask, {
-    shape,
-    from: 0,
-    to: 1,
-  }) ?? new Int32Array(ids.length).fill(1);
-  const own = await partOf("positionIds", inputs.positionIds, { shape, from: 0 }) ??
-    Int32Array.from(ids, (_, i) => i % length);
-  const mixed = mixedBatch(model, inputs.adapterNames, batch);
-  const virtual = mixed ? 0 : virtualTokens(model);
-  const positions = own.map((position) => position + virtual);
-  checkPositions(model, positions);
-  const labels = await partOf("labels", inputs.labels, { shape, from: IGNORED_LABEL });
-  if (labels) checkIds(model, labels, { labels: true });
+  const objective = objectiveOf(model);
+  const prepared = await prepareBatch(model, inputs, {
+    objective,
+    mixes: true,
+    code: "FORWARD_INPUT",
+    of: "forward",
+  });
+  const { labels, count } = prepared;
   const { traced, executable } = await compileModel(
     model,
-    `forward ${batch} ${length} ${labels !== undefined} ${mixedKey(mixed)}`,
+    `forward ${batchKey(prepared)}`,
     () =>
       traceModel(model, {
-        batch,
-        length,
-        mixed: mixed?.names,
-        outputs: (pass, values) => {
+        ...traceShape(prepared),
+        outputs(pass, values) {
           if (!labels) return values;
-          const shifted = input(pass.graph, "labels", { shape: [batch, length], dtype: "i32" });
-          return { ...values, loss: causalLoss(values.logits, shifted).mean };
+          const loss = objective!.loss(values, labelValues(pass.graph, prepared));
+          const penalty = tracePenalty(model, pass);
+          return { ...values, loss, ...(penalty && { penalty }) };
         },
       }),
   );
-  const data: Record<string, Tensor> = {
+  const { loss, penalty, ...outputs } = await executable.run({
     ...traced.bindings,
-    ...runInputs(model, {
-      program: executable.program,
-      batch,
-      length,
-      ids,
-      positions,
-      keySegments,
-      rowAdapters: mixed?.rows,
-      sequenceLength: virtual + length,
-    }),
-  };
-  if (labels) data.labels = tensor(shiftLabels(labels, length), { shape: [batch, length] });
-  const { logits, lastHiddenState, loss } = await executable.run(data);
-  return labels
-    ? { logits, lastHiddenState, loss: (await loss.data())[0] as number }
-    : { logits, lastHiddenState };
-}
-
-/**
- * Labels moved one to the left within each row, so that position t holds what it has to predict;
- * the last position predicts nothing.
- *
- * @param labels Row-major [B, T].
- * @param length T.
- */
-export function shiftLabels(labels: Int32Array, length: number): Int32Array {
-  return labels.map((_, i) => i % length === length - 1 ? IGNORED_LABEL : labels[i + 1]);
-}
-
-/**
- * Next-token cross-entropy, from logits [B, T, V] and shifted labels [B, T].
- *
- * @returns The sum over labels that count, how many they are, and their mean (0 where there are
- * none), all of shape [].
- */
-export function causalLoss(
-  logits: Value,
-  shifted: Value,
-): { readonly total: Value; readonly count: Value; readonly mean: Value } {
-  const v = logits.shape[logits.shape.length - 1];
-  const labels = reshape(shifted, [-1]);
-  const total = sum(crossEntropy(reshape(logits, [-1, v]), labels));
-  const count = sum(cast(greaterEqual(labels, 0), "f32"));
-  return { total, count, mean: div(total, max(count, 1)) };
+    ...batchInputs(model, prepared, { program: executable.program }),
+  });
+  const given = outputs as Pick<ForwardOutputs, "logits" | "lastHiddenState">;
+  if (!loss) return given;
+  const [sum, more] = await Promise.all([loss.data(), penalty?.data()]);
+  const mean = sum[0] as number / Math.max(1, count);
+  return { ...given, loss: mean + (more ? more[0] as number : 0) };
 }

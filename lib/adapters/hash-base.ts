@@ -28,11 +28,8 @@ const known = new WeakMap<ModelGraph, Promise<string>>();
  *
  * @example
  * ```ts
- * import { createModel, hashBase } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { hashBase, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * console.log((await hashBase(base)).slice(0, 4)); // f32:
  * ```

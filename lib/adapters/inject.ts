@@ -6,14 +6,15 @@
 import { ValueError } from "../errors.ts";
 import type { Calibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
-import { type MethodRegistry, REGISTRY } from "../methods/mod.ts";
+import { REGISTRY, type RegistryOptions } from "../methods/mod.ts";
 import { checkSeed } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { gatheredRows, lazyLeaves } from "./lazy-leaves.ts";
+import { gatheredRows, KEY_PREFIX, lazyParts } from "./lazy-leaves.ts";
 import { BASE_ROW } from "./mixed-batch.ts";
+import { type AdapterLeaf, type Part, partsOf } from "./parts.ts";
 import {
   type Adapter,
   type AnyModel,
@@ -21,12 +22,11 @@ import {
   checkPeft,
   type PeftModel,
   pristineBase,
-  type TokenRows,
 } from "./peft-model.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
 
 /** How to make an adapter. */
-export interface InjectOptions {
+export interface InjectOptions extends RegistryOptions {
   /**
    * Seed of the random numbers that leaves start from: they are those of `torch.manual_seed`. 0 by
    * default.
@@ -37,8 +37,6 @@ export interface InjectOptions {
    * adapted.
    */
   readonly allowUnmatched?: boolean;
-  /** Methods to choose from; the library's own by default. */
-  readonly registry?: MethodRegistry;
   /**
    * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
    * "corda"`, `preprocessCorda`).
@@ -73,11 +71,8 @@ const GET_PEFT_MODEL: OptionRules<InjectOptions & { readonly adapterName?: strin
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const config = loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" });
  * const model = getPeftModel(base, config);
@@ -108,11 +103,8 @@ export function getPeftModel(
  *
  * @example
  * ```ts
- * import { addAdapter, createModel, getPeftModel, loraConfig, setAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { addAdapter, getPeftModel, loraConfig, setAdapter, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const one = getPeftModel(base, loraConfig());
  * const two = addAdapter(one, "style", loraConfig({ r: 4, targetModules: "all-linear" }));
@@ -213,12 +205,12 @@ export function createAdapter(
   return {
     name: adapterName,
     method: plan.method,
-    schema: plan.schema,
-    isMixedCompatible: plan.isMixedCompatible,
     config: loaded ? plan.config : { ...plan.config, baseModelNameOrPath: base.source || null },
-    ...lazyLeaves(base, { plan, seed, loaded, calibration }),
-    parameters: copiedParameters(base, plan),
-    tokens: tokenRows(base, plan),
+    parts: partsOf([
+      ...lazyParts(base, { plan, seed, calibration }),
+      ...copiedParameters(base, plan),
+      ...tokenRows(base, plan),
+    ]),
   };
 }
 
@@ -226,31 +218,81 @@ function checkCalibration(
   { method, config, sites }: AdapterPlan,
   options: { readonly calibration?: Calibration; readonly loaded: boolean },
 ): void {
-  if (method.checkCalibration) {
-    method.checkCalibration(config, { ...options, sites: sites.map(({ site }) => site) });
+  if (method.config.checkCalibration) {
+    method.config.checkCalibration(config, { ...options, sites: sites.map(({ site }) => site) });
   } else if (options.calibration !== undefined) {
     throw new ValueError(
       "CALIBRATION_UNUSED",
-      `A calibration was given, and adapters of the method ${method.peftType} do not begin with one. Leave it out.`,
+      `A calibration was given, and adapters of the method ${config.peftType} do not begin with one. Leave it out.`,
     );
   }
 }
 
-/** Copies in f32: one object for each parameter, as its identity tells which of them are tied. */
-export function copiedParameters(base: ModelGraph, plan: AdapterPlan): ReadonlyMap<string, Tensor> {
-  const copies = new Map<string, Tensor>();
-  for (const owner of new Set(plan.parameters.values())) {
-    copies.set(owner, { ...castTensor(parameterOf(base, owner), "f32") });
-  }
-  return new Map([...plan.parameters].map(([name, owner]) => [name, copies.get(owner)!]));
+/** Trained copies in f32 of the parameters that a plan saves, tied ones once. */
+export function copiedParameters(base: ModelGraph, plan: AdapterPlan): readonly Part[] {
+  const adapted = new Set(plan.sites.map(({ site }) => site.path));
+  const owners = new Map<string, string>();
+  return [...plan.parameters].map(([name, source]): Part => {
+    const owner = owners.get(source);
+    if (owner === undefined) owners.set(source, name);
+    return replacement(name, {
+      kind: "trained",
+      key: parameterKey(plan, adapted, name),
+      ...(owner === undefined
+        ? { tensor: castTensor(parameterOf(base, source), "f32") }
+        : { shape: parameterOf(base, source).shape, tie: owner }),
+    });
+  });
 }
 
-function tokenRows(base: ModelGraph, plan: AdapterPlan): ReadonlyMap<string, TokenRows> {
-  const rows = new Map<string, TokenRows>();
-  for (const { owner, indices } of plan.tokens.values()) {
-    if (rows.has(owner)) continue;
-    const table = parameterOf(base, `${owner}.weight`);
-    rows.set(owner, { indices, rows: gatheredRows(table, indices) });
-  }
-  return new Map([...plan.tokens].map(([path, { owner }]) => [path, rows.get(owner)!]));
+/** What stands for a parameter of the base. */
+export function replacement(
+  name: string,
+  leaf:
+    & Pick<AdapterLeaf, "kind" | "key">
+    & (
+      | { readonly tensor: Tensor }
+      | { readonly shape: readonly number[]; readonly tie: string }
+    ),
+): Part {
+  const { kind, key } = leaf;
+  const own = "tensor" in leaf
+    ? { shape: leaf.tensor.shape, tensor: leaf.tensor }
+    : { shape: leaf.shape, tie: { part: `param.${leaf.tie}`, leaf: "", transposed: false } };
+  return { place: { kind: "parameter", name }, leaves: { "": { kind, key, ...own } } };
+}
+
+/** A parameter's key where PEFT has wrapped adapted modules: theirs move into `base_layer`. */
+export function parameterKey(
+  { method }: Pick<Adapter, "method">,
+  adapted: Pick<ReadonlySet<string>, "has">,
+  name: string,
+): string {
+  const at = name.lastIndexOf("."), path = name.slice(0, at);
+  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(at)}` : name;
+  return `${method.config.keyPrefix ?? KEY_PREFIX}${inside}`;
+}
+
+function tokenRows(base: ModelGraph, plan: AdapterPlan): readonly Part[] {
+  const start = plan.method.config.keyPrefix ?? KEY_PREFIX;
+  const owners = new Map<string, string>();
+  return [...plan.tokens].map(([path, { owner: source, indices, width }]): Part => {
+    const owner = owners.get(source), shape = [indices.length, width];
+    if (owner === undefined) owners.set(source, path);
+    return {
+      place: { kind: "tokens", path, indices },
+      leaves: {
+        "": {
+          kind: "trained",
+          shape,
+          ...(owner === undefined
+            ? {
+              key: `${start}${path}.token_adapter.trainable_tokens_delta`,
+              tensor: gatheredRows(parameterOf(base, `${source}.weight`), indices),
+            }
+            : { key: null, tie: { part: `tokens.${owner}`, leaf: "", transposed: false } }),
+        },
+      },
+    };
+  });
 }

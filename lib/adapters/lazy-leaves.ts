@@ -1,128 +1,165 @@
 /**
- * Leaves that are computed when the first of them is asked for.
+ * Parts whose leaves are computed when the first of them is asked for.
  *
  * @module
  */
+import { loadTokenizer } from "../io/tokenizer.ts";
 import type { Calibration } from "../methods/calibration.ts";
-import type { Leaves, PeftMethod, SiteLeaves } from "../methods/method.ts";
+import type { PeftConfig } from "../methods/config.ts";
+import type { Leaf, LeafRule, PeftMethod } from "../methods/method.ts";
 import { createTorchRandom } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
+import { computedTensor, once } from "../tensor/computed.ts";
 import { toFloat32 } from "../tensor/convert.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { sizeOf } from "../tensor/dtype.ts";
+import { rowsOf } from "../tensor/rows.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { type AdapterLeaf, type AdapterLeaves, type Part, transposeValues } from "./parts.ts";
 import type { AdapterPlan } from "./plan/plan.ts";
 import type { PlannedSite } from "./plan/plan-targets.ts";
 
-/**
- * The leaves of a plan. Shapes are known; contents come from the method, for all sites
- * in one go and in their order, so that the random numbers are those of torch, when the first is
- * read.
- *
- * @param base The base.
- * @param options The plan, a seed, what was measured to begin with, and whether the trained leaves
- * come from elsewhere, so that only the fixed ones need computing.
- */
-export function lazyLeaves(
-  base: ModelGraph,
-  options: LeafSources & { readonly loaded?: boolean },
-): AdapterLeaves {
-  const { plan: { method, sites, shared } } = options;
-  const initial = once(() => makeAll(base, options, method));
-  const fixed = options.loaded ? once(() => makeAll(base, options, fixedPart(method))) : initial;
-  const where = placeOf(base.parameters.values());
-  const lazy = (
-    shapes: PlannedSite["leaves"],
-    read: (leaf: string) => Promise<Tensor>,
-  ): Record<string, Tensor> =>
-    Object.fromEntries(
-      Object.entries(shapes).map(([leaf, shape]) => [leaf, {
-        dtype: "f32",
-        shape,
-        where,
-        data: async () => (await checked(read(leaf), { leaf, shape, method })).data(),
-      }]),
-    );
-  return {
-    shared: {
-      leaves: lazy(shared.leaves, async (leaf) => (await initial()).shared.leaves[leaf]),
-      frozen: lazy(shared.frozen, async (leaf) => (await fixed()).shared.frozen[leaf]),
-    },
-    sites: new Map(sites.map((planned) => {
-      const { path } = planned.site;
-      return [path, {
-        leaves: lazy(
-          planned.leaves,
-          async (leaf) => (await initial()).sites.get(path)!.leaves[leaf],
-        ),
-        frozen: lazy(
-          planned.frozen,
-          async (leaf) => (await fixed()).sites.get(path)!.frozen[leaf],
-        ),
-        ...(Object.keys(planned.tied).length ? { tied: planned.tied } : {}),
-      }];
-    })),
-  };
-}
-
-/** What an adapter holds: leaves of its sites, and of itself as a whole. */
-export interface AdapterLeaves {
-  /** By module path, in order of execution. */
-  readonly sites: ReadonlyMap<string, SiteLeaves>;
-  /** Of no site. */
-  readonly shared: SiteLeaves;
-}
-
-interface LeafSources {
+/** What leaves of a plan begin from. */
+export interface LeafSources {
+  /** The plan. */
   readonly plan: AdapterPlan;
+  /** Seed of torch's random numbers. */
   readonly seed: number;
+  /** What was measured to begin with. */
   readonly calibration?: Calibration;
 }
 
-type Maker = Pick<PeftMethod, "init" | "initShared">;
+type Rules = Readonly<Record<string, LeafRule>>;
+type Made = Readonly<Record<string, Tensor>>;
 
-const NO_LEAVES: SiteLeaves = { leaves: {}, frozen: {} };
+/**
+ * The parts of a plan at its sites and of the adapter as a whole. Shapes are known; contents come
+ * from the method, for all sites in one go and in their order, so that the random numbers are those
+ * of torch, when the first is read.
+ */
+export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part[] {
+  const { plan } = options;
+  const { method, sites } = plan;
+  const made = once(() => makeAll(base, options));
+  const where = placeOf(base.parameters.values());
+  const lazy = (rule: LeafRule, leaf: string, id: string): Tensor => ({
+    dtype: "f32",
+    shape: rule.shape,
+    where,
+    data: async () => (await made()).get(id)![leaf].data(),
+  });
+  const shared = method.leaves.adapter?.(placeOfAdapter(base, plan)) ?? {};
+  return [
+    ...sites.map((planned): Part => {
+      const { path } = planned.site;
+      return {
+        place: { kind: "site", path },
+        leaves: siteLeaves(planned, method, (rule, leaf) => lazy(rule, leaf, path)),
+      };
+    }),
+    ...(Object.keys(shared).length
+      ? [{
+        place: { kind: "adapter" } as const,
+        leaves: Object.fromEntries(
+          Object.entries(shared).map(([leaf, rule]) => [
+            leaf,
+            leafOf(rule, {
+              key: keyOf(leaf, rule),
+              tensor: rule.kind === "derived" ? undefined : lazy(rule, leaf, "shared"),
+            }),
+          ]),
+        ),
+      }]
+      : []),
+  ];
+}
 
-/** Makes the fixed leaves only, where the method can do that alone. */
-function fixedPart(method: PeftMethod): Maker {
+/** The leaves of a planned site, with contents as they are given. */
+export function siteLeaves(
+  { site, rules, tied }: PlannedSite,
+  method: PeftMethod,
+  contents: (rule: LeafRule, leaf: string) => Tensor,
+): AdapterLeaves {
+  const start = `${method.config.keyPrefix ?? KEY_PREFIX}${site.path}.`;
+  return Object.fromEntries(
+    Object.entries(rules).map(([leaf, rule]) => {
+      const end = keyOf(leaf, rule), tie = tied[leaf];
+      return [
+        leaf,
+        leafOf(rule, {
+          key: end === null ? null : start + end,
+          ...(tie
+            ? { tie: { part: tie.path, leaf: tie.leaf, transposed: !tie.asIs } }
+            : { tensor: contents(rule, leaf) }),
+        }),
+      ];
+    }),
+  );
+}
+
+/** What keys of modules start with, where a method says nothing else. */
+export const KEY_PREFIX = "base_model.model.";
+
+function keyOf(leaf: string, { key, kind }: LeafRule): string | null {
+  return key === undefined ? kind === "fixed" ? null : leaf : key;
+}
+
+function leafOf(
+  { shape, kind = "trained", accepts, idleKey, saved }: LeafRule,
+  rest: Pick<AdapterLeaf, "key" | "tensor" | "tie">,
+): AdapterLeaf {
   return {
-    init: async (context) =>
-      method.frozen
-        ? { leaves: {}, frozen: await method.frozen(context) }
-        : await method.init(context),
-    initShared: async (context) =>
-      method.frozenShared
-        ? { leaves: {}, frozen: await method.frozenShared(context) }
-        : await method.initShared?.(context) ?? NO_LEAVES,
+    kind,
+    shape,
+    ...(accepts && { accepts }),
+    ...(idleKey !== undefined && { idleKey }),
+    ...(saved && { saved }),
+    ...rest,
   };
+}
+
+function placeOfAdapter(model: ModelGraph, { config, sites }: AdapterPlan) {
+  return { config, model, sites: sites.map(({ site }) => site) };
+}
+
+async function tokenize(text: string, tokenizer: string): Promise<readonly number[]> {
+  return (await loadTokenizer(tokenizer)).encode(text);
 }
 
 async function makeAll(
   model: ModelGraph,
-  options: LeafSources,
-  maker: Maker,
-): Promise<AdapterLeaves> {
-  const { plan: { config, sites }, seed, calibration } = options;
+  { plan, seed, calibration }: LeafSources,
+): Promise<ReadonlyMap<string, Made>> {
+  const { method, config, sites } = plan;
   const random = createTorchRandom(seed);
-  const shared = await maker.initShared?.({
-    config,
-    model,
-    sites: sites.map(({ site }) => site),
-    random,
-  }) ?? NO_LEAVES;
-  const made = new Map<string, SiteLeaves>();
+  const make = async (rules: Rules, weight: () => Promise<Float32Array>) => {
+    const made: Record<string, Tensor> = {};
+    for (const [leaf, rule] of Object.entries(rules)) {
+      if (rule.kind === "derived") continue;
+      const contents = await rule.init?.({ random, weight, tokenize, calibration });
+      made[leaf] = checkedLeaf(contents, { leaf, shape: rule.shape, config, verb: "made" });
+    }
+    return made;
+  };
+  const all = new Map<string, Made>();
+  const shared = method.leaves.adapter?.(placeOfAdapter(model, plan)) ?? {};
+  all.set("shared", await make(shared, () => Promise.reject(new TypeError("No site, no weight."))));
   for (const { site, tied } of sites) {
-    const weight = () => weightOutIn(model, site);
-    const all = await maker.init({ site, config, model, random, weight, calibration });
-    made.set(site.path, all);
+    const rules = method.leaves.site?.({ config, model, site }) ?? {};
+    const fresh = Object.entries(rules).filter(([leaf]) => !tied[leaf]?.asIs);
+    const own = await make(Object.fromEntries(fresh), () => weightOutIn(model, site));
+    all.set(site.path, own);
     // In PEFT the tied layer is initialised last and writes into what it shares.
     for (const [leaf, source] of Object.entries(tied)) {
-      const own = made.get(source.path)!;
-      if (!all.leaves[leaf]) continue;
-      const leaves: Leaves = { ...own.leaves, [source.leaf]: transposed(all.leaves[leaf]) };
-      made.set(source.path, { ...own, leaves });
+      if (source.asIs) continue;
+      const { shape } = own[leaf];
+      const back = tensor(transposeValues(await toFloat32(own[leaf]), shape), {
+        shape: shape.toReversed(),
+      });
+      all.set(source.path, { ...all.get(source.path), [source.leaf]: back });
     }
   }
-  return { sites: made, shared };
+  return all;
 }
 
 /**
@@ -135,43 +172,6 @@ export async function weightOutIn(model: ModelGraph, site: Site): Promise<Float3
 }
 
 /**
- * All leaves of one site of an adapter, trained and fixed ones, with those that are tied to another
- * site's as their transposes; `undefined` where the adapter does not adapt it.
- */
-export function leavesAt(
-  sites: ReadonlyMap<string, SiteLeaves>,
-  path: string,
-): Leaves | undefined {
-  const entry = sites.get(path);
-  if (!entry) return undefined;
-  const tied = Object.entries(entry.tied ?? {}).map(([leaf, source]) => [
-    leaf,
-    transposed(sites.get(source.path)!.leaves[source.leaf]),
-  ]);
-  return { ...entry.frozen, ...entry.leaves, ...Object.fromEntries(tied) };
-}
-
-/** The transpose of a matrix, whose contents are read when its own are asked for. */
-export function transposed(matrix: Tensor): Tensor {
-  const { shape } = matrix;
-  return {
-    dtype: "f32",
-    shape: [shape[1], shape[0]],
-    where: matrix.where,
-    data: async () => transposeValues(await toFloat32(matrix), shape),
-  };
-}
-
-function transposeValues(values: Float32Array, shape: readonly number[]): Float32Array {
-  const [rows, columns] = shape;
-  const out = new Float32Array(values.length);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) out[j * rows + i] = values[i * columns + j];
-  }
-  return out;
-}
-
-/**
  * Where what follows from these tensors is: computed on a device where one of them is, as the
  * weights of a merged model are.
  */
@@ -181,39 +181,29 @@ function placeOf(tensors: Iterable<Tensor>): Tensor["where"] {
 
 /** Rows of a matrix, read when they are asked for, once. */
 export function gatheredRows(matrix: Tensor, indices: readonly number[]): Tensor {
-  const width = matrix.shape[1];
-  const read = once(async () => {
-    const values = await toFloat32(matrix);
-    const rows = new Float32Array(indices.length * width);
-    indices.forEach((row, i) =>
-      rows.set(values.subarray(row * width, (row + 1) * width), i * width)
-    );
-    return rows;
-  });
-  return { dtype: "f32", shape: [indices.length, width], where: placeOf([matrix]), data: read };
+  const shape = [indices.length, matrix.shape[1]];
+  return computedTensor(shape, () => rowsOf(matrix, indices), placeOf([matrix]));
 }
 
-async function checked(
-  found: Promise<Tensor | undefined>,
-  of: { readonly leaf: string; readonly shape: readonly number[]; readonly method: PeftMethod },
-): Promise<Tensor> {
-  const made = await found;
-  if (made?.shape.join() === of.shape.join()) return made!;
+/** What was made of a leaf, which must have the shape that its method declares. */
+export function checkedLeaf(
+  made: Leaf | undefined,
+  of: {
+    readonly leaf: string;
+    readonly shape: readonly number[];
+    readonly config: PeftConfig;
+    /** How it was made, in the words of messages. */
+    readonly verb: string;
+  },
+): Tensor {
+  const { leaf, shape, config, verb } = of;
+  if (made instanceof Float32Array && made.length === sizeOf(shape)) return tensor(made, { shape });
+  if (made && !(made instanceof Float32Array) && made.shape.join() === shape.join()) return made;
   throw new TypeError(
-    `${of.method.peftType} declares the leaf ${of.leaf} with shape [${of.shape}] and made ${
-      made ? `one of shape [${made.shape}]` : "none"
+    `${config.peftType} declares the leaf ${leaf} with shape [${shape}] and ${verb} ${
+      made
+        ? made instanceof Float32Array ? `${made.length} elements` : `one of shape [${made.shape}]`
+        : "none"
     }.`,
   );
-}
-
-/** Runs something at most once, and again only after it failed. */
-function once<T>(make: () => Promise<T>): () => Promise<T> {
-  let pending: Promise<T> | undefined;
-  return () => {
-    pending ??= make().catch((error) => {
-      pending = undefined;
-      throw error;
-    });
-    return pending;
-  };
 }

@@ -5,23 +5,15 @@
  * @module
  */
 import { nearestNames, ShapeError, ValueError } from "../errors.ts";
-import type { SiteLeaves } from "../methods/method.ts";
+import { ruleAt } from "../methods/site-rule.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
-import { withParameters } from "../model/model-graph.ts";
-import type { Site } from "../model/site.ts";
+import { type ModelGraph, withParameters } from "../model/model-graph.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, type AnyModel, baseOf, type PeftModel, takingPart } from "./peft-model.ts";
+import { leavesOf, mapLeaves, parameterPart, single, sitePart, tensorOf } from "./parts.ts";
 import { checkTensorMap } from "./tensor-map.ts";
-
-/** A leaf's name in programs, and its tensor. */
-export interface NamedLeaf {
-  /** Such as `a0.model.layers.0.self_attn.q_proj.lora_A`; free of the adapter's own name. */
-  readonly leaf: string;
-  /** The contents. */
-  readonly tensor: Tensor;
-}
 
 /**
  * The tensors that training changes, by name.
@@ -37,11 +29,8 @@ export interface NamedLeaf {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, trainableLeaves } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, tinyModel, trainableLeaves } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
  * for (const [name, { shape }] of trainableLeaves(model)) console.log(name, shape);
@@ -54,7 +43,9 @@ export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
   const leaves = new Map<string, Tensor>();
   takingPart(model).forEach((adapter, position) => {
     if (!model.trainable.includes(adapter.name)) return;
-    for (const { leaf, tensor } of adapterLeaves(adapter, position)) leaves.set(leaf, tensor);
+    for (const { id, name, leaf: { kind, tensor } } of leavesOf(adapter)) {
+      if (kind === "trained" && tensor) leaves.set(leafName(position, id, name), tensor);
+    }
   });
   return leaves;
 }
@@ -70,12 +61,9 @@ export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, tensor } from "@graft/peft";
+ * import { getPeftModel, loraConfig, tensor, tinyModel } from "@graft/peft";
  * import { trainableLeaves, withLeaves } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4 }));
  * const zeros = new Map([...trainableLeaves(model)].map(([name, { shape }]) => [
@@ -122,79 +110,19 @@ function withAdapterLeaves(model: PeftModel, leaves: ReadonlyMap<string, Tensor>
   const adapters = new Map(model.adapters);
   takingPart(model).forEach((adapter, position) => {
     if (model.trainable.includes(adapter.name)) {
-      adapters.set(adapter.name, replaceLeaves(adapter, position, leaves));
+      const parts = mapLeaves(
+        adapter.parts,
+        (old, { id, name }) => leaves.get(leafName(position, id, name)) ?? old,
+      );
+      adapters.set(adapter.name, { ...adapter, parts });
     }
   });
   return { ...model, adapters };
 }
 
-function replaceLeaves(
-  adapter: Adapter,
-  position: number,
-  leaves: ReadonlyMap<string, Tensor>,
-): Adapter {
-  const renewedSite = (site: SiteLeaves, nameOf: (leaf: string) => string) => {
-    const changed = Object.fromEntries(
-      Object.keys(site.leaves).flatMap((leaf) => {
-        const tensor = leaves.get(nameOf(leaf));
-        return tensor ? [[leaf, tensor]] : [];
-      }),
-    );
-    return Object.keys(changed).length ? { ...site, leaves: { ...site.leaves, ...changed } } : site;
-  };
-  const sites = new Map(
-    [...adapter.sites].map(([path, site]) => [
-      path,
-      renewedSite(site, (leaf) => siteLeafName(position, path, leaf)),
-    ]),
-  );
-  const shared = renewedSite(adapter.shared, (leaf) => sharedLeaf(position, leaf));
-  const parameters = new Map(
-    [...adapter.parameters].map(([name, old]) => [
-      name,
-      leaves.get(parameterLeaf(adapter, name, position)!.leaf) ?? old,
-    ]),
-  );
-  // Paths that share a record (tied weights) share its successor.
-  const renewed = new Map(
-    [...adapter.tokens].map(([path, entry]) => {
-      const { leaf } = tokensLeaf(adapter, path, position)!;
-      return [entry, { ...entry, rows: leaves.get(leaf) ?? entry.rows }];
-    }),
-  );
-  const tokens = new Map([...adapter.tokens].map(([path, entry]) => [path, renewed.get(entry)!]));
-  return { ...adapter, sites, shared, parameters, tokens };
-}
-
-/** All trained leaves of one adapter, each once. */
-function adapterLeaves(adapter: Adapter, position: number): readonly NamedLeaf[] {
-  const leaves = new Map<string, Tensor>();
-  for (const [leaf, tensor] of Object.entries(adapter.shared.leaves)) {
-    leaves.set(sharedLeaf(position, leaf), tensor);
-  }
-  for (const [path, site] of adapter.sites) {
-    for (const [leaf, tensor] of Object.entries(site.leaves)) {
-      leaves.set(siteLeafName(position, path, leaf), tensor);
-    }
-  }
-  for (const name of adapter.parameters.keys()) {
-    const { leaf, tensor } = parameterLeaf(adapter, name, position)!;
-    leaves.set(leaf, tensor);
-  }
-  for (const path of adapter.tokens.keys()) {
-    const { leaf, tensor } = tokensLeaf(adapter, path, position)!;
-    leaves.set(leaf, tensor);
-  }
-  return [...leaves].map(([leaf, tensor]) => ({ leaf, tensor }));
-}
-
-function siteLeafName(position: number, path: string, leaf: string): string {
-  return `a${position}.${path}.${leaf}`;
-}
-
-/** The name of a leaf that belongs to no site. */
-export function sharedLeaf(position: number, leaf: string): string {
-  return `a${position}.shared.${leaf}`;
+/** The name of a leaf in programs, such as `a0.model.layers.0.self_attn.q_proj.lora_A`. */
+export function leafName(position: number, id: string, leaf: string): string {
+  return `a${position}.${id}${leaf && `.${leaf}`}`;
 }
 
 /** The name of the factor on an adapter's scaling. */
@@ -202,62 +130,60 @@ export function multiplierLeaf(position: number): string {
   return `a${position}.multiplier`;
 }
 
+/** A leaf's name in programs, and its tensor. */
+export interface NamedLeaf {
+  /** Free of the adapter's own name. */
+  readonly leaf: string;
+  /** The contents. */
+  readonly tensor: Tensor;
+}
+
 /**
- * What stands for a parameter of the base while an adapter is active: a trained copy, or one that
- * its file brought along. Parameters that share one tensor (tied weights) share the leaf, which is
- * named after the first of them.
+ * What stands for a parameter of the base while an adapter is active: a trained copy, one that its
+ * file brought along, or a leaf of a site whose rule replaces parameters. What is tied shares a leaf.
  */
 export function parameterLeaf(
   adapter: Adapter,
-  name: string,
-  position: number,
+  base: ModelGraph,
+  at: { readonly name: string; readonly position: number },
 ): NamedLeaf | undefined {
-  for (const parameters of [adapter.parameters, adapter.replacements]) {
-    const tensor = parameters?.get(name);
-    if (!parameters || !tensor) continue;
-    const owner = [...parameters.keys()].find((n) => parameters.get(n) === tensor)!;
-    return { leaf: `a${position}.param.${owner}`, tensor };
+  const { name, position } = at;
+  const part = parameterPart(adapter, name);
+  if (part) {
+    const { tensor, owner } = single(adapter, part);
+    return { leaf: leafName(position, owner, ""), tensor };
   }
-  return undefined;
+  const end = name.lastIndexOf("."), path = name.slice(0, end);
+  const rule = sitePart(adapter, path) && ruleAt(adapter, base.sites.get(path)!.kind);
+  if (!rule || !("replaces" in rule) || rule.rows) return undefined;
+  const leaf = rule.replaces[name.slice(end + 1) as keyof typeof rule.replaces];
+  const held = leaf === undefined ? undefined : sitePart(adapter, path)!.leaves[leaf];
+  return held && { leaf: leafName(position, path, leaf!), tensor: tensorOf(adapter, held) };
 }
 
 /**
- * The rows that an adapter trains of the embedding (or tied head) at a path. Paths that share the
- * record share the leaf.
- */
-export function tokensLeaf(
-  adapter: Adapter,
-  path: string,
-  position: number,
-): NamedLeaf & { readonly indices: readonly number[] } | undefined {
-  const entry = adapter.tokens.get(path);
-  if (!entry) return undefined;
-  const owner = [...adapter.tokens.keys()].find((p) => adapter.tokens.get(p) === entry)!;
-  return { leaf: `a${position}.tokens.${owner}`, tensor: entry.rows, indices: entry.indices };
-}
-
-/**
- * The leaves of one site as values of a pass, trained and fixed ones, with those that are tied to
- * another site's read from there.
+ * The leaves of one part as values of a pass, trained and fixed ones, with those that are tied to
+ * another's read from there.
  *
  * @param pass The trace.
- * @param of The adapter, its position among the active ones, and the site.
- * @returns `undefined` where the adapter does not adapt the site.
+ * @param of The adapter, its position among the active ones, and the part's name.
+ * @returns `undefined` where the adapter has no such part.
  */
 export function traceLeaves(
   pass: ForwardPass,
-  of: { readonly adapter: Adapter; readonly position: number; readonly site: Site },
+  of: { readonly adapter: Adapter; readonly position: number; readonly id: string },
 ): Readonly<Record<string, Value>> | undefined {
-  const { adapter, position, site: { path } } = of;
-  const entry = adapter.sites.get(path);
-  if (!entry) return undefined;
+  const { adapter, position, id } = of;
+  const part = adapter.parts.get(id);
+  if (!part) return undefined;
   const values: Record<string, Value> = {};
-  for (const [leaf, tensor] of Object.entries({ ...entry.frozen, ...entry.leaves })) {
-    values[leaf] = pass.leaf(siteLeafName(position, path, leaf), tensor);
-  }
-  for (const [leaf, source] of Object.entries(entry.tied ?? {})) {
-    const tensor = adapter.sites.get(source.path)!.leaves[source.leaf];
-    values[leaf] = transpose(pass.leaf(siteLeafName(position, source.path, source.leaf), tensor));
+  for (const [name, { tensor, tie }] of Object.entries(part.leaves)) {
+    if (tensor) values[name] = pass.leaf(leafName(position, id, name), tensor);
+    else if (tie) {
+      const own = adapter.parts.get(tie.part)!.leaves[tie.leaf].tensor!;
+      const value = pass.leaf(leafName(position, tie.part, tie.leaf), own);
+      values[name] = tie.transposed ? transpose(value) : value;
+    }
   }
   return values;
 }

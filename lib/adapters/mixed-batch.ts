@@ -54,13 +54,13 @@ export function mixedBatch(
   }
   const wanted = new Set(adapterNames.filter((name) => name !== BASE_ROW));
   for (const name of wanted) {
-    const { method } = adapterOf(model, name);
-    if (!method.cachePrefix) continue;
+    const { method, config: { peftType } } = adapterOf(model, name);
+    if (!method.pass?.virtualTokens) continue;
     throw new UnsupportedError(
       "MIXED_BATCH",
-      `${method.peftType} (${JSON.stringify(name)}) puts virtual tokens before every row, so it ` +
+      `${peftType} (${JSON.stringify(name)}) puts virtual tokens before every row, so it ` +
         "cannot be that of some rows only. Run those rows in a batch of their own.",
-      { adapter: name, peftType: method.peftType },
+      { adapter: name, peftType },
     );
   }
   const names = [...model.adapters.keys()].filter((name) => wanted.has(name));

@@ -18,7 +18,7 @@ export {
   type InitialCalibrationOptions,
   loadCalibration,
   saveCalibration,
-} from "./calibrate/calibration-files.ts";
+} from "./lora/calibration-files.ts";
 export { type AdapterDtype, castAdapterDtype, type CastAdapterOptions } from "./cast-adapter.ts";
 export { checkIfPeftModel, type CheckPeftOptions } from "./checkpoint/check-if-peft-model.ts";
 export {
@@ -29,8 +29,9 @@ export {
   convertToLora,
   saveAsLora,
   supportsLoraConversion,
-} from "./merge/convert-to-lora.ts";
-export { forward, type ForwardInputs, type ForwardOutputs } from "./forward.ts";
+} from "./lora/convert-to-lora.ts";
+export type { ForwardInputs } from "./batch.ts";
+export { forward, type ForwardOutputs } from "./forward.ts";
 export {
   hotswapAdapter,
   type HotswapOptions,
@@ -39,7 +40,7 @@ export {
   swapAdapter,
   type SwapOptions,
 } from "./combine/hotswap.ts";
-export type { CalibrationBatch, CalibrationBatches } from "./calibrate/covariance.ts";
+export type { CalibrationBatch, CalibrationBatches } from "./calibrate/observe.ts";
 export { type DeltaWeightOptions, getDeltaWeight } from "./merge/delta-weight.ts";
 export { fromPretrained, type FromPretrainedOptions } from "./checkpoint/from-pretrained.ts";
 export { hashBase } from "./hash-base.ts";
@@ -79,15 +80,16 @@ export {
   modulesToSave,
   peftConfig,
 } from "./status/model-info.ts";
-export type { Adapter, AnyModel, PeftModel, TokenRows } from "./peft-model.ts";
+export type { AdapterLeaf, AdapterLeaves, Part, PartPlace, Parts, Tie } from "./parts.ts";
+export type { Adapter, AnyModel, PeftModel } from "./peft-model.ts";
 export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan/plan.ts";
 export {
   type CordaProgress,
   preprocessCorda,
   type PreprocessCordaOptions,
-} from "./calibrate/preprocess-corda.ts";
+} from "./lora/preprocess-corda.ts";
 export { createOrUpdateModelCard } from "./checkpoint/model-card.ts";
-export type { InitialState } from "./checkpoint/plain-lora.ts";
+export type { InitialState } from "./lora/plain-lora.ts";
 export type { AdapterParts, AdapterSource } from "./checkpoint/read-adapter.ts";
 export type { ParameterPlan } from "./plan/plan-parameters.ts";
 export type { PatternReport, PlannedSite, TargetPlan } from "./plan/plan-targets.ts";
@@ -135,7 +137,12 @@ export {
   type ModelStatus,
 } from "./status/status.ts";
 export type { TokenBatch } from "./token-batch.ts";
-export { type TracedModel, traceModel, type TraceOptions } from "./trace-model.ts";
+export {
+  type TracedModel,
+  traceModel,
+  type TraceOptions,
+  type VirtualRows,
+} from "./trace-model.ts";
 export {
   getNbTrainableParameters,
   type ParameterCounts,

@@ -4,48 +4,22 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import type { ConfigSchema, PeftConfig } from "../methods/config.ts";
-import type { PeftMethod, SiteLeaves } from "../methods/method.ts";
+import type { PeftConfig } from "../methods/config.ts";
+import type { PeftMethod } from "../methods/method.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { show } from "../options.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import type { Parts } from "./parts.ts";
 
-/** Rows of an embedding that an adapter trains (`trainable_token_indices`). */
-export interface TokenRows {
-  /** Which rows. */
-  readonly indices: readonly number[];
-  /** The rows themselves [indices, D], which stand for those of the table. */
-  readonly rows: Tensor;
-}
-
-/** One adapter: a config and its leaves. */
+/** One adapter: a config and what it holds. */
 export interface Adapter {
   /** Unique in a model. */
   readonly name: string;
   /** The method. */
   readonly method: PeftMethod;
-  /** The fields of its config, and their names in files. */
-  readonly schema: ConfigSchema;
   /** The complete config. */
   readonly config: PeftConfig;
-  /** Whether it can be active together with adapters of other methods. */
-  readonly isMixedCompatible: boolean;
-  /** Leaves by module path, in order of execution. */
-  readonly sites: ReadonlyMap<string, SiteLeaves>;
-  /** Leaves of the adapter as a whole, such as projections that all sites share. */
-  readonly shared: SiteLeaves;
-  /**
-   * Parameters of the base that the adapter trains and replaces: saved modules and biases, by
-   * checkpoint name.
-   */
-  readonly parameters: ReadonlyMap<string, Tensor>;
-  /** Trained rows of embeddings, by module path (a tied head's under its own path as well). */
-  readonly tokens: ReadonlyMap<string, TokenRows>;
-  /**
-   * Parameters of the base that the adapter's file brought along without training them
-   * (`saveEmbeddingLayers`).
-   */
-  readonly replacements?: ReadonlyMap<string, Tensor>;
+  /** What it holds. */
+  readonly parts: Parts;
 }
 
 /** A base model and adapters on it. Every function that changes one returns another. */
@@ -136,7 +110,7 @@ export function pristineBase(model: AnyModel): ModelGraph {
 export function virtualTokens(model: AnyModel): number {
   if (model.type !== "peft") return 0;
   return takingPart(model).reduce(
-    (n, { method, config }) => n + (method.prefixLength?.(config) ?? 0),
+    (n, { method, config }) => n + (method.pass?.virtualTokens?.(config) ?? 0),
     0,
   );
 }

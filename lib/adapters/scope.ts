@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { isScalable } from "../methods/site-rule.ts";
 import { ArgumentTypeError, ValueError } from "../errors.ts";
 import { show } from "../options.ts";
 import { checkPeft, type PeftModel } from "./peft-model.ts";
@@ -42,11 +43,8 @@ export type ScopedFunction<T> = (model: PeftModel) => T | Promise<T>;
  *
  * @example WiSE-FT: the best of several interpolations
  * ```ts
- * import { createModel, forward, getPeftModel, loraConfig, withAdapterScale } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { forward, getPeftModel, loraConfig, tinyModel, withAdapterScale } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const held = { inputIds: [[1, 2, 3, 4]], labels: [[1, 2, 3, 4]] };
@@ -66,7 +64,7 @@ export function withAdapterScale<T>(
 ): Promise<Scoped<T>> {
   return scoped(model, fn, () => {
     const named = typeof multiplier === "object" && multiplier !== null;
-    const scalable = (name: string) => adapterOf(model, name).method.isScalable === true;
+    const scalable = (name: string) => isScalable(adapterOf(model, name));
     const factors = named
       ? Object.entries(multiplier)
       : model.active.filter(scalable).map((name): [string, number] => [name, multiplier]);
@@ -91,11 +89,8 @@ export function withAdapterScale<T>(
  *
  * @example
  * ```ts
- * import { createModel, forward, getPeftModel, loraConfig, withAdaptersDisabled } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { forward, getPeftModel, loraConfig, tinyModel, withAdaptersDisabled } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const inputs = { inputIds: [[1, 2, 3]] };
@@ -121,12 +116,9 @@ export function withAdaptersDisabled<T>(
  *
  * @example
  * ```ts
- * import { addAdapter, createModel, getPeftModel, loraConfig } from "@graft/peft";
+ * import { addAdapter, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { withActiveAdapters } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = addAdapter(getPeftModel(base, loraConfig()), "style", loraConfig({ r: 4 }));
  * const { value } = await withActiveAdapters(model, "style", (other) => other.active);
@@ -158,12 +150,9 @@ export function withActiveAdapters<T>(
  *
  * @example
  * ```ts
- * import { createModel, forward, getPeftModel, loraConfig } from "@graft/peft";
+ * import { forward, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { withoutInputDtypeCasting } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig());
  * const { value } = await withoutInputDtypeCasting(
@@ -212,7 +201,7 @@ function checkFactor(factor: unknown): void {
 }
 
 function nothingToScale(model: PeftModel, names: readonly string[]): ValueError {
-  const methods = [...new Set(names.map((name) => adapterOf(model, name).method.peftType))];
+  const methods = [...new Set(names.map((name) => adapterOf(model, name).config.peftType))];
   return new ValueError(
     "NOTHING_TO_SCALE",
     `Nothing can be scaled: ${

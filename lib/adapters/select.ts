@@ -5,6 +5,7 @@
  */
 import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
 import { BOOLEAN, checkOptions, type OptionRules, show, showName } from "../options.ts";
+import type { PartPlace } from "./parts.ts";
 import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 
 /** How to activate adapters. */
@@ -34,11 +35,8 @@ const REQUIRES_GRAD: OptionRules<{ readonly requiresGrad: boolean }> = { require
  *
  * @example
  * ```ts
- * import { addAdapter, createModel, getPeftModel, loraConfig, setAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { addAdapter, getPeftModel, loraConfig, setAdapter, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = addAdapter(getPeftModel(base, loraConfig()), "style", loraConfig({ r: 4 }));
  * const both = setAdapter(model, ["style", "default"]);
@@ -80,11 +78,8 @@ export function setAdapter(
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, setRequiresGrad } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, setRequiresGrad, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig());
  * console.log(setRequiresGrad(model, "default", false).trainable); // []
@@ -136,12 +131,9 @@ export function withAdapter(model: PeftModel, adapter: Adapter): PeftModel {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig } from "@graft/peft";
+ * import { getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { disableAdapters, enableAdapters } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const off = disableAdapters(getPeftModel(base, loraConfig()));
  * console.log(off.enabled, enableAdapters(off).enabled); // false true
@@ -160,11 +152,8 @@ export function enableAdapters(model: PeftModel): PeftModel {
  *
  * @example
  * ```ts
- * import { createModel, disableAdapters, forward, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { disableAdapters, forward, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const { logits } = await forward(disableAdapters(model), { inputIds: [[1, 2, 3]] });
@@ -188,11 +177,8 @@ export function disableAdapters(model: PeftModel): PeftModel {
  *
  * @example
  * ```ts
- * import { addAdapter, createModel, deleteAdapter, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { addAdapter, deleteAdapter, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const two = addAdapter(getPeftModel(base, loraConfig()), "style", loraConfig({ r: 4 }));
  * console.log([...deleteAdapter(two, "default").adapters.keys()]); // ["style"]
@@ -209,7 +195,7 @@ export function deleteAdapter(model: PeftModel, adapters: string | readonly stri
     trainable: model.trainable.filter(isLeft),
   };
   const left = [...less.adapters.keys()];
-  const isNamed = model.active.some((name) => adapterOf(model, name).method.siteKinds.length > 0);
+  const isNamed = model.active.some((name) => adapterOf(model, name).method.sites !== undefined);
   const [next] = isNamed ? left.sort() : left;
   return less.active.length || next === undefined || !model.active.length
     ? less
@@ -238,9 +224,9 @@ export function adapterOf(model: PeftModel, name: string): Adapter {
 
 /** Refuses adapters of several methods unless all of them can be mixed. */
 function checkMethods(adapters: readonly Adapter[]): void {
-  const prefixed = adapters.filter(({ method }) => method.cachePrefix);
-  const types = [...new Set(adapters.map(({ method }) => method.peftType))];
-  const alone = adapters.find(({ isMixedCompatible }) => !isMixedCompatible);
+  const prefixed = adapters.filter(({ method }) => method.pass?.virtualTokens);
+  const types = [...new Set(adapters.map(({ config }) => config.peftType))];
+  const alone = adapters.find(({ method }) => !method.config.mixes);
   if (prefixed.length < 2 && (types.length < 2 || !alone)) return;
   throw new UnsupportedError(
     "ADAPTERS_MIXED",
@@ -250,21 +236,36 @@ function checkMethods(adapters: readonly Adapter[]): void {
       } both put virtual tokens ` +
         "before the text, and only one adapter can. Activate one of them."
       : `Adapters of the methods ${types.join(" and ")} cannot be active together: ` +
-        `${alone!.method.peftType} (${
+        `${alone!.config.peftType} (${
           JSON.stringify(alone!.name)
         }) works alone. Activate one of them.`,
     { adapters: adapters.map(({ name }) => name), methods: types },
   );
 }
 
+/** What of the base a part stands for, so that no other can. */
+function replacedBy(adapter: Adapter, place: PartPlace): readonly string[] {
+  switch (place.kind) {
+    case "parameter":
+      return [place.name];
+    case "tokens":
+      return [`rows of ${place.path}`];
+    case "site": {
+      // The rules of a method that replaces parameters are the same for all kinds of sites.
+      const rule = Object.values(adapter.method.sites?.(adapter.config) ?? {})[0];
+      if (!rule || !("replaces" in rule)) return [];
+      return rule.rows?.map((row) => `row ${row} of ${place.path}`) ?? [`${place.path}.weight`];
+    }
+    default:
+      return [];
+  }
+}
+
 function checkTogether(adapters: readonly Adapter[]): void {
   const owners = new Map<string, string>();
-  for (const { name, parameters, replacements, tokens } of adapters) {
-    const replaced = [
-      ...parameters.keys(),
-      ...replacements?.keys() ?? [],
-      ...[...tokens.keys()].map((path) => `rows of ${path}`),
-    ];
+  for (const adapter of adapters) {
+    const { name } = adapter;
+    const replaced = [...adapter.parts.values()].flatMap(({ place }) => replacedBy(adapter, place));
     for (const what of replaced) {
       const other = owners.get(what);
       if (other !== undefined && other !== name) {

@@ -3,25 +3,24 @@
  *
  * @module
  */
-import { UnsupportedError, ValueError } from "../errors.ts";
+import { ValueError } from "../errors.ts";
+import type { BatchInput } from "../model/batch-input.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import {
-  type FieldSignatures,
-  fieldsOf,
-  type FunctionSignature,
-  type ModelSignature,
-  type ParameterSignature,
-  withText,
-} from "../model/signature.ts";
+import { type FunctionSignature, type ParameterSignature, withText } from "../model/signature.ts";
 import { show } from "../options.ts";
-import type { ForwardInputs, ForwardOutputs } from "./forward.ts";
+import { taskFor } from "../tasks/mod.ts";
+import { type ForwardInputs, methodInputs, modelInputs } from "./batch.ts";
 import { type AnyModel, baseOf, type PeftModel } from "./peft-model.ts";
 
 /** Inputs of `forward` and options of `generate` that only models with adapters have. */
-export type AdapterInput = "adapterNames";
+export type AdapterInput = "adapterNames" | "taskIds" | "noise";
 
 /** All of them. */
-export const ADAPTER_INPUTS: readonly string[] = ["adapterNames"] satisfies AdapterInput[];
+export const ADAPTER_INPUTS: readonly string[] = [
+  "adapterNames",
+  "taskIds",
+  "noise",
+] satisfies AdapterInput[];
 
 /** A model whose `forward` shows the signature of its base. A base always does. */
 export type WithForwardSignature<M extends AnyModel> = M extends PeftModel
@@ -48,62 +47,19 @@ export type ForwardInputsOf<M extends AnyModel> = M extends
   ? Omit<ForwardInputs, AdapterInput>
   : ForwardInputs;
 
-const INPUTS: FieldSignatures<ForwardInputs> = {
-  inputIds: {
-    type: "TokenBatch",
-    optional: false,
-    doc: "Token ids [B, T], each in [0, vocabulary size).",
-  },
-  attentionMask: {
-    type: "TokenBatch",
-    optional: true,
-    doc: "1 for tokens, 0 for padding on either side [B, T]; all ones by default.",
-  },
-  positionIds: {
-    type: "TokenBatch",
-    optional: true,
-    doc:
-      "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers. Virtual tokens of an adapter come before them.",
-  },
-  labels: {
-    type: "TokenBatch",
-    optional: true,
-    doc:
-      "Token ids to predict [B, T], −100 where nothing is; they are shifted inside. Gives `loss`.",
-  },
-  adapterNames: {
-    type: "readonly string[]",
-    optional: true,
-    doc:
-      'The adapter of each row, active or not, `"__base__"` for none; without it all rows get the active adapters.',
-  },
+const ADAPTER_NAMES: ParameterSignature = {
+  name: "adapterNames",
+  type: "readonly string[]",
+  optional: true,
+  doc:
+    'The adapter of each row, active or not, `"__base__"` for none; without it all rows get the active adapters.',
 };
 
-const OUTPUTS: FieldSignatures<ForwardOutputs> = {
-  logits: {
-    type: "Tensor",
-    optional: false,
-    doc: "Scores of the next token [B, T, V], f32.",
-  },
-  lastHiddenState: {
-    type: "Tensor",
-    optional: false,
-    doc: "Output of the last norm [B, T, D], f32.",
-  },
-  loss: {
-    type: "number",
-    optional: true,
-    doc: "Mean cross-entropy over the labels that count, where labels were given.",
-  },
-};
-
-/** What architectures take and give that say nothing else: those of causal language models. */
-const CAUSAL_LM: ModelSignature & {
-  readonly inputs: readonly (keyof ForwardInputs)[];
-  readonly outputs: readonly (keyof ForwardOutputs)[];
-} = {
-  inputs: ["inputIds", "attentionMask", "positionIds", "labels"],
-  outputs: ["logits", "lastHiddenState", "loss"],
+const LOSS: ParameterSignature = {
+  name: "loss",
+  type: "number",
+  optional: true,
+  doc: "Mean loss over the labels that count, where labels were given.",
 };
 
 /**
@@ -120,12 +76,9 @@ const CAUSAL_LM: ModelSignature & {
  *
  * @example
  * ```ts
- * import { createModel, describeSignature, getPeftModel, loraConfig } from "@graft/peft";
+ * import { describeSignature, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { updateForwardSignature } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = updateForwardSignature(getPeftModel(base, loraConfig()));
  * console.log(describeSignature(model).parameters.map(({ name }) => name));
@@ -146,12 +99,9 @@ export function updateForwardSignature<M extends AnyModel>(model: M): WithForwar
  *
  * @example
  * ```ts
- * import { createModel, describeSignature, getPeftModel, loraConfig } from "@graft/peft";
+ * import { describeSignature, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { updateGenerateSignature } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = updateGenerateSignature(getPeftModel(base, loraConfig()));
  * console.log(describeSignature(model, "generate").parameters[0].name); // prompt
@@ -172,12 +122,9 @@ export function updateGenerateSignature<M extends AnyModel>(model: M): WithGener
  *
  * @example
  * ```ts
- * import { createModel, describeSignature, getPeftModel, loraConfig } from "@graft/peft";
+ * import { describeSignature, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { updateSignature } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = updateSignature(getPeftModel(base, loraConfig()), "all");
  * console.log(updateSignature(model, "forward") === model); // true: nothing is left to do
@@ -217,47 +164,29 @@ export function showsBase(model: AnyModel, name: "forward" | "generate"): boolea
   return model.type === "model" || model.signatures?.[name] === "base";
 }
 
-/** The signature of `forward` for a model: its base's, or the general one. */
+/** The signature of `forward` for a model: its base's, or that with what adapters add. */
 export function forwardSignature(model: AnyModel): FunctionSignature {
-  const { inputs, outputs } = modelSignature(model);
+  const base = baseOf(model), { name } = base.architecture;
   const own = showsBase(model, "forward");
+  const { objective, outputs } = taskFor(base);
+  const inputs = [...modelInputs(base), ...objective?.inputs(base.config) ?? []].map(described);
   return withText({
     name: "forward",
     doc: own
-      ? `Runs one batch through a model of the family ${baseOf(model).architecture.name}.`
+      ? `Runs one batch through a model of the family ${name}.`
       : "Runs one batch through a model with its active adapters, and any base underneath.",
-    parameters: own ? chosen(inputs, INPUTS, model) : fieldsOf(INPUTS),
+    parameters: own ? inputs : [...inputs, ...methodInputs(model).map(described), ADAPTER_NAMES],
     returns: {
       type: "Promise<ForwardOutputs>",
-      fields: own ? chosen(outputs, OUTPUTS, model) : fieldsOf(OUTPUTS),
+      fields: [
+        ...outputs.map((output) => ({ ...output, type: "Tensor", optional: false })),
+        ...objective ? [LOSS] : [],
+      ],
     },
   }, { record: "inputs", returned: "ForwardOutputs" });
 }
 
-/** What a model's base takes and gives. */
-export function modelSignature(model: AnyModel): ModelSignature {
-  const { architecture, config } = baseOf(model);
-  return architecture.signature?.(config) ?? CAUSAL_LM;
-}
-
-function chosen<T>(
-  names: readonly (string | ParameterSignature)[],
-  table: FieldSignatures<T>,
-  model: AnyModel,
-): readonly ParameterSignature[] {
-  const known = new Map(fieldsOf(table).map((field) => [field.name, field]));
-  return names.map((entry) => {
-    if (typeof entry !== "string") return entry;
-    const field = known.get(entry);
-    if (field) return field;
-    throw new UnsupportedError(
-      "SIGNATURE_NAME",
-      `The architecture ${
-        baseOf(model).architecture.name
-      } names ${entry} in its signature, which forward does not know; it knows ${
-        [...known.keys()].join(", ")
-      }.`,
-      { name: entry },
-    );
-  });
+function described({ name, axes, doc, optional, otherwise }: BatchInput): ParameterSignature {
+  const type = ["Tensor", "readonly number[] | Tensor", "TokenBatch"][axes.length] ?? "Tensor";
+  return { name, type, optional: optional === true || otherwise !== undefined, doc };
 }

@@ -4,105 +4,108 @@
  * @module
  */
 import { ShapeError, ValueError } from "../errors.ts";
+import type { BatchInput } from "../model/batch-input.ts";
+import { positionLimit, vocabularySize } from "../model/model-graph.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { show } from "../options.ts";
+import type { HostPart } from "../tasks/objective.ts";
+import { toFloat32 } from "../tensor/convert.ts";
+import { isHalf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AnyModel, baseOf } from "./peft-model.ts";
 
 /** A batch: rows of equal length, as numbers or as a tensor [B, T] of any integer type. */
 export type TokenBatch = readonly (readonly number[])[] | Tensor;
 
-/** A batch as row-major integers. */
-export interface IntBatch {
-  /** The integers. */
-  readonly data: Int32Array;
-  /** B and T. */
-  readonly shape: readonly [number, number];
-}
-
-/** What the numbers of a part of a batch may be. */
-export interface IntRange {
-  /** The smallest. */
-  readonly from: number;
-  /** The largest; 2³¹ − 1 by default. */
-  readonly to?: number;
-}
+/** What axes are called in messages. */
+const AXES = { batch: "B", tokens: "T", decoderTokens: "U" } as const;
 
 /**
- * A batch as integers.
+ * One part of a batch as numbers.
  *
- * @param name What messages call it.
- * @param batch What the caller gave.
- * @throws {ShapeError} `BATCH_SHAPE` where it is not rows of equal length.
- * @throws {ValueError} `BATCH_VALUE` for what is no integer of 32 bits.
+ * @param value What the caller gave: nested lists, or a tensor of any type.
+ * @param spec What it has to be.
+ * @param sizes Sizes of axes that earlier parts have; gets those that this one is the first to have.
+ * @throws {ShapeError} `BATCH_SHAPE` for another shape.
+ * @throws {ValueError} `BATCH_VALUE` for what is no number of the kind, or out of range.
  */
-export async function toInts(name: string, batch: TokenBatch): Promise<IntBatch> {
-  if (typeof batch === "object" && batch !== null && "dtype" in batch) {
-    const values = await batch.data();
-    if (batch.shape.length !== 2 || values.length === 0) {
-      throw refuseShape(
-        name,
-        `needs shape [B, T] with B and T above 0, not [${batch.shape}]`,
-      );
-    }
-    const [rows, length] = batch.shape;
-    return { data: integers(name, values, length), shape: [rows, length] };
+export async function readPart(
+  value: unknown,
+  spec: BatchInput,
+  sizes: Map<string, number> = new Map(),
+): Promise<HostPart> {
+  const { name, axes, from = -Infinity, to = Infinity } = spec;
+  const { values, shape } = await elements(name, value, axes);
+  const expected = axes.map((axis, i) =>
+    typeof axis === "number" ? axis : sizes.get(axis) ?? shape[i]
+  );
+  if (shape.join() !== expected.join()) {
+    const like = axes.join() === "batch,tokens" ? "inputIds has" : `${form(axes)} is`;
+    throw refuseShape(name, `has shape [${shape}], but ${like} [${expected}]`);
   }
-  if (!Array.isArray(batch)) {
-    throw refuseShape(name, `needs rows of numbers or a tensor [B, T]; found ${show(batch)}`);
-  }
-  const odd = batch.find((row) => !Array.isArray(row) && !ArrayBuffer.isView(row));
-  if (batch.length > 0 && odd !== undefined || batch.includes(undefined)) {
-    throw refuseShape(
-      name,
-      `needs rows of numbers, such as [[1, 2, 3]]; found ${show(odd)} for a row`,
+  axes.forEach((axis, i) => typeof axis === "string" && sizes.set(axis, shape[i]));
+  const length = shape.slice(1).reduce((n, size) => n * size, 1);
+  const data = spec.dtype === "i32" ? integers(name, values, length) : floats(name, values, length);
+  const at = data.findIndex((x) => x < from || x > to);
+  if (at >= 0) {
+    const range = to === Infinity ? "on" : `to ${to}`;
+    throw new ValueError(
+      "BATCH_VALUE",
+      `${name} must hold numbers from ${from} ${range}; found ${data[at]} at ${place(at, length)}.`,
+      { name, value: data[at], index: at },
     );
   }
-  const length = batch[0]?.length ?? 0;
-  const uneven = batch.findIndex((row) => row.length !== length);
+  return { data, shape };
+}
+
+function form(axes: BatchInput["axes"]): string {
+  return `[${axes.map((axis) => typeof axis === "number" ? axis : AXES[axis]).join(", ")}]`;
+}
+
+/** The elements of a part in row-major order, and its shape. */
+async function elements(
+  name: string,
+  value: unknown,
+  axes: BatchInput["axes"],
+): Promise<{ readonly values: ArrayLike<unknown>; readonly shape: readonly number[] }> {
+  if (typeof value === "object" && value !== null && "dtype" in value) {
+    const given = value as Tensor;
+    const values = isHalf(given.dtype) ? await toFloat32(given) : await given.data();
+    if (given.shape.length === axes.length && values.length > 0) {
+      return { values, shape: given.shape };
+    }
+    throw refuseShape(name, `needs shape ${form(axes)} with sizes above 0, not [${given.shape}]`);
+  }
+  const lists = ["", "numbers or ", "rows of numbers or "][axes.length];
+  if (!Array.isArray(value) || !lists) {
+    throw refuseShape(name, `needs ${lists ?? ""}a tensor ${form(axes)}; found ${show(value)}`);
+  }
+  if (value.length === 0) throw refuseShape(name, "is empty");
+  if (axes.length === 1) {
+    const row = value.find((x) => typeof x === "object");
+    if (row === undefined) return { values: value, shape: [value.length] };
+    throw refuseShape(name, `needs numbers, such as [1, 2]; found ${show(row)} for one`);
+  }
+  const rows = value as readonly (readonly unknown[])[];
+  const odd = rows.findIndex((row) => !Array.isArray(row) && !ArrayBuffer.isView(row));
+  if (odd >= 0) {
+    throw refuseShape(
+      name,
+      `needs rows of numbers, such as [[1, 2, 3]]; found ${show(rows[odd])} for a row`,
+    );
+  }
+  const { length } = rows[0];
+  const uneven = rows.findIndex((row) => row.length !== length);
   if (uneven >= 0) {
     throw refuseShape(
       name,
       `needs rows of equal length: row 0 has ${length}, row ${uneven} has ${
-        batch[uneven].length
+        rows[uneven].length
       }. Pad them and give an attentionMask`,
     );
   }
   if (length === 0) throw refuseShape(name, "is empty");
-  const values = batch.flatMap((row) => [...row]);
-  return { data: integers(name, values, length), shape: [batch.length, length] };
-}
-
-/**
- * Another part of a batch, which must have the shape of its ids.
- *
- * @param name What messages call it.
- * @param part What the caller gave; `undefined` where it was left out.
- * @param like The shape of the ids, and what the numbers may be.
- * @throws {ShapeError} `BATCH_SHAPE`, {ValueError} `BATCH_VALUE`.
- */
-export async function partOf(
-  name: string,
-  part: TokenBatch | undefined,
-  like: { readonly shape: readonly [number, number] } & IntRange,
-): Promise<Int32Array | undefined> {
-  if (part === undefined) return undefined;
-  const { data, shape } = await toInts(name, part);
-  if (shape.join() !== like.shape.join()) {
-    throw refuseShape(name, `has shape [${shape}], but inputIds has [${like.shape}]`);
-  }
-  const { from, to = 2 ** 31 - 1 } = like;
-  const at = data.findIndex((x) => x < from || x > to);
-  if (at >= 0) {
-    throw new ValueError(
-      "BATCH_VALUE",
-      `${name} must hold numbers from ${from} ${like.to === undefined ? "on" : `to ${to}`}; found ${
-        data[at]
-      } at ${place(at, shape[1])}.`,
-      { name, value: data[at], index: at },
-    );
-  }
-  return data;
+  return { values: rows.flatMap((row) => [...row]), shape: [rows.length, length] };
 }
 
 /**
@@ -116,8 +119,7 @@ export function checkIds(
   ids: ArrayLike<number>,
   options: { readonly labels?: boolean } = {},
 ): void {
-  const { architecture, config } = baseOf(model);
-  const size = architecture.vocabularySize(config);
+  const size = vocabularySize(baseOf(model));
   for (let i = 0; i < ids.length; i++) {
     const id = ids[i];
     if (Number.isInteger(id) && id >= 0 && id < size) continue;
@@ -139,8 +141,7 @@ export function checkIds(
  * @throws {ValueError} `POSITION_RANGE`.
  */
 export function checkPositions(model: AnyModel, positions: Int32Array): void {
-  const { architecture, config } = baseOf(model);
-  const limit = architecture.positionLimit?.(config) ?? Infinity;
+  const limit = positionLimit(baseOf(model));
   const beyond = positions.find((position) => position >= limit);
   if (beyond === undefined) return;
   throw new ValueError(
@@ -150,7 +151,11 @@ export function checkPositions(model: AnyModel, positions: Int32Array): void {
   );
 }
 
-function integers(name: string, values: ArrayLike<unknown>, length: number): Int32Array {
+function integers(
+  name: string,
+  values: ArrayLike<unknown>,
+  length: number,
+): Int32Array<ArrayBuffer> {
   const data = new Int32Array(values.length);
   for (let i = 0; i < data.length; i++) {
     const value = values[i];
@@ -168,8 +173,25 @@ function integers(name: string, values: ArrayLike<unknown>, length: number): Int
   return data;
 }
 
+function floats(
+  name: string,
+  values: ArrayLike<unknown>,
+  length: number,
+): Float32Array<ArrayBuffer> {
+  return Float32Array.from(values, (value, i) => {
+    if (typeof value === "number" && Number.isFinite(value)) return value;
+    throw new ValueError(
+      "BATCH_VALUE",
+      `${name} must hold finite numbers; found ${show(value)} at ${place(i, length)}.`,
+      { name, value, index: i },
+    );
+  });
+}
+
 function place(index: number, length: number): string {
-  return `row ${Math.floor(index / length)}, column ${index % length}`;
+  return length === 1
+    ? `index ${index}`
+    : `row ${Math.floor(index / length)}, column ${index % length}`;
 }
 
 function refuseShape(name: string, problem: string): ShapeError {

@@ -4,23 +4,15 @@
  * @module
  */
 import { ConfigError } from "../errors.ts";
-import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import type { ForwardPass } from "../model/forward-pass.ts";
-import type { Site } from "../model/site.ts";
-import { add } from "../ops/binary.ts";
-import { gelu, geluTanh, relu, silu } from "../ops/functions.ts";
-import { reshape } from "../ops/reshape.ts";
+import type { Architecture, Body, ModelConfig } from "../model/architecture.ts";
+import type { Modules } from "../model/modules.ts";
+import { add } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
+import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader } from "./config-reader.ts";
-
-const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
-  gelu_new: geluTanh,
-  gelu_pytorch_tanh: geluTanh,
-  gelu,
-  relu,
-  silu,
-};
+import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface Gpt2Config {
   readonly vocab: number;
@@ -29,7 +21,11 @@ interface Gpt2Config {
   readonly layers: number;
   readonly heads: number;
   readonly positions: number;
-  readonly activation: (x: Value) => Value;
+  readonly activation: Activation;
+  readonly epsilon: number;
+  readonly embeddingDropout: number;
+  readonly attentionDropout: number;
+  readonly residualDropout: number;
   readonly scaled: boolean;
   readonly scaledByLayer: boolean;
 }
@@ -44,7 +40,6 @@ function readConfig(config: ModelConfig): Gpt2Config {
       { hidden, heads },
     );
   }
-  number("layer_norm_epsilon", 1e-5); // read by the norms
   return {
     vocab: size("vocab_size"),
     hidden,
@@ -53,110 +48,89 @@ function readConfig(config: ModelConfig): Gpt2Config {
     heads,
     positions: size("n_positions", 1024),
     activation: choice("activation_function", "gelu_new", ACTIVATIONS),
+    epsilon: number("layer_norm_epsilon", 1e-5),
+    embeddingDropout: number("embd_pdrop", 0.1),
+    attentionDropout: number("attn_pdrop", 0.1),
+    residualDropout: number("resid_pdrop", 0.1),
     scaled: boolean("scale_attn_weights", true),
     scaledByLayer: boolean("scale_attn_by_inverse_layer_idx", false),
   };
 }
 
-function sites(config: ModelConfig): Site[] {
-  const c = readConfig(config);
-  const dense = (path: string, inFeatures: number, outFeatures: number): Site => ({
-    path,
-    kind: "conv1d",
-    inFeatures,
-    outFeatures,
-    bias: true,
-  });
-  const norm = (path: string): Site => ({
-    path,
-    kind: "norm",
-    inFeatures: c.hidden,
-    outFeatures: c.hidden,
-    bias: true,
-  });
-  const table = (path: string, inFeatures: number): Site => ({
-    path,
-    kind: "embedding",
-    inFeatures,
-    outFeatures: c.hidden,
-    bias: false,
-  });
-  const list = [table("transformer.wte", c.vocab), table("transformer.wpe", c.positions)];
-  for (let i = 0; i < c.layers; i++) {
-    const at = `transformer.h.${i}`;
-    list.push(
-      norm(`${at}.ln_1`),
-      dense(`${at}.attn.c_attn`, c.hidden, 3 * c.hidden),
-      dense(`${at}.attn.c_proj`, c.hidden, c.hidden),
-      norm(`${at}.ln_2`),
-      dense(`${at}.mlp.c_fc`, c.hidden, c.inner),
-      dense(`${at}.mlp.c_proj`, c.inner, c.hidden),
-    );
-  }
-  list.push(norm("transformer.ln_f"), {
-    path: "lm_head",
-    kind: "linear",
-    inFeatures: c.hidden,
-    outFeatures: c.vocab,
-    bias: false,
-    head: true,
-  });
-  return list;
+/** The attention of one layer, whose queries, keys and values come out of one linear layer. */
+function attention(m: Modules, c: Gpt2Config, layer: number): (x: Value) => Value {
+  const { hidden, heads } = c, headSize = hidden / heads;
+  const attend = m.attention({ features: hidden, heads, headSize });
+  const qkv = m.linear("c_attn", { in: hidden, out: 3 * hidden }, { stored: "in-out" });
+  const out = m.linear("c_proj", { in: hidden, out: hidden }, { stored: "in-out" });
+  const part = (x: Value, n: number) => {
+    const y = qkv(x), axis = y.shape.length - 1;
+    return splitHeads(sliceAxis(y, { axis, start: n * hidden, size: hidden }), heads);
+  };
+  return (x) =>
+    attend({
+      q: part(x, 0),
+      over: x,
+      keyValues: (x) => ({ k: part(x, 1), v: part(x, 2) }),
+      project: (y) => out(joinHeads(y)),
+      scale: (c.scaled ? 1 / Math.sqrt(headSize) : 1) / (c.scaledByLayer ? layer + 1 : 1),
+      dropout: c.attentionDropout,
+    });
 }
 
-function forward(
-  pass: ForwardPass,
-  inputs: { readonly ids: Value; readonly positions: Value },
-): Record<string, Value> {
-  const { config } = pass.model;
-  const c = readConfig(config);
-  const [b, t] = inputs.ids.shape;
-  const size = c.hidden / c.heads;
-  const { number } = configReader(config);
-  const dropped = (x: Value, name: string) => pass.dropout(x, number(name, 0.1));
-  let h = dropped(
-    add(pass.site("transformer.wte", inputs.ids), pass.site("transformer.wpe", inputs.positions)),
-    "embd_pdrop",
-  );
-  for (let i = 0; i < c.layers; i++) {
-    const at = `transformer.h.${i}`;
-    const qkv = pass.site(`${at}.attn.c_attn`, pass.site(`${at}.ln_1`, pass.boundary(h)));
-    const [q, k, v] = [0, 1, 2].map((n) =>
-      reshape(sliceAxis(qkv, { axis: 2, start: n * c.hidden, size: c.hidden }), [
-        b,
-        t,
-        c.heads,
-        size,
-      ])
-    );
-    const scale = (c.scaled ? 1 / Math.sqrt(size) : 1) / (c.scaledByLayer ? i + 1 : 1);
-    const attended = reshape(pass.attention(i, { q, k, v, scale }), [b, t, c.hidden]);
-    h = add(h, dropped(pass.site(`${at}.attn.c_proj`, attended), "resid_pdrop"));
-    const inner = c.activation(pass.site(`${at}.mlp.c_fc`, pass.site(`${at}.ln_2`, h)));
-    h = add(h, dropped(pass.site(`${at}.mlp.c_proj`, inner), "resid_pdrop"));
-  }
-  const lastHiddenState = pass.site("transformer.ln_f", h);
-  return { lastHiddenState, logits: pass.site("lm_head", pass.headRows(lastHiddenState)) };
+function feedForward(m: Modules, c: Gpt2Config): (x: Value) => Value {
+  const inner = m.linear("c_fc", { in: c.hidden, out: c.inner }, { stored: "in-out" });
+  const out = m.linear("c_proj", { in: c.inner, out: c.hidden }, { stored: "in-out" });
+  return (x) => out(c.activation(inner(x)));
+}
+
+function body(m: Modules, config: ModelConfig): Body {
+  const c = readConfig(config), { hidden, positions: rows } = c;
+  const norm = { kind: "layer", epsilon: c.epsilon } as const;
+  const embedding = m.embedding("wte", { rows: c.vocab, size: hidden });
+  const places = m.embedding("wpe", { rows, size: hidden }, { positions: rows });
+  const layers = Array.from({ length: c.layers }, (_, i) => {
+    const at = m.at("h").at(i);
+    return {
+      before: at.norm("ln_1", hidden, norm),
+      attention: attention(at.at("attn"), c, i),
+      between: at.norm("ln_2", hidden, norm),
+      feedForward: feedForward(at.at("mlp"), c),
+    };
+  });
+  const last = m.norm("ln_f", hidden, norm);
+  return {
+    hidden,
+    embedding,
+    run(pass, { ids, positions }) {
+      const rows = pass.embedded(embedding(ids));
+      let h = pass.dropout(add(rows, places(positions)), c.embeddingDropout);
+      for (const { before, attention, between, feedForward } of layers) {
+        const attended = attention(before(pass.boundary(h)));
+        h = add(h, pass.dropout(attended, c.residualDropout));
+        h = add(h, pass.dropout(feedForward(between(h)), c.residualDropout));
+      }
+      return { lastHiddenState: last(h) };
+    },
+  };
 }
 
 /** GPT-2. */
 export const gpt2: Architecture = {
   name: "gpt2",
   modelTypes: ["gpt2"],
-  sites,
-  tied: (config): Readonly<Record<string, string>> =>
-    configReader(config).boolean("tie_word_embeddings", true)
-      ? { "lm_head.weight": "transformer.wte.weight" }
-      : {},
-  ignoredKeys: /\.attn\.(bias|masked_bias)$/,
-  basePrefix: "transformer.",
-  cache: (config) => {
-    const c = readConfig(config);
-    return { layers: c.layers, heads: c.heads, headSize: c.hidden / c.heads };
+  bodyPath: "transformer",
+  body,
+  heads: {
+    CAUSAL_LM: languageHead({
+      tied: (config) => configReader(config).boolean("tie_word_embeddings", true),
+    }),
+    SEQ_CLS: lastTokenHead,
+    TOKEN_CLS: tokenHead(({ classifier_dropout: own, hidden_dropout: other }) =>
+      configReader({ dropout: own ?? other }).number("dropout", 0.1)
+    ),
+    QUESTION_ANS: answerHead,
+    FEATURE_EXTRACTION: null,
   },
-  forward,
-  hostInputs: () => ({}),
-  positionLimit: (config) => readConfig(config).positions,
-  vocabularySize: (config) => readConfig(config).vocab,
-  initializerRange: (config) => configReader(config).number("initializer_range", 0.02),
+  ignoredKeys: /\.attn\.(bias|masked_bias)$/,
 };

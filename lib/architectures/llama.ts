@@ -4,19 +4,18 @@
  * @module
  */
 import { ConfigError } from "../errors.ts";
-import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import type { ForwardPass } from "../model/forward-pass.ts";
-import type { Site } from "../model/site.ts";
-import { add, mul } from "../ops/binary.ts";
+import type { Architecture, Body, ModelConfig } from "../model/architecture.ts";
+import type { Modules } from "../model/modules.ts";
+import { add, mul } from "../ops/elementwise.ts";
 import { concat } from "../ops/concat.ts";
-import { geluTanh, relu, silu } from "../ops/functions.ts";
-import { gelu } from "../ops/functions.ts";
-import { reshape } from "../ops/reshape.ts";
 import { rope } from "../ops/rope.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
+import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader } from "./config-reader.ts";
+import { languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { ropeConfig, ropeTables } from "./rope.ts";
+import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface LlamaConfig {
   readonly vocab: number;
@@ -30,19 +29,11 @@ interface LlamaConfig {
   readonly outputBias: boolean;
   readonly mlpBias: boolean;
   readonly headNorm: boolean;
-  readonly tied: boolean;
-  readonly activation: (x: Value) => Value;
+  readonly epsilon: number;
+  readonly attentionDropout: number;
+  readonly activation: Activation;
   readonly window: (layer: number) => number | null;
 }
-
-const ACTIVATIONS: Readonly<Record<string, (x: Value) => Value>> = {
-  silu,
-  swish: silu,
-  gelu,
-  gelu_new: geluTanh,
-  gelu_pytorch_tanh: geluTanh,
-  relu,
-};
 
 function readConfig(config: ModelConfig): LlamaConfig {
   const { size, optionalSize, number, boolean, choice } = configReader(config);
@@ -58,7 +49,6 @@ function readConfig(config: ModelConfig): LlamaConfig {
       { heads, keyHeads, headSize },
     );
   }
-  number("rms_norm_eps", 1e-6); // read by the norms
   const window = optionalSize("sliding_window");
   const useWindow = boolean("use_sliding_window", !type.startsWith("qwen"));
   const sliding = useWindow ? window : null;
@@ -76,7 +66,8 @@ function readConfig(config: ModelConfig): LlamaConfig {
     outputBias: type === "qwen2" ? false : bias,
     mlpBias: boolean("mlp_bias", false),
     headNorm: type === "qwen3",
-    tied: boolean("tie_word_embeddings", false),
+    epsilon: number("rms_norm_eps", 1e-6),
+    attentionDropout: number("attention_dropout", 0),
     activation: choice("hidden_act", "silu", ACTIVATIONS),
     window: (layer) => {
       if (kinds) return kinds[layer] === "sliding_attention" ? sliding : null;
@@ -87,57 +78,83 @@ function readConfig(config: ModelConfig): LlamaConfig {
   };
 }
 
-function sites(config: ModelConfig): Site[] {
-  const c = readConfig(config);
-  const q = c.heads * c.headSize, kv = c.keyHeads * c.headSize;
-  const linear = (path: string, inFeatures: number, outFeatures: number, bias: boolean): Site => ({
-    path,
-    kind: "linear",
-    inFeatures,
-    outFeatures,
-    bias,
+/** What differs from one run of attention to another. */
+interface Place {
+  rotate(x: Value): Value;
+  readonly window: number | null;
+}
+
+/** The attention of one layer: its modules, and how they run. */
+function attention(
+  m: Modules,
+  c: LlamaConfig,
+): (x: Value, at: Place) => Value {
+  const { heads, keyHeads, headSize, hidden } = c;
+  const attend = m.attention({ features: hidden, heads, keyHeads, headSize });
+  const project = (name: string, count: number) => {
+    const layer = m.linear(name, { in: hidden, out: count * headSize }, { bias: c.qkvBias });
+    return (x: Value) => splitHeads(layer(x), count);
+  };
+  const q = project("q_proj", heads), k = project("k_proj", keyHeads);
+  const v = project("v_proj", keyHeads);
+  const o = m.linear("o_proj", { in: heads * headSize, out: hidden }, { bias: c.outputBias });
+  const norm = (name: string) =>
+    c.headNorm ? m.norm(name, headSize, { kind: "rms", epsilon: c.epsilon }) : (x: Value) => x;
+  const qNorm = norm("q_norm"), kNorm = norm("k_norm");
+  return (x, { rotate, window }) =>
+    attend({
+      q: rotate(qNorm(q(x))),
+      over: x,
+      keyValues: (x) => ({ k: kNorm(k(x)), v: v(x) }),
+      rotate,
+      project: (y) => o(joinHeads(y)),
+      window,
+      dropout: c.attentionDropout,
+    });
+}
+
+function feedForward(m: Modules, c: LlamaConfig): (x: Value) => Value {
+  const { hidden, intermediate, mlpBias: bias } = c;
+  const gate = m.linear("gate_proj", { in: hidden, out: intermediate }, { bias });
+  const up = m.linear("up_proj", { in: hidden, out: intermediate }, { bias });
+  const down = m.linear("down_proj", { in: intermediate, out: hidden }, { bias });
+  return (x) => {
+    const opened = c.activation(gate(x));
+    return down(mul(opened, up(x)));
+  };
+}
+
+function body(m: Modules, config: ModelConfig): Body {
+  const c = readConfig(config), { hidden } = c;
+  const norm = { kind: "rms", epsilon: c.epsilon } as const;
+  const embedding = m.embedding("embed_tokens", { rows: c.vocab, size: hidden });
+  const layers = Array.from({ length: c.layers }, (_, i) => {
+    const at = m.at("layers").at(i);
+    return {
+      attention: attention(at.at("self_attn"), c),
+      feedForward: feedForward(at.at("mlp"), c),
+      before: at.norm("input_layernorm", hidden, norm),
+      between: at.norm("post_attention_layernorm", hidden, norm),
+      window: c.window(i),
+    };
   });
-  const norm = (path: string, size: number): Site => ({
-    path,
-    kind: "norm",
-    inFeatures: size,
-    outFeatures: size,
-    bias: false,
-  });
-  const list: Site[] = [{
-    path: "model.embed_tokens",
-    kind: "embedding",
-    inFeatures: c.vocab,
-    outFeatures: c.hidden,
-    bias: false,
-  }];
-  for (let i = 0; i < c.layers; i++) {
-    const at = `model.layers.${i}`;
-    list.push(
-      linear(`${at}.self_attn.q_proj`, c.hidden, q, c.qkvBias),
-      linear(`${at}.self_attn.k_proj`, c.hidden, kv, c.qkvBias),
-      linear(`${at}.self_attn.v_proj`, c.hidden, kv, c.qkvBias),
-      linear(`${at}.self_attn.o_proj`, q, c.hidden, c.outputBias),
-    );
-    if (c.headNorm) {
-      list.push(
-        norm(`${at}.self_attn.q_norm`, c.headSize),
-        norm(`${at}.self_attn.k_norm`, c.headSize),
-      );
-    }
-    list.push(
-      linear(`${at}.mlp.gate_proj`, c.hidden, c.intermediate, c.mlpBias),
-      linear(`${at}.mlp.up_proj`, c.hidden, c.intermediate, c.mlpBias),
-      linear(`${at}.mlp.down_proj`, c.intermediate, c.hidden, c.mlpBias),
-      norm(`${at}.input_layernorm`, c.hidden),
-      norm(`${at}.post_attention_layernorm`, c.hidden),
-    );
-  }
-  list.push(norm("model.norm", c.hidden), {
-    ...linear("lm_head", c.hidden, c.vocab, false),
-    head: true,
-  });
-  return list;
+  const last = m.norm("norm", hidden, norm);
+  return {
+    hidden,
+    embedding,
+    run(pass, { ids, positions }) {
+      const half = ropeConfig(config, c.headSize).size / 2;
+      const table = { shape: [...positions.shape, half], dtype: "f32" } as const;
+      const cos = pass.hostInput("rope.cos", table), sin = pass.hostInput("rope.sin", table);
+      const turned = (x: Value) => rotate(x, { cos, sin });
+      let h = pass.embedded(embedding(ids));
+      for (const { attention, feedForward, before, between, window } of layers) {
+        h = add(h, attention(before(pass.boundary(h)), { rotate: turned, window }));
+        h = add(h, feedForward(between(h)));
+      }
+      return { lastHiddenState: last(h) };
+    },
+  };
 }
 
 function rotate(x: Value, angles: { readonly cos: Value; readonly sin: Value }): Value {
@@ -149,41 +166,6 @@ function rotate(x: Value, angles: { readonly cos: Value; readonly sin: Value }):
   ], { axis: 3 });
 }
 
-function forward(
-  pass: ForwardPass,
-  inputs: { readonly ids: Value; readonly positions: Value },
-): Record<string, Value> {
-  const c = readConfig(pass.model.config);
-  const [b, t] = inputs.ids.shape;
-  const half = ropeConfig(pass.model.config, c.headSize).size / 2;
-  const angles = {
-    cos: pass.hostInput("rope.cos", { shape: [b, t, half], dtype: "f32" }),
-    sin: pass.hostInput("rope.sin", { shape: [b, t, half], dtype: "f32" }),
-  };
-  let h = pass.site("model.embed_tokens", inputs.ids);
-  for (let i = 0; i < c.layers; i++) {
-    const at = `model.layers.${i}`;
-    const x = pass.site(`${at}.input_layernorm`, pass.boundary(h));
-    const heads = (name: string, count: number, normed: boolean) => {
-      const y = reshape(pass.site(`${at}.self_attn.${name}_proj`, x), [b, t, count, c.headSize]);
-      return normed ? pass.site(`${at}.self_attn.${name}_norm`, y) : y;
-    };
-    const attended = pass.attention(i, {
-      q: rotate(heads("q", c.heads, c.headNorm), angles),
-      k: rotate(heads("k", c.keyHeads, c.headNorm), angles),
-      v: heads("v", c.keyHeads, false),
-      window: c.window(i),
-    });
-    const flat = reshape(attended, [b, t, c.heads * c.headSize]);
-    h = add(h, pass.site(`${at}.self_attn.o_proj`, flat));
-    const z = pass.site(`${at}.post_attention_layernorm`, h);
-    const gate = c.activation(pass.site(`${at}.mlp.gate_proj`, z));
-    h = add(h, pass.site(`${at}.mlp.down_proj`, mul(gate, pass.site(`${at}.mlp.up_proj`, z))));
-  }
-  const lastHiddenState = pass.site("model.norm", h);
-  return { lastHiddenState, logits: pass.site("lm_head", pass.headRows(lastHiddenState)) };
-}
-
 /**
  * Llama (Touvron et al., 2023, arXiv:2302.13971), Mistral (arXiv:2310.06825), SmolLM2 and
  * Qwen2/2.5/3.
@@ -191,18 +173,17 @@ function forward(
 export const llama: Architecture = {
   name: "llama",
   modelTypes: ["llama", "mistral", "qwen2", "qwen3", "smollm"],
-  sites,
-  tied: (config): Readonly<Record<string, string>> =>
-    readConfig(config).tied ? { "lm_head.weight": "model.embed_tokens.weight" } : {},
-  ignoredKeys: /rotary_emb\.inv_freq$/,
-  basePrefix: "model.",
-  cache: (config) => {
-    const c = readConfig(config);
-    return { layers: c.layers, heads: c.keyHeads, headSize: c.headSize };
+  bodyPath: "model",
+  body,
+  heads: {
+    CAUSAL_LM: languageHead({
+      tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
+    }),
+    SEQ_CLS: lastTokenHead,
+    TOKEN_CLS: tokenHead((config) => configReader(config).number("classifier_dropout", 0.1)),
+    FEATURE_EXTRACTION: null,
   },
-  forward,
+  ignoredKeys: /rotary_emb\.inv_freq$/,
   hostInputs: (config, inputs) =>
     ropeTables(ropeConfig(config, readConfig(config).headSize), inputs),
-  vocabularySize: (config) => readConfig(config).vocab,
-  initializerRange: (config) => configReader(config).number("initializer_range", 0.02),
 };

@@ -1,16 +1,15 @@
 /**
- * The registry of architectures. Another family is a file in this folder and a line here.
+ * The registry of architectures.
  *
  * @module
  */
 import { ConfigError, UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { show } from "../options.ts";
-import { gpt2 } from "./gpt2.ts";
-import { llama } from "./llama.ts";
+import * as all from "./all.ts";
 
 /** All architectures that the library brings. */
-export const ARCHITECTURES: readonly Architecture[] = [gpt2, llama];
+export const ARCHITECTURES: readonly Architecture[] = Object.values(all);
 
 /**
  * The architecture for a config.

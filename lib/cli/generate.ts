@@ -5,7 +5,8 @@
  */
 import type { Command } from "commander";
 import type { AnyModel } from "../adapters/peft-model.ts";
-import { generate, type GenerateOptions, generateStream } from "../generation/generate.ts";
+import { generate, generateStream } from "../generation/generate.ts";
+import type { GenerateOptions } from "../generation/generate-options.ts";
 import type { Prompt } from "../generation/prompt.ts";
 import { type CliContext, INTERRUPTED, interruptible } from "./context.ts";
 import {

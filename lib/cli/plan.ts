@@ -9,6 +9,10 @@ import { trainableLeaves } from "../adapters/leaves.ts";
 import { type AdapterPlan, planAdapter } from "../adapters/plan/plan.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { type Cost, cost } from "../program/cost.ts";
+import { nextToken } from "../tasks/causal-lm.ts";
+import { sizeOf } from "../tensor/dtype.ts";
+import { tensor } from "../tensor/tensor.ts";
+import { adamW } from "../training/adamw.ts";
 import { packLeaves } from "../training/packing.ts";
 import { traceStep } from "../training/step-program.ts";
 import type { CliContext } from "./context.ts";
@@ -72,11 +76,14 @@ function run(model: ModelGraph, flags: PlanFlags, context: CliContext): number {
 
 function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags): Cost {
   const adapted = getPeftModel(model, plan.config);
+  const shape = [flags.batchSize, flags.maxLength];
+  const labels = tensor(new Int32Array(sizeOf(shape)), { shape });
   const { program } = traceStep(adapted, {
     kind: "update",
-    batch: flags.batchSize,
-    length: flags.maxLength,
+    prepared: { batch: shape[0], length: shape[1], labels: { labels } },
+    objective: nextToken,
     packing: packLeaves(trainableLeaves(adapted)),
+    optimizer: adamW(),
     dropout: true,
   });
   return cost(program);

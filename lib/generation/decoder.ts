@@ -3,20 +3,30 @@
  *
  * @module
  */
+import { promptParts } from "../adapters/batch.ts";
 import { compileModel } from "../adapters/forward.ts";
 import { mixedBatch, mixedKey } from "../adapters/mixed-batch.ts";
-import { type AnyModel, baseOf, virtualTokens } from "../adapters/peft-model.ts";
+import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { checkIds } from "../adapters/token-batch.ts";
-import { runInputs, traceModel } from "../adapters/trace-model.ts";
+import { runInputs, traceModel, virtualRows } from "../adapters/trace-model.ts";
 import type { Executable, State } from "../device/device.ts";
-import { ValueError } from "../errors.ts";
+import { ConfigError, UnsupportedError, ValueError } from "../errors.ts";
+import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
 import { checkOptions, type OptionRules, show, SIGNAL, wholeFrom } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { cacheCapacity, cacheSpecs, growCache, promptChunks } from "./kv-cache.ts";
+import {
+  cacheCapacity,
+  cacheSpecs,
+  growCache,
+  type PromptChunk,
+  promptChunks,
+  readLength,
+} from "./kv-cache.ts";
 
 const OPTIONS: OptionRules<NonNullable<Parameters<typeof openDecoder>[2]>> = {
   expected: wholeFrom(0),
   adapterNames: null,
+  taskIds: null,
   signal: SIGNAL,
 };
 
@@ -35,17 +45,14 @@ export interface Decoder extends Disposable {
  * @param model A model with or without adapters.
  * @param prompts Token ids, at least one in each row, all in the vocabulary.
  * @param options `expected` new tokens find room without the cache having to grow; `adapterNames`
- * gives each row its own adapter; `signal` stops between two parts of a long prompt.
+ * gives each row its own adapter, `taskIds` its task where an adapter routes by it; `signal` stops between two parts of a long prompt.
  * @throws {ValueError} for prompts that are no ids of the vocabulary, and for an option that cannot
  * be.
  *
  * @example
  * ```ts
- * import { argmax, createModel, openDecoder } from "@graft/peft";
- * const model = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { argmax, openDecoder, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
  * using _device = model.device;
  * using decoder = await openDecoder(model, [[5, 6, 7]]);
  * const next = argmax(decoder.logits);
@@ -59,108 +66,158 @@ export async function openDecoder(
   options: {
     readonly expected?: number;
     readonly adapterNames?: readonly string[];
+    readonly taskIds?: readonly number[] | Tensor;
     readonly signal?: AbortSignal;
   } = {},
 ): Promise<Decoder> {
   const base = baseOf(model);
   checkOptions(options, OPTIONS, { code: "DECODER_OPTION", of: "openDecoder" });
   checkRows(model, prompts);
+  checkWrites(base);
   const { architecture, config, device } = base;
-  const layout = architecture.cache(config);
+  // The prompts of a model with an encoder are what that reads; its decoder begins on its own.
+  const hasEncoder = writtenSequence(base) === "decoderTokens";
   const batch = prompts.length;
   const longest = Math.max(...prompts.map((ids) => ids.length));
-  const padding = prompts.map((ids) => longest - ids.length);
+  const padding = prompts.map((ids) => hasEncoder ? 0 : longest - ids.length);
 
   const mixed = mixedBatch(model, options.adapterNames, batch);
-  // Virtual tokens take the first places of the cache, before padding and text.
-  const virtual = mixed ? 0 : virtualTokens(model);
-  const chunks = promptChunks(longest);
+  const virtual = virtualRows(model, { mixed: mixed?.names });
+  const { taskIds, adapterNames } = options;
+  const routed = await promptParts(model, { taskIds }, {
+    rows: batch,
+    adapterNames,
+    code: "DECODER_OPTION",
+    of: "Generating",
+  });
+  // Virtual tokens take the first places of the cache, before padding and text; those of an encoder
+  // are among what it reads.
+  const inFront = hasEncoder && virtual.place === "embeddings" ? 0 : virtual.count;
+  const chunks = hasEncoder ? [{ start: 0, count: 1, length: 1 }] : promptChunks(longest);
   const { start: lastStart, length: lastLength } = chunks[chunks.length - 1];
+  const written = hasEncoder ? 1 : longest;
+  const read = hasEncoder ? readLength(longest) : 0;
+  const memory = read && read + virtual.count - inFront;
 
   let used = 0;
   let capacity = cacheCapacity(
-    virtual + Math.max(lastStart + lastLength, longest + (options.expected ?? 0)),
+    inFront + Math.max(lastStart + lastLength, written + (options.expected ?? 0)),
   );
-  let state: State = device.createState(cacheSpecs(layout, { batch, capacity }));
+  let state: State = device.createState(cacheSpecs(base, { batch, capacity, memory }));
   let logits: Float32Array;
   let decode: { readonly executable: Executable; readonly inputs: Record<string, Tensor> };
 
-  const compiled = (length: number, first = false) =>
-    compileModel(
+  const compiled = (length: number, first = false) => {
+    const atStart = first && (virtual.count > 0 || hasEncoder);
+    return compileModel(
       model,
-      `generate ${batch} ${length} ${capacity} ${first && virtual > 0} ${mixedKey(mixed)}`,
+      `generate ${batch} ${length} ${capacity} ${memory} ${atStart} ${mixedKey(mixed)}`,
       () =>
         traceModel(model, {
           batch,
-          length,
+          length: !hasEncoder ? length : first ? read : memory,
+          decoderLength: hasEncoder ? length : undefined,
+          virtual,
           cache: { capacity, first },
           mixed: mixed?.names,
           logitRows: length === 1 ? undefined : 1,
           outputs: (_, values) => ({ logits: values.logits }),
         }),
     );
+  };
 
   // Padding is all that has to be masked: what the cache does not hold yet lies beyond the query,
   // where no query looks.
-  const keySegments = () => {
+  const seen = () => {
     const segments = new Int32Array(batch * capacity).fill(1);
     padding.forEach((n, b) => {
-      const from = b * capacity + virtual;
+      const from = b * capacity + inFront;
       segments.fill(0, from, from + n);
     });
     return segments;
   };
 
+  /** What an encoder reads: the prompts, padded on the right. */
+  const source = () => {
+    const ids = new Int32Array(batch * read), mask = new Int32Array(batch * memory).fill(1);
+    prompts.forEach((prompt, b) => {
+      ids.set(prompt, b * read);
+      mask.fill(0, (b + 1) * memory - read + prompt.length, (b + 1) * memory);
+    });
+    return { ids, positions: new Int32Array(batch * memory), keySegments: mask };
+  };
+
+  /** What says to a decoder with an encoder what came before, and the tokens that it gets. */
+  const decoderParts = (ids: Int32Array) => ({
+    ...routed,
+    decoderInputIds: tensor(ids, { shape: [batch, 1] }),
+    decoderAttentionMask: tensor(seen(), { shape: [batch, capacity] }),
+  });
+
   async function prefill(): Promise<void> {
     for (const { start, count, length } of chunks) {
       options.signal?.throwIfAborted();
       const { traced, executable } = await compiled(length, start === 0);
-      const ids = new Int32Array(batch * length);
-      const positions = new Int32Array(batch * length);
-      const querySegments = new Int32Array(batch * length);
-      prompts.forEach((prompt, b) => {
-        for (let t = 0; t < count; t++) {
-          const position = start + t - padding[b];
-          if (position < 0) continue;
-          ids[b * length + t] = prompt[position];
-          positions[b * length + t] = virtual + position;
-          querySegments[b * length + t] = 1;
-        }
-      });
+      const own = hasEncoder
+        ? { ...source(), parts: decoderParts(new Int32Array(batch).fill(decoderStart(base))) }
+        : promptPart({ start, count, length });
       const outputs = await executable.run({
         ...traced.bindings,
         ...runInputs(model, {
           program: executable.program,
           batch,
           length,
-          ids,
-          positions,
-          querySegments,
-          keySegments: keySegments(),
-          offset: start === 0 ? 0 : virtual + start,
-          sequenceLength: virtual + longest,
+          offset: start === 0 ? 0 : inFront + start,
+          sequenceLength: inFront + written,
           rowAdapters: mixed?.rows,
-          logitRows: Int32Array.from(prompts, (_, b) => b * length + count - 1),
+          ...own,
         }),
       }, { state });
       logits = await outputs.logits.data() as Float32Array;
     }
-    used = virtual + longest;
+    used = inFront + written;
+  }
+
+  /** A part of the prompts, and virtual tokens among the embedded ones before the first part. */
+  function promptPart({ start, count, length }: PromptChunk) {
+    const lead = start === 0 && virtual.place === "embeddings" ? virtual.count : 0;
+    const width = lead + length;
+    const ids = new Int32Array(batch * length);
+    const positions = new Int32Array(batch * width);
+    const querySegments = new Int32Array(batch * width);
+    prompts.forEach((prompt, b) => {
+      for (let t = 0; t < lead; t++) {
+        positions[b * width + t] = t;
+        querySegments[b * width + t] = 1;
+      }
+      for (let t = 0; t < count; t++) {
+        const position = start + t - padding[b], at = b * width + lead + t;
+        if (position < 0) continue;
+        ids[b * length + t] = prompt[position];
+        positions[at] = virtual.count + position;
+        querySegments[at] = 1;
+      }
+    });
+    const logitRows = Int32Array.from(prompts, (_, b) => b * width + lead + count - 1);
+    return { ids, positions, querySegments, keySegments: seen(), logitRows, parts: routed };
   }
 
   async function openDecode(): Promise<void> {
     const { traced, executable } = await compiled(1);
-    const { program } = executable;
+    const own = hasEncoder ? { ...source(), parts: decoderParts(new Int32Array(batch)) } : {
+      ids: new Int32Array(batch),
+      positions: new Int32Array(batch),
+      keySegments: seen(),
+      parts: routed,
+    };
     const inputs = {
       ...traced.bindings,
       ...runInputs(model, {
-        program,
+        program: executable.program,
         batch,
         length: 1,
-        ids: new Int32Array(batch),
-        positions: new Int32Array(batch),
-        keySegments: keySegments(),
         rowAdapters: mixed?.rows,
+        ...own,
       }),
     };
     decode = { executable, inputs };
@@ -168,7 +225,7 @@ export async function openDecoder(
 
   async function makeRoom(): Promise<void> {
     capacity = cacheCapacity(used + 1);
-    state = await growCache(device, state, cacheSpecs(layout, { batch, capacity }));
+    state = await growCache(device, state, cacheSpecs(base, { batch, capacity, memory }));
     await openDecode();
   }
 
@@ -177,11 +234,12 @@ export async function openDecoder(
     else if (!decode) await openDecode();
     const { executable, inputs } = decode;
     const positions = Int32Array.from(padding, (n) => used - n);
+    const tokens = tensor(ids.slice(), { shape: [batch, 1] });
     const fresh: Readonly<Record<string, Tensor>> = {
-      ids: tensor(ids.slice(), { shape: [batch, 1] }),
+      [hasEncoder ? "decoderInputIds" : "ids"]: tokens,
       positions: tensor(positions, { shape: [batch, 1] }),
       offset: tensor(Int32Array.of(used)),
-      ...architecture.hostInputs(config, { positions, shape: [batch, 1], length: used + 1 }),
+      ...architecture.hostInputs?.(config, { positions, shape: [batch, 1], length: used + 1 }),
     };
     for (const name in fresh) if (name in inputs) inputs[name] = fresh[name];
     const outputs = await executable.run(inputs, { state });
@@ -202,6 +260,28 @@ export async function openDecoder(
     step,
     [Symbol.dispose]: () => state[Symbol.dispose](),
   };
+}
+
+/** The id before the first one that a decoder beside an encoder writes. */
+function decoderStart({ config, generationConfig }: ModelGraph): number {
+  const found = generationConfig.decoder_start_token_id ?? config.decoder_start_token_id ??
+    config.pad_token_id;
+  if (typeof found === "number") return found;
+  throw new ConfigError(
+    "DECODER_START",
+    `The config of a ${config.model_type} model needs decoder_start_token_id, which the decoder begins with; found none.`,
+  );
+}
+
+/** Refuses a model that writes nothing. */
+function checkWrites({ architecture, taskType }: ModelGraph): void {
+  if (taskType === "CAUSAL_LM" || taskType === "SEQ_2_SEQ_LM") return;
+  throw new UnsupportedError(
+    "GENERATE_UNSUPPORTED",
+    `To write text takes a language model, and this ${architecture.name} model is one for ${taskType}. ` +
+      "Load one with another taskType.",
+    { taskType },
+  );
 }
 
 /** Refuses what is no list of rows of token ids. */

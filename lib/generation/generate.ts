@@ -5,22 +5,13 @@
  */
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { FileError } from "../errors.ts";
-import type { ChatTemplateOptions } from "../io/chat-template.ts";
 import { createDecodeStream } from "../io/decode-stream.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import {
-  BOOLEAN,
-  checkOptions,
-  NOT_NEGATIVE,
-  type OptionRules,
-  SIGNAL,
-  TEXT,
-  WHOLE,
-  wholeFrom,
-} from "../options.ts";
+import { checkOptions } from "../options.ts";
 import { randomUniform } from "../tensor/random.ts";
 import { openDecoder } from "./decoder.ts";
+import { GENERATE_RULES, type GenerateOptions } from "./generate-options.ts";
 import {
   checkPrompts,
   endIds,
@@ -29,82 +20,8 @@ import {
   type Prompt,
   promptIds,
 } from "./prompt.ts";
-import {
-  argmax,
-  drawToken,
-  processLogits,
-  SAMPLING_RULES,
-  type SamplingOptions,
-} from "./sampling.ts";
+import { argmax, drawToken, processLogits } from "./sampling.ts";
 import { createStopScanner } from "./stop-scanner.ts";
-
-/**
- * How to generate. Without any of `doSample`, `temperature`, `topK` and `topP`, the most probable
- * token is taken each time.
- */
-export interface GenerateOptions extends SamplingOptions {
-  /** How many tokens to add at most; 128 by default. The model's last position ends a text too. */
-  readonly maxNewTokens?: number;
-  /**
-   * Draws tokens at random instead of taking the most probable; true by default where `temperature`
-   * (other than 0), `topK` or `topP` is given.
-   */
-  readonly doSample?: boolean;
-  /** Divides the scores, as in {@link SamplingOptions}; 0 takes the most probable token. */
-  readonly temperature?: number;
-  /**
-   * Where random numbers start from, 0 by default: the same seed gives the same text. Each row
-   * draws its own.
-   */
-  readonly seed?: number;
-  /** Strings that end a text; the text stops before them. */
-  readonly stop?: string | readonly string[];
-  /** Keeps the stop string in the text. */
-  readonly includeStop?: boolean;
-  /**
-   * Ids that end a text, in place of those of the model's `generation_config.json` or
-   * `config.json`; `[]` for none.
-   */
-  readonly eosTokenId?: number | readonly number[];
-  /** Reads prompts and writes text; the one that lies beside the model's weights by default. */
-  readonly tokenizer?: Tokenizer;
-  /** Whether prompts of text get the tokenizer's special tokens; true by default. */
-  readonly addSpecialTokens?: boolean;
-  /** Whether special tokens are left out of the text; true by default. */
-  readonly skipSpecialTokens?: boolean;
-  /** What a chat template gets beside the messages, such as `tools`. */
-  readonly chatTemplate?: ChatTemplateOptions;
-  /**
-   * The adapter of each prompt, active or not, `"__base__"` for none; without it all get the active
-   * adapters.
-   */
-  readonly adapterNames?: readonly string[];
-  /** Stops with the signal's reason as the error. */
-  readonly signal?: AbortSignal;
-}
-
-const GENERATE_RULES: OptionRules<GenerateOptions> = {
-  ...SAMPLING_RULES,
-  maxNewTokens: wholeFrom(1),
-  doSample: BOOLEAN,
-  temperature: NOT_NEGATIVE,
-  seed: WHOLE,
-  stop: {
-    must: "a string that is not empty, or a list of such strings",
-    holds: (x) => [x].flat().every(TEXT.holds),
-  },
-  includeStop: BOOLEAN,
-  eosTokenId: {
-    must: "a token id or a list of token ids",
-    holds: (x) => [x].flat().every(wholeFrom(0).holds),
-  },
-  tokenizer: null,
-  addSpecialTokens: BOOLEAN,
-  skipSpecialTokens: BOOLEAN,
-  chatTemplate: null,
-  adapterNames: null,
-  signal: SIGNAL,
-};
 
 /** Why a text ended: an end token, a stop string, or no more tokens were allowed. */
 export type FinishReason = "eos" | "stop" | "length";
@@ -205,11 +122,8 @@ export async function generate(
  *
  * @example
  * ```ts
- * import { createModel, generateStream } from "@graft/peft";
- * const model = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { generateStream, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
  * using _device = model.device;
  * for await (const { tokenId } of generateStream(model, [5, 6, 7], { maxNewTokens: 3 })) {
  *   console.log(tokenId);
@@ -258,6 +172,7 @@ async function* generateRows(
   using decoder = await openDecoder(model, ids, {
     expected: Math.min(Math.max(...rows.map((row) => row.limit)), 128),
     adapterNames: options.adapterNames,
+    taskIds: options.taskIds,
     signal,
   });
   const fed = new Int32Array(rows.length);

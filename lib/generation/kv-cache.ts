@@ -5,7 +5,7 @@
  * @module
  */
 import type { Device, State } from "../device/device.ts";
-import type { CacheLayout } from "../model/architecture.ts";
+import { attentionLayers, type ModelGraph, writtenSequence } from "../model/model-graph.ts";
 import type { Spec } from "../ops/value.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
@@ -42,6 +42,11 @@ export function promptChunks(positions: number): PromptChunk[] {
   return chunks;
 }
 
+/** What an encoder's prompt of so many tokens is filled up to, in one part. */
+export function readLength(tokens: number): number {
+  return powerOfTwo(tokens, SMALLEST_CHUNK);
+}
+
 function powerOfTwo(least: number, smallest: number): number {
   let size = smallest;
   while (size < least) size *= 2;
@@ -49,17 +54,23 @@ function powerOfTwo(least: number, smallest: number): number {
 }
 
 /**
- * The state of a cache: `cache.N.k` and `cache.N.v`, f32 [B, capacity, heads, headSize], for each
- * layer N.
+ * The state of a cache, f32 [B, positions, heads, headSize] for each layer N: `cache.N.k` and
+ * `cache.N.v` of what is written, `memory.N.k` and `memory.N.v` of what an encoder read.
  */
 export function cacheSpecs(
-  layout: CacheLayout,
-  size: { readonly batch: number; readonly capacity: number },
+  model: ModelGraph,
+  size: { readonly batch: number; readonly capacity: number; readonly memory: number },
 ): Record<string, Spec> {
-  const shape = [size.batch, size.capacity, layout.heads, layout.headSize];
   const specs: Record<string, Spec> = {};
-  for (let layer = 0; layer < layout.layers; layer++) {
-    for (const part of ["k", "v"]) specs[`cache.${layer}.${part}`] = { shape, dtype: "f32" };
+  const sequences = [
+    { name: "cache", over: writtenSequence(model), positions: size.capacity },
+    { name: "memory", over: "memory", positions: size.memory },
+  ] as const;
+  for (const { name, over, positions } of sequences) {
+    for (const { index, keyHeads, headSize } of attentionLayers(model, over)) {
+      const shape = [size.batch, positions, keyHeads, headSize];
+      for (const part of ["k", "v"]) specs[`${name}.${index}.${part}`] = { shape, dtype: "f32" };
+    }
   }
   return specs;
 }

@@ -8,11 +8,11 @@ export { openDecoder } from "./decoder.ts";
 export {
   type FinishReason,
   generate,
-  type GenerateOptions,
   generateStream,
   type Generation,
   type GenerationChunk,
 } from "./generate.ts";
+export type { GenerateOptions } from "./generate-options.ts";
 export type { Prompt } from "./prompt.ts";
 export { argmax, drawToken, processLogits, type SamplingOptions } from "./sampling.ts";
 export { describeSignature, type GenerateOptionsOf } from "./signature.ts";

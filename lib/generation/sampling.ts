@@ -5,7 +5,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import { isFiniteNumber, type OptionRules, POSITIVE, wholeFrom } from "../options.ts";
+import { documented, numberIn, type OptionRules, POSITIVE, wholeFrom } from "../options.ts";
 
 /**
  * How the scores of the next token are changed before one is drawn. Every step is off by default.
@@ -29,10 +29,19 @@ export interface SamplingOptions {
 
 /** What the sampling options may be. */
 export const SAMPLING_RULES: OptionRules<SamplingOptions> = {
-  repetitionPenalty: POSITIVE,
+  repetitionPenalty: documented(
+    POSITIVE,
+    "Divides the scores of tokens that have occurred (multiplies them where they are negative); 1 does nothing (Keskar et al., 2019, arXiv:1909.05858).",
+  ),
   temperature: POSITIVE,
-  topK: wholeFrom(0),
-  topP: { must: "a number from 0 to 1", holds: (x) => isFiniteNumber(x) && x >= 0 && x <= 1 },
+  topK: documented(
+    wholeFrom(0),
+    "Keeps the k highest scores (and those equal to the lowest of them); 0 keeps all.",
+  ),
+  topP: documented(
+    numberIn(0, 1),
+    "Keeps the fewest tokens, from the most probable on, whose probabilities sum up to this much; 1 keeps all (Holtzman et al., 2019, arXiv:1904.09751).",
+  ),
 };
 
 /**

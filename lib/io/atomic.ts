@@ -84,14 +84,13 @@ export async function onDisk<T>(target: string, action: () => Promise<T>): Promi
   } catch (cause) {
     if (cause instanceof FileError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
-    const error = new FileError(
+    throw new FileError(
       "WRITE_FAILED",
       `${target} could not be written (${reason}); what was there before is untouched. ` +
         `Check that the folder exists, is writable and has room.`,
       { path: target },
+      { cause },
     );
-    error.cause = cause;
-    throw error;
   }
 }
 

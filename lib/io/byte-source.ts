@@ -173,11 +173,10 @@ export function wrap(
   details: Readonly<Record<string, unknown>> = {},
 ): FileError {
   if (cause instanceof FileError) return cause;
-  const error = new FileError(
+  return new FileError(
     code,
     `${message}: ${cause instanceof Error ? cause.message : cause}`,
     details,
+    { cause },
   );
-  error.cause = cause;
-  return error;
 }

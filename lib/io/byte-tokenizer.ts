@@ -5,8 +5,7 @@
  */
 import { ValueError } from "../errors.ts";
 import { SPELL_BYTES } from "./pre-tokenizer.ts";
-import type { TokenizerFiles } from "./tokenizer.ts";
-import { addedToken, wrapSequences } from "./tokenizer-json.ts";
+import { addedToken, type TokenizerFiles, wrapSequences } from "./tokenizer-json.ts";
 
 /** What a byte-level tokenizer has beside the bytes. */
 export interface ByteTokenizerOptions {

@@ -101,13 +101,12 @@ function render(
   try {
     return new Template(template).render(variables);
   } catch (cause) {
-    const error = new ValueError(
+    throw new ValueError(
       "CHAT_TEMPLATE",
       `The chat template cannot render these ${messages.length} messages (roles ${
         messages.map((m) => m.role).join(", ")
       }): ${cause instanceof Error ? cause.message : cause}`,
+      { cause },
     );
-    error.cause = cause;
-    throw error;
   }
 }

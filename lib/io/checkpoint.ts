@@ -12,7 +12,8 @@ import { downloadFromHub, type HubOptions, MODEL_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
-import { type TokenizerFiles, tokenizerFilesOf, type TokenizerSource } from "./tokenizer.ts";
+import { tokenizerFilesOf, type TokenizerSource } from "./tokenizer.ts";
+import type { TokenizerFiles } from "./tokenizer-json.ts";
 
 /** A model on disk. */
 export interface Checkpoint extends TokenizerSource {

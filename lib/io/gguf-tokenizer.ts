@@ -8,8 +8,12 @@ import { byteAlphabet } from "./byte-tokenizer.ts";
 import type { GgufValue } from "./gguf-reader.ts";
 import type { JsonObject } from "./json.ts";
 import { GPT2_PATTERN, SPELL_BYTES, splitBy } from "./pre-tokenizer.ts";
-import type { TokenizerFiles } from "./tokenizer.ts";
-import { addedToken, type SpecialToken, wrapSequences } from "./tokenizer-json.ts";
+import {
+  addedToken,
+  type SpecialToken,
+  type TokenizerFiles,
+  wrapSequences,
+} from "./tokenizer-json.ts";
 
 type Metadata = ReadonlyMap<string, GgufValue>;
 

@@ -4,11 +4,19 @@
  * @module
  */
 import { architectureOf, ARCHITECTURES } from "../architectures/mod.ts";
+import { configReader } from "../architectures/config-reader.ts";
 import type { Device } from "../device/device.ts";
 import { type DeviceName, openDevice } from "../device/open.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import { createModelGraph, type ModelGraph } from "../model/model-graph.ts";
-import { parameterShapes } from "../model/site.ts";
+import {
+  createModelGraph,
+  type ModelGraph,
+  type ModelKind,
+  storedName,
+  structureOf,
+} from "../model/model-graph.ts";
+import { configFor, taskOf, tasksOf } from "../model/task-of.ts";
+import { TASK_TYPES, type TaskType } from "../model/task-type.ts";
 import {
   BOOLEAN,
   checkOptions,
@@ -23,6 +31,7 @@ import { isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import { randomNormal } from "../tensor/random.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { HUB_RULES } from "./hub.ts";
+import { isObject } from "./json.ts";
 import { openCheckpoint, type OpenCheckpointOptions } from "./checkpoint.ts";
 import { setTokenizerSource } from "./model-tokenizer.ts";
 
@@ -37,6 +46,14 @@ export interface ModelDeviceOptions {
   readonly threads?: number;
   /** Families of models that are known; all that the library brings by default. */
   readonly architectures?: readonly Architecture[];
+  /**
+   * What the model is for; by default what the class that its `config.json` names is for. Where it is
+   * given, a head that the checkpoint lacks is new and random (the model's `initialized` names its
+   * parameters), and heads for other tasks are left out.
+   */
+  readonly taskType?: TaskType;
+  /** Number of classes of a new head, in place of those that the config names. */
+  readonly numLabels?: number;
 }
 
 /** How to load a model. */
@@ -53,7 +70,12 @@ export interface LoadModelOptions extends ModelDeviceOptions, OpenCheckpointOpti
 const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   device: null,
   threads: wholeFrom(1),
-  architectures: null,
+  architectures: {
+    must: "a list of architectures",
+    holds: (x) => Array.isArray(x) && x.every((a) => isObject(a) && Array.isArray(a.modelTypes)),
+  },
+  taskType: oneOf(TASK_TYPES),
+  numLabels: wholeFrom(1),
 };
 
 const LOAD_OPTIONS: OptionRules<LoadModelOptions> = {
@@ -73,7 +95,8 @@ const LOAD_OPTIONS: OptionRules<LoadModelOptions> = {
  * @throws {FileError} where files are missing or damaged.
  * @throws {CheckpointError} where they do not fit together.
  * @throws {ConfigError} where the config lacks a field or has one of another type.
- * @throws {UnsupportedError} for a `model_type` that no architecture serves.
+ * @throws {UnsupportedError} for a `model_type` that no architecture serves, and a task that it has
+ * no models for.
  * @throws {DeviceError} where there is no such device.
  * @throws {ValueError} for an option that cannot be.
  *
@@ -100,11 +123,24 @@ export async function loadModel(
       : (isFloating(stored.dtype) ? dtype : undefined);
     parameters.set(name, plain ? castTensor(stored, plain) : stored);
   }
+  const config = configFor(architecture, checkpoint.config, options);
+  const taskType = options.taskType ?? taskOf(architecture, config);
+  const fitted = withHead(parameters, { architecture, config, taskType });
+  const fits = fitted.initialized.length === 0 && fitted.parameters.size === parameters.size;
+  const headed = options.taskType ? fitted : {
+    parameters,
+    hint: fits
+      ? undefined
+      : `It has not the head of a model for ${taskType}: give a taskType (${
+        tasksOf(architecture).join(", ")
+      }) to begin one anew and leave others out.`,
+  };
   const model = await onDevice(options, (device) =>
     createModelGraph(architecture, {
-      config: checkpoint.config,
+      config,
+      taskType,
       generationConfig: checkpoint.generationConfig,
-      parameters,
+      ...headed,
       device,
       source: checkpoint.source.name,
     }));
@@ -119,7 +155,7 @@ export async function loadModel(
  * @param config What `config.json` would hold.
  * @param options `seed` (0 by default) decides the weights.
  * @throws {ConfigError} where the config lacks what the architecture needs.
- * @throws {UnsupportedError} for an unknown `model_type`.
+ * @throws {UnsupportedError} for an unknown `model_type`, and a task that it has no models for.
  * @throws {ValueError} for an option that cannot be.
  *
  * @example
@@ -145,26 +181,67 @@ export async function createModel(
   });
   const { seed = 0, architectures = ARCHITECTURES } = options;
   const architecture = architectureOf(config, architectures);
-  const std = architecture.initializerRange(config);
-  const tied = architecture.tied(config);
-  const parameters = new Map<string, Tensor>();
-  for (const site of architecture.sites(config)) {
-    for (const [part, shape] of Object.entries(parameterShapes(site))) {
-      const name = `${site.path}.${part}`;
-      if (name in tied) continue;
-      const size = sizeOf(shape);
-      const values = part === "bias"
-        ? new Float32Array(size)
-        : site.kind === "norm"
-        ? new Float32Array(size).fill(1)
-        : randomNormal(size, { seed, stream: parameters.size, std });
-      parameters.set(name, tensor(values, { shape }));
-    }
-  }
+  const own = configFor(architecture, config, options);
+  const taskType = options.taskType ?? taskOf(architecture, own);
+  const kind = { architecture, config: own, taskType };
+  const parameters = newParameters(kind, { seed });
   return await onDevice(
     options,
-    (device) => createModelGraph(architecture, { config, parameters, device }),
+    (device) => createModelGraph(architecture, { ...kind, parameters, device }),
   );
+}
+
+/**
+ * The parameters of a checkpoint without heads for other tasks, and with a new one where it lacks
+ * that for this task. What all tasks share is no head.
+ */
+function withHead(
+  stored: ReadonlyMap<string, Tensor>,
+  kind: ModelKind,
+): { readonly parameters: ReadonlyMap<string, Tensor>; readonly initialized: readonly string[] } {
+  const { architecture } = kind, prefix = `${architecture.bodyPath}.`;
+  const inner = (name: string) => name.startsWith(prefix) ? name.slice(prefix.length) : name;
+  const tasks = tasksOf(architecture).map((taskType) =>
+    new Set([...structureOf({ ...kind, taskType }).shapes.keys()].map(inner))
+  );
+  const isHead = (name: string) => tasks.some((names) => !names.has(inner(name)));
+  // Beside the body there are heads only, of tasks that the family may have no models for.
+  const isApart = [...stored.keys()].some((key) => key.startsWith(prefix));
+  const { shapes, tied } = structureOf(kind);
+  const parameters = new Map<string, Tensor>();
+  for (const [key, tensor] of stored) {
+    const name = storedName(key, architecture, shapes);
+    const isOther = !shapes.has(name) && isHead(name) &&
+      (isApart && !name.startsWith(prefix) || tasks.some((names) => names.has(inner(name))));
+    if (!isOther) parameters.set(name, tensor);
+  }
+  const initialized = [...shapes.keys()].filter((name) =>
+    isHead(name) && !tied.has(name) && !parameters.has(name)
+  );
+  const fresh = newParameters(kind, { seed: 0, names: new Set(initialized) });
+  return { parameters: new Map([...parameters, ...fresh]), initialized };
+}
+
+/** New weights by name, all or some: norms 1, biases 0, all others random. */
+function newParameters(
+  kind: ModelKind,
+  { seed, names }: { readonly seed: number; readonly names?: ReadonlySet<string> },
+): Map<string, Tensor> {
+  const { sites, shapes, tied } = structureOf(kind);
+  const std = kind.architecture.initializerRange?.(kind.config) ??
+    configReader(kind.config).number("initializer_range", 0.02);
+  const all = [...shapes].filter(([name]) => !tied.has(name));
+  const chosen = all.map(([name, shape], stream): [string, Tensor] | undefined => {
+    if (names && !names.has(name)) return undefined;
+    const at = name.lastIndexOf("."), size = sizeOf(shape);
+    const values = name.slice(at + 1) === "bias"
+      ? new Float32Array(size)
+      : sites.get(name.slice(0, at))?.kind === "norm"
+      ? new Float32Array(size).fill(1)
+      : randomNormal(size, { seed, stream, std });
+    return [name, tensor(values, { shape })];
+  });
+  return new Map(chosen.filter((entry) => entry !== undefined));
 }
 
 /** Opens the device that was asked for and closes it again when the model cannot be made. */

@@ -29,6 +29,7 @@ export {
   type LoadModelOptions,
   type ModelDeviceOptions,
 } from "./load-model.ts";
+export { tinyModel } from "./tiny-model.ts";
 export { tokenizerOf } from "./model-tokenizer.ts";
 export { renderChat } from "./render-chat.ts";
 export * from "./safetensors.ts";
@@ -37,6 +38,6 @@ export {
   createTokenizer,
   loadTokenizer,
   type Tokenizer,
-  type TokenizerFiles,
   type TokenizerSource,
 } from "./tokenizer.ts";
+export type { TokenizerFiles } from "./tokenizer-json.ts";

@@ -149,13 +149,12 @@ function parseHeader(bytes: Uint8Array, name: string): JsonObject {
   } catch (cause) {
     if (!(cause instanceof FileError)) throw cause;
     const duplicate = cause.code === "JSON_DUPLICATE_KEY";
-    const error = new FileError(
+    throw new FileError(
       duplicate ? "SAFETENSORS_DUPLICATE_KEY" : "SAFETENSORS_HEADER",
       cause.message,
       cause.details,
+      { cause },
     );
-    error.cause = cause;
-    throw error;
   }
 }
 

@@ -5,7 +5,7 @@
  */
 import { basename, dirname, join, resolve } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import { type ModelGraph, structureOf } from "../model/model-graph.ts";
 import { checkOptions, oneOf, type OptionRules, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { byteLength, isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
@@ -64,11 +64,8 @@ const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors
  *
  * @example
  * ```ts
- * import { createModel, loadModel, saveModel } from "@graft/peft";
- * const model = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { loadModel, saveModel, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
  * using device = model.device;
  * const folder = await Deno.makeTempDir();
  * await saveModel(model, folder, { dtype: "f16" });
@@ -147,9 +144,7 @@ function savedConfig(
   parameters: ReadonlyMap<string, Tensor>,
 ): Record<string, unknown> {
   const config: Record<string, unknown> = { ...model.config };
-  const cut = Object.keys(model.architecture.tied(model.config)).some((name) =>
-    !model.tied.has(name)
-  );
+  const cut = [...structureOf(model).tied.keys()].some((name) => !model.tied.has(name));
   if (cut) config.tie_word_embeddings = false;
   const sizes = new Map<string, number>();
   for (const { dtype, shape } of parameters.values()) {

@@ -5,6 +5,16 @@
  */
 import type { JsonObject } from "./json.ts";
 
+/** What a tokenizer is made from. */
+export interface TokenizerFiles {
+  /** The contents of `tokenizer.json`. */
+  readonly tokenizer: JsonObject;
+  /**
+   * The contents of `tokenizer_config.json`, with chat templates of files of their own filled in.
+   */
+  readonly config: JsonObject;
+}
+
 /** A token that is matched in the text before anything else is looked at. */
 export function addedToken(
   id: number,

@@ -13,16 +13,7 @@ import { downloadFromHub, type HubOptions, TOKENIZER_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile, readTextFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
 import { alignPreTokenizer } from "./pre-tokenizer.ts";
-
-/** What a tokenizer is made from. */
-export interface TokenizerFiles {
-  /** The contents of `tokenizer.json`. */
-  readonly tokenizer: JsonObject;
-  /**
-   * The contents of `tokenizer_config.json`, with chat templates of files of their own filled in.
-   */
-  readonly config: JsonObject;
-}
+import type { TokenizerFiles } from "./tokenizer-json.ts";
 
 /** Turns text into token ids and ids into text. */
 export interface Tokenizer {

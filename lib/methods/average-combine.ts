@@ -29,7 +29,7 @@ export interface AverageOptions<C extends PeftConfig> {
  *
  * @example
  * ```ts
- * import { averageCombine } from "./average-combine.ts";
+ * import { averageCombine } from "@graft/peft";
  * console.log(averageCombine({ neutral: 1 }).types); // ["linear"]
  * ```
  */

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import type { PeftConfig } from "./config.ts";
 import type { Leaves } from "./method.ts";
+import type { RefitRule } from "./refit.ts";
 import type { TorchRandom } from "./torch-random.ts";
 
 /** How the majority sign of several tensors is found: by their sum, or by counting. */
@@ -112,10 +112,7 @@ export interface CombineRule<C extends PeftConfig> {
     /** Takes what PEFT draws for the combined adapter before it comes to the first site. */
     before(
       random: TorchRandom,
-      of: Omit<CombineSite<C>, "site"> & {
-        readonly sites: readonly Site[];
-        readonly model: ModelGraph;
-      },
+      of: Omit<CombineSite<C>, "site"> & { readonly sites: readonly Site[] },
     ): Promise<void>;
   };
   /**
@@ -123,6 +120,8 @@ export interface CombineRule<C extends PeftConfig> {
    * are needed.
    */
   rescale?(config: C, factor: number): C | undefined;
+  /** How leaves take other shapes (hot swap); without it only adapters of one structure swap. */
+  readonly refit?: RefitRule<C>;
   /** Lowering the rank, for methods that have one. */
   readonly compress?: {
     /** The config of the compressed adapter. */

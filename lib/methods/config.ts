@@ -5,12 +5,16 @@
  */
 import { z } from "zod";
 import { ConfigError, nearestNames } from "../errors.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
+import type { Site } from "../model/site.ts";
+import type { Calibration } from "./calibration.ts";
+import { described, field, type FieldType, type FieldTypes } from "./field.ts";
 import { TASK_TYPES, TaskType } from "./peft-types.ts";
 
 /** The PEFT release whose files and behaviour this library follows. */
 export const PEFT_VERSION = "0.21.0";
 
-export { TASK_TYPES, TaskType };
+export { described, field, type FieldType, type FieldTypes, TASK_TYPES, TaskType };
 
 /** What every config holds, complete: no field is absent. */
 export interface PeftConfig {
@@ -71,20 +75,6 @@ export function isTargetConfig(config: PeftConfig): config is TargetConfig {
   return "targetModules" in config;
 }
 
-/** How one field is checked and completed. A zod type with a default and a description is one. */
-export interface FieldType<T> {
-  /** What it accepts, in the words of error messages: "a whole number above 0". */
-  readonly description?: string;
-  /** Checks a value; `undefined` stands for a field that was left out. */
-  safeParse(value: unknown): {
-    readonly success: true;
-    readonly data: T;
-  } | {
-    readonly success: false;
-    readonly error: { readonly issues: readonly { readonly path: readonly PropertyKey[] }[] };
-  };
-}
-
 /** How fields are declared: a type for each; a method need not have those that are optional. */
 export type ConfigFields<C> = { readonly [K in keyof C]: FieldType<C[K]> };
 
@@ -94,66 +84,78 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   readonly peftType: string;
   /** Every field by its name in camelCase. */
   readonly fields: ConfigFields<C>;
-  /** Fields that Python holds as floats, so that 0 is written as `0.0`. */
-  readonly floats?: readonly (keyof C & string)[];
-  /** Names in `adapter_config.json` where they are not the snake_case of the field. */
-  readonly jsonNames?: Readonly<Record<string, string>>;
   /**
    * Fields that old releases of PEFT wrote and the present one no longer has, by their names in
    * `adapter_config.json`, with the values that say what their absence does. They are left out.
    */
   readonly retired?: Readonly<Record<string, readonly unknown[]>>;
-  /** Fields that hold a config of their own, whose names are in snake_case in files too. */
-  readonly subconfigs?: readonly (keyof C & string)[];
   /** Fills in what depends on other fields. */
   complete?(config: C): C;
   /** Checks what no single field can tell. Throws `ConfigError` or `UnsupportedError`. */
   check?(config: C): void;
+  /**
+   * Fills in what the config leaves to the model, such as its sizes; again once the targets are
+   * known, so that a complete config stays as it is. Throws `ConfigError` where the
+   * model does not say it.
+   */
+  fit?(config: C, model: ModelGraph): C;
+  /** Paths of the modules that are adapted, where `targetModules` is not what says it. */
+  select?(config: C, model: ModelGraph): readonly string[];
+  /** Suffixes of target modules by `model_type`, for configs that name none. */
+  readonly targets?: Readonly<Record<string, readonly string[]>>;
+  /**
+   * Whether a long list of targets stays as it is, because another field names modules by entries of
+   * it; the shortest endings that say the same stand for it otherwise.
+   */
+  readonly keepsTargets?: boolean;
+  /** Whether a head that is tied to the input embedding follows an adapter of the embedding. */
+  readonly followsTies?: boolean;
+  /** Whether adapters can be active at one time with those of other such methods on one model. */
+  readonly mixes?: boolean;
+  /** The `peft_type` of the method whose config this one extends, and whose prefix it may share. */
+  readonly extends?: string;
+  /** What keys of modules start with in files; `base_model.model.` by default. */
+  readonly keyPrefix?: string;
+  /**
+   * Refuses a calibration that does not fit, or the lack of one, before anything is computed. A
+   * config without it takes none.
+   */
+  checkCalibration?(config: C, check: CalibrationCheck): void;
+  /** Whether an adapter with its default initialisation changes nothing until it is trained. */
+  readonly isIdentityAtInit?: boolean;
+  /** What has no default and must be set before an adapter can be made: values for examples and tests. */
+  readonly example?: Partial<C>;
 }
 
-/** Makers of {@link FieldType}s; the first argument is the default. */
-export interface FieldTypes {
-  /** `true` or `false`. */
-  boolean(otherwise: boolean): FieldType<boolean>;
-  /** A whole number from `minimum` on. */
-  integer(otherwise: number, minimum: number): FieldType<number>;
-  /** A finite number. */
-  number(otherwise: number): FieldType<number>;
-  /** Text or `null`; `null` by default. */
-  text(otherwise?: string | null): FieldType<string | null>;
-  /** A list of strings or `null`. */
-  names(): FieldType<readonly string[] | null>;
-  /** A list of strings, one string or `null`. */
-  patterns(): FieldType<readonly string[] | string | null>;
-  /** A JSON object or `null`. */
-  object(): FieldType<Readonly<Record<string, unknown>> | null>;
-  /** One of these strings. */
-  choice<T extends string>(otherwise: T, values: readonly T[]): FieldType<T>;
+/** What a method gets to check what leaves are to begin with. */
+export interface CalibrationCheck {
+  /** The sites that the adapter takes part at. */
+  readonly sites: readonly Site[];
+  /** What the caller gave. */
+  readonly calibration?: Calibration;
+  /** Whether the trained leaves are about to come from a file. */
+  readonly loaded: boolean;
 }
 
-/** Types for the fields of configs, each with the words that error messages use. */
-export const field: FieldTypes = {
-  boolean: (otherwise) => z.boolean().default(otherwise).describe("true or false"),
-  integer: (otherwise, minimum) =>
-    z.int().min(minimum).default(otherwise).describe(
-      `a whole number${minimum === 1 ? " above 0" : ` from ${minimum} on`}`,
-    ),
-  number: (otherwise) => z.number().default(otherwise).describe("a number"),
-  text: (otherwise = null) => z.string().nullable().default(otherwise).describe("a string or null"),
-  names: () => z.array(z.string()).nullable().default(null).describe("a list of strings or null"),
-  patterns: () =>
-    z.union([z.array(z.string()), z.string()]).nullable().default(null)
-      .describe("a list of strings, a string or null"),
-  object: () =>
-    z.record(z.string(), z.unknown()).nullable().default(null).describe("an object or null"),
-  choice: <T extends string>(otherwise: T, values: readonly T[]) =>
-    z.literal(values).default(otherwise as never).describe(`one of ${values.join(", ")}`),
-};
-
-/** The fields of {@link PeftConfig}. */
-export function commonFields(peftType: string): ConfigFields<PeftConfig> {
+/**
+ * The fields of {@link PeftConfig}, for a method of this `peft_type`.
+ *
+ * @example
+ * ```ts
+ * import { commonFields, parseConfig } from "@graft/peft";
+ * const schema = { peftType: "NONE", fields: commonFields("NONE") };
+ * console.log(parseConfig(schema, {}).inferenceMode); // false
+ * ```
+ */
+export function commonFields<T extends string>(
+  peftType: T,
+): ConfigFields<PeftConfig & { readonly peftType: T }> {
   return {
-    peftType: z.literal(peftType).default(peftType).describe(JSON.stringify(peftType)),
+    peftType: described<T>(
+      z.literal(peftType as string).default(peftType).describe(
+        JSON.stringify(peftType),
+      ) as unknown as FieldType<T>,
+    ),
     taskType: z.literal(TASK_TYPES).nullable().default(null)
       .describe(`one of ${TASK_TYPES.join(", ")}, or null`),
     inferenceMode: field.boolean(false),
@@ -164,7 +166,15 @@ export function commonFields(peftType: string): ConfigFields<PeftConfig> {
   };
 }
 
-/** The fields of {@link TargetConfig} that every such method has. */
+/**
+ * The fields of {@link TargetConfig} that every such method has.
+ *
+ * @example
+ * ```ts
+ * import { targetFields } from "@graft/peft";
+ * console.log(Object.keys(targetFields()).length); // 5
+ * ```
+ */
 export function targetFields(): ConfigFields<
   Required<
     Pick<
@@ -183,7 +193,18 @@ export function targetFields(): ConfigFields<
   };
 }
 
-/** Refuses combinations of {@link targetFields} as PEFT does. */
+/**
+ * Refuses combinations of {@link targetFields} as PEFT does.
+ *
+ * @throws {ConfigError} `CONFIG_LAYERS` for layers beside a regular expression, and for a name of their
+ * list without their numbers.
+ *
+ * @example
+ * ```ts
+ * import { checkTargets, loraConfig } from "@graft/peft";
+ * checkTargets(loraConfig({ targetModules: ["q_proj"], layersToTransform: [0] }));
+ * ```
+ */
 export function checkTargets(config: TargetConfig): void {
   const { targetModules, layersToTransform = null, layersPattern = null } = config;
   if (typeof targetModules === "string" && layersToTransform !== null) {
@@ -205,7 +226,17 @@ export function checkTargets(config: TargetConfig): void {
   checkLayersPattern(config);
 }
 
-/** Refuses a list of layers without saying which of them, as PEFT does. */
+/**
+ * Refuses a list of layers without saying which of them, as PEFT does.
+ *
+ * @throws {ConfigError} `CONFIG_LAYERS`.
+ *
+ * @example
+ * ```ts
+ * import { checkLayersPattern, oftConfig } from "@graft/peft";
+ * checkLayersPattern(oftConfig({ layersToTransform: 1, layersPattern: "h" }));
+ * ```
+ */
 export function checkLayersPattern(config: TargetConfig): void {
   const { layersToTransform = null, layersPattern } = config;
   if (layersPattern?.length && layersToTransform === null) {
@@ -223,6 +254,13 @@ export function checkLayersPattern(config: TargetConfig): void {
  * @param config Fields in camelCase; absent ones (and `undefined`) take their defaults.
  * @returns A frozen config with every field.
  * @throws {ConfigError} for a field that does not exist, is ill-typed, or contradicts another one.
+ *
+ * @example
+ * ```ts
+ * import { defaultMethods, parseConfig } from "@graft/peft";
+ * const config = parseConfig(defaultMethods.get("OFT")!.config, { oftBlockSize: 16 });
+ * console.log(config.peftType); // OFT
+ * ```
  */
 export function parseConfig<C extends PeftConfig>(schema: ConfigSchema<C>, config: unknown): C {
   if (typeof config !== "object" || config === null || Array.isArray(config)) {
@@ -269,7 +307,7 @@ export function unknownFields(
 }
 
 function illTyped(
-  schema: Pick<ConfigSchema, "peftType" | "jsonNames">,
+  schema: Pick<ConfigSchema, "peftType" | "fields">,
   name: string,
   of: {
     readonly value: unknown;
@@ -294,8 +332,8 @@ function illTyped(
 }
 
 /** The name of a field in `adapter_config.json`. */
-export function jsonName(schema: Pick<ConfigSchema, "jsonNames">, name: string): string {
-  return schema.jsonNames?.[name] ?? snakeCase(name);
+export function jsonName({ fields }: Pick<ConfigSchema, "fields">, name: string): string {
+  return (fields as Readonly<Record<string, FieldType<unknown>>>)[name]?.json ?? snakeCase(name);
 }
 
 /** A name in camelCase as Python spells it. */

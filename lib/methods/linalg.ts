@@ -4,6 +4,8 @@
  * @module
  */
 import { EigenvalueDecomposition, Matrix, QrDecomposition } from "ml-matrix";
+import { toFloat32 } from "../tensor/convert.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
 /** A matrix in row-major order. */
@@ -33,6 +35,22 @@ export function flatMatrix(
 ): FlatMatrix {
   const { rows, columns } = shape;
   return { rows, columns, data: data instanceof Float64Array ? data : Float64Array.from(data) };
+}
+
+/** The matrix that a tensor holds. */
+export async function matrixOf(stored: Tensor): Promise<FlatMatrix> {
+  const [rows, columns] = stored.shape;
+  return flatMatrix(await toFloat32(stored), { rows, columns });
+}
+
+/** A matrix as a tensor, in f32. */
+export function matrixTensor({ rows, columns, data }: FlatMatrix): Tensor {
+  return tensor(Float32Array.from(data), { shape: [rows, columns] });
+}
+
+/** Each row times its factor. */
+export function scaledRows(m: FlatMatrix, factors: ArrayLike<number>): FlatMatrix {
+  return { ...m, data: m.data.map((x, i) => x * factors[Math.floor(i / m.columns)]) };
 }
 
 /** Rows become columns. */
@@ -80,7 +98,7 @@ export function matrixProduct(a: FlatMatrix, b: FlatMatrix): FlatMatrix {
 }
 
 /** The first rows of a matrix, as a view. */
-function firstRows(a: FlatMatrix, rows: number): FlatMatrix {
+export function firstRows(a: FlatMatrix, rows: number): FlatMatrix {
   return { rows, columns: a.columns, data: a.data.subarray(0, rows * a.columns) };
 }
 
@@ -318,7 +336,8 @@ export function approximateSvd(
   return { u: rowProducts(u, q), s, v };
 }
 
-function norm(x: Float64Array): number {
+/** The length of a vector; of a matrix its Frobenius norm. */
+export function norm(x: Float64Array): number {
   let sum = 0;
   for (let i = 0; i < x.length; i++) sum += x[i] * x[i];
   return Math.sqrt(sum);

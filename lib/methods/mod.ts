@@ -1,44 +1,27 @@
 /**
- * The registry of PEFT methods, as a value. Another method is a file in this folder and a line
- * here.
+ * The registry of PEFT methods, as a value.
  *
  * @module
  */
 import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
 import { isIterable, type OptionRule, show, showName } from "../options.ts";
-import type { ConfigSchema, PeftConfig } from "./config.ts";
-import { ia3 } from "./ia3.ts";
-import { ia3Schema } from "./ia3-config.ts";
-import { lora } from "./lora/lora.ts";
-import { loraSchema } from "./lora/lora-config.ts";
+import * as all from "./all.ts";
+import type { PeftConfig } from "./config.ts";
 import type { PeftMethod } from "./method.ts";
-import { prefixTuning } from "./prefix-tuning.ts";
-import { prefixTuningSchema } from "./prefix-tuning-config.ts";
-import { vera } from "./vera.ts";
-import { veraSchema } from "./vera-config.ts";
-
-/** What is registered of one method. */
-// deno-lint-ignore no-explicit-any -- a registry holds methods of different configs
-export interface PeftMethodEntry<C extends PeftConfig = any> {
-  /** Its name in lower case, such as `lora`; in upper case it is the `peft_type`. */
-  readonly name: string;
-  /** The fields of its config. */
-  readonly config: ConfigSchema<C>;
-  /** What it does. */
-  readonly method: PeftMethod<C>;
-  /** What the keys of its leaves start with; by default the name and `_`. */
-  readonly prefix?: string;
-  /** Whether it can be active at one time with adapters of other methods on one model. */
-  readonly isMixedCompatible?: boolean;
-}
 
 /** Methods by `peft_type`. A registry never changes; registering gives another one. */
-export type MethodRegistry = ReadonlyMap<string, Required<PeftMethodEntry>>;
+export type MethodRegistry = ReadonlyMap<string, PeftMethod>;
+
+/** Options of what looks methods up. */
+export interface RegistryOptions {
+  /** Methods that are known; the library's own by default. */
+  readonly registry?: MethodRegistry;
+}
 
 /** A registry, as the value of an option. */
 export const REGISTRY: OptionRule = {
   must: "a registry of methods (registerPeftMethod)",
-  holds: (x) => x instanceof Map && [...x.values()].every((entry) => entry?.method),
+  holds: (x) => x instanceof Map && [...x.values()].every((method) => method?.config),
 };
 
 /** Refuses what is no registry. */
@@ -55,9 +38,9 @@ function checkRegistry(registry: MethodRegistry): void {
  * outside.
  *
  * @param registry The registry, which stays as it is.
- * @param entry The method, its config and its name.
+ * @param method The method.
  * @throws {ValueError} for a name that ends in `_`, is not in lower case or is taken; for a prefix
- * that is taken; and where name, prefix and `peft_type` of the parts disagree. The messages are
+ * that is taken; and where name and `peft_type` disagree. The messages are
  * PEFT's, which throws a `KeyError` for what is taken and also refuses names that its enum lacks.
  *
  * @example
@@ -74,18 +57,18 @@ function checkRegistry(registry: MethodRegistry): void {
  */
 export function registerPeftMethod<C extends PeftConfig>(
   registry: MethodRegistry,
-  entry: PeftMethodEntry<C>,
+  method: PeftMethod<C>,
 ): MethodRegistry {
   checkRegistry(registry);
-  const given = (entry ?? {}) as PeftMethodEntry<C>;
-  const { name, config, method, prefix = `${String(name)}_`, isMixedCompatible = false } = given;
+  const given = (method ?? {}) as PeftMethod<C>;
+  const { name, config, leaves } = given, prefix = prefixOf(given);
   const refuse = (code: string, message: string) => new ValueError(code, message, { name, prefix });
-  if (typeof name !== "string" || !config || !method) {
+  if (typeof name !== "string" || !config || !leaves) {
     throw refuse(
       "METHOD_ENTRY",
-      `A method is registered with its name, its config and what it does ({ name, config, method }); found ${
+      `A method has a name, a config and leaves ({ name, config, leaves, … }); found ${
         show(name)
-      } as the name, ${show(config)} as the config and ${show(method)} as the method.`,
+      } as the name, ${show(config)} as the config and ${show(leaves)} as the leaves.`,
     );
   }
   if (name.endsWith("_")) {
@@ -108,82 +91,80 @@ export function registerPeftMethod<C extends PeftConfig>(
       `There is already PEFT method called '${name}', please choose a unique name.`,
     );
   }
-  if ([...registry.values()].some((other) => other.prefix === prefix)) {
+  const taken = [...registry].some(([type, other]) =>
+    prefixOf(other) === prefix && type !== config.extends && other.config.extends !== peftType
+  );
+  if (taken) {
     throw refuse(
       "METHOD_DUPLICATE",
       `There is already a prefix called '${prefix}', please choose a unique prefix.`,
     );
   }
-  if (method.prefix !== prefix) {
-    throw refuse(
-      "METHOD_PREFIX",
-      `Inconsistent prefixes found: '${prefix}' and '${method.prefix}' (they should be the same).`,
-    );
-  }
-  if (method.peftType !== peftType || config.peftType !== peftType) {
+  if (config.peftType !== peftType) {
     throw refuse(
       "METHOD_TYPE",
-      `A method called '${name}' has the peft_type ${peftType}, but its method says ` +
-        `${method.peftType} and its config ${config.peftType} (they should be the same).`,
+      `A method called '${name}' has the peft_type ${peftType}, but its config says ` +
+        `${config.peftType} (they should be the same).`,
     );
   }
-  return new Map([...registry, [peftType, { name, config, method, prefix, isMixedCompatible }]]);
+  return new Map([...registry, [peftType, method]]);
+}
+
+/** What the names of a method's leaves start with. */
+export function prefixOf({ name, prefix = `${String(name)}_` }: PeftMethod): string {
+  return prefix;
 }
 
 /**
  * A registry of these methods.
  *
  * @throws {ValueError} as {@link registerPeftMethod} does.
+ *
+ * @example
+ * ```ts
+ * import { createMethodRegistry, defaultMethods } from "@graft/peft";
+ * const registry = createMethodRegistry([defaultMethods.get("LORA")!, defaultMethods.get("OFT")!]);
+ * console.log([...registry.keys()]); // ["LORA", "OFT"]
+ * ```
  */
-export function createMethodRegistry(entries: Iterable<PeftMethodEntry>): MethodRegistry {
-  if (!isIterable(entries)) {
-    throw new ValueError("METHOD_ENTRY", `A list of methods is needed; found ${show(entries)}.`);
+export function createMethodRegistry(methods: Iterable<PeftMethod>): MethodRegistry {
+  if (!isIterable(methods)) {
+    throw new ValueError("METHOD_ENTRY", `A list of methods is needed; found ${show(methods)}.`);
   }
   let registry: MethodRegistry = new Map();
-  for (const entry of entries) registry = registerPeftMethod(registry, entry);
+  for (const method of methods) registry = registerPeftMethod(registry, method);
   return registry;
 }
 
 /** The methods that the library brings. */
-export const defaultMethods: MethodRegistry = createMethodRegistry([
-  { name: "lora", config: loraSchema, method: lora, isMixedCompatible: true },
-  { name: "ia3", config: ia3Schema, method: ia3, isMixedCompatible: true },
-  { name: "vera", config: veraSchema, method: vera, prefix: "vera_lambda_" },
-  { name: "prefix_tuning", config: prefixTuningSchema, method: prefixTuning },
-]);
-
-/**
- * What is registered under a `peft_type`.
- *
- * @throws {UnsupportedError} where no such method is registered.
- */
-export function methodEntryOf(
-  peftType: string,
-  registry: MethodRegistry = defaultMethods,
-): Required<PeftMethodEntry> {
-  checkRegistry(registry);
-  const entry = registry.get(peftType);
-  if (!entry) {
-    const near = typeof peftType === "string" ? nearestNames(peftType, registry.keys(), 1) : [];
-    throw new UnsupportedError(
-      "METHOD_UNKNOWN",
-      `No PEFT method of the type ${showName(peftType)} is registered${
-        near.length ? ` (nearest: ${near[0]})` : ""
-      }; registered are ${[...registry.keys()].join(", ") || "none"}.`,
-      { peftType },
-    );
-  }
-  return entry;
-}
+export const defaultMethods: MethodRegistry = createMethodRegistry(
+  Object.values(all).filter((member) => typeof member === "object"),
+);
 
 /**
  * The method of a `peft_type`.
  *
  * @throws {UnsupportedError} where no such method is registered.
+ *
+ * @example
+ * ```ts
+ * import { methodOf } from "@graft/peft";
+ * console.log(methodOf("POLY").name); // poly
+ * ```
  */
 export function methodOf(
   peftType: string,
   registry: MethodRegistry = defaultMethods,
 ): PeftMethod {
-  return methodEntryOf(peftType, registry).method;
+  checkRegistry(registry);
+  const method = registry.get(peftType);
+  if (method) return method;
+  const near = typeof peftType === "string" ? nearestNames(peftType, registry.keys(), 1) : [];
+  throw new UnsupportedError(
+    "METHOD_UNKNOWN",
+    `No PEFT method of the type ${showName(peftType)} is registered${
+      near.length ? ` (nearest: ${near[0]})` : ""
+    }; registered are ${[...registry.keys()].join(", ") || "none"}.`,
+    { peftType },
+  );
 }

@@ -7,13 +7,15 @@ import { ConfigError } from "../errors.ts";
 import {
   camelCase,
   type ConfigSchema,
+  type FieldType,
   jsonName,
+  parseConfig,
   type PeftConfig,
   snakeCase,
   unknownFields,
 } from "./config.ts";
 import { checkOptions, type OptionRules, show } from "../options.ts";
-import { defaultMethods, methodEntryOf, type MethodRegistry, REGISTRY } from "./mod.ts";
+import { defaultMethods, methodOf, type MethodRegistry, REGISTRY } from "./mod.ts";
 
 /** Which methods exist. */
 export interface PeftJsonOptions {
@@ -57,16 +59,15 @@ export function toPeftJson(
       `toPeftJson needs a config as loraConfig makes it; found ${show(config)}.`,
     );
   }
-  const { schema = methodEntryOf(config.peftType, options.registry).config } = options;
-  const floats = new Set(schema.floats), nested = new Set<string>(schema.subconfigs);
-  const fields = Object.keys(schema.fields).map((name): [string, unknown, boolean] => [
+  const { schema = methodOf(config.peftType, options.registry).config } = options;
+  const fields = Object.entries(schema.fields).map(([name, type]): [string, unknown, boolean] => [
     jsonName(schema, name),
     name === "inferenceMode"
       ? true
-      : nested.has(name)
+      : type.nested
       ? renamed(config[name as keyof PeftConfig], snakeCase)
       : config[name as keyof PeftConfig],
-    floats.has(name),
+    type.float === true,
   ]);
   const lines = fields.sort(byKey).map(([key, value, float]) =>
     `  ${quote(key)}: ${
@@ -110,18 +111,19 @@ export function fromPeftJson(
       }; found ${peftType === undefined ? "no such field" : show(peftType)}.`,
     );
   }
-  const { config: schema, method } = methodEntryOf(peftType, registry);
+  const schema: ConfigSchema = methodOf(peftType, registry).config;
   const names = new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
   const given = Object.entries(json).filter(([key, value]) =>
     key !== "runtime_config" && !schema.retired?.[key]?.includes(value)
   );
   const unknown = given.map(([key]) => key).filter((key) => !names.has(key));
   if (unknown.length) throw unknownFields(schema, unknown, [...names.keys()]);
-  const nested = new Set<string>(schema.subconfigs);
-  return method.parseConfig(
+  const fields: Readonly<Record<string, FieldType<unknown>>> = schema.fields;
+  return parseConfig(
+    schema,
     Object.fromEntries(given.map(([key, value]) => {
       const name = names.get(key)!;
-      return [name, nested.has(name) ? renamed(value, camelCase) : value];
+      return [name, fields[name].nested ? renamed(value, camelCase) : value];
     })),
   );
 }

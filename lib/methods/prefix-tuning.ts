@@ -8,58 +8,150 @@
  *
  * @module
  */
-import { add } from "../ops/binary.ts";
+import { z } from "zod";
+import { ConfigError } from "../errors.ts";
+import { attentionLayers, type ModelGraph, writtenSequence } from "../model/model-graph.ts";
+import { add, tanh } from "../ops/elementwise.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
-import { tanh } from "../ops/unary.ts";
 import type { Value } from "../ops/value.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { parseConfig } from "./config.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { commonFields, type ConfigSchema, field, parseConfig } from "./config.ts";
 import { kaimingUniform } from "./lora/lora-init.ts";
-import type {
-  CachePrefix,
-  LeafShapes,
-  Leaves,
-  PeftMethod,
-  SharedContext,
-  SharedTrace,
-  SiteLeaves,
-} from "./method.ts";
+import type { AdapterTrace, CachePrefix, LeafRule, Leaves, PeftMethod } from "./method.ts";
 import {
-  completePrefixConfig,
-  type PrefixTuningConfig,
-  prefixTuningSchema,
-} from "./prefix-tuning-config.ts";
-import { promptSizes } from "./prompt-config.ts";
+  completePromptConfig,
+  optionalSize,
+  promptFields,
+  type PromptLearningConfig,
+  promptSizes,
+  sizeIn,
+} from "./prompt-config.ts";
+import type { TorchRandom } from "./torch-random.ts";
+
+/** A prefix tuning config with every field, as {@link prefixTuningConfig} makes it. */
+export interface PrefixTuningConfig extends PromptLearningConfig {
+  /** `"PREFIX_TUNING"`. */
+  readonly peftType: "PREFIX_TUNING";
+  /**
+   * `"zero"` starts from keys and values of zero; `null` (default) from random ones. Zero keys still
+   * take their share of the attention.
+   */
+  readonly initWeights: "zero" | null;
+  /**
+   * Hidden size of the encoder, where `prefixProjection` asks for one; `tokenDim` by default.
+   */
+  readonly encoderHiddenSize: number | null;
+  /**
+   * Whether the prefix comes out of an encoder of two layers, which makes training steadier, instead
+   * of being trained itself (as in P-Tuning v2, Liu et al., 2021, arXiv:2110.07602). Only what the
+   * encoder computes is saved. False by default.
+   */
+  readonly prefixProjection: boolean;
+}
+
+const schema: ConfigSchema<PrefixTuningConfig> = {
+  peftType: "PREFIX_TUNING",
+  keyPrefix: "base_model.",
+  example: { numVirtualTokens: 3 },
+  fields: {
+    ...commonFields("PREFIX_TUNING"),
+    ...promptFields(),
+    initWeights: z.literal("zero").nullable().default(null).describe('"zero" or null'),
+    encoderHiddenSize: optionalSize(),
+    prefixProjection: field.boolean(false),
+  },
+  fit: completePrefixConfig,
+};
+
+/**
+ * A complete prefix tuning config (Li and Liang, 2021, arXiv:2101.00190): trained keys and values
+ * before those of the text, in every layer.
+ *
+ * @param config The fields to set, `numVirtualTokens` among them; the others take PEFT's defaults.
+ * Sizes that are left out follow from the model.
+ * @returns A frozen config with every field.
+ * @throws {ConfigError} for unknown or ill-typed fields.
+ *
+ * @example
+ * ```ts
+ * import { getPeftModel, prefixTuningConfig, tinyModel, trainableLeaves } from "@graft/peft";
+ * const base = await tinyModel();
+ * using _device = base.device;
+ * const model = getPeftModel(base, prefixTuningConfig({ numVirtualTokens: 5 }));
+ * for (const { shape } of trainableLeaves(model).values()) console.log(shape); // [5, 128]
+ * ```
+ */
+export function prefixTuningConfig(config: Partial<PrefixTuningConfig> = {}): PrefixTuningConfig {
+  return parseConfig(schema, config);
+}
+
+/**
+ * Fills in the sizes: those of the model's keys and values, which are fewer than the queries' in
+ * grouped-query attention.
+ *
+ * @throws {ConfigError} where sizes are missing or are not those of the model.
+ */
+function completePrefixConfig(
+  given: PrefixTuningConfig,
+  model: ModelGraph,
+): PrefixTuningConfig {
+  const config = completePromptConfig(given, model);
+  const { dim, heads, layers } = promptSizes(config);
+  const attention = attentionLayers(model, writtenSequence(model));
+  const keys = {
+    layers: attention.length,
+    heads: attention[0].keyHeads,
+    headSize: attention[0].headSize,
+  };
+  const keySize = keys.heads * keys.headSize;
+  const grouped = sizeIn(model.config, ["num_key_value_heads"]) !== undefined ||
+    keySize !== sizeIn(model.config, ["hidden_size", "n_embd", "d_model"]);
+  // Where queries share keys, PEFT turns the sizes of the hidden state into those of the keys.
+  const headSize = sizeIn(model.config, ["head_dim"]) ?? Math.floor(dim / heads);
+  const fits = grouped
+    ? headSize === keys.headSize || given.tokenDim === null && given.numAttentionHeads === null
+    : dim === keySize && heads === keys.heads;
+  if (!fits) {
+    throw new ConfigError(
+      "CONFIG_PREFIX_SIZE",
+      `A PREFIX_TUNING config with tokenDim ${dim} and numAttentionHeads ${heads} does not fit this ` +
+        `model, whose keys and values have ${keys.heads} heads of size ${keys.headSize}. Leave both ` +
+        "fields out: they follow from the model.",
+      { tokenDim: dim, numAttentionHeads: heads, ...keys },
+    );
+  }
+  if (layers < keys.layers) {
+    throw new ConfigError(
+      "CONFIG_PREFIX_LAYERS",
+      `A PREFIX_TUNING config with numLayers ${layers} leaves layers of the model without a prefix; ` +
+        `it has ${keys.layers}. Leave numLayers out: it follows from the model.`,
+      { numLayers: layers, layers: keys.layers },
+    );
+  }
+  return {
+    ...config,
+    tokenDim: keySize,
+    numAttentionHeads: keys.heads,
+    encoderHiddenSize: config.encoderHiddenSize ?? keySize,
+  };
+}
 
 /** The key under which PEFT saves the prefix, and the name of the leaf that is one. */
 const PREFIX = "prompt_embeddings";
 
 /** The method `PREFIX_TUNING`. */
 export const prefixTuning: PeftMethod<PrefixTuningConfig> = {
-  peftType: "PREFIX_TUNING",
-  prefix: "prefix_tuning_",
-  keyPrefix: "base_model.",
-  parseConfig: (config) => parseConfig(prefixTuningSchema, config),
-  completeConfig: completePrefixConfig,
-  siteKinds: [],
-  defaultTargets: {},
-  leafShapes: () => ({}),
-  init: () => Promise.resolve({ leaves: {}, frozen: {} }),
-  sharedShapes: (config): LeafShapes => ({ leaves: shapes(config), frozen: {} }),
-  initShared: (context) => Promise.resolve(initPrefix(context)),
-  frozenShared: () => Promise.resolve({}),
-  sharedKeys: (config): Readonly<Record<string, string>> =>
-    isProjected(config) ? {} : { [PREFIX]: PREFIX },
-  derivedTensors: (config, { leaves }) =>
-    new Map(isProjected(config) ? [[PREFIX, projectedTensor(config, leaves)]] : []),
-  cachePrefix: tracePrefix,
-  prefixLength: (config) => promptSizes(config).tokens,
-  forward: ({ result }) => result,
-  keyOf: (leaf) => leaf,
+  name: "prefix_tuning",
+  config: schema,
+  leaves: { adapter: ({ config }) => leafRules(config) },
+  pass: {
+    virtualTokens: (config) => promptSizes(config).tokens,
+    memory: tracePrefix,
+  },
 };
 
 /** Whether the prefix comes out of an encoder, which only training has. */
@@ -73,43 +165,54 @@ function width(config: PrefixTuningConfig): number {
   return 2 * layers * dim;
 }
 
-function shapes(config: PrefixTuningConfig): Readonly<Record<string, readonly number[]>> {
-  const { tokens, dim } = promptSizes(config);
-  if (!isProjected(config)) return { [PREFIX]: [tokens, width(config)] };
-  const hidden = config.encoderHiddenSize ?? dim;
-  return {
-    embedding_weight: [tokens, dim],
-    transform_0_weight: [hidden, dim],
-    transform_0_bias: [hidden],
-    transform_2_weight: [width(config), hidden],
-    transform_2_bias: [width(config)],
-  };
-}
-
 /** Takes the random numbers that torch's embedding and linear layers take, in PEFT's order. */
-function initPrefix({ config, random }: SharedContext<PrefixTuningConfig>): SiteLeaves {
-  const all = shapes(config), projected = isProjected(config);
-  const table = projected ? "embedding_weight" : PREFIX;
-  const values: Record<string, Float32Array> = {
-    [table]: random.normal(sizeOf(all[table])),
+function leafRules(config: PrefixTuningConfig): Readonly<Record<string, LeafRule>> {
+  const { tokens, dim } = promptSizes(config);
+  const zero = config.initWeights === "zero";
+  const table = (shape: readonly number[], key: string | null, zero: boolean): LeafRule => ({
+    shape,
+    key,
+    init({ random }) {
+      const drawn = random.normal(sizeOf(shape));
+      return zero ? drawn.fill(0) : drawn;
+    },
+  });
+  if (!isProjected(config)) return { [PREFIX]: table([tokens, width(config)], PREFIX, zero) };
+  const hidden = config.encoderHiddenSize ?? dim;
+  const linear = (name: string, [outputs, features]: readonly [number, number], zero: boolean) => {
+    const rule = (
+      shape: readonly number[],
+      draw: (random: TorchRandom) => Float32Array<ArrayBuffer>,
+    ): LeafRule => ({
+      shape,
+      key: null,
+      init: ({ random }) => zero ? draw(random).fill(0) : draw(random),
+    });
+    const size = outputs * features, bound = 1 / Math.sqrt(features);
+    return {
+      [`${name}_weight`]: rule(
+        [outputs, features],
+        (random) => kaimingUniform(random, { size, features }),
+      ),
+      [`${name}_bias`]: rule(
+        [outputs],
+        (random) => random.uniform(outputs, { low: -bound, high: bound }),
+      ),
+    };
   };
-  for (const layer of projected ? ["transform_0", "transform_2"] : []) {
-    const [outputs, features] = all[`${layer}_weight`];
-    const bound = 1 / Math.sqrt(features);
-    values[`${layer}_weight`] = kaimingUniform(random, { size: outputs * features, features });
-    values[`${layer}_bias`] = random.uniform(outputs, { low: -bound, high: bound });
-  }
-  if (config.initWeights === "zero") {
-    for (const leaf of projected ? ["transform_2_weight", "transform_2_bias"] : [PREFIX]) {
-      values[leaf].fill(0);
-    }
-  }
-  const leaves = Object.entries(values)
-    .map(([leaf, data]) => [leaf, tensor(data, { shape: all[leaf] })]);
-  return { leaves: Object.fromEntries(leaves), frozen: {} };
+  return {
+    embedding_weight: table([tokens, dim], null, false),
+    ...linear("transform_0", [hidden, dim], false),
+    ...linear("transform_2", [width(config), hidden], zero),
+    [PREFIX]: {
+      shape: [tokens, width(config)],
+      kind: "derived",
+      saved: (leaves) => projectedTensor(config, leaves),
+    },
+  };
 }
 
-function tracePrefix({ config, shared }: SharedTrace<PrefixTuningConfig>): CachePrefix {
+function tracePrefix({ config, shared }: AdapterTrace<PrefixTuningConfig>): CachePrefix {
   const { tokens, dim, heads } = promptSizes(config);
   const flat = isProjected(config) ? traceProjection(shared) : shared[PREFIX];
   // [N, layer, key or value, head, element of the head]

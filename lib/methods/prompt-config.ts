@@ -7,7 +7,7 @@
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
 import { type ConfigFields, field, type FieldType, type PeftConfig } from "./config.ts";
 
 /**
@@ -93,7 +93,7 @@ export function completePromptConfig<C extends PromptLearningConfig>(
     config[name] ?? sizeIn(model.config, keys) ?? fail(missingSize(config, name));
   const taskType = config.taskType ?? "CAUSAL_LM";
   const submodules = config.numTransformerSubmodules ?? (taskType === "SEQ_2_SEQ_LM" ? 2 : 1);
-  if (submodules !== 1) {
+  if (submodules !== 1 && writtenSequence(model) !== "decoderTokens") {
     throw new ConfigError(
       "CONFIG_SUBMODULES",
       `A ${config.peftType} config with ${

@@ -3,6 +3,7 @@
  *
  * @module
  */
+export * from "./all.ts";
 export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
 export type { CordaCalibration } from "./lora/corda.ts";
@@ -18,11 +19,13 @@ export type {
   MajoritySignMethod,
 } from "./combine.ts";
 export {
+  type CalibrationCheck,
   checkLayersPattern,
   checkTargets,
   commonFields,
   type ConfigFields,
   type ConfigSchema,
+  described,
   field,
   type FieldType,
   type FieldTypes,
@@ -31,7 +34,6 @@ export {
   type TargetConfig,
   targetFields,
 } from "./config.ts";
-export { type Ia3Config, ia3Config } from "./ia3-config.ts";
 export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";
 export type * from "./method.ts";
 export {
@@ -39,13 +41,23 @@ export {
   defaultMethods,
   methodOf,
   type MethodRegistry,
-  type PeftMethodEntry,
   registerPeftMethod,
+  type RegistryOptions,
 } from "./mod.ts";
 export { fromPeftJson, type PeftJsonOptions, toPeftJson } from "./peft-json.ts";
-export { type PrefixTuningConfig, prefixTuningConfig } from "./prefix-tuning-config.ts";
 export type { PromptLearningConfig } from "./prompt-config.ts";
 export { PeftType, TASK_TYPES, TaskType } from "./peft-types.ts";
 export type { RefitContext, RefitRule } from "./refit.ts";
+export type {
+  AttentionRule,
+  ChangeRule,
+  DeltaRule,
+  ForwardRule,
+  ReplaceRule,
+  SiteCall,
+  SiteRule,
+  SiteRules,
+  SiteValues,
+} from "./site-rule.ts";
+export type * from "./training-rule.ts";
 export type { TorchRandom } from "./torch-random.ts";
-export { type VeraConfig, veraConfig } from "./vera-config.ts";

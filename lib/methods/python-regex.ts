@@ -32,15 +32,14 @@ function read(pattern: string): { readonly source: string; readonly flags: strin
     return { source, flags };
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
-    const error = new ConfigError(
+    throw new ConfigError(
       "CONFIG_REGEX",
       `${
         JSON.stringify(pattern)
       } cannot be read as a regular expression in Python's syntax: ${reason}.`,
       { pattern },
+      { cause },
     );
-    error.cause = cause;
-    throw error;
   }
 }
 

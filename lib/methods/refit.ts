@@ -21,7 +21,9 @@ export interface RefitContext<C extends PeftConfig> {
   readonly from?: { readonly config: C; readonly leaves: Leaves };
   /** The site whose leaves these are the transposes of, where they are tied. */
   readonly tiedTo?: Site;
-  /** The site's weight in f32, as it is stored. */
+  /**
+   * The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out].
+   */
   weight(): Promise<Float32Array>;
 }
 

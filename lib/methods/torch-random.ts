@@ -23,6 +23,8 @@ export interface TorchRandom {
     size: number,
     parameters?: { readonly mean?: number; readonly std?: number },
   ): Float32Array<ArrayBuffer>;
+  /** Whole numbers from 0 up to, not including, `limit`, as `torch.randint(limit, (size,))`. */
+  integers(size: number, limit: number): Int32Array<ArrayBuffer>;
   /** A permutation of 0 … size − 1, as `torch.randperm`. */
   permutation(size: number): Int32Array<ArrayBuffer>;
   /**
@@ -142,6 +144,7 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
       }
       return out;
     },
+    integers: (size, limit) => Int32Array.from({ length: size }, () => (bits32() >>> 0) % limit),
     permutation(size) {
       const out = Int32Array.from({ length: size }, (_, i) => i);
       for (let i = 0; i < size - 1; i++) {

@@ -8,130 +8,212 @@
  *
  * @module
  */
+import { z } from "zod";
 import type { Site } from "../model/site.ts";
-import { add, mul } from "../ops/binary.ts";
+import { mul } from "../ops/elementwise.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
-import { tensor } from "../tensor/tensor.ts";
-import { parseConfig } from "./config.ts";
+import {
+  checkLayersPattern,
+  commonFields,
+  type ConfigSchema,
+  field,
+  parseConfig,
+  type PeftConfig,
+  targetFields,
+} from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
-import type {
-  ForwardContext,
-  InitContext,
-  Leaves,
-  MergeContext,
-  PeftMethod,
-  SiteContext,
-  SiteLeaves,
-} from "./method.ts";
+import type { LeafRule, PeftMethod, SiteTrace } from "./method.ts";
+import type { DeltaRule } from "./site-rule.ts";
 import { createTorchRandom } from "./torch-random.ts";
-import { type VeraConfig, veraSchema } from "./vera-config.ts";
 
-const PROJECTION_KEYS = { vera_A: "base_model.vera_A", vera_B: "base_model.vera_B" };
+/** A VeRA config with every field, as {@link veraConfig} makes it. */
+export interface VeraConfig extends PeftConfig {
+  /** `"VERA"`. */
+  readonly peftType: "VERA";
+  /**
+   * Rank: inner dimension of the shared projections. 256 by default; choose it larger than for
+   * LoRA, as a site trains only `r` and its output features.
+   */
+  readonly r: number;
+  /**
+   * Which modules: a list of full paths or of their endings, a regular expression for the whole
+   * path, or `"all-linear"`; `null` (default) for what is usual for the architecture.
+   */
+  readonly targetModules: readonly string[] | string | null;
+  /** Seed of the random numbers that the projections consist of. 0 by default. */
+  readonly projectionPrngKey: number;
+  /**
+   * Whether the projections are saved (default), or made again from `projectionPrngKey` when the
+   * adapter is loaded.
+   */
+  readonly saveProjection: boolean;
+  /**
+   * Probability with which an input feature is dropped before the projections in training, from 0
+   * up to, but not including, 1. 0 by default.
+   */
+  readonly veraDropout: number;
+  /** Value that `vera_lambda_d` starts from. 0.1 by default. */
+  readonly dInitial: number;
+  /**
+   * Whether the adapted weights are stored [in, out]. Corrected by what the modules are, so it need
+   * not be set.
+   */
+  readonly fanInFanOut: boolean;
+  /**
+   * Which biases of the base are trained too: `"none"` (default), `"all"`, or `"vera_only"`, those
+   * of the adapted modules.
+   */
+  readonly bias: "none" | "all" | "vera_only";
+  /** Modules that are trained and saved as a whole. */
+  readonly modulesToSave: readonly string[] | null;
+  /**
+   * Whether the adapter starts by changing nothing (default). With `false`, `vera_lambda_d` is
+   * normal random and `vera_lambda_b` is 1, for tests.
+   */
+  readonly initWeights: boolean;
+  /**
+   * Only these layers, by number. Applies to endings; not to full paths or to a regular expression.
+   */
+  readonly layersToTransform: readonly number[] | number | null;
+  /**
+   * Name of the list that holds the layers, such as `layers` or `h`, where it cannot be guessed.
+   */
+  readonly layersPattern: readonly string[] | string | null;
+}
+
+const { targetModules, modulesToSave, layersToTransform, layersPattern } = targetFields();
+
+const schema: ConfigSchema<VeraConfig> = {
+  peftType: "VERA",
+  targets: { ...ATTENTION_TARGETS, phi: ["q_proj", "v_proj"] },
+  isIdentityAtInit: true,
+  fields: {
+    ...commonFields("VERA"),
+    r: field.integer(256, 1),
+    targetModules,
+    projectionPrngKey: z.int().default(0).describe("a whole number"),
+    saveProjection: field.boolean(true),
+    veraDropout: field.probability(0),
+    dInitial: field.float(0.1),
+    fanInFanOut: field.boolean(false),
+    bias: field.choice("none", ["none", "all", "vera_only"]),
+    modulesToSave,
+    initWeights: field.boolean(true),
+    layersToTransform,
+    layersPattern,
+  },
+  // PEFT lets layersToTransform pass with an expression for targetModules, and does not look at it.
+  check: checkLayersPattern,
+};
+
+/**
+ * A complete VeRA config (Kopiczko et al., 2023, arXiv:2310.11454): random projections that all
+ * layers share and that stay as they are, and two learned vectors for each layer.
+ *
+ * @param config The fields to set; the others take PEFT's defaults.
+ * @returns A frozen config with every field.
+ * @throws {ConfigError} for unknown or ill-typed fields and for settings that contradict each
+ * other.
+ *
+ * @example
+ * ```ts
+ * import { veraConfig } from "@graft/peft";
+ * const config = veraConfig({ r: 128, targetModules: ["q_proj", "v_proj"], saveProjection: false });
+ * console.log(config.dInitial); // 0.1
+ * ```
+ */
+export function veraConfig(config: Partial<VeraConfig> = {}): VeraConfig {
+  return parseConfig(schema, config);
+}
+
+const rule: DeltaRule<VeraConfig> = {
+  delta(trace) {
+    const { a, b } = projectionsAt(trace), { leaves } = trace;
+    const left = mul(b, reshape(leaves.vera_lambda_b, [-1, 1]));
+    const right = mul(a, reshape(leaves.vera_lambda_d, [-1, 1]));
+    return trace.site.kind === "conv1d"
+      ? matmul(right, left, { transposeA: true, transposeB: true })
+      : matmul(left, right);
+  },
+  apply(trace, x) {
+    const { a, b } = projectionsAt(trace), { pass, config, leaves } = trace;
+    const dropped = pass.dropout(x, config.veraDropout);
+    const inner = mul(matmul(dropped, a, { transposeB: true }), leaves.vera_lambda_d);
+    return mul(matmul(inner, b, { transposeB: true }), leaves.vera_lambda_b);
+  },
+};
 
 /** The method `VERA`. */
 export const vera: PeftMethod<VeraConfig> = {
-  peftType: "VERA",
+  name: "vera",
   prefix: "vera_lambda_",
-  parseConfig: (config) => parseConfig(veraSchema, config),
-  isScalable: true,
-  supportsLoraConversion: true,
-  isIdentityAtInit: true,
-  siteKinds: ["linear", "conv1d"],
-  defaultTargets: { ...ATTENTION_TARGETS, phi: ["q_proj", "v_proj"] },
-  leafShapes: ({ r }, { outFeatures }) => ({ vera_lambda_b: [outFeatures], vera_lambda_d: [r] }),
-  init,
-  sharedShapes: (config, { sites }) => ({ leaves: {}, frozen: projectionShapes(config, sites) }),
-  initShared: ({ config, sites }) =>
-    Promise.resolve({ leaves: {}, frozen: projections(config, sites) }),
-  frozenShared: ({ config, sites }) => Promise.resolve(projections(config, sites)),
-  sharedKeys: ({ saveProjection }): Readonly<Record<string, string>> =>
-    saveProjection ? PROJECTION_KEYS : {},
-  ignoredKeys: ({ saveProjection }) => saveProjection ? [] : Object.values(PROJECTION_KEYS),
-  // A second adapter's file holds the projections of the first, which may be larger.
-  fitsShared: (leaf, { expected: [rows, columns], found: [m, n] }) =>
-    leaf === "vera_A" ? m === rows && n >= columns : m >= rows && n === columns,
-  forward,
-  merge,
-  keyOf: (leaf) => leaf,
-};
-
-function init({ config, site, random }: InitContext<VeraConfig>): Promise<SiteLeaves> {
-  const { r, initWeights, dInitial } = config;
-  // PEFT draws them also where it then sets them to a constant.
-  const d = random.normal(r);
-  const b = new Float32Array(site.outFeatures).fill(initWeights ? 0 : 1);
-  return Promise.resolve({
-    leaves: {
-      vera_lambda_b: tensor(b, { shape: [site.outFeatures] }),
-      vera_lambda_d: tensor(initWeights ? d.fill(dInitial) : d, { shape: [r] }),
+  config: schema,
+  leaves: {
+    site({ config: { r, initWeights, dInitial }, site: { outFeatures } }) {
+      return {
+        vera_lambda_b: {
+          shape: [outFeatures],
+          init: () => new Float32Array(outFeatures).fill(initWeights ? 0 : 1),
+        },
+        vera_lambda_d: {
+          shape: [r],
+          init({ random }) {
+            // PEFT draws them also where it then sets them to a constant.
+            const drawn = random.normal(r);
+            return initWeights ? drawn.fill(dInitial) : drawn;
+          },
+        },
+      };
     },
-    frozen: {},
-  });
-}
-
-function projectionShapes(
-  { r }: VeraConfig,
-  sites: readonly Site[],
-): Readonly<Record<"vera_A" | "vera_B", readonly number[]>> {
-  return {
-    vera_A: [r, Math.max(0, ...sites.map(({ inFeatures }) => inFeatures))],
-    vera_B: [Math.max(0, ...sites.map(({ outFeatures }) => outFeatures)), r],
-  };
-}
+    adapter: ({ config, sites }) => projections(config, sites),
+  },
+  sites: () => ({ linear: rule, conv1d: rule }),
+};
 
 /**
  * Uniform random numbers from the key's own stream, with the variance that keeps signals as they
  * are before a rectifier (He et al., 2015, arXiv:1502.01852).
  */
-function projections(config: VeraConfig, sites: readonly Site[]): Leaves {
-  const random = createTorchRandom(config.projectionPrngKey);
-  const { vera_A, vera_B } = projectionShapes(config, sites);
-  const draw = (shape: readonly number[]) => {
-    const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(shape[1]));
-    const values = random.uniform(shape[0] * shape[1], { low: -bound, high: bound });
-    return tensor(values, { shape });
+function projections(
+  { r, projectionPrngKey, saveProjection }: VeraConfig,
+  sites: readonly Site[],
+): Readonly<Record<string, LeafRule>> {
+  const random = createTorchRandom(projectionPrngKey);
+  const largest = (size: "inFeatures" | "outFeatures") =>
+    Math.max(0, ...sites.map((site) => site[size]));
+  const rule = (
+    name: string,
+    shape: readonly [number, number],
+    accepts: LeafRule["accepts"],
+  ): LeafRule => ({
+    shape,
+    kind: "fixed",
+    accepts,
+    ...(saveProjection
+      ? { key: `base_model.${name}` }
+      : { key: null, idleKey: `base_model.${name}` }),
+    init() {
+      const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(shape[1]));
+      return random.uniform(shape[0] * shape[1], { low: -bound, high: bound });
+    },
+  });
+  const inputs = largest("inFeatures"), outputs = largest("outFeatures");
+  // A second adapter's file holds the projections of the first, which may be larger.
+  return {
+    vera_A: rule("vera_A", [r, inputs], ([m, n]) => m === r && n >= inputs),
+    vera_B: rule("vera_B", [outputs, r], ([m, n]) => m >= outputs && n === r),
   };
-  return { vera_A: draw(vera_A), vera_B: draw(vera_B) };
 }
 
-interface Parts {
-  /** [r, in]. */
-  readonly a: Value;
-  /** [out, r]. */
-  readonly b: Value;
-  /** λ_d with the factor that was asked for, [r]. */
-  readonly d: Value;
-}
-
-/** What a site uses of the projections. */
-function partsOf({ site, leaves, shared, multiplier }: SiteContext<VeraConfig>): Parts {
-  const { vera_lambda_d: d } = leaves;
+/** What a site uses of the projections: A [r, in] and B [out, r]. */
+function projectionsAt(
+  { site, shared }: SiteTrace<VeraConfig>,
+): { readonly a: Value; readonly b: Value } {
   return {
     a: sliceAxis(shared.vera_A, { axis: 1, start: 0, size: site.inFeatures }),
     b: sliceAxis(shared.vera_B, { axis: 0, start: 0, size: site.outFeatures }),
-    d: multiplier === 1 ? d : mul(d, multiplier),
   };
-}
-
-function forward(context: ForwardContext<VeraConfig>): Value {
-  const { pass, config, leaves, x, result } = context;
-  const { a, b, d } = partsOf(context);
-  const inner = mul(matmul(pass.dropout(x, config.veraDropout), a, { transposeB: true }), d);
-  return add(result, mul(matmul(inner, b, { transposeB: true }), leaves.vera_lambda_b));
-}
-
-function merge(
-  context: MergeContext<VeraConfig>,
-): { readonly weight: Value; readonly bias?: Value } {
-  const { site, leaves, weight, bias } = context;
-  const { a, b, d } = partsOf(context);
-  const left = mul(b, reshape(leaves.vera_lambda_b, [-1, 1]));
-  const right = mul(a, reshape(d, [-1, 1]));
-  const delta = site.kind === "conv1d"
-    ? matmul(right, left, { transposeA: true, transposeB: true })
-    : matmul(left, right);
-  return { weight: add(weight, delta), ...(bias ? { bias } : {}) };
 }

@@ -3,21 +3,57 @@
  *
  * @module
  */
-import type { Value } from "../ops/value.ts";
+import type { InputSpec } from "../ops/input.ts";
+import type { Graph, Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { ForwardPass } from "./forward-pass.ts";
-import type { ModelSignature } from "./signature.ts";
-import type { Site } from "./site.ts";
+import type { BatchInput } from "./batch-input.ts";
+import type { Layer, Modules } from "./modules.ts";
+import type { TaskType } from "./task-type.ts";
 
 /** The contents of a `config.json`. */
 export type ModelConfig = Readonly<Record<string, unknown>>;
 
-/** What a forward pass gets, all of one batch and length. */
+/** What a forward pass gets, all of one batch. */
 export interface PassInputs {
   /** Token ids, `i32` [B, T]. */
   readonly ids: Value;
-  /** Position of each token, `i32` [B, T]. */
+  /** Position of each token, and of each virtual one before them, `i32` [B, N+T]. */
   readonly positions: Value;
+  /** Token ids of the decoder, `i32` [B, T], where there is one beside an encoder. */
+  readonly decoderIds?: Value;
+}
+
+/** Named values that a model gives. */
+export type PassOutputs = Readonly<Record<string, Value>>;
+
+/** What an architecture uses to build the program, beside its own modules. */
+export interface ArchitecturePass {
+  /** The graph that is being traced. */
+  readonly graph: Graph;
+  /** Whether dropout is on. */
+  readonly training: boolean;
+  /** The rows of the token embedding [B, T, D] with those that adapters put before them. */
+  embedded(rows: Value): Value;
+  /** What an encoder gives; it does not run where a cache holds what is made of it. */
+  encoded(run: () => Value): Value | undefined;
+  /** A part of the batch, by its own name. */
+  batchInput(spec: BatchInput): Value;
+  /** An input that the architecture's `hostInputs` computes, by name. */
+  hostInput(name: string, spec: InputSpec): Value;
+  /** Marks a value, such as the input of a layer, that rematerialisation keeps; gives it back. */
+  boundary(x: Value): Value;
+  /** Dropout where the pass is a training one and the rate is not 0. */
+  dropout(x: Value, rate: number): Value;
+  /**
+   * Random numbers from 0 up to 1 in a training pass, or those that the batch brings as
+   * `noise.<name>`.
+   */
+  noise(name: string, shape: readonly number[]): Value;
+  /**
+   * Of the last hidden state [B, T, D] those rows that logits are wanted for, [B, R, D]; a language
+   * model calls it right before its head.
+   */
+  headRows(h: Value): Value;
 }
 
 /** What the host computes from positions before each run. */
@@ -33,53 +69,47 @@ export interface HostInputs {
   readonly length: number;
 }
 
-/** How keys and values are shaped, for a cache. */
-export interface CacheLayout {
-  /** Number of attention layers. */
-  readonly layers: number;
-  /** Heads of keys and values. */
-  readonly heads: number;
-  /** Size of a head. */
-  readonly headSize: number;
+/** A model without its head: its modules are declared, and can run. */
+export interface Body {
+  /** Size of the hidden state. */
+  readonly hidden: number;
+  /** The token embedding, which a head may be tied to. */
+  readonly embedding?: Layer;
+  /** Traces it; gives `lastHiddenState` [B, T, D] and what else it has. */
+  run(pass: ArchitecturePass, inputs: PassInputs): PassOutputs;
 }
 
+/** Declares the modules of a head, and gives what adds its outputs to those of the body. */
+export type Head = (m: Modules, of: { readonly config: ModelConfig; readonly body: Body }) => (
+  pass: ArchitecturePass,
+  outputs: PassOutputs,
+  inputs: PassInputs,
+) => PassOutputs;
+
 /**
- * One family of models. Registering another one is a file in `lib/architectures` and a line in its
- * registry.
+ * One family of models: a definition that is written once, run to learn what modules there are and
+ * run again to make programs. Registering another one is a file in `lib/architectures` and a line in
+ * its registry.
  */
 export interface Architecture {
   /** Name of the family. */
   readonly name: string;
   /** The `model_type`s of `config.json` that it serves. */
   readonly modelTypes: readonly string[];
-  /** All sites in order of execution. */
-  sites(config: ModelConfig): readonly Site[];
-  /** Parameters that are the same tensor as another one: alias to source. */
-  tied(config: ModelConfig): Readonly<Record<string, string>>;
+  /** Where the body is in a model with a head, such as `model`; empty for its root. */
+  readonly bodyPath: string;
+  /** Fills in what a config leaves open, where it would mean something else after a change. */
+  completeConfig?(config: ModelConfig): ModelConfig;
+  /** Declares the body's modules in the order in which torch constructs them. */
+  body(m: Modules, config: ModelConfig, task: TaskType): Body;
+  /** Heads by task, the usual task first; `null` for a task that has none. */
+  readonly heads: Readonly<Partial<Record<TaskType, Head | null>>>;
   /** Keys of checkpoints that carry no weights (buffers). */
   readonly ignoredKeys: RegExp;
-  /** Prefix that checkpoints of the headless model lack, such as `transformer.`. */
-  readonly basePrefix: string;
-  /** Shape of the cache of keys and values. */
-  cache(config: ModelConfig): CacheLayout;
-  /**
-   * Traces the model; gives `lastHiddenState` [B, T, D] and `logits` [B, T, V], or [B, R, V] where
-   * the pass wants R rows only (see {@link ForwardPass.headRows}).
-   */
-  forward(pass: ForwardPass, inputs: PassInputs): Readonly<Record<string, Value>>;
-  /** Inputs that the traced model asks for with {@link ForwardPass.hostInput}. */
-  hostInputs(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
-  /**
-   * How many positions it has learned, where they are a table; without it there is no end to them.
-   */
-  positionLimit?(config: ModelConfig): number;
-  /**
-   * What its models take and give; without it they do as causal language models, which take token
-   * ids and predict the next ones.
-   */
-  signature?(config: ModelConfig): ModelSignature;
-  /** Vocabulary size. */
-  vocabularySize(config: ModelConfig): number;
-  /** Standard deviation of new weights. */
-  initializerRange(config: ModelConfig): number;
+  /** Parts of a batch beside ids, mask, positions and labels. */
+  inputs?(config: ModelConfig): readonly BatchInput[];
+  /** Inputs that the traced model asks for with {@link ArchitecturePass.hostInput}. */
+  hostInputs?(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
+  /** Standard deviation of new weights; the config's `initializer_range`, or 0.02, by default. */
+  initializerRange?(config: ModelConfig): number;
 }

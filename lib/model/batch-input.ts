@@ -19,10 +19,78 @@ export interface BatchInput {
   readonly from?: number;
   /** Largest value; none by default. */
   readonly to?: number;
+  /** Whether its numbers are ids of the model's vocabulary; −100 may stand for none. */
+  readonly isToken?: boolean;
   /** What stands for all its elements where a caller leaves it out; without it, it must be given. */
   readonly otherwise?: number;
+  /** Whether it can be left out, as another part or a rule of its own then says what it is. */
+  readonly optional?: boolean;
   /** What shorter rows are filled up with; 0 by default. */
   readonly padding?: number;
   /** What it is: shape, range, default. */
   readonly doc: string;
 }
+
+/** Token ids. */
+export const INPUT_IDS: BatchInput = {
+  name: "inputIds",
+  axes: ["batch", "tokens"],
+  dtype: "i32",
+  isToken: true,
+  doc: "Token ids [B, T], each in [0, vocabulary size).",
+};
+
+/** Which tokens are padding. */
+export const ATTENTION_MASK: BatchInput = {
+  name: "attentionMask",
+  axes: ["batch", "tokens"],
+  dtype: "i32",
+  from: 0,
+  to: 1,
+  optional: true,
+  doc: "1 for tokens, 0 for padding on either side [B, T]; all ones by default.",
+};
+
+/** Where tokens are. */
+export const POSITION_IDS: BatchInput = {
+  name: "positionIds",
+  axes: ["batch", "tokens"],
+  dtype: "i32",
+  from: 0,
+  optional: true,
+  doc:
+    "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers. Virtual tokens of an adapter come before them.",
+};
+
+/** Which samples of a packed row tokens belong to. */
+export const SEGMENTS: BatchInput = {
+  name: "segments",
+  axes: ["batch", "tokens"],
+  dtype: "i32",
+  from: 0,
+  optional: true,
+  doc:
+    "Number of the sample that a token of a packed row belongs to, from 1, and 0 for padding [B, T]; stands for the mask.",
+};
+
+/** Token ids of a decoder beside an encoder. */
+export const DECODER_INPUT_IDS: BatchInput = {
+  name: "decoderInputIds",
+  axes: ["batch", "decoderTokens"],
+  dtype: "i32",
+  isToken: true,
+  optional: true,
+  doc:
+    "Token ids of the decoder [B, U]; by default the labels, one to the right behind the config's `decoder_start_token_id`.",
+};
+
+/** Which of them are padding. */
+export const DECODER_ATTENTION_MASK: BatchInput = {
+  name: "decoderAttentionMask",
+  axes: ["batch", "decoderTokens"],
+  dtype: "i32",
+  from: 0,
+  to: 1,
+  otherwise: 1,
+  doc: "1 for tokens of the decoder, 0 for padding [B, U]; all ones by default.",
+};

@@ -4,23 +4,22 @@
  *
  * @module
  */
-import { add, mul } from "../ops/binary.ts";
-import { attention } from "../ops/attention.ts";
-import { broadcast } from "../ops/broadcast.ts";
-import { cacheUpdate } from "../ops/cache-update.ts";
+import { add, mul } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
-import { concat } from "../ops/concat.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
 import { gather } from "../ops/gather.ts";
 import { input, type InputSpec } from "../ops/input.ts";
 import { layerNorm } from "../ops/layer-norm.ts";
+import { uniform } from "../ops/uniform.ts";
 import { reshape } from "../ops/reshape.ts";
 import { rmsNorm } from "../ops/rms-norm.ts";
 import type { Graph, Value } from "../ops/value.ts";
 import { isBlockType, type ScalarType } from "../tensor/dtype.ts";
 import { quantizedParts } from "../tensor/quantized-parts.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
+import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
 import { lookup, multiply, type Weight } from "./weight.ts";
@@ -41,40 +40,35 @@ export interface Adaptation {
   readonly parameter?: ParameterSource;
   /** Keys and values that stand before those of the tokens. */
   prefix?(pass: ForwardPass): PassPrefix;
+  /** What stands for the rows of the token embedding [B, T, D]: these and N before, [B, N+T, D]. */
+  embeds?(pass: ForwardPass, rows: Value): Value;
+  /**
+   * What stands for the output [B, T, D] of an attention module, which comes after its output
+   * projection.
+   */
+  attention?(pass: ForwardPass, call: AdaptedAttention, output: Value): Value;
 }
 
-/** Keys and values of virtual tokens, which stand before those of each row. */
-export interface PassPrefix {
-  /** Number N of virtual tokens. */
-  readonly length: number;
-  /** Keys and values of one attention layer, each [N, heads of keys, size of a head]. */
-  layer(index: number): { readonly k: Value; readonly v: Value };
-}
-
-/** Cached keys and values of a pass. */
-export interface PassCache {
-  /** Number of cached positions that there is room for. */
-  readonly capacity: number;
-  /** Whether nothing is cached yet, so that virtual tokens have to be. */
-  readonly first?: boolean;
+/** An attention module as adapters see it. */
+export interface AdaptedAttention extends Pick<AttentionCall, "q" | "keyValues" | "project"> {
+  /** Its path. */
+  readonly path: string;
+  /** Its number among the layers of its sequence. */
+  readonly index: number;
 }
 
 /** What a pass is traced with. */
-export interface PassOptions {
+export interface PassOptions extends PassSequence {
   /** Adapters; none by default. */
   readonly adaptation?: Adaptation;
   /** Stands for a named leaf or parameter that is being trained, instead of an input of its own. */
   readonly trained?: (name: string) => Value | undefined;
   /** Dropout is on where a seed (`i32` [1]) is given. */
   readonly seed?: Value;
-  /** `i32` [B, T]: see `AttentionOptions.querySegments`. */
-  readonly querySegments: Value;
-  /** `i32` [B, T], or [B, capacity] with a cache. */
-  readonly keySegments: Value;
-  /** `i32` [1]: how many positions are cached. */
-  readonly offset: Value;
-  /** Keeps keys and values in states `cache.N.k` and `cache.N.v`. */
-  readonly cache?: PassCache;
+  /** Whether what training draws at random, but for dropout, comes with the batch. */
+  readonly noise?: boolean;
+  /** `i32` [1]: number of the first row where the batch is a part of a larger one; 0 by default. */
+  readonly firstRow?: Value;
   /**
    * `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the
    * batch; all of them without it.
@@ -82,53 +76,26 @@ export interface PassOptions {
   readonly logitRows?: Value;
 }
 
-/** What an architecture and a method use to build the program. */
-export interface ForwardPass {
-  /** The graph that is being traced. */
-  readonly graph: Graph;
+/** What architectures and methods use to build the program. */
+export interface ForwardPass extends ArchitecturePass {
   /** The base model. */
   readonly model: ModelGraph;
-  /** Whether dropout is on. */
-  readonly training: boolean;
   /** Runs the linear, conv1d, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
   /** Runs a site without adapters, but for the parameters that they replace. */
   base(site: Site, x: Value): Value;
   /** The same pass with other parameters replaced. */
   withParameters(source: ParameterSource | undefined): ForwardPass;
-  /**
-   * Attention of one layer with this pass's mask and cache; q [B, T, H, D], k and v [B, T, G, D].
-   */
-  attention(
-    layer: number,
-    parts: {
-      readonly q: Value;
-      readonly k: Value;
-      readonly v: Value;
-      readonly causal?: boolean;
-      readonly window?: number | null;
-      readonly scale?: number;
-    },
-  ): Value;
+  /** Runs the attention module of this path with this pass's mask and cache, adapters included. */
+  attention(path: string, call: AttentionCall): Value;
   /** A parameter of the model as a weight, plain or quantized. */
   weight(name: string): Weight;
-  /** A parameter in f32; for vectors. */
+  /** A parameter in f32; for vectors and what belongs to no site. */
   parameter(name: string): Value;
   /** An adapter's leaf (f32) under a name that is unique in this pass. */
   leaf(name: string, tensor: Tensor): Value;
-  /** An input that the architecture's `hostInputs` computes, by name. */
-  hostInput(name: string, spec: InputSpec): Value;
-  /** Marks a value, such as the input of a layer, that rematerialisation keeps; gives it back. */
-  boundary(x: Value): Value;
-  /** The marked values. */
+  /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
-  /** Dropout where the pass is a training one and the rate is not 0. */
-  dropout(x: Value, rate: number): Value;
-  /**
-   * Of the last hidden state [B, T, D] those rows that logits are wanted for, [B, R, D]; a model
-   * calls it right before its head.
-   */
-  headRows(h: Value): Value;
   /** Tensors to run the program with, by input name: weights and leaves. */
   readonly bindings: ReadonlyMap<string, Tensor>;
   /** Updates of the cache: state name to the value that replaces it. */
@@ -183,20 +150,6 @@ export function createForwardPass(
     return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
   }
 
-  /** Keys and values of a layer with those of virtual tokens in front of them. */
-  function behindPrefix(
-    layer: number,
-    { k, v }: { readonly k: Value; readonly v: Value },
-  ): { readonly k: Value; readonly v: Value } {
-    const own = prefix!.layer(layer);
-    const join = (front: Value, rows: Value) => {
-      const [b, , g, d] = rows.shape;
-      const every = broadcast(reshape(front, [1, -1, g, d]), [b, prefix!.length, g, d]);
-      return concat([every, rows], { axis: 1 });
-    };
-    return { k: join(own.k, k), v: join(own.v, v) };
-  }
-
   function viewWith(source: ParameterSource | undefined): Views {
     const weight = (name: string) => weightFrom(source, name);
     const parameter = (name: string) => {
@@ -215,14 +168,14 @@ export function createForwardPass(
           case "embedding":
             return lookup(weight(w), x);
           case "norm": {
-            const epsilon = epsilonOf(model);
-            return site.bias
-              ? layerNorm(x, {
-                weight: parameter(w),
-                bias: parameter(`${site.path}.bias`),
-                epsilon,
-              })
-              : rmsNorm(x, parameter(w), { epsilon });
+            const { kind, epsilon } = site.norm!;
+            if (kind === "rms" && !site.bias) return rmsNorm(x, parameter(w), { epsilon });
+            const bias = site.bias
+              ? parameter(`${site.path}.bias`)
+              : constant(graph, 0, { shape: [site.outFeatures] });
+            return kind === "layer"
+              ? layerNorm(x, { weight: parameter(w), bias, epsilon })
+              : add(rmsNorm(x, parameter(w), { epsilon }), bias);
           }
           default: {
             const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
@@ -236,46 +189,32 @@ export function createForwardPass(
   const pass: ForwardPass = {
     graph,
     model,
-    training: options.seed !== undefined,
+    training: options.seed !== undefined || options.noise === true,
     bindings,
     cacheUpdates,
     ...viewWith(options.adaptation?.parameter),
     withParameters: (source) => ({ ...pass, ...viewWith(source) }),
     site(path, x) {
-      const site = model.sites.get(path);
-      if (!site) {
-        throw new TypeError(`The architecture ran the site "${path}" without declaring it.`);
-      }
+      const site = model.sites.get(path)!;
       return options.adaptation ? options.adaptation.site(pass, site, x) : pass.base(site, x);
     },
-    attention(layer, { q, k, v, causal = true, window = null, scale }) {
-      const { querySegments, keySegments, offset, cache } = options;
-      const rest = { querySegments, keySegments, offset, causal, window, scale };
-      const added = prefix ? behindPrefix(layer, { k, v }) : { k, v };
-      if (prefix) rest.offset = add(offset, prefix.length);
-      if (!cache) {
-        if (prefix) {
-          const shape = [keySegments.shape[0], prefix.length];
-          const seen = constant(graph, 1, { shape, dtype: "i32" });
-          rest.keySegments = concat([seen, keySegments], { axis: 1 });
-        }
-        return attention(q, { ...added, ...rest });
-      }
-      const [all, values] = (["k", "v"] as const).map((part) => {
-        const rows = added[part];
-        const name = `cache.${layer}.${part}`;
-        const [b, , g, d] = rows.shape;
-        const old = input(graph, name, {
-          shape: [b, cache.capacity, g, d],
-          dtype: "f32",
-          role: "state",
-        });
-        const next = cacheUpdate(old, rows, { offset });
-        cacheUpdates.set(name, next);
-        return next;
+    attention(path, call) {
+      const site = model.sites.get(path)!;
+      const output = attend({
+        rule: site.attention!,
+        call,
+        sequence: options,
+        prefix,
+        dropout: pass.dropout,
+        training: pass.training,
+        update: (name, value) => cacheUpdates.set(name, value),
       });
-      return attention(q, { k: all, v: values, ...rest });
+      const { q, keyValues, project } = call, { index } = site.attention!;
+      const adapted = { path, index, q, keyValues, project };
+      return options.adaptation?.attention?.(pass, adapted, output) ?? output;
     },
+    embedded: (rows) => atStart && options.adaptation?.embeds?.(pass, rows) || rows,
+    encoded: (run) => atStart ? run() : undefined,
     leaf,
     boundary(x) {
       boundaries.push(x);
@@ -283,9 +222,27 @@ export function createForwardPass(
     },
     boundaries,
     hostInput: (name, spec) => input(graph, name, spec),
+    batchInput({ name, axes, dtype }) {
+      const [batch, tokens] = options.querySegments.shape;
+      const sizes = {
+        batch,
+        tokens,
+        decoderTokens: options.decoder?.querySegments.shape[1] ?? tokens,
+      };
+      return input(graph, name, {
+        shape: axes.map((axis) => typeof axis === "number" ? axis : sizes[axis]),
+        dtype,
+      });
+    },
     dropout(x, rate) {
       if (!options.seed || rate === 0) return x;
-      return mul(x, dropoutMask(graph, x.shape, { seed: options.seed, rate, stream: streams++ }));
+      const { seed, firstRow } = options;
+      return mul(x, dropoutMask(graph, x.shape, { seed, rate, stream: streams++, firstRow }));
+    },
+    noise(name, shape) {
+      if (options.noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
+      if (!options.seed) throw new TypeError("Only training draws random numbers.");
+      return uniform(graph, shape, { seed: options.seed, stream: streams++ });
     },
     headRows(h) {
       const { logitRows } = options;
@@ -293,15 +250,9 @@ export function createForwardPass(
     },
   };
   // Later runs find the virtual tokens in the cache.
-  const atStart = !options.cache || options.cache.first;
+  const atStart = !options.cache || options.cache.first === true;
   const prefix = atStart ? options.adaptation?.prefix?.(pass) : undefined;
   return pass;
 }
 
 type Views = Pick<ForwardPass, "weight" | "parameter" | "base">;
-
-function epsilonOf(model: ModelGraph): number {
-  const { config } = model;
-  return (config.rms_norm_eps ?? config.layer_norm_epsilon ?? config.layer_norm_eps ??
-    1e-5) as number;
-}

@@ -4,8 +4,19 @@
  * @module
  */
 export type * from "./architecture.ts";
+export type * from "./attend.ts";
+export type { BatchAxis, BatchInput } from "./batch-input.ts";
 export type * from "./forward-pass.ts";
 export { type ModelGraph, releaseModel } from "./model-graph.ts";
-export type { FunctionSignature, ModelSignature, ParameterSignature } from "./signature.ts";
-export type { Site, SiteKind } from "./site.ts";
+export type {
+  AttentionLayer,
+  AttentionSizes,
+  EmbeddingOptions,
+  Layer,
+  LinearOptions,
+  Modules,
+  TieOptions,
+} from "./modules.ts";
+export type { FunctionSignature, ParameterSignature } from "./signature.ts";
+export type { AttentionLayout, NormRule, Site, SiteKind } from "./site.ts";
 export type { Weight } from "./weight.ts";

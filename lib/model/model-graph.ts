@@ -6,8 +6,12 @@
 import type { Device } from "../device/device.ts";
 import { CheckpointError, nearestNames } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Architecture, ModelConfig } from "./architecture.ts";
-import { parameterShapes, type Site } from "./site.ts";
+import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
+import type { PassInputs, PassOutputs } from "./architecture.ts";
+import { type Modules, recordModules, type Structure } from "./modules.ts";
+import type { AttentionLayout, Site } from "./site.ts";
+import { taskOf } from "./task-of.ts";
+import type { TaskType } from "./task-type.ts";
 
 /**
  * A frozen model. Every function that changes one returns another, which shares the parameters that
@@ -26,12 +30,48 @@ export interface ModelGraph {
   readonly device: Device;
   /** Parameters by checkpoint name; tied ones only under the name that holds them. */
   readonly parameters: ReadonlyMap<string, Tensor>;
-  /** Sites by module path, in order of execution. */
+  /** What it is for, which decides about its head. */
+  readonly taskType: TaskType;
+  /** Sites by module path, in the order in which torch constructs them. */
   readonly sites: ReadonlyMap<string, Site>;
+  /** Shapes of all parameters by checkpoint name, tied ones included. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Aliases of tied parameters: name to the name that holds the tensor. */
   readonly tied: ReadonlyMap<string, string>;
+  /** Parameters that no checkpoint had and that are new, such as those of a head for another task. */
+  readonly initialized: readonly string[];
   /** Folder, file or hub id that it was loaded from, which adapters record as their base. */
   readonly source: string | null;
+}
+
+/** What says which modules a model has. */
+export interface ModelKind {
+  /** The family. */
+  readonly architecture: Architecture;
+  /** Its config. */
+  readonly config: ModelConfig;
+  /** What it is for. */
+  readonly taskType: TaskType;
+}
+
+/** Declares a model's modules, those of its body first, and gives what runs it. */
+export function defineModel(
+  m: Modules,
+  { architecture, config, taskType }: ModelKind,
+): (pass: ArchitecturePass, inputs: PassInputs) => PassOutputs {
+  const { bodyPath } = architecture, head = architecture.heads[taskType];
+  // transformers' models without a head have no place for it beside the body.
+  const body = architecture.body(head && bodyPath ? m.at(bodyPath) : m, config, taskType);
+  const finish = head?.(m, { config, body });
+  return (pass, inputs) => {
+    const outputs = body.run(pass, inputs);
+    return finish?.(pass, outputs, inputs) ?? outputs;
+  };
+}
+
+/** The modules, parameters and ties of a model. */
+export function structureOf(kind: ModelKind): Structure {
+  return recordModules((m) => defineModel(m, kind));
 }
 
 /**
@@ -45,29 +85,29 @@ export function createModelGraph(
   architecture: Architecture,
   parts: {
     readonly config: ModelConfig;
+    readonly taskType?: TaskType;
     readonly generationConfig?: ModelConfig;
+    readonly initialized?: readonly string[];
+    /** What to do where it does not fit. */
+    readonly hint?: string;
     readonly parameters: ReadonlyMap<string, Tensor>;
     readonly device: Device;
     readonly source?: string | null;
   },
 ): ModelGraph {
-  const { config, generationConfig = {}, device, source = null } = parts;
-  const sites = new Map(architecture.sites(config).map((s) => [s.path, s]));
-  const expected = new Map<string, readonly number[]>();
-  for (const site of sites.values()) {
-    for (const [name, shape] of Object.entries(parameterShapes(site))) {
-      expected.set(`${site.path}.${name}`, shape);
-    }
-  }
-  const given = withoutNoise(architecture, parts.parameters, expected);
+  const { generationConfig = {}, initialized = [], device, source = null } = parts;
+  const config = architecture.completeConfig?.(parts.config) ?? parts.config;
+  const taskType = parts.taskType ?? taskOf(architecture, config);
+  const { sites, shapes, tied: ties, loose } = structureOf({ architecture, config, taskType });
+  const given = withoutNoise(architecture, parts.parameters, shapes);
   const tied = new Map(
     // A checkpoint may store an untied copy although its config says tied; then the stored one
     // counts only if it is the only one.
-    Object.entries(architecture.tied(config)).filter(([, to]) => given.has(to)),
+    [...ties].filter(([name, to]) => given.has(to) && !(loose.has(name) && given.has(name))),
   );
   const problems: string[] = [];
   const parameters = new Map<string, Tensor>();
-  for (const [name, shape] of expected) {
+  for (const [name, shape] of shapes) {
     if (tied.has(name)) continue;
     const tensor = given.get(name);
     if (!tensor) {
@@ -79,7 +119,7 @@ export function createModelGraph(
       parameters.set(name, tensor);
     }
   }
-  for (const name of given.keys()) if (!expected.has(name)) problems.push(`unexpected ${name}`);
+  for (const name of given.keys()) if (!shapes.has(name)) problems.push(`unexpected ${name}`);
   if (problems.length) {
     throw new CheckpointError(
       "CHECKPOINT_MISMATCH",
@@ -87,7 +127,8 @@ export function createModelGraph(
         source ? ` ${source}` : ""
       } does not fit the ${architecture.name} model that its config describes: ` +
         problems.slice(0, 8).join("; ") +
-        (problems.length > 8 ? `; and ${problems.length - 8} more.` : "."),
+        (problems.length > 8 ? `; and ${problems.length - 8} more.` : ".") +
+        (parts.hint ? ` ${parts.hint}` : ""),
       { problems },
     );
   }
@@ -98,8 +139,11 @@ export function createModelGraph(
     generationConfig,
     device,
     parameters,
+    taskType,
     sites,
+    shapes,
     tied,
+    initialized,
     source,
   };
 }
@@ -111,11 +155,49 @@ function withoutNoise(
 ): Map<string, Tensor> {
   const clean = new Map<string, Tensor>();
   for (const [name, tensor] of parameters) {
-    if (architecture.ignoredKeys.test(name)) continue;
-    const prefixed = architecture.basePrefix + name;
-    clean.set(!expected.has(name) && expected.has(prefixed) ? prefixed : name, tensor);
+    if (!architecture.ignoredKeys.test(name)) {
+      clean.set(storedName(name, architecture, expected), tensor);
+    }
   }
   return clean;
+}
+
+/** The name that a checkpoint's key has in a model, which may have a head that the other lacks. */
+export function storedName(
+  key: string,
+  { bodyPath }: Architecture,
+  expected: { has(name: string): boolean },
+): string {
+  // As the first checkpoints of BERT were written.
+  const name = key.replace(/LayerNorm\.gamma$/, "LayerNorm.weight")
+    .replace(/LayerNorm\.beta$/, "LayerNorm.bias");
+  const inner = name.startsWith(`${bodyPath}.`) ? name.slice(bodyPath.length + 1) : name;
+  return [name, `${bodyPath}.${name}`, inner].find((n) => expected.has(n)) ?? name;
+}
+
+/** The attention layers over a sequence, in order of execution. */
+export function attentionLayers(
+  model: Pick<ModelGraph, "sites">,
+  over: AttentionLayout["over"],
+): readonly AttentionLayout[] {
+  return [...model.sites.values()].flatMap(({ attention }) =>
+    attention?.over === over ? [attention] : []
+  );
+}
+
+/** The sequence that a model writes token by token: its decoder's, if it has one beside an encoder. */
+export function writtenSequence(model: Pick<ModelGraph, "sites">): "tokens" | "decoderTokens" {
+  return attentionLayers(model, "decoderTokens").length ? "decoderTokens" : "tokens";
+}
+
+/** Number of ids that a model's token embedding knows. */
+export function vocabularySize(model: Pick<ModelGraph, "sites">): number {
+  return [...model.sites.values()].find(({ kind }) => kind === "embedding")?.inFeatures ?? Infinity;
+}
+
+/** How many positions a model has learned, where they are a table; without it there is no end. */
+export function positionLimit(model: Pick<ModelGraph, "sites">): number {
+  return [...model.sites.values()].find((site) => site.positions)?.positions ?? Infinity;
 }
 
 /** The name that holds a parameter: itself, or what it is tied to. */
@@ -161,11 +243,8 @@ export function withParameters(
  *
  * @example
  * ```ts
- * import { createModel, forward, releaseModel } from "@graft/peft";
- * const model = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { forward, releaseModel, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
  * using _device = model.device;
  * await forward(model, { inputIds: [[1, 2, 3]] });
  * releaseModel(model);

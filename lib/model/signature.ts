@@ -36,35 +36,6 @@ export interface FunctionSignature {
 }
 
 /**
- * What the models of a family take and give. A name stands for what `forward` has under it; a whole
- * description for itself, where the family means something else by the name.
- */
-export interface ModelSignature {
-  /** Inputs of `forward`, in order. */
-  readonly inputs: readonly (string | ParameterSignature)[];
-  /** What `forward` gives. */
-  readonly outputs: readonly (string | ParameterSignature)[];
-  /** Whether `generate` writes text with it; true by default. */
-  readonly generates?: boolean;
-}
-
-/**
- * Types and docs for every field of an interface: one that is missing, too many, or optional on one
- * side only is a compile error.
- */
-export type FieldSignatures<T> = {
-  readonly [K in keyof Required<T> & string]:
-    & Omit<ParameterSignature, "name" | "optional">
-    & { readonly optional: Record<never, never> extends Pick<T, K> ? true : false };
-};
-
-/** The fields of a table as a list, in its order. */
-export function fieldsOf<T>(table: FieldSignatures<T>): readonly ParameterSignature[] {
-  const entries: Readonly<Record<string, Omit<ParameterSignature, "name">>> = table;
-  return Object.entries(entries).map(([name, entry]) => ({ name, ...entry }));
-}
-
-/**
  * A signature with its text.
  *
  * @param signature The signature without it.

@@ -5,9 +5,35 @@
  */
 
 /**
- * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's.
+ * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's;
+ * `attention` is a module that holds the projections of one layer, and no weights of its own.
  */
-export type SiteKind = "linear" | "conv1d" | "embedding" | "norm";
+export type SiteKind = "linear" | "conv1d" | "embedding" | "norm" | "attention";
+
+/** How a norm normalises. */
+export interface NormRule {
+  /** By the mean square alone (RMSNorm), or by mean and variance (LayerNorm). */
+  readonly kind: "rms" | "layer";
+  /** What is added under the root. */
+  readonly epsilon: number;
+}
+
+/** What an attention module attends to. */
+export interface AttentionLayout {
+  /** Heads of queries. */
+  readonly heads: number;
+  /** Heads of keys and values, a divisor of `heads`. */
+  readonly keyHeads: number;
+  /** Size of a head. */
+  readonly headSize: number;
+  /**
+   * The sequence that it belongs to: the tokens of a batch, those of its decoder, or, from the
+   * decoder's tokens, to what an encoder made of the others (`memory`).
+   */
+  readonly over: "tokens" | "decoderTokens" | "memory";
+  /** Its number among those over the same sequence, in order of execution. */
+  readonly index: number;
+}
 
 /** A module with weights of its own, named by its path in the checkpoint. */
 export interface Site {
@@ -23,11 +49,18 @@ export interface Site {
   readonly bias: boolean;
   /** Whether it is the output head, which `all-linear` leaves out. */
   readonly head?: boolean;
+  /** How many positions it knows, for a table of learned positions. */
+  readonly positions?: number;
+  /** How it normalises, for a norm. */
+  readonly norm?: NormRule;
+  /** What it attends to, for attention. */
+  readonly attention?: AttentionLayout;
 }
 
 /** Shapes of a site's parameters by their last name, `weight` and perhaps `bias`. */
 export function parameterShapes(site: Site): Readonly<Record<string, readonly number[]>> {
   const { kind, inFeatures: i, outFeatures: o } = site;
+  if (kind === "attention") return {};
   const weight = kind === "linear" ? [o, i] : kind === "norm" ? [o] : [i, o];
   return site.bias ? { weight, bias: [o] } : { weight };
 }

@@ -8,7 +8,8 @@ import { dequantize } from "../ops/dequantize.ts";
 import { gather } from "../ops/gather.ts";
 import { gatherQuantized } from "../ops/gather-quantized.ts";
 import { matmul } from "../ops/matmul.ts";
-import { matmulQuantized, type QuantizedValue } from "../ops/matmul-quantized.ts";
+import { matmulQuantized } from "../ops/matmul-quantized.ts";
+import type { QuantizedValue } from "../ops/quantized-value.ts";
 import type { Value } from "../ops/value.ts";
 
 /** A weight as a program sees it: a value of any float type, or a quantized matrix. */

@@ -4,7 +4,21 @@
  *
  * @module
  */
-import { add, and, equal, greater, greaterEqual, less, lessEqual, mul, or, sub } from "./binary.ts";
+import {
+  add,
+  and,
+  equal,
+  exp,
+  greater,
+  greaterEqual,
+  less,
+  lessEqual,
+  log,
+  mul,
+  not,
+  or,
+  sub,
+} from "./elementwise.ts";
 import { concat } from "./concat.ts";
 import { gather } from "./gather.ts";
 import { iota } from "./iota.ts";
@@ -15,7 +29,6 @@ import { select } from "./select.ts";
 import { sliceAxis } from "./slice.ts";
 import { softmax } from "./softmax.ts";
 import { transpose } from "./transpose.ts";
-import { exp, log, not } from "./unary.ts";
 import type { Attributes, Value } from "./value.ts";
 
 /** Far below any score, but finite, so that a row that sees no key has finite probabilities. */
@@ -117,6 +130,35 @@ function probabilities(q: Value, k: Value, masks: Masks, rule: Rule): Value {
 function split(inputs: readonly Value[], from: number): Masks {
   const [querySegments, keySegments, offset] = inputs.slice(from);
   return { querySegments, keySegments, offset };
+}
+
+/**
+ * `attention` with what only whole probabilities allow: a bias on the scores and dropout. It is made of other operations on every device.
+ *
+ * @param q Queries [B, T, H, D].
+ * @param keys As of `attention`; `bias` [H or 1, T, S] is added to the scaled scores, and `dropout` gets the probabilities [B, H, T, S].
+ */
+export function composedAttention(
+  q: Value,
+  keys: {
+    readonly k: Value;
+    readonly v: Value;
+    readonly causal: boolean;
+    readonly window: number | null;
+    readonly scale?: number;
+    readonly bias?: Value;
+    dropout(probabilities: Value): Value;
+  } & Masks,
+): Value {
+  const { k, v, bias, causal, window, scale = 1 / Math.sqrt(q.shape[3]) } = keys;
+  const [b, t, h] = q.shape, [, s, g] = k.shape;
+  const rule = { causal, window, scale };
+  const grouped = [b, g, h / g * t, s];
+  const scores = reshape(scaledScores(q, k, rule), [b, h, t, s]);
+  const biased = bias ? add(scores, bias) : scores;
+  const p = maskedSoftmax(reshape(biased, grouped), visibleKeys(t, s, keys, rule));
+  const dropped = reshape(keys.dropout(reshape(p, [b, h, t, s])), grouped);
+  return ungroupRows(matmul(dropped, transpose(v, HEADS_FIRST)), q.shape);
 }
 
 /** `attention` in terms of other operations. */

@@ -14,11 +14,13 @@ import {
 import { attentionKernels } from "../../kernels/attention.ts";
 import type { AttentionPart } from "../../kernels/attention-problem.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { mul } from "./binary.ts";
-import type { KernelRule } from "./kernel-rule.ts";
+import { mul } from "./elementwise.ts";
+import type { KernelRule } from "../../kernels/kernel-rule.ts";
+import type { OnnxRule } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
 import { sum } from "./reduce.ts";
 import { checkShapes } from "./shapes.ts";
+import { rows } from "./split-rule.ts";
 import type { Attributes, Value } from "./value.ts";
 
 /** What attends to what. */
@@ -121,9 +123,9 @@ export const attentionOperation: Operation = {
   name: "attention",
   gradient: (node, g) => {
     const [q, k, v, ...rest] = node.inputs;
-    const rows = q.shape.slice(0, 3);
+    const lead = q.shape.slice(0, 3);
     const inputs = () => {
-      const logSum = part("attentionLogSum", [q, k, ...rest], node.attributes, rows);
+      const logSum = part("attentionLogSum", [q, k, ...rest], node.attributes, lead);
       const delta = sum(mul(g, node), { axes: [-1] });
       return [q, k, v, ...rest, g, logSum, delta];
     };
@@ -138,38 +140,42 @@ export const attentionOperation: Operation = {
   },
   onnx: { decompose: decomposeAttention },
   kernel: kernelsOf("output"),
+  split: rows({ shared: [5] }),
   flops: flops(2),
 };
 
+/** One of the operations that the gradient is made of. */
+function partOperation(
+  kind: Exclude<AttentionPart, "output">,
+  { onnx, products }: { readonly onnx: OnnxRule; readonly products: number },
+): Operation {
+  return {
+    name: `attention${kind[0].toUpperCase()}${kind.slice(1)}`,
+    gradient: null,
+    onnx,
+    kernel: kernelsOf(kind),
+    split: rows({ shared: [kind === "logSum" ? 4 : 5] }),
+    flops: flops(products),
+  };
+}
+
 /** The rules of `attentionLogSum`. */
-export const attentionLogSumOperation: Operation = {
-  name: "attentionLogSum",
-  gradient: null,
+export const attentionLogSumOperation: Operation = partOperation("logSum", {
   onnx: { decompose: decomposeLogSum },
-  kernel: kernelsOf("logSum"),
-  flops: flops(1),
-};
+  products: 1,
+});
 /** The rules of `attentionGradQ`. */
-export const attentionGradQOperation: Operation = {
-  name: "attentionGradQ",
-  gradient: null,
+export const attentionGradQOperation: Operation = partOperation("gradQ", {
   onnx: { decompose: decomposeGradQ },
-  kernel: kernelsOf("gradQ"),
-  flops: flops(3),
-};
+  products: 3,
+});
 /** The rules of `attentionGradK`. */
-export const attentionGradKOperation: Operation = {
-  name: "attentionGradK",
-  gradient: null,
+export const attentionGradKOperation: Operation = partOperation("gradK", {
   onnx: { decompose: decomposeGradK },
-  kernel: kernelsOf("gradK"),
-  flops: flops(3),
-};
+  products: 3,
+});
 /** The rules of `attentionGradV`. */
-export const attentionGradVOperation: Operation = {
-  name: "attentionGradV",
-  gradient: null,
+export const attentionGradVOperation: Operation = partOperation("gradV", {
   onnx: { decompose: decomposeGradV },
-  kernel: kernelsOf("gradV"),
-  flops: flops(2),
-};
+  products: 2,
+});

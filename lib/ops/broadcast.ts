@@ -3,9 +3,8 @@
  *
  * @module
  */
-import { broadcastMap } from "./index-map.ts";
+import { broadcastMap } from "../../kernels/index-map.ts";
 import type { Operation } from "./operation.ts";
-import { reduceTo } from "./reduce.ts";
 import { broadcastShapes, checkShapes, sameShape } from "./shapes.ts";
 import type { Value } from "./value.ts";
 
@@ -24,7 +23,7 @@ export function broadcast(x: Value, shape: readonly number[]): Value {
 /** The rules of `broadcast`. */
 export const broadcastOperation: Operation = {
   name: "broadcast",
-  gradient: (node, g) => [() => reduceTo(g, node.inputs[0].shape)],
+  gradient: (_node, g) => [() => g],
   onnx: { emit: ({ node, inputs, emit, ints }) => emit("Expand", [inputs[0], ints(node.shape)]) },
   flops: () => 0,
   kernel: { kind: "layout", map: (node) => broadcastMap(node.inputs[0].shape, node.shape) },

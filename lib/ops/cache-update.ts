@@ -49,6 +49,7 @@ export const cacheUpdateOperation: Operation = {
   name: "cacheUpdate",
   gradient: null,
   onnx: { emit: emitCacheUpdate },
+  split: null,
   flops: () => 0,
   kernel: {
     kind: "kernel",

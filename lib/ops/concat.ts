@@ -6,6 +6,7 @@
 import type { Operation } from "./operation.ts";
 import { checkShapes, normalizeAxis } from "./shapes.ts";
 import { sliceAxis } from "./slice.ts";
+import { firstAxis, rows } from "./split-rule.ts";
 import type { Value } from "./value.ts";
 
 /** The values joined along `axis`; their other dimensions are equal. */
@@ -46,6 +47,8 @@ export const concatOperation: Operation = {
     emit: ({ node, inputs, emit }) =>
       emit("Concat", inputs, { axis: node.attributes.axis as number }),
   },
+  split: (node, isLarge) =>
+    node.attributes.axis === firstAxis(node.shape) ? null : rows()(node, isLarge),
   flops: () => 0,
   kernel: { kind: "concat" },
 };

@@ -63,6 +63,7 @@ export const constantOperation: Operation = {
   gradient: null,
   onnx: { emit: emitConstant },
   flops: () => 0,
+  work: () => 0,
   kernel: {
     kind: "elementwise",
     expression: (node, _inputs, { sizes }) =>

@@ -11,7 +11,7 @@ import {
   quantizedOperand,
   quantizedShape,
   type QuantizedValue,
-} from "./matmul-quantized.ts";
+} from "./quantized-value.ts";
 import type { Operation } from "./operation.ts";
 import type { Value } from "./value.ts";
 

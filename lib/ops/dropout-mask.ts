@@ -11,32 +11,45 @@ import { checkShapes } from "./shapes.ts";
 import type { Graph, Value } from "./value.ts";
 
 /**
- * A mask that is 0 with probability `rate` and else 1 / (1 − rate). The element with flat index i is kept where
+ * A mask that is 0 with probability `rate` and else 1 / (1 − rate). The element with flat index i, counted from row 0 on, is kept where
  * `hash(i, stream, seed) ≥ rate · 2³²`. The hash is a pair of rounds of 32-bit multiply–xor-shift mixing, and the same on every device: with
  * `mix(x)`: x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16 (Ellis, "lowbias32"),
  * hash = mix(i ^ mix(stream ^ mix(seed))).
  *
  * @param graph The graph that is being traced.
  * @param shape Shape of the mask.
- * @param options `seed` is an `i32` [1] that changes from step to step; `stream` tells apart the masks of one program.
+ * @param options `seed` is an `i32` [1] that changes from step to step; `stream` tells apart the masks of one program; `firstRow`, an `i32`
+ * [1], is the number of the first row (0 by default), so that parts of a batch get the parts of its mask.
  */
 export function dropoutMask(
   graph: Graph,
   shape: readonly number[],
-  options: { readonly seed: Value; readonly rate: number; readonly stream: number },
+  options: {
+    readonly seed: Value;
+    readonly rate: number;
+    readonly stream: number;
+    readonly firstRow?: Value;
+  },
 ): Value {
-  const { seed, rate, stream } = options;
+  const { seed, rate, stream, firstRow } = options;
+  const inputs = firstRow ? [seed, firstRow] : [seed];
   checkShapes(
-    seed.dtype === "i32" && seed.shape.join() === "1" && rate > 0 && rate < 1,
+    inputs.every((x) => x.dtype === "i32" && x.shape.join() === "1") && rate > 0 && rate < 1,
     "dropoutMask",
-    "an i32 seed [1] and a rate between 0 and 1",
-    [seed],
+    "an i32 seed [1], perhaps an i32 first row [1], and a rate between 0 and 1",
+    inputs,
   );
-  return graph.node("dropoutMask", [seed], { rate, stream, shape }, { shape, dtype: "f32" });
+  return graph.node("dropoutMask", inputs, { rate, stream, shape }, { shape, dtype: "f32" });
 }
 
-function emitDropoutMask({ node, inputs, emit, scalar, ints }: OnnxContext): string {
-  const { rate, stream } = node.attributes as { rate: number; stream: number };
+/** Elements of a row of a mask. */
+function rowSize({ shape }: { readonly shape: readonly number[] }): number {
+  return sizeOf(shape.slice(1));
+}
+
+/** The hash of each element's flat index, `u32` [n]. */
+export function emitHash({ node, inputs, emit, scalar }: OnnxContext): string {
+  const { stream } = node.attributes as { stream: number };
   const xor = (a: string, b: string) => emit("BitwiseXor", [a, b]);
   const shifted = (x: string, by: number) =>
     emit("BitShift", [x, scalar(by, "u32")], { direction: "RIGHT" });
@@ -46,14 +59,24 @@ function emitDropoutMask({ node, inputs, emit, scalar, ints }: OnnxContext): str
     x = times(xor(x, shifted(x, 15)), 0x846ca68b);
     return xor(x, shifted(x, 16));
   };
-  const seed = mix(emit("Cast", inputs, { to: ONNX_TYPES.u32 }));
+  const unsigned = (x: string) => emit("Cast", [x], { to: ONNX_TYPES.u32 });
+  const seed = mix(unsigned(inputs[0]));
   const key = mix(xor(scalar(stream >>> 0, "u32"), seed));
   const count = emit("Range", [
     scalar(0, "i64"),
     scalar(sizeOf(node.shape), "i64"),
     scalar(1, "i64"),
   ]);
-  const hash = mix(xor(emit("Cast", [count], { to: ONNX_TYPES.u32 }), key));
+  const index = inputs.length > 1
+    ? emit("Add", [unsigned(count), times(unsigned(inputs[1]), rowSize(node))])
+    : unsigned(count);
+  return mix(xor(index, key));
+}
+
+function emitDropoutMask(context: OnnxContext): string {
+  const { node, emit, scalar, ints } = context;
+  const { rate } = node.attributes as { rate: number };
+  const hash = emitHash(context);
   const kept = emit("GreaterOrEqual", [hash, scalar(Math.ceil(rate * 2 ** 32), "u32")]);
   const mask = emit("Mul", [emit("Cast", [kept], { to: ONNX_TYPES.f32 }), scalar(1 / (1 - rate))]);
   return emit("Reshape", [mask, ints(node.shape)]);
@@ -64,12 +87,16 @@ export const dropoutMaskOperation: Operation = {
   name: "dropoutMask",
   gradient: null,
   onnx: { emit: emitDropoutMask },
+  // Its elements depend on where they are; kernels that use it compute it in place.
+  split: null,
   flops: (node) => 10 * sizeOf(node.shape),
+  work: () => 14,
   kernel: {
     kind: "elementwise",
-    expression: (node, [seed], { index, sizes }) => {
+    expression: (node, [seed, row], { index, sizes }) => {
       const { rate, stream } = node.attributes as { rate: number; stream: number };
-      const hash = `dropoutHash(${index}, ${sizes.u32(stream)}, bitcast<u32>(${seed}))`;
+      const at = row ? `${index} + bitcast<u32>(${row}) * ${sizes.u32(rowSize(node))}` : index;
+      const hash = `dropoutHash(${at}, ${sizes.u32(stream)}, bitcast<u32>(${seed}))`;
       const kept = `${hash} >= ${sizes.u32(Math.ceil(rate * 2 ** 32))}`;
       return `select(0.0, ${sizes.f32(1 / (1 - rate))}, ${kept})`;
     },

@@ -3,8 +3,7 @@
  *
  * @module
  */
-import { add, max, mul } from "./binary.ts";
-import { erf, sigmoid, tanh } from "./unary.ts";
+import { add, erf, max, mul, sigmoid, tanh } from "./elementwise.ts";
 import type { Value } from "./value.ts";
 
 /** x · sigmoid(x) */

@@ -11,7 +11,7 @@ import {
   quantizedOperand,
   quantizedShape,
   type QuantizedValue,
-} from "./matmul-quantized.ts";
+} from "./quantized-value.ts";
 import type { Operation } from "./operation.ts";
 import { reshape } from "./reshape.ts";
 import { checkShapes } from "./shapes.ts";
@@ -36,6 +36,10 @@ export const gatherQuantizedOperation: Operation = {
   name: "gatherQuantized",
   gradient: null,
   onnx: { emit: emitGatherQuantized },
+  split: ({ inputs: [, ...table], ...node }, isLarge) =>
+    isLarge(node)
+      ? { output: 0, inputs: [0, ...table.map(() => null)] }
+      : { output: null, inputs: [null, ...table.map(() => 0)], ids: 0 },
   flops: (node) => 2 * sizeOf(node.shape),
   kernel: {
     kind: "kernel",

@@ -5,8 +5,8 @@
  */
 import type { OnnxContext } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
-import { sizeOf } from "../tensor/dtype.ts";
-import { normalizeAxis, stridesOf } from "./shapes.ts";
+import { sizeOf, stridesOf } from "../tensor/dtype.ts";
+import { normalizeAxis } from "./shapes.ts";
 import type { Graph, Value } from "./value.ts";
 
 /** An `i32` value whose elements count 0, 1, 2 … along `axis`. */

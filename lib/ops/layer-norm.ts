@@ -6,11 +6,11 @@
 import { rowVariants } from "../../kernels/rows.ts";
 import { layerNormKernel } from "../../kernels/norm.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { add, mul, sub } from "./binary.ts";
+import { add, mul, rsqrt, sub } from "./elementwise.ts";
 import type { Operation } from "./operation.ts";
-import { mean, reduceTo } from "./reduce.ts";
+import { mean } from "./reduce.ts";
 import { checkShapes } from "./shapes.ts";
-import { rsqrt } from "./unary.ts";
+import { rows } from "./split-rule.ts";
 import type { Value } from "./value.ts";
 
 /** (x − mean) / √(variance + ε) · weight + bias over the last axis; weight and bias have that axis' length. */
@@ -35,7 +35,7 @@ export function layerNorm(
 export const layerNormOperation: Operation = {
   name: "layerNorm",
   gradient: (node, g) => {
-    const [x, weight, bias] = node.inputs;
+    const [x, weight] = node.inputs;
     const last = { axes: [-1], keepDims: true } as const;
     const parts = () => {
       const c = sub(x, mean(x, last));
@@ -47,8 +47,8 @@ export const layerNormOperation: Operation = {
         const { r, h } = parts(), gw = mul(g, weight);
         return mul(r, sub(sub(gw, mean(gw, last)), mul(h, mean(mul(gw, h), last))));
       },
-      () => reduceTo(mul(g, parts().h), weight.shape),
-      () => reduceTo(g, bias.shape),
+      () => mul(g, parts().h),
+      () => g,
     ];
   },
   onnx: {
@@ -58,6 +58,7 @@ export const layerNormOperation: Operation = {
         epsilon: { float: node.attributes.epsilon as number },
       }),
   },
+  split: rows({ shared: [1, 2], inner: 1 }),
   flops: (node) => 8 * sizeOf(node.shape),
   kernel: {
     kind: "kernel",

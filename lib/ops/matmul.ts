@@ -9,10 +9,10 @@ import type { MatmulProblem, MatmulSide } from "../../kernels/matmul-problem.ts"
 import type { OperandFormat } from "../../kernels/operand.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { Operation } from "./operation.ts";
-import { reduceTo } from "./reduce.ts";
 import { reshape } from "./reshape.ts";
 import { broadcastShapes, checkShapes } from "./shapes.ts";
-import type { Value } from "./value.ts";
+import { alignedAxis } from "./split-rule.ts";
+import type { Spec, Value } from "./value.ts";
 
 /** Which of the two are used transposed. */
 export interface MatmulOptions {
@@ -97,22 +97,27 @@ export const matmulOperation: Operation = {
     // y = A·B with A = op(a), B = op(b): dA = g·Bᵀ and dB = Aᵀ·g, transposed back where op transposes.
     return [
       () =>
-        reduceTo(
-          ta
-            ? matmul(b, g, { transposeA: tb, transposeB: true })
-            : matmul(g, b, { transposeB: !tb }),
-          a.shape,
-        ),
+        ta ? matmul(b, g, { transposeA: tb, transposeB: true }) : matmul(g, b, { transposeB: !tb }),
       () =>
-        reduceTo(
-          tb
-            ? matmul(g, a, { transposeA: true, transposeB: ta })
-            : matmul(a, g, { transposeA: !ta }),
-          b.shape,
-        ),
+        tb ? matmul(g, a, { transposeA: true, transposeB: ta }) : matmul(a, g, { transposeA: !ta }),
     ];
   },
   onnx: { emit: emitMatmul },
+  split: (node, isLarge) => {
+    const [a, b] = node.inputs, rank = node.shape.length;
+    const { transposeA: ta, transposeB: tb } = node.attributes;
+    // One block of products after the other, where there are several.
+    const batch = node.shape.slice(0, -2).findIndex((d) => d > 1);
+    if (batch >= 0) {
+      return { output: batch, inputs: [a, b].map((x) => alignedAxis(x, node, batch)) };
+    }
+    const fromEnd = (x: Spec, n: number) => x.shape.length - n;
+    if (isLarge(node) || (isLarge(a) && !ta)) {
+      return { output: rank - 2, inputs: [fromEnd(a, ta ? 1 : 2), null] };
+    }
+    if (isLarge(b) && tb) return { output: rank - 1, inputs: [null, fromEnd(b, 2)] };
+    return { output: null, inputs: [fromEnd(a, ta ? 2 : 1), fromEnd(b, tb ? 1 : 2)] };
+  },
   flops: (node) => {
     const a = node.inputs[0];
     const k = a.shape[a.shape.length - (node.attributes.transposeA ? 2 : 1)];

@@ -10,7 +10,7 @@ import {
   attentionLogSumOperation,
   attentionOperation,
 } from "./attention.ts";
-import { binaryOperation } from "./binary.ts";
+import { binaryOperation, unaryOperation } from "./elementwise.ts";
 import { broadcastOperation } from "./broadcast.ts";
 import { cacheUpdateOperation } from "./cache-update.ts";
 import { castOperation } from "./cast.ts";
@@ -19,26 +19,25 @@ import { constantOperation } from "./constant.ts";
 import { crossEntropyGradOperation, crossEntropyOperation } from "./cross-entropy.ts";
 import { dequantizeOperation } from "./dequantize.ts";
 import { dropoutMaskOperation } from "./dropout-mask.ts";
-import { gatherOperation } from "./gather.ts";
+import { gatherOperation, scatterAddOperation } from "./gather.ts";
 import { gatherQuantizedOperation } from "./gather-quantized.ts";
 import { inputOperation } from "./input.ts";
+import { inverseOperation } from "./inverse.ts";
 import { iotaOperation } from "./iota.ts";
 import { layerNormOperation } from "./layer-norm.ts";
 import { matmulOperation } from "./matmul.ts";
 import { matmulQuantizedOperation } from "./matmul-quantized.ts";
 import type { Operation } from "./operation.ts";
-import { padOperation } from "./pad.ts";
+import { uniformOperation } from "./uniform.ts";
 import { reduceOperation } from "./reduce.ts";
 import { reshapeOperation } from "./reshape.ts";
 import { rmsNormOperation } from "./rms-norm.ts";
 import { ropeOperation } from "./rope.ts";
-import { scatterAddOperation } from "./scatter-add.ts";
 import { selectOperation } from "./select.ts";
-import { sliceOperation } from "./slice.ts";
+import { padOperation, sliceOperation } from "./slice.ts";
 import { softmaxOperation } from "./softmax.ts";
 import { stopGradientOperation } from "./stop-gradient.ts";
 import { transposeOperation } from "./transpose.ts";
-import { unaryOperation } from "./unary.ts";
 
 /** All primitive operations by name. */
 export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
@@ -61,11 +60,13 @@ export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
     gatherOperation,
     gatherQuantizedOperation,
     inputOperation,
+    inverseOperation,
     iotaOperation,
     layerNormOperation,
     matmulOperation,
     matmulQuantizedOperation,
     padOperation,
+    uniformOperation,
     reduceOperation,
     reshapeOperation,
     rmsNormOperation,

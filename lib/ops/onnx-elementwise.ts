@@ -6,45 +6,6 @@
 import { ONNX_TYPES, type OnnxContext, type OnnxType } from "./onnx-rule.ts";
 import type { ValueType } from "./value.ts";
 
-/** Operators of `binary`. */
-const BINARY: Readonly<Record<string, string>> = {
-  add: "Add",
-  sub: "Sub",
-  mul: "Mul",
-  div: "Div",
-  pow: "Pow",
-  max: "Max",
-  min: "Min",
-  less: "Less",
-  lessEqual: "LessOrEqual",
-  greater: "Greater",
-  greaterEqual: "GreaterOrEqual",
-  equal: "Equal",
-  and: "And",
-  or: "Or",
-};
-
-/** Operators of `unary`, one after the other. */
-const UNARY: Readonly<Record<string, readonly string[]>> = {
-  neg: ["Neg"],
-  exp: ["Exp"],
-  log: ["Log"],
-  sqrt: ["Sqrt"],
-  rsqrt: ["Sqrt", "Reciprocal"],
-  tanh: ["Tanh"],
-  sigmoid: ["Sigmoid"],
-  sin: ["Sin"],
-  cos: ["Cos"],
-  abs: ["Abs"],
-  sign: ["Sign"],
-  floor: ["Floor"],
-  erf: ["Erf"],
-  not: ["Not"],
-};
-
-/** What `unary` does to integers without leaving them; the rest is for floats. */
-const ON_INTEGERS = new Set(["neg", "abs", "sign"]);
-
 /** The type in which ONNX Runtime computes on values of a type. */
 function computedIn(dtype: ValueType): OnnxType {
   switch (dtype) {
@@ -84,24 +45,26 @@ function finished(context: OnnxContext, x: string): string {
 }
 
 /** ONNX for `binary`. */
-export function emitBinary(context: OnnxContext): string {
+export function emitBinary(
+  context: OnnxContext,
+  { onnx: [operator] }: { readonly onnx: readonly string[] },
+): string {
   const { node, inputs, emit } = context;
   const { dtype } = node.inputs[0];
-  const y = emit(
-    BINARY[node.attributes.fn as string],
-    inputs.map((x) => prepared(context, x, dtype)),
-  );
+  const y = emit(operator, inputs.map((x) => prepared(context, x, dtype)));
   return node.dtype === "bool" ? y : finished(context, y);
 }
 
 /** ONNX for `unary`. */
-export function emitUnary(context: OnnxContext): string {
-  const { node, inputs, emit } = context;
-  const fn = node.attributes.fn as string;
-  const asFloat = fn !== "not" && computedIn(node.dtype) !== "f32" && !ON_INTEGERS.has(fn);
-  const x = asFloat ? convert(context, inputs[0], "f32") : prepared(context, inputs[0], node.dtype);
-  const y = UNARY[fn].reduce((value, operator) => emit(operator, [value]), x);
-  return asFloat ? convert(context, y, node.dtype as OnnxType) : finished(context, y);
+export function emitUnary(
+  context: OnnxContext,
+  { onnx, asGiven }: { readonly onnx: readonly string[]; readonly asGiven?: true },
+): string {
+  const { node: { dtype }, inputs, emit } = context;
+  const asFloat = computedIn(dtype) !== "f32" && !asGiven;
+  const x = asFloat ? convert(context, inputs[0], "f32") : prepared(context, inputs[0], dtype);
+  const y = onnx.reduce((value, operator) => emit(operator, [value]), x);
+  return asFloat ? convert(context, y, dtype as OnnxType) : finished(context, y);
 }
 
 /** ONNX for `cast`. */

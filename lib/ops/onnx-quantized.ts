@@ -4,7 +4,7 @@
  * @module
  */
 import type { TypedArray } from "../tensor/dtype.ts";
-import { quantizedOf, quantizedShape } from "./matmul-quantized.ts";
+import { quantizedOf, quantizedShape } from "./quantized-value.ts";
 import { MICROSOFT, ONNX_TYPES, type OnnxContext } from "./onnx-rule.ts";
 
 /**

@@ -5,22 +5,38 @@
  */
 export { attention, type AttentionOptions } from "./attention.ts";
 export {
+  abs,
   add,
   and,
+  type BinaryFunction,
+  cos,
   div,
   equal,
+  erf,
+  exp,
+  floor,
   greater,
   greaterEqual,
   less,
   lessEqual,
+  log,
   max,
   min,
   mul,
+  neg,
+  not,
   type Operand,
   or,
   pow,
+  rsqrt,
+  sigmoid,
+  sign,
+  sin,
+  sqrt,
   sub,
-} from "./binary.ts";
+  tanh,
+  type UnaryFunction,
+} from "./elementwise.ts";
 export { broadcast } from "./broadcast.ts";
 export { cacheUpdate } from "./cache-update.ts";
 export { cast } from "./cast.ts";
@@ -30,38 +46,23 @@ export { crossEntropy } from "./cross-entropy.ts";
 export { dequantize } from "./dequantize.ts";
 export { dropoutMask } from "./dropout-mask.ts";
 export * from "./functions.ts";
-export { gather } from "./gather.ts";
+export { gather, scatterAdd } from "./gather.ts";
 export { gatherQuantized } from "./gather-quantized.ts";
 export { input, type InputSpec, type Role } from "./input.ts";
+export { inverse } from "./inverse.ts";
+export { uniform } from "./uniform.ts";
 export { iota } from "./iota.ts";
 export { layerNorm } from "./layer-norm.ts";
 export { matmul, type MatmulOptions } from "./matmul.ts";
-export { matmulQuantized, type QuantizedValue } from "./matmul-quantized.ts";
-export { pad } from "./pad.ts";
+export { matmulQuantized } from "./matmul-quantized.ts";
+export type { QuantizedValue } from "./quantized-value.ts";
 export { mean, reduceMax, type ReduceOptions, sum } from "./reduce.ts";
 export { reshape } from "./reshape.ts";
 export { rmsNorm } from "./rms-norm.ts";
 export { rope } from "./rope.ts";
-export { scatterAdd } from "./scatter-add.ts";
 export { select } from "./select.ts";
-export { slice, sliceAxis } from "./slice.ts";
+export { pad, slice, sliceAxis } from "./slice.ts";
 export { softmax } from "./softmax.ts";
 export { stopGradient } from "./stop-gradient.ts";
 export { transpose } from "./transpose.ts";
-export {
-  abs,
-  cos,
-  erf,
-  exp,
-  floor,
-  log,
-  neg,
-  not,
-  rsqrt,
-  sigmoid,
-  sign,
-  sin,
-  sqrt,
-  tanh,
-} from "./unary.ts";
 export type { Attribute, Attributes, Graph, Spec, Value, ValueType } from "./value.ts";

@@ -5,12 +5,13 @@
  */
 import { emitReduce } from "./onnx-reduce.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { equal, mul } from "./binary.ts";
+import { equal, mul } from "./elementwise.ts";
 import { broadcast } from "./broadcast.ts";
 import { cast } from "./cast.ts";
 import type { Operation } from "./operation.ts";
 import { reshape } from "./reshape.ts";
-import { normalizeAxis, sameShape } from "./shapes.ts";
+import { normalizeAxis } from "./shapes.ts";
+import { firstAxis } from "./split-rule.ts";
 import type { Value } from "./value.ts";
 
 /** What a reduction computes. */
@@ -55,16 +56,6 @@ export function mean(x: Value, options: ReduceOptions = {}): Value {
   return mul(y, sizeOf(y.shape) / sizeOf(x.shape));
 }
 
-/** Sums out what broadcasting added, so that the result has this shape: the gradient of a broadcast. */
-export function reduceTo(x: Value, shape: readonly number[]): Value {
-  if (sameShape(x.shape, shape)) return x;
-  const lead = x.shape.length - shape.length;
-  const axes = x.shape.map((_, i) => i).filter((i) =>
-    i < lead || (shape[i - lead] === 1 && x.shape[i] !== 1)
-  );
-  return reshape(sum(x, { axes, keepDims: true }), shape);
-}
-
 /** The rules of `reduce`; nodes keep the reduced axes as 1. */
 export const reduceOperation: Operation = {
   name: "reduce",
@@ -77,6 +68,11 @@ export const reduceOperation: Operation = {
     ];
   },
   onnx: { emit: emitReduce },
+  split: ({ inputs: [x], attributes }) => {
+    const axis = firstAxis(x.shape);
+    const output = (attributes.axes as readonly number[]).includes(axis) ? null : axis;
+    return { output, inputs: [axis], join: attributes.fn as Reduction };
+  },
   flops: (node) => sizeOf(node.inputs[0].shape),
   kernel: { kind: "reduce" },
 };

@@ -6,11 +6,11 @@
 import { rowVariants } from "../../kernels/rows.ts";
 import { rmsNormKernel } from "../../kernels/norm.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { add, mul, sub } from "./binary.ts";
+import { add, mul, rsqrt, sub } from "./elementwise.ts";
 import type { Operation } from "./operation.ts";
-import { mean, reduceTo } from "./reduce.ts";
+import { mean } from "./reduce.ts";
 import { checkShapes } from "./shapes.ts";
-import { rsqrt } from "./unary.ts";
+import { rows } from "./split-rule.ts";
 import type { Value } from "./value.ts";
 
 /** x / √(mean(x²) + ε) · weight over the last axis; `weight` has that axis' length. */
@@ -37,7 +37,7 @@ export const rmsNormOperation: Operation = {
         const r = scale(), h = mul(x, r), gw = mul(g, weight);
         return mul(r, sub(gw, mul(h, mean(mul(gw, h), last))));
       },
-      () => reduceTo(mul(g, mul(x, scale())), weight.shape),
+      () => mul(g, mul(x, scale())),
     ];
   },
   onnx: {
@@ -47,6 +47,7 @@ export const rmsNormOperation: Operation = {
         epsilon: { float: node.attributes.epsilon as number },
       }),
   },
+  split: rows({ shared: [1], inner: 1 }),
   flops: (node) => 4 * sizeOf(node.shape),
   kernel: {
     kind: "kernel",

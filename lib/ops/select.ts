@@ -6,9 +6,8 @@
 import { emitSelect } from "./onnx-elementwise.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { constant } from "./constant.ts";
-import type { Operand } from "./binary.ts";
+import type { Operand } from "./elementwise.ts";
 import type { Operation } from "./operation.ts";
-import { reduceTo } from "./reduce.ts";
 import { broadcastShapes, checkShapes } from "./shapes.ts";
 import type { Value } from "./value.ts";
 
@@ -31,12 +30,8 @@ export function select(condition: Value, a: Operand, b: Operand): Value {
 export const selectOperation: Operation = {
   name: "select",
   gradient: (node, g) => {
-    const [c, a, b] = node.inputs;
-    return [
-      null,
-      () => reduceTo(select(c, g, 0), a.shape),
-      () => reduceTo(select(c, 0, g), b.shape),
-    ];
+    const [c] = node.inputs;
+    return [null, () => select(c, g, 0), () => select(c, 0, g)];
   },
   onnx: { emit: emitSelect },
   flops: (node) => sizeOf(node.shape),

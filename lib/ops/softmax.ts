@@ -6,10 +6,11 @@
 import { rowVariants } from "../../kernels/rows.ts";
 import { softmaxKernel } from "../../kernels/softmax.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { mul, sub } from "./binary.ts";
+import { mul, sub } from "./elementwise.ts";
 import type { Operation } from "./operation.ts";
 import { sum } from "./reduce.ts";
 import { checkShapes } from "./shapes.ts";
+import { rows } from "./split-rule.ts";
 import type { Value } from "./value.ts";
 
 /** exp(x) / Σ exp(x) over the last axis, computed from x − max(x). */
@@ -30,6 +31,7 @@ export const softmaxOperation: Operation = {
     () => mul(node, sub(g, sum(mul(g, node), { axes: [-1], keepDims: true }))),
   ],
   onnx: { emit: ({ inputs, emit }) => emit("Softmax", inputs, { axis: -1 }) },
+  split: rows({ inner: 1 }),
   flops: (node) => 5 * sizeOf(node.shape),
   kernel: {
     kind: "kernel",

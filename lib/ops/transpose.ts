@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { transposeMap } from "./index-map.ts";
+import { transposeMap } from "../../kernels/index-map.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes } from "./shapes.ts";
 import type { Value } from "./value.ts";
@@ -36,6 +36,7 @@ export const transposeOperation: Operation = {
     emit: ({ node, inputs, emit }) =>
       emit("Transpose", inputs, { perm: node.attributes.permutation as readonly number[] }),
   },
+  split: null,
   flops: () => 0,
   kernel: {
     kind: "layout",

@@ -9,7 +9,7 @@ import { sizeOf } from "../tensor/dtype.ts";
 import { acceptsEpilogue, isFusable } from "./groups.ts";
 import type { Program } from "./program.ts";
 
-/** Most work per element (see {@link workOf}) of one expression. */
+/** Most work per element (see `Operation`) of one expression. */
 export const MAX_WORK = 240;
 /** What reading or writing an element counts as. */
 const ACCESS = 4;
@@ -17,25 +17,6 @@ const ACCESS = 4;
 const DISPATCH = 20000;
 /** How far apart in depth two values may be that are likely to be computed by one kernel. */
 const NEAR = 16;
-
-/** Rough work of one element of a node, where an addition is 1. */
-function workOf(node: Value): number {
-  switch (node.op) {
-    case "constant":
-      return 0;
-    case "dropoutMask":
-      return 14;
-    case "unary":
-      return ({ exp: 6, log: 8, tanh: 10, sigmoid: 8, sin: 8, cos: 8, erf: 12 } as Record<
-        string,
-        number
-      >)[node.attributes.fn as string] ?? 1;
-    case "binary":
-      return node.attributes.fn === "pow" ? 16 : node.attributes.fn === "div" ? 2 : 1;
-    default:
-      return 1;
-  }
-}
 
 /** What one element of an expression costs. */
 export interface Expense {
@@ -55,7 +36,7 @@ export function joinExpenses(v: Value, parts: readonly Expense[]): Expense {
     for (const n of p.nodes) nodes.add(n);
   }
   let work = 0;
-  for (const n of nodes) work += workOf(n);
+  for (const n of nodes) work += operationOf(n).work?.(n) ?? 1;
   return { leaves, nodes, work };
 }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { isIdentity } from "../ops/index-map.ts";
+import { isIdentity } from "../../kernels/index-map.ts";
 import { operationOf } from "../ops/mod.ts";
 import type { Value } from "../ops/value.ts";
 import { sizeOf } from "../tensor/dtype.ts";
@@ -54,7 +54,8 @@ export function fuse(program: Program, options: FuseOptions = {}): FusedProgram 
   const rootOf = (v: Value) => views.get(v)!.root;
 
   const stored = mustStore(program, views);
-  const isFused = (v: Value) => isFusable(v) && !stored.has(v);
+  // A view never has a buffer: where what it looks at is part of an expression, so is the view.
+  const isFused = (v: Value) => isFusable(v) && !stored.has(v) && rootOf(v) === v;
 
   const expenses = new Map<Value, Expense>();
   const expenseOf = (v: Value): Expense => {

@@ -5,10 +5,13 @@
  */
 import { ShapeError, ValueError } from "../errors.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { add } from "../ops/binary.ts";
+import { add } from "../ops/elementwise.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { constant } from "../ops/constant.ts";
 import { operationOf } from "../ops/mod.ts";
+import { sum } from "../ops/reduce.ts";
+import { reshape } from "../ops/reshape.ts";
+import { sameShape } from "../ops/shapes.ts";
 import type { Value } from "../ops/value.ts";
 import { type Program, programOf, rewrite } from "./program.ts";
 
@@ -48,12 +51,22 @@ export function gradients(y: Value, xs: readonly Value[]): Value[] {
     node.inputs.forEach((x, j) => {
       const rule = rules[j];
       if (!rule || !leads.has(x)) return;
-      const part = rule();
-      const sum = found.get(x);
-      found.set(x, sum ? add(sum, part) : part);
+      const part = reduceTo(rule(), x.shape);
+      const before = found.get(x);
+      found.set(x, before ? add(before, part) : part);
     });
   }
   return xs.map((x) => found.get(x) ?? broadcast(constant(graph, 0, { dtype: x.dtype }), x.shape));
+}
+
+/** Sums out what broadcasting added, so that the result has this shape: the gradient of a broadcast. */
+function reduceTo(x: Value, shape: readonly number[]): Value {
+  if (sameShape(x.shape, shape)) return x;
+  const lead = x.shape.length - shape.length;
+  const axes = x.shape.map((_, i) => i).filter((i) =>
+    i < lead || (shape[i - lead] === 1 && x.shape[i] !== 1)
+  );
+  return reshape(sum(x, { axes, keepDims: true }), shape);
 }
 
 function reachable(y: Value): Value[] {

@@ -10,7 +10,7 @@ import {
   identityMap,
   type IndexMap,
   isIdentity,
-} from "../ops/index-map.ts";
+} from "../../kernels/index-map.ts";
 import { operationOf } from "../ops/mod.ts";
 import type { Value } from "../ops/value.ts";
 import { sizeOf } from "../tensor/dtype.ts";

@@ -3,14 +3,13 @@
  *
  * @module
  */
-import { add, div, mul, sub } from "../ops/binary.ts";
+import { add, div, mul, neg, sub } from "../ops/elementwise.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
 import { reshapeThrough } from "../ops/reshape.ts";
 import { sameShape } from "../ops/shapes.ts";
 import { transpose } from "../ops/transpose.ts";
-import { neg } from "../ops/unary.ts";
 import type { Value } from "../ops/value.ts";
 import { type Program, rewrite } from "./program.ts";
 

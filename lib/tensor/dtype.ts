@@ -151,3 +151,10 @@ export function dtypeOf(array: TypedArray): ScalarType {
   if (array instanceof Int8Array) return "i8";
   return "u8";
 }
+
+/** Row-major strides of a shape, in elements. */
+export function stridesOf(shape: readonly number[]): number[] {
+  const strides = new Array<number>(shape.length).fill(1);
+  for (let i = shape.length - 2; i >= 0; i--) strides[i] = strides[i + 1] * shape[i + 1];
+  return strides;
+}

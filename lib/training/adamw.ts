@@ -3,17 +3,16 @@
  *
  * @module
  */
-import { add, div, mul, sub } from "../ops/binary.ts";
-import { sqrt } from "../ops/unary.ts";
-import type { Value } from "../ops/value.ts";
+import { add, div, mul, sqrt, sub } from "../ops/elementwise.ts";
 import {
+  checkOptions,
   isFiniteNumber,
   NOT_NEGATIVE,
   type OptionRule,
   type OptionRules,
   POSITIVE,
 } from "../options.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
+import type { Optimizer } from "./optimizer.ts";
 
 /** The optimizer's settings. */
 export interface AdamWOptions {
@@ -40,54 +39,40 @@ export const ADAMW_RULES: OptionRules<AdamWOptions> = {
   weightDecay: NOT_NEGATIVE,
 };
 
-/** Parameters and moments, all of one shape. */
-export interface AdamWState {
-  /** What is trained. */
-  readonly parameters: Value;
-  /** Running mean of gradients. */
-  readonly mean: Value;
-  /** Running mean of squared gradients. */
-  readonly square: Value;
-}
-
 /**
- * One update, with torch's order of operations.
+ * AdamW with torch's defaults and order of operations; the optimizer that `train` takes by default.
  *
- * @param state Parameters and moments before the step.
- * @param step The gradient, and `rates` [3] as {@link adamWRates} gives them for this step.
- */
-export function adamW(
-  state: AdamWState,
-  step: {
-    readonly gradient: Value;
-    readonly rates: readonly [Value, Value, Value];
-  } & AdamWOptions,
-): AdamWState {
-  const { gradient, rates: [decay, size, correction], beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8 } =
-    step;
-  const mean = add(mul(state.mean, beta1), mul(gradient, 1 - beta1));
-  const square = add(mul(state.square, beta2), mul(mul(gradient, gradient), 1 - beta2));
-  const denominator = add(div(sqrt(square), correction), epsilon);
-  const parameters = sub(mul(state.parameters, decay), mul(div(mean, denominator), size));
-  return { parameters, mean, square };
-}
-
-/**
- * The numbers that change from step to step: 1 − lr · decay, lr / (1 − β₁ᵗ) and √(1 − β₂ᵗ), each a
- * tensor [1].
+ * @throws {ValueError} `OPTIMIZER_OPTION` for settings that cannot be.
  *
- * @param step Counts from 1.
- * @param options Learning rate and the optimizer's settings.
+ * @example
+ * ```ts
+ * import { adamW } from "@graft/peft";
+ * const optimizer = adamW({ weightDecay: 0, beta2: 0.98 });
+ * console.log(optimizer.name); // adamw
+ * ```
  */
-export function adamWRates(
-  step: number,
-  options: { readonly learningRate: number } & AdamWOptions,
-): readonly [Tensor, Tensor, Tensor] {
-  const { learningRate, beta1 = 0.9, beta2 = 0.999, weightDecay = 0.01 } = options;
-  const one = (x: number) => tensor(Float32Array.of(x));
-  return [
-    one(1 - learningRate * weightDecay),
-    one(learningRate / (1 - beta1 ** step)),
-    one(Math.sqrt(1 - beta2 ** step)),
-  ];
+export function adamW(options: AdamWOptions = {}): Optimizer {
+  checkOptions(options, ADAMW_RULES, { code: "OPTIMIZER_OPTION", of: "adamW" });
+  const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = options;
+  return {
+    name: "adamw",
+    init: (size) => ({ mean: [size], square: [size] }),
+    rates: ({ step, learningRate, factor }) => ({
+      decay: 1 - learningRate * factor * weightDecay,
+      size: learningRate * factor / (1 - beta1 ** step),
+      correction: Math.sqrt(1 - beta2 ** step),
+    }),
+    update({ parameters, gradient, state, rate }) {
+      const mean = add(mul(state.mean, beta1), mul(gradient, 1 - beta1));
+      const square = add(mul(state.square, beta2), mul(mul(gradient, gradient), 1 - beta2));
+      const denominator = add(div(sqrt(square), rate("correction")), epsilon);
+      return {
+        parameters: sub(
+          mul(parameters, rate("decay")),
+          mul(div(mean, denominator), rate("size")),
+        ),
+        state: { mean, square },
+      };
+    },
+  };
 }

@@ -8,10 +8,8 @@ import { onDisk, writeFileAtomic } from "../io/atomic.ts";
 import { wrap } from "../io/byte-source.ts";
 import { readJsonFile } from "../io/json.ts";
 import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { fromVector, type Packing, toVector } from "./packing.ts";
-import type { OptimizerVectors } from "./session.ts";
 import type { HistoryEntry } from "./report.ts";
+import type { SavedState } from "./state.ts";
 
 /** Where a run stands. */
 export interface Progress {
@@ -26,11 +24,10 @@ export interface Progress {
 }
 
 const FORMAT = 1;
-const PARTS = ["parameters", "mean", "square"] as const;
 
 /**
- * Writes `<folder>/checkpoint-<step>`: trained leaves and both moments by name, and where the run
- * stands. The folder appears whole or not at all.
+ * Writes `<folder>/checkpoint-<step>`: trained leaves, the optimizer's state and that of rules by
+ * name, and where the run stands. The folder appears whole or not at all.
  *
  * @param folder The run's folder.
  * @param contents Where the run stands, and its state.
@@ -40,24 +37,14 @@ const PARTS = ["parameters", "mean", "square"] as const;
  */
 export async function writeCheckpoint(
   folder: string,
-  contents: {
-    readonly progress: Progress;
-    readonly packing: Packing;
-    readonly vectors: OptimizerVectors;
-  },
+  contents: { readonly progress: Progress; readonly state: SavedState },
   options: { readonly beside?: (folder: string) => Promise<void> } = {},
 ): Promise<string> {
-  const { progress, packing, vectors } = contents;
+  const { progress, state } = contents;
   const path = `${folder}/checkpoint-${progress.step}`;
   const temporary = await makeTemporary(folder);
   try {
-    const tensors = new Map<string, Tensor>();
-    for (const part of PARTS) {
-      for (const [name, tensor] of await fromVector(packing, vectors[part])) {
-        tensors.set(`${part}.${name}`, tensor);
-      }
-    }
-    await writeSafetensors(`${temporary}/optimizer.safetensors`, tensors);
+    await writeSafetensors(`${temporary}/optimizer.safetensors`, state);
     await options.beside?.(temporary);
     await writeFileAtomic(
       `${temporary}/trainer_state.json`,
@@ -104,25 +91,19 @@ async function replaceFolder(from: string, to: string): Promise<void> {
  * Reads a checkpoint.
  *
  * @param path A `checkpoint-<step>` folder, or a run's folder, of which the latest is taken.
- * @param packing Leaves that the model has; those of the checkpoint are the same.
+ * @param expected Names and shapes of the state that the run has; those of the checkpoint are the
+ * same.
  * @returns Where the run stands, its state, and the checkpoint's own folder.
  * @throws {TrainingError} where there is none, or it belongs to another model or config.
  * @throws {FileError} where it is damaged.
  */
 export async function readCheckpoint(
   path: string,
-  packing: Packing,
-): Promise<
-  { readonly progress: Progress; readonly vectors: OptimizerVectors; readonly folder: string }
-> {
+  expected: ReadonlyMap<string, readonly number[]>,
+): Promise<{ readonly progress: Progress; readonly state: SavedState; readonly folder: string }> {
   const folder = await latestCheckpoint(path);
   const progress = await readProgress(`${folder}/trainer_state.json`);
   const file = await openSafetensors(`${folder}/optimizer.safetensors`);
-  const expected = new Map<string, readonly number[]>(
-    PARTS.flatMap((part) =>
-      [...packing.leaves.values()].map((l) => [`${part}.${l.name}`, l.shape] as const)
-    ),
-  );
   const differs = [...expected].filter(([name, shape]) =>
     file.tensors.get(name)?.shape.join() !== shape.join()
   )
@@ -131,32 +112,17 @@ export async function readCheckpoint(
   if (differs.length || extra.length) {
     throw new TrainingError(
       "RESUME_MISMATCH",
-      `The checkpoint ${folder} was written for other leaves than this model trains: ` +
+      `The checkpoint ${folder} was written for other leaves than this model trains, or with another optimizer: ` +
         [
           ...differs.map((n) => `${n} is missing or of another shape`),
           ...extra.map((n) => `${n} is not trained here`),
         ]
           .slice(0, 4).join("; ") +
-        ". Resume with the model and adapter config of the run.",
+        ". Resume with the model, adapter config and optimizer of the run.",
       { differs, extra },
     );
   }
-  const vector = (part: string) =>
-    toVector(
-      packing,
-      new Map(
-        [...packing.leaves.keys()].map((name) => [name, file.tensors.get(`${part}.${name}`)!]),
-      ),
-    );
-  return {
-    folder,
-    progress,
-    vectors: {
-      parameters: await vector("parameters"),
-      mean: await vector("mean"),
-      square: await vector("square"),
-    },
-  };
+  return { folder, progress, state: file.tensors };
 }
 
 async function readProgress(path: string): Promise<Progress> {

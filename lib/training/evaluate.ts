@@ -3,35 +3,37 @@
  *
  * @module
  */
+import type { PreparedBatch } from "../adapters/batch.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { TrainingError, ValueError } from "../errors.ts";
-import { isIterable, show } from "../options.ts";
-import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
+import { checkOptions, isIterable, show } from "../options.ts";
+import type { Objective } from "../tasks/objective.ts";
+import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
 import { openSession, type TrainingSession } from "./session.ts";
 
 /** What {@link evaluate} gives. */
 export interface Evaluation {
-  /** Mean cross-entropy per label. */
+  /** Mean loss per label; of a language model the cross-entropy. */
   readonly loss: number;
   /** e to the loss. */
   readonly perplexity: number;
   /** Number of labels that counted. */
   readonly targets: number;
+  /** What else the objective measures per label, such as `accuracy` where there are classes. */
+  readonly metrics: Readonly<Record<string, number>>;
 }
 
 /**
  * Mean loss of a model over batches, each label with equal weight, without dropout.
  *
  * @throws {TrainingError} where the data holds no label that counts.
+ * @throws {ValueError} `TRAIN_OPTIONS` for another option, or what is no objective.
  *
  * @example
  * ```ts
- * import { createModel, evaluate } from "@graft/peft";
- * const model = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { evaluate, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
  * using _device = model.device;
  * const { targets, perplexity } = await evaluate(model, [{ inputIds: [[1, 2, 3, 4]] }]);
  * console.log(targets, perplexity > 1); // 3 true
@@ -40,11 +42,13 @@ export interface Evaluation {
 export async function evaluate(
   model: AnyModel,
   batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  options: { readonly objective?: Objective } = {},
 ): Promise<Evaluation> {
-  const leaves = new Map();
-  const packing = packLeaves(leaves);
-  using session = await openSession(model, leaves, { packing, dropout: false, accumulates: false });
-  return await evaluateWith(session, prepared(model, batches));
+  checkOptions(options, { objective: OBJECTIVE }, { code: "TRAIN_OPTIONS", of: "evaluate" });
+  const objective = trainingObjective(model, options.objective);
+  const none = new Map();
+  using session = await openSession(model, none, { objective, packing: packLeaves(none) });
+  return await evaluateWith(session, prepared(model, batches, objective));
 }
 
 /** The same in a session that is open, with the parameters as they are there. */
@@ -52,32 +56,40 @@ export async function evaluateWith(
   session: TrainingSession,
   batches: Iterable<PreparedBatch> | AsyncIterable<PreparedBatch>,
 ): Promise<Evaluation> {
-  let total = 0, targets = 0;
+  const sums: Record<string, number> = {};
+  let targets = 0;
   for await (const batch of batches) {
-    total += await session.evaluate(batch);
-    targets += batch.targets;
+    for (const [name, sum] of Object.entries(await session.evaluate(batch))) {
+      sums[name] = (sums[name] ?? 0) + sum;
+    }
+    targets += batch.count;
   }
   if (targets === 0) throw noLabel();
-  return { loss: total / targets, perplexity: Math.exp(total / targets), targets };
+  const { loss, ...metrics } = Object.fromEntries(
+    Object.entries(sums).map(([name, sum]) => [name, sum / targets]),
+  );
+  return { loss, perplexity: Math.exp(loss), targets, metrics };
 }
 
 /**
  * Checks data that will be evaluated on later.
  *
- * @throws {TrainingError} `DATASET_EMPTY`, and what {@link prepareBatch} throws.
+ * @throws {TrainingError} `DATASET_EMPTY`, and what {@link prepareTraining} throws.
  */
 export async function prepareEvaluation(
   model: AnyModel,
   batches: readonly TrainingBatch[],
+  objective: Objective,
 ): Promise<readonly PreparedBatch[]> {
-  const all = await Array.fromAsync(prepared(model, batches));
-  if (!all.some(({ targets }) => targets > 0)) throw noLabel();
+  const all = await Array.fromAsync(prepared(model, batches, objective));
+  if (!all.some(({ count }) => count > 0)) throw noLabel();
   return all;
 }
 
 async function* prepared(
   model: AnyModel,
   batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  objective: Objective,
 ): AsyncGenerator<PreparedBatch> {
   if (!isIterable(batches)) {
     throw new ValueError(
@@ -85,7 +97,7 @@ async function* prepared(
       `Evaluation needs a list or another iterable of batches; found ${show(batches)}.`,
     );
   }
-  for await (const batch of batches) yield await prepareBatch(model, batch);
+  for await (const batch of batches) yield await prepareTraining(model, batch, objective);
 }
 
 function noLabel(): TrainingError {

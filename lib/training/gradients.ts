@@ -4,27 +4,29 @@
  * @module
  */
 import { trainableLeaves } from "../adapters/leaves.ts";
-import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import type { AnyModel } from "../adapters/peft-model.ts";
+import { methodRules } from "../adapters/training-rule.ts";
+import { checkOptions } from "../options.ts";
+import type { Objective } from "../tasks/objective.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { batchInputs, prepareBatch, type TrainingBatch } from "./batch.ts";
-import { nothingToTrain, packLeaves, toVector } from "./packing.ts";
-import { STATE, traceStep } from "./step-program.ts";
+import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
+import { nothingToTrain, packLeaves } from "./packing.ts";
+import { openSession } from "./session.ts";
 
 /**
  * Mean loss over a batch's labels and its gradient for each of the model's trainable leaves.
  *
  * @param model A model with or without adapters; without dropout.
  * @param batch One batch.
+ * @param options The objective; that of the model's task by default.
  * @throws {TrainingError} where no leaf is trainable.
+ * @throws {ValueError} `TRAIN_OPTIONS` for another option, or what is no objective.
  * @returns The loss, and gradients under the names that `trainableLeaves` gives.
  *
  * @example
  * ```ts
- * import { computeGradients, createModel, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { computeGradients, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
  * const { gradients } = await computeGradients(model, { inputIds: [[1, 2, 3]] });
@@ -34,29 +36,25 @@ import { STATE, traceStep } from "./step-program.ts";
 export async function computeGradients(
   model: AnyModel,
   batch: TrainingBatch,
+  options: { readonly objective?: Objective } = {},
 ): Promise<{ readonly loss: number; readonly gradients: ReadonlyMap<string, Tensor> }> {
-  const { device } = baseOf(model);
   const leaves = trainableLeaves(model);
   if (leaves.size === 0) throw nothingToTrain();
-  const packing = packLeaves(leaves);
-  const prepared = await prepareBatch(model, batch);
-  const { program, bindings } = traceStep(model, {
-    batch: prepared.batch,
-    length: prepared.length,
-    packing,
-    dropout: false,
-    kind: "gradients",
+  checkOptions(options, { objective: OBJECTIVE }, {
+    code: "TRAIN_OPTIONS",
+    of: "computeGradients",
   });
-  const executable = await device.compile(program);
-  using state = device.createState({ [STATE.parameters]: { shape: [packing.size], dtype: "f32" } });
-  await state.write(STATE.parameters, await toVector(packing, leaves));
-  const inputs = batchInputs(model, prepared, {
-    program,
-    lossScale: 1 / Math.max(1, prepared.targets),
+  const objective = trainingObjective(model, options.objective);
+  using session = await openSession(model, leaves, {
+    objective,
+    packing: packLeaves(leaves),
+    rules: methodRules(model),
   });
-  const outputs = await executable.run({ ...bindings, ...inputs }, { state });
+  const { loss, ...found } = await session.gradients(
+    await prepareTraining(model, batch, objective),
+  );
   return {
-    loss: (await outputs.loss.data())[0] as number,
-    gradients: new Map([...leaves.keys()].map((name) => [name, outputs[`grad.${name}`]])),
+    loss: (await loss.data())[0] as number,
+    gradients: new Map([...leaves.keys()].map((name) => [name, found[`grad.${name}`]])),
   };
 }

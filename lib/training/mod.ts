@@ -3,7 +3,8 @@
  *
  * @module
  */
-export type { AdamWOptions } from "./adamw.ts";
+export type { TrainingRule } from "../adapters/training-rule.ts";
+export { adamW, type AdamWOptions } from "./adamw.ts";
 export type { TrainingBatch } from "./batch.ts";
 export {
   type BatchOptions,
@@ -23,7 +24,11 @@ export {
 } from "./examples.ts";
 export { evaluate, type Evaluation } from "./evaluate.ts";
 export { computeGradients } from "./gradients.ts";
+export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
+export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";
 export { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
-export { train, type TrainingData, type TrainOptions, type TrainResult } from "./train.ts";
+export { train, type TrainResult } from "./train.ts";
+export type { TrainOptions } from "./train-options.ts";
+export type { TrainingData } from "./training-data.ts";

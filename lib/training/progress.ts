@@ -22,11 +22,8 @@ export interface TrainingProgress {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, train, trainingProgress } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, tinyModel, train, trainingProgress } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig());
  * const bar = trainingProgress();

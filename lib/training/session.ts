@@ -4,98 +4,66 @@
  *
  * @module
  */
+import { batchInputs, batchKey, type PreparedBatch } from "../adapters/batch.ts";
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
-import { compileWith, type Executable, type State } from "../device/device.ts";
+import type { StepTime } from "../methods/training-rule.ts";
+import { compileWith, type Executable } from "../device/device.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { type AdamWOptions, adamWRates } from "./adamw.ts";
-import { batchInputs, type PreparedBatch } from "./batch.ts";
-import { type Packing, toVector } from "./packing.ts";
-import { STATE, type StepOptions, traceStep } from "./step-program.ts";
+import type { OptimizerTime } from "./optimizer.ts";
+import { openState, ruleName, type TrainingState } from "./state.ts";
+import { rateName, type StepOptions, type StepShape, traceStep } from "./step-program.ts";
 
-/** Settings that all programs of a run share. */
-export interface SessionOptions extends AdamWOptions {
-  /** Where each leaf lies. */
-  readonly packing: Packing;
-  /** Whether dropout is on. */
-  readonly dropout: boolean;
-  /** See `TrainOptions.maxGradientNorm`. */
-  readonly maxGradientNorm?: number;
-  /** See `TrainOptions.gradientCheckpointing`. */
-  readonly gradientCheckpointing?: boolean;
-  /** Whether steps add up several batches. */
-  readonly accumulates: boolean;
-}
-
-/** The contents of the optimizer's state, as vectors. */
-export interface OptimizerVectors {
-  /** What is trained. */
-  readonly parameters: Tensor;
-  /** Running means of gradients. */
-  readonly mean: Tensor;
-  /** Running means of squared gradients. */
-  readonly square: Tensor;
+/** How one batch of a step is run. */
+export interface BatchTime {
+  /** What the sum of its losses is multiplied by. */
+  readonly lossScale: number;
+  /** What penalties are multiplied by. */
+  readonly penaltyScale: number;
+  /** Seed of the dropout masks. */
+  readonly dropoutSeed: number;
+  /** Where the run stands, for rules. */
+  readonly time: StepTime;
 }
 
 /** A run's programs and state. */
 export interface TrainingSession extends Disposable {
+  /** The state. */
+  readonly state: TrainingState;
   /** Adds one batch's gradient up; gives its scaled loss. */
-  accumulate(
-    batch: PreparedBatch,
-    at: { readonly lossScale: number; readonly seed: number },
-  ): Promise<number>;
+  accumulate(batch: PreparedBatch, at: BatchTime): Promise<number>;
   /**
    * Takes an optimizer step with one batch and what was added up; gives the batch's scaled loss and
    * the norm of the whole gradient.
    */
   update(
     batch: PreparedBatch,
-    at: {
-      readonly lossScale: number;
-      readonly seed: number;
-      readonly step: number;
-      readonly learningRate: number;
-    },
+    at: BatchTime & OptimizerTime,
   ): Promise<{ readonly loss: number; readonly gradientNorm: number }>;
-  /** Sum of the losses of one batch, without dropout. */
-  evaluate(batch: PreparedBatch): Promise<number>;
-  /** Copies the state to the host. */
-  read(): Promise<OptimizerVectors>;
-  /** Replaces the state. */
-  write(vectors: OptimizerVectors): Promise<void>;
+  /** Sums of the losses and metrics of one batch, without dropout. */
+  evaluate(batch: PreparedBatch): Promise<Readonly<Record<string, number>>>;
+  /** Mean loss of one batch and its gradients, `grad.<leaf>`, without dropout. */
+  gradients(batch: PreparedBatch): Promise<Readonly<Record<string, Tensor>>>;
 }
 
-/** Opens a session on a model's device. */
+/** Opens a session on a model's device; it begins with these leaves. */
 export async function openSession(
   model: AnyModel,
   leaves: ReadonlyMap<string, Tensor>,
-  options: SessionOptions,
+  options: StepOptions,
 ): Promise<TrainingSession> {
   const { device } = baseOf(model);
-  const { packing } = options;
-  const spec = { shape: [packing.size], dtype: "f32" as const };
-  const names = [
-    STATE.parameters,
-    STATE.mean,
-    STATE.square,
-    ...(options.accumulates ? [STATE.gradient] : []),
-  ];
-  const state: State = device.createState(Object.fromEntries(names.map((name) => [name, spec])));
+  const { packing, optimizer, rules = [] } = options;
+  const state = await openState(device, leaves, options);
   const programs = new Map<
     string,
     Promise<{ bindings: Readonly<Record<string, Tensor>>; executable: Executable }>
   >();
 
-  function compiled(kind: StepOptions["kind"], { batch, length }: PreparedBatch) {
-    const key = `${kind} ${batch} ${length}`;
+  function compiled(kind: StepShape["kind"], prepared: PreparedBatch) {
+    const key = `${kind} ${batchKey(prepared)}`;
     let found = programs.get(key);
     if (!found) {
-      const { program, bindings } = traceStep(model, {
-        ...options,
-        batch,
-        length,
-        kind,
-        accumulated: options.accumulates,
-      });
+      const { program, bindings } = traceStep(model, { ...options, prepared, kind });
       found = compileWith(device, program, bindings).then((executable) => ({
         bindings,
         executable,
@@ -106,45 +74,65 @@ export async function openSession(
   }
 
   async function run(
-    kind: StepOptions["kind"],
+    kind: StepShape["kind"],
     batch: PreparedBatch,
-    extra: {
-      readonly lossScale: number;
-      readonly seed?: number;
-      readonly rates?: readonly Tensor[];
-    },
-  ) {
+    at: BatchTime,
+    rates: Readonly<Record<string, Tensor>> = {},
+  ): Promise<Readonly<Record<string, Tensor>>> {
     const { bindings, executable } = await compiled(kind, batch);
-    const [decay, size, correction] = extra.rates ?? [];
-    const rates: Record<string, Tensor> = decay
-      ? { "rate.decay": decay, "rate.size": size, "rate.correction": correction }
-      : {};
-    const inputs = batchInputs(model, batch, { program: executable.program, ...extra });
-    const outputs = await executable.run({ ...bindings, ...inputs, ...rates }, { state });
-    const scalar = async (name: string) =>
-      outputs[name] ? (await outputs[name].data())[0] as number : NaN;
-    return { loss: await scalar("loss"), gradientNorm: await scalar("gradientNorm") };
+    const { program } = executable;
+    const inputs = batchInputs(model, batch, { program, seed: at.dropoutSeed });
+    const extra: Record<string, Tensor> = { lossScale: one(at.lossScale), ...rates };
+    if (program.inputs.has("penaltyScale")) extra.penaltyScale = one(at.penaltyScale);
+    for (const rule of rules) {
+      for (const [name, input] of Object.entries(rule.inputs ?? {})) {
+        const full = ruleName(rule, name);
+        if (program.inputs.has(full)) extra[full] = input.at(at.time);
+      }
+    }
+    return await executable.run({ ...bindings, ...inputs, ...extra }, { state: state.device });
   }
 
-  if (packing.size) await state.write(STATE.parameters, await toVector(packing, leaves));
+  function ratesAt(time: OptimizerTime): Readonly<Record<string, Tensor>> {
+    return Object.fromEntries(
+      [...packing.groups.keys()].flatMap((group) =>
+        Object.entries(optimizer!.rates(time, group)).map((
+          [name, rate],
+        ) => [rateName(name, group), one(rate)])
+      ),
+    );
+  }
+
   return {
-    accumulate: async (batch, at) => (await run("accumulate", batch, at)).loss,
-    update: (batch, at) =>
-      run("update", batch, { ...at, rates: adamWRates(at.step, { ...options, ...at }) }),
-    evaluate: async (batch) => (await run("evaluate", batch, { lossScale: 1 })).loss,
-    read: async () => ({
-      parameters: await state.read(STATE.parameters),
-      mean: await state.read(STATE.mean),
-      square: await state.read(STATE.square),
-    }),
-    async write(vectors) {
-      await state.write(STATE.parameters, vectors.parameters);
-      await state.write(STATE.mean, vectors.mean);
-      await state.write(STATE.square, vectors.square);
-      if (options.accumulates) {
-        await state.write(STATE.gradient, tensor(new Float32Array(packing.size)));
-      }
+    state,
+    accumulate: async (batch, at) => await numberOf((await run("accumulate", batch, at)).loss),
+    async update(batch, at) {
+      const { loss, gradientNorm } = await run("update", batch, at, ratesAt(at));
+      return { loss: await numberOf(loss), gradientNorm: await numberOf(gradientNorm) };
     },
+    async evaluate(batch) {
+      const sums: Record<string, number> = {};
+      const outputs = await run("evaluate", batch, { ...ALONE, lossScale: 1 });
+      for (const [name, sum] of Object.entries(outputs)) sums[name] = await numberOf(sum);
+      return sums;
+    },
+    gradients: (batch) =>
+      run("gradients", batch, { ...ALONE, lossScale: 1 / Math.max(1, batch.count) }),
     [Symbol.dispose]: () => state[Symbol.dispose](),
   };
+}
+
+/** A batch that is no part of a run. */
+const ALONE = {
+  penaltyScale: 1,
+  dropoutSeed: 0,
+  time: { step: 1, steps: 1, batch: 0, seed: 0 },
+};
+
+async function numberOf(value: Tensor): Promise<number> {
+  return (await value.data())[0] as number;
+}
+
+function one(x: number): Tensor {
+  return tensor(Float32Array.of(x));
 }

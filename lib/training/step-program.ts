@@ -4,122 +4,104 @@
  *
  * @module
  */
-import { causalLoss } from "../adapters/forward.ts";
+import { type BatchShape, labelValues, traceShape } from "../adapters/batch.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { type TracedModel, traceModel } from "../adapters/trace-model.ts";
+import type { TrainingRule } from "../adapters/training-rule.ts";
+import type { RuleTrace } from "../methods/training-rule.ts";
+import { UnsupportedError } from "../errors.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
-import { add, div, min, mul } from "../ops/binary.ts";
+import { add, div, min, mul, sqrt } from "../ops/elementwise.ts";
 import { constant } from "../ops/constant.ts";
 import { input } from "../ops/input.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
-import { sqrt } from "../ops/unary.ts";
 import type { Graph, Value } from "../ops/value.ts";
 import { checkpoint, expensiveValues } from "../program/checkpoint.ts";
 import { gradients } from "../program/grad.ts";
 import { programOf } from "../program/program.ts";
-import { adamW, type AdamWOptions } from "./adamw.ts";
-import { joinLeaves, leafOf, type Packing } from "./packing.ts";
+import type { Objective, Values } from "../tasks/objective.ts";
+import type { Optimizer } from "./optimizer.ts";
+import { eachGroup, joinLeaves, leafOf, leavesOf, type Packing, type Vectors } from "./packing.ts";
+import { ruleName, stateName } from "./state.ts";
 
-/** Names of the state that training programs share. */
-export const STATE = {
-  parameters: "train.parameters",
-  mean: "train.mean",
-  square: "train.square",
-  gradient: "train.gradient",
-} as const;
-
-/** What a step's program is made for. */
-export interface StepOptions extends AdamWOptions {
-  /** Rows of the batch. */
-  readonly batch: number;
-  /** Tokens in a row. */
-  readonly length: number;
-  /** Where each leaf lies in the vector of parameters. */
+/** What all programs of a run share. */
+export interface StepOptions {
+  /** What losses there are. */
+  readonly objective: Objective;
+  /** Where each leaf lies in the vectors of parameters. */
   readonly packing: Packing;
+  /** What updates them; needed for steps of the kind `update`. */
+  readonly optimizer?: Optimizer;
+  /** What steps follow beside objective and optimizer. */
+  readonly rules?: readonly TrainingRule[];
   /** Whether dropout is on. */
-  readonly dropout: boolean;
+  readonly dropout?: boolean;
   /** Gradients are scaled down to this norm where theirs is larger; not at all without it. */
   readonly maxGradientNorm?: number;
   /** Computes activations again in the backward pass, layer by layer. */
   readonly gradientCheckpointing?: boolean;
+  /** Whether an `update` also takes in what `accumulate` has added up. */
+  readonly accumulates?: boolean;
+}
+
+/** What a program is made for. */
+export interface StepShape {
+  /** A batch, of which the sizes count. */
+  readonly prepared: BatchShape;
   /**
    * `update` ends in an optimizer step, `accumulate` adds to the gradient only, `evaluate` computes
-   * the loss only, `gradients` gives each leaf's gradient as an output.
+   * loss and metrics only, `gradients` gives each leaf's gradient as an output.
    */
   readonly kind: "update" | "accumulate" | "evaluate" | "gradients";
-  /** Whether an `update` also takes in what `accumulate` has added up. */
-  readonly accumulated?: boolean;
 }
 
 /**
- * Traces one of the programs. All take `labels` [B, T] (shifted) and `lossScale` [1], by which the
- * sum of the losses is multiplied, and read the state {@link STATE}`.parameters`; an `update` takes
- * `rate.decay`, `rate.size` and `rate.correction` [1]. They give `loss` (scaled), and an update
+ * Traces one of the programs. All take the objective's labels and `lossScale` [1], by which the sum
+ * of the losses is multiplied, and read the parameters' state; with a rule that has a penalty
+ * all but `evaluate` take `penaltyScale` [1], and an `update` the optimizer's rates [1], `rate.<name>`
+ * (with `.<group>` behind it where there are several). They give `loss` (scaled), and an update
  * `gradientNorm` before clipping.
  */
-export function traceStep(model: AnyModel, options: StepOptions): TracedModel {
-  const { batch, length, packing, kind } = options;
-  const state = (graph: Graph, name: string) =>
-    input(graph, name, { shape: [packing.size], dtype: "f32", role: "state" });
-  const one = (graph: Graph, name: string) => input(graph, name, { shape: [1], dtype: "f32" });
-  const leaf = (graph: Graph, name: string) => {
-    const packed = packing.leaves.get(name);
-    return packed && leafOf(state(graph, STATE.parameters), packed);
-  };
+export function traceStep(model: AnyModel, options: StepOptions & StepShape): TracedModel {
+  const { prepared, objective, packing, kind, rules = [] } = options;
   let forward: ForwardPass | undefined;
-  const updates: Record<string, string> = {};
-  const update = (name: string, value: Value, outputs: Record<string, Value>) => {
-    outputs[`next.${name}`] = value;
-    updates[name] = `next.${name}`;
-  };
+  let updates: Readonly<Record<string, string>> = {};
   const traced = traceModel(model, {
-    batch,
-    length,
-    dropout: options.dropout && kind !== "evaluate",
-    trained: leaf,
-    outputs: (pass, { logits }) => {
+    ...traceShape(prepared),
+    dropout: options.dropout === true && kind !== "evaluate",
+    trained: (graph, name) => {
+      const leaf = packing.leaves.get(name);
+      return leaf && leafOf(parametersOf(graph, { packing, rules }).get(leaf.group)!, leaf);
+    },
+    outputs: (pass, values) => {
       forward = pass;
       const { graph } = pass;
-      const labels = input(graph, "labels", { shape: [batch, length], dtype: "i32" });
-      const loss = mul(causalLoss(logits, labels).total, reshape(one(graph, "lossScale"), []));
-      const outputs: Record<string, Value> = { loss };
-      if (kind === "evaluate") return outputs;
-      const names = [...packing.leaves.keys()];
-      const parts = gradients(loss, names.map((name) => leaf(graph, name)!));
+      checkOutputs(objective, values);
+      const labels = labelValues(graph, prepared);
+      const sum = mul(objective.loss(values, labels), scalar(graph, "lossScale"));
+      if (kind === "evaluate") return { loss: sum, ...objective.metrics?.(values, labels) };
+      const leaves = leavesOf(packing, parametersOf(graph, { packing, rules }));
+      const traces = rules.map((rule) => traceOf(graph, rule, leaves));
+      const loss = rules.reduce(
+        (loss, { penalty }, i) =>
+          penalty ? add(loss, mul(penalty(traces[i]), scalar(graph, "penaltyScale"))) : loss,
+        sum,
+      );
+      const found = gradients(loss, [...leaves.values()]);
+      const parts = new Map([...leaves.keys()].map((name, i) => [name, found[i]]));
       if (kind === "gradients") {
-        names.forEach((name, i) => outputs[`grad.${name}`] = parts[i]);
-        return outputs;
+        return { loss, ...named(parts, (name) => `grad.${name}`) };
       }
-      let gradient = joinLeaves(parts);
-      const held = state(graph, STATE.gradient);
-      if (kind === "accumulate") {
-        update(STATE.gradient, add(held, gradient), outputs);
-        return outputs;
-      }
-      if (options.accumulated) gradient = add(held, gradient);
-      const norm = sqrt(sum(mul(gradient, gradient)));
-      outputs.gradientNorm = norm;
-      if (options.maxGradientNorm !== undefined) {
-        // As torch's clip_grad_norm_, whose small term keeps the division defined.
-        gradient = mul(gradient, min(div(options.maxGradientNorm, add(norm, 1e-6)), 1));
-      }
-      const next = adamW({
-        parameters: state(graph, STATE.parameters),
-        mean: state(graph, STATE.mean),
-        square: state(graph, STATE.square),
-      }, {
-        ...options,
-        gradient,
-        rates: [one(graph, "rate.decay"), one(graph, "rate.size"), one(graph, "rate.correction")],
-      });
-      update(STATE.parameters, next.parameters, outputs);
-      update(STATE.mean, next.mean, outputs);
-      update(STATE.square, next.square, outputs);
-      if (options.accumulated) {
-        update(STATE.gradient, constant(graph, 0, { shape: [packing.size] }), outputs);
-      }
-      return outputs;
+      const step = kind === "accumulate"
+        ? { state: accumulate(graph, packing, joinLeaves(packing, parts)) }
+        : traceUpdate(graph, { ...options, traces, gradients: joinLeaves(packing, parts) });
+      updates = Object.fromEntries([...step.state.keys()].map((name) => [name, `next.${name}`]));
+      return {
+        loss,
+        ..."norm" in step && { gradientNorm: step.norm },
+        ...named(step.state, (name) => `next.${name}`),
+      };
     },
   });
   const program = programOf(Object.fromEntries(traced.program.outputs), updates);
@@ -130,4 +112,148 @@ export function traceStep(model: AnyModel, options: StepOptions): TracedModel {
     ? forward!.boundaries
     : [...forward!.boundaries, ...expensiveValues(program)];
   return { ...traced, program: checkpoint(program, { of: "loss", keep }) };
+}
+
+function checkOutputs({ name, outputs }: Objective, found: Values): void {
+  const missing = outputs.find((output) => !(output in found));
+  if (missing === undefined) return;
+  throw new UnsupportedError(
+    "OBJECTIVE",
+    `The objective "${name}" looks at ${missing}, and the model gives ${
+      Object.keys(found).join(", ")
+    } only. Load the model with another taskType, or give another objective.`,
+    { objective: name, missing },
+  );
+}
+
+/**
+ * One step of the optimizer, and what rules add to it.
+ *
+ * @returns New values of state by its name on the device, and the gradient's norm.
+ */
+export function traceUpdate(
+  graph: Graph,
+  options: Omit<StepOptions, "objective"> & {
+    readonly gradients: Vectors<Value>;
+    readonly traces?: readonly RuleTrace[];
+  },
+): { readonly state: ReadonlyMap<string, Value>; readonly norm: Value } {
+  const { packing, rules = [], traces = [], maxGradientNorm } = options;
+  const optimizer = options.optimizer!;
+  let gradients = options.gradients;
+  const state = new Map<string, Value>();
+  if (options.accumulates) {
+    for (const [name, total] of accumulate(graph, packing, gradients)) state.set(name, total);
+    gradients = eachGroup(packing, (group) => state.get(stateName("gradient", group))!);
+    for (const [group, size] of packing.groups) {
+      state.set(stateName("gradient", group), constant(graph, 0, { shape: [size] }));
+    }
+  }
+  rules.forEach((rule, i) => {
+    if (!rule.gradient) return;
+    const named = leavesOf(packing, gradients);
+    const changed = rule.gradient({ ...traces[i], gradients: named });
+    gradients = joinLeaves(packing, new Map([...named, ...changed]));
+  });
+  const squares = [...gradients.values()].map((g) => sum(mul(g, g)));
+  const norm = sqrt(squares.reduce((total, square) => add(total, square)));
+  if (maxGradientNorm !== undefined) {
+    // As torch's clip_grad_norm_, whose small term keeps the division defined.
+    const factor = min(div(maxGradientNorm, add(norm, 1e-6)), 1);
+    gradients = eachGroup(packing, (group) => mul(gradients.get(group)!, factor));
+  }
+  const parameters = parametersOf(graph, { packing, rules });
+  for (const [group, size] of packing.groups) {
+    const own = (part: string, shape: readonly number[]) =>
+      input(graph, stateName(part, group), { shape, dtype: "f32", role: "state" });
+    const slots = Object.entries(optimizer.init(size));
+    const next = optimizer.update({
+      parameters: parameters.get(group)!,
+      gradient: gradients.get(group)!,
+      state: Object.fromEntries(slots.map(([part, shape]) => [part, own(part, shape)])),
+      rate: (name) => input(graph, rateName(name, group), { shape: [1], dtype: "f32" }),
+    });
+    state.set(stateName("parameters", group), next.parameters);
+    for (const [part, value] of Object.entries(next.state)) {
+      state.set(stateName(part, group), value);
+    }
+  }
+  rules.forEach((rule, i) => {
+    if (!rule.afterStep) return;
+    const vectors = eachGroup(packing, (group) => state.get(stateName("parameters", group))!);
+    const leaves = leavesOf(packing, vectors);
+    const after = rule.afterStep({
+      ...traces[i],
+      leaves,
+      gradients: leavesOf(packing, gradients),
+    });
+    for (const [name, value] of Object.entries(after.state ?? {})) {
+      state.set(ruleName(rule, name), value);
+    }
+    if (!after.leaves?.size) return;
+    const joined = joinLeaves(packing, new Map([...leaves, ...after.leaves]));
+    for (const name of after.leaves.keys()) {
+      const { group } = packing.leaves.get(name)!;
+      state.set(stateName("parameters", group), joined.get(group)!);
+    }
+  });
+  return { state, norm };
+}
+
+/** The name of an optimizer's rate in programs. */
+export function rateName(name: string, group: string): string {
+  return `rate.${name}${group && `.${group}`}`;
+}
+
+function accumulate(graph: Graph, packing: Packing, gradients: Vectors<Value>): Map<string, Value> {
+  const held = vectorOf(graph, packing, "gradient");
+  return new Map(
+    [...gradients].map(([group, g]) => [stateName("gradient", group), add(held.get(group)!, g)]),
+  );
+}
+
+/** What is trained, as the rules have it. */
+function parametersOf(
+  graph: Graph,
+  { packing, rules = [] }: Pick<StepOptions, "packing" | "rules">,
+): Vectors<Value> {
+  return rules.reduce((vectors, { constrain }) => {
+    if (!constrain) return vectors;
+    const leaves = leavesOf(packing, vectors);
+    return joinLeaves(packing, new Map([...leaves, ...constrain({ graph, leaves })]));
+  }, vectorOf(graph, packing, "parameters"));
+}
+
+function vectorOf(graph: Graph, packing: Packing, part: string): Vectors<Value> {
+  return eachGroup(
+    packing,
+    (group, size) =>
+      input(graph, stateName(part, group), { shape: [size], dtype: "f32", role: "state" }),
+  );
+}
+
+function traceOf(
+  graph: Graph,
+  rule: TrainingRule,
+  leaves: ReadonlyMap<string, Value>,
+): RuleTrace {
+  const inputs: Record<string, Value> = {}, state: Record<string, Value> = {};
+  for (const [name, { shape, dtype }] of Object.entries(rule.inputs ?? {})) {
+    inputs[name] = input(graph, ruleName(rule, name), { shape, dtype });
+  }
+  for (const [name, { shape }] of Object.entries(rule.state ?? {})) {
+    state[name] = input(graph, ruleName(rule, name), { shape, dtype: "f32", role: "state" });
+  }
+  return { graph, leaves, state, inputs };
+}
+
+function scalar(graph: Graph, name: string): Value {
+  return reshape(input(graph, name, { shape: [1], dtype: "f32" }), []);
+}
+
+function named(
+  values: ReadonlyMap<string, Value>,
+  nameOf: (name: string) => string,
+): Record<string, Value> {
+  return Object.fromEntries([...values].map(([name, value]) => [nameOf(name), value]));
 }

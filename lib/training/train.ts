@@ -3,109 +3,23 @@
  *
  * @module
  */
-import { trainableLeaves, withLeaves } from "../adapters/leaves.ts";
-import type { AnyModel } from "../adapters/peft-model.ts";
+import type { PreparedBatch } from "../adapters/batch.ts";
 import { savePretrained } from "../adapters/checkpoint/save.ts";
-import { TrainingError, ValueError } from "../errors.ts";
-import { isObject } from "../io/json.ts";
-import {
-  BOOLEAN,
-  checkOptions,
-  FUNCTION,
-  isIterable,
-  oneOf,
-  type OptionRules,
-  POSITIVE,
-  show,
-  SIGNAL,
-  TEXT,
-  WHOLE,
-  wholeFrom,
-} from "../options.ts";
-import { ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
-import { prepareBatch, type PreparedBatch, type TrainingBatch } from "./batch.ts";
+import { trainableLeaves, withLeaves } from "../adapters/leaves.ts";
+import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
+import { methodRules } from "../adapters/training-rule.ts";
+import { TrainingError } from "../errors.ts";
+import { prepareTraining, trainingObjective } from "./batch.ts";
 import { checkFolder, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { evaluateWith, prepareEvaluation } from "./evaluate.ts";
-import { fromVector, nothingToTrain, packLeaves } from "./packing.ts";
-import { createPace, type HistoryEntry, type StepReport } from "./report.ts";
-import { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
+import { packFor } from "./optimizer.ts";
+import { nothingToTrain } from "./packing.ts";
+import { createPace, type HistoryEntry } from "./report.ts";
+import { learningRateFactor } from "./schedule.ts";
 import { openSession, type TrainingSession } from "./session.ts";
-
-/**
- * Batches, or a function that gives those of an epoch (from 0). Arrays and functions are gone
- * through again when they end.
- */
-export type TrainingData =
-  | Iterable<TrainingBatch>
-  | AsyncIterable<TrainingBatch>
-  | ((epoch: number) => Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>);
-
-/** Settings of {@link train}. */
-export interface TrainOptions extends AdamWOptions {
-  /** Peak learning rate. */
-  readonly learningRate: number;
-  /** Optimizer steps; by default one pass over the data. */
-  readonly steps?: number;
-  /** Passes over the data, where `steps` is not given and the data is an array. */
-  readonly epochs?: number;
-  /** Course of the learning rate; `constant` by default. */
-  readonly schedule?: Schedule;
-  /** Steps over which the learning rate rises from 0. */
-  readonly warmupSteps?: number;
-  /** Batches per optimizer step; 1 by default. Each label of them has equal weight. */
-  readonly gradientAccumulation?: number;
-  /** Gradients of a larger norm are scaled down to it; off by default. */
-  readonly maxGradientNorm?: number;
-  /**
-   * Computes activations again in the backward pass, which saves memory and costs a third more
-   * time; off by default.
-   */
-  readonly gradientCheckpointing?: boolean;
-  /** Whether dropout is on, the adapter's and that of the base's config; true by default. */
-  readonly dropout?: boolean;
-  /** Seed of dropout; 0 by default. */
-  readonly seed?: number;
-  /** Data to evaluate on. */
-  readonly evalData?: readonly TrainingBatch[];
-  /** Evaluates every so many steps, and after the last. */
-  readonly evalEvery?: number;
-  /**
-   * Where and how often (in steps) to write checkpoints; one more is written when the signal stops
-   * the run.
-   */
-  readonly checkpoint?: { readonly folder: string; readonly every?: number };
-  /** A checkpoint, or a run's folder, to go on from. The data begins where the run left off. */
-  readonly resume?: string;
-  /** Ends the run after the step at which it is aborted. */
-  readonly signal?: AbortSignal;
-  /** Is told about each step. */
-  readonly onStep?: (report: StepReport) => void;
-}
-
-const RULES: OptionRules<TrainOptions> = {
-  learningRate: POSITIVE,
-  steps: wholeFrom(0),
-  epochs: wholeFrom(1),
-  schedule: oneOf(SCHEDULES),
-  warmupSteps: wholeFrom(0),
-  gradientAccumulation: wholeFrom(1),
-  maxGradientNorm: POSITIVE,
-  gradientCheckpointing: BOOLEAN,
-  dropout: BOOLEAN,
-  seed: WHOLE,
-  evalData: { must: "a list of batches", holds: Array.isArray },
-  evalEvery: wholeFrom(1),
-  checkpoint: { must: "an object with a folder", holds: (x) => isObject(x) && "folder" in x },
-  resume: TEXT,
-  signal: SIGNAL,
-  onStep: FUNCTION,
-  ...ADAMW_RULES,
-};
-
-const CHECKPOINT_RULES: OptionRules<NonNullable<TrainOptions["checkpoint"]>> = {
-  folder: TEXT,
-  every: wholeFrom(1),
-};
+import { savedShapes } from "./state.ts";
+import { checkTrainOptions, optimizerOf, stepsOf, type TrainOptions } from "./train-options.ts";
+import { batchesOf, checkData, noBatch, type TrainingData } from "./training-data.ts";
 
 /** What {@link train} gives. */
 export interface TrainResult<M extends AnyModel> {
@@ -120,8 +34,8 @@ export interface TrainResult<M extends AnyModel> {
 }
 
 /**
- * Trains a model with AdamW on next-token cross-entropy: the leaves of its trainable active
- * adapters, or all parameters of a base model. The given model is not changed.
+ * Trains a model for its task, or for another objective: the leaves of its trainable active adapters,
+ * or all parameters of a base model. The given model is not changed.
  *
  * @param model What to train.
  * @param data Batches of token ids.
@@ -134,11 +48,8 @@ export interface TrainResult<M extends AnyModel> {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, train } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, tinyModel, train } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 8, taskType: "CAUSAL_LM" }));
  * const { model: trained, history } = await train(model, [{ inputIds: [[1, 2, 3, 4]] }], {
@@ -159,39 +70,46 @@ export async function train<M extends AnyModel>(
   const steps = stepsOf(data, options);
   const leaves = trainableLeaves(model);
   if (leaves.size === 0) throw nothingToTrain();
-  const packing = packLeaves(leaves);
-  const resumed = options.resume ? await readCheckpoint(options.resume, packing) : undefined;
+  const rules = [...methodRules(model), ...options.rules ?? []];
+  const optimizer = optimizerOf(options);
+  const packing = packFor(optimizer, baseOf(model), leaves);
+  const objective = trainingObjective(model, options.objective);
+  const run = { ...options, objective, rules, packing, optimizer, accumulates: group > 1 };
+  const resumed = options.resume
+    ? await readCheckpoint(options.resume, savedShapes(run))
+    : undefined;
   let progress: Progress = resumed?.progress ??
     { step: 0, batches: 0, seed: options.seed ?? 0, history: [] };
   checkSeed(options.seed, progress.seed);
   // What is wrong with them must not come up after hours of training.
-  const evaluation = options.evalData && await prepareEvaluation(model, options.evalData);
+  const evaluation = options.evalData &&
+    await prepareEvaluation(model, options.evalData, objective);
   if (checkpoint) await checkFolder(checkpoint.folder);
-  using session = await openSession(model, leaves, {
-    ...options,
-    packing,
-    dropout: options.dropout ?? true,
-    accumulates: group > 1,
-  });
-  if (resumed) await session.write(resumed.vectors);
+  using session = await openSession(model, leaves, { ...run, dropout: options.dropout ?? true });
+  const { state } = session;
+  if (resumed) await state.write(resumed.state);
   let written: string | undefined;
   const lastGood = () => written ?? resumed?.folder;
   const read = async () => {
-    const vectors = await session.read();
-    const values = await vectors.parameters.data() as Float32Array;
-    if (!values.every(Number.isFinite)) {
+    const leaves = await state.leaves();
+    for (const leaf of leaves.values()) {
+      if ((await leaf.data() as Float32Array).every(Number.isFinite)) continue;
       throw notFinite(`What is trained is not finite after step ${progress.step}`, {
         ...progress.history.at(-1),
         step: progress.step,
         checkpoint: lastGood(),
       });
     }
-    return { vectors, trained: withLeaves(model, await fromVector(packing, vectors.parameters)) };
+    let trained: AnyModel = withLeaves(model, leaves);
+    for (const rule of rules) {
+      trained = await rule.finish?.(trained, await state.of(rule).state()) ?? trained;
+    }
+    return trained as M;
   };
   const save = async () => {
     if (!checkpoint || written?.endsWith(`-${progress.step}`)) return;
-    const { vectors, trained } = await read();
-    written = await writeCheckpoint(checkpoint.folder, { progress, packing, vectors }, {
+    const trained = await read();
+    written = await writeCheckpoint(checkpoint.folder, { progress, state: await state.read() }, {
       beside: async (folder) => {
         if (trained.type === "peft") await savePretrained(trained, folder);
       },
@@ -206,7 +124,7 @@ export async function train<M extends AnyModel>(
       while (batches.length < group) {
         const next = await source.next();
         if (next.done) break;
-        batches.push(await prepareBatch(model, next.value));
+        batches.push(await prepareTraining(model, next.value, objective));
       }
       if (batches.length === 0) {
         if (progress.batches > 0) break; // data that cannot be gone through again has ended
@@ -220,6 +138,13 @@ export async function train<M extends AnyModel>(
         firstBatch: progress.batches,
         lastCheckpoint: lastGood(),
       });
+      for (const rule of rules) {
+        const batch = progress.batches + batches.length - 1;
+        await rule.betweenSteps?.(
+          { step: entry.step, steps, batch, seed: progress.seed },
+          state.of(rule),
+        );
+      }
       const evaluated = evaluation &&
           (entry.step === steps || (options.evalEvery && entry.step % options.evalEvery === 0))
         ? { ...entry, evalLoss: (await evaluateWith(session, evaluation)).loss }
@@ -238,8 +163,7 @@ export async function train<M extends AnyModel>(
   }
   const stopped = signal?.aborted === true && progress.step < steps;
   if (stopped) await save();
-  const { trained } = await read();
-  return { model: trained, history: progress.history, stopped, checkpoint: written };
+  return { model: await read(), history: progress.history, stopped, checkpoint: written };
 }
 
 async function takeStep(
@@ -253,26 +177,32 @@ async function takeStep(
     readonly lastCheckpoint: string | undefined;
   },
 ): Promise<HistoryEntry> {
-  const targets = batches.reduce((n, b) => n + b.targets, 0);
+  const targets = batches.reduce((n, b) => n + b.count, 0);
   if (targets === 0) {
     throw new TrainingError(
       "LABELS_EMPTY",
       `No label counts in the batches of step ${at.step} (from batch ${at.firstBatch}): all are −100 or padding.`,
     );
   }
-  const learningRate = at.learningRate *
-    learningRateFactor(at.schedule ?? "constant", {
-      step: at.step - 1,
-      steps: at.steps,
-      warmupSteps: at.warmupSteps,
-    });
+  const factor = learningRateFactor(at.schedule ?? "constant", {
+    step: at.step - 1,
+    steps: at.steps,
+    warmupSteps: at.warmupSteps,
+  });
+  const learningRate = at.learningRate * factor;
   let loss = 0, gradientNorm = 0;
   for (const [i, batch] of batches.entries()) {
-    const last = i === batches.length - 1;
-    // A different mask for each batch of the run, and the same ones again after a resume.
-    const run = { lossScale: 1 / targets, seed: dropoutSeed(at.seed, at.firstBatch + i) };
-    if (last) {
-      const out = await session.update(batch, { ...run, step: at.step, learningRate });
+    const number = at.firstBatch + i;
+    const run = {
+      lossScale: 1 / targets,
+      penaltyScale: 1 / batches.length,
+      // A different mask for each batch of the run, and the same ones again after a resume.
+      dropoutSeed: dropoutSeed(at.seed, number),
+      time: { step: at.step, steps: at.steps, batch: number, seed: at.seed },
+    };
+    if (i === batches.length - 1) {
+      const { step, learningRate } = at;
+      const out = await session.update(batch, { ...run, step, learningRate, factor });
       loss += out.loss;
       gradientNorm = out.gradientNorm;
     } else {
@@ -280,9 +210,9 @@ async function takeStep(
     }
     if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
       const [what, value] = Number.isFinite(loss) ? ["gradient", gradientNorm] : ["loss", loss];
-      throw notFinite(`The ${what} of batch ${at.firstBatch + i} at step ${at.step} is ${value}`, {
+      throw notFinite(`The ${what} of batch ${number} at step ${at.step} is ${value}`, {
         step: at.step,
-        batch: at.firstBatch + i,
+        batch: number,
         learningRate,
         loss,
         gradientNorm,
@@ -325,51 +255,6 @@ function notFinite(
   );
 }
 
-function stepsOf(data: TrainingData, options: TrainOptions): number {
-  const { epochs, schedule = "constant" } = options;
-  if (options.steps !== undefined) return options.steps;
-  if (Array.isArray(data)) {
-    return Math.ceil(data.length / (options.gradientAccumulation ?? 1)) * (epochs ?? 1);
-  }
-  if (epochs === undefined && schedule === "constant") return Infinity;
-  throw new ValueError(
-    "TRAIN_OPTIONS",
-    `${
-      epochs === undefined ? `The schedule "${schedule}"` : "epochs"
-    } needs data whose length is known: give an array of batches, or steps.`,
-  );
-}
-
-function checkTrainOptions(options: TrainOptions): void {
-  const about = { code: "TRAIN_OPTIONS", of: "train" };
-  checkOptions(options, RULES, about);
-  if (options.learningRate === undefined) {
-    throw new ValueError("TRAIN_OPTIONS", "train needs a learningRate, such as 2e-4 for a LoRA.");
-  }
-  if (options.checkpoint) checkOptions(options.checkpoint, CHECKPOINT_RULES, about);
-  if (options.evalEvery !== undefined && !options.evalData) {
-    throw new ValueError("TRAIN_OPTIONS", "evalEvery is given, but no evalData to evaluate on.");
-  }
-}
-
-function checkData(data: TrainingData): void {
-  if (Array.isArray(data) && data.length === 0) throw noBatch();
-  if (!isIterable(data) && typeof data !== "function") throw noData(data);
-}
-
-function noData(data: unknown): ValueError {
-  return new ValueError(
-    "TRAIN_DATA",
-    `Training needs batches: a list or another iterable of them, or a function of the epoch; found ${
-      show(data)
-    }.`,
-  );
-}
-
-function noBatch(): TrainingError {
-  return new TrainingError("DATASET_EMPTY", "The training data holds no batch.");
-}
-
 /** Data in another order would give other losses without a word. */
 function checkSeed(given: number | undefined, recorded: number): void {
   if (given === undefined || given === recorded) return;
@@ -378,21 +263,4 @@ function checkSeed(given: number | undefined, recorded: number): void {
     `The run to resume was started with the seed ${recorded}, not ${given}. Resume with that one.`,
     { given, recorded },
   );
-}
-
-/** Batches one after the other, from number `skip` on. */
-async function* batchesOf(data: TrainingData, skip: number): AsyncGenerator<TrainingBatch> {
-  const again = typeof data === "function" || Array.isArray(data);
-  let left = skip;
-  for (let epoch = 0; epoch === 0 || again; epoch++) {
-    let count = 0;
-    const batches = typeof data === "function" ? data(epoch) : data;
-    if (!isIterable(batches)) throw noData(batches);
-    for await (const batch of batches) {
-      count++;
-      if (left > 0) left--;
-      else yield batch;
-    }
-    if (count === 0) return;
-  }
 }

@@ -4,6 +4,7 @@ import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { leavesAt, mapLeaves, partsOfKind, single } from "../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import {
   getAdapterStateDict,
@@ -11,7 +12,8 @@ import {
 } from "../../lib/adapters/checkpoint/state-dict.ts";
 import { ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
-import { veraConfig } from "../../lib/methods/vera-config.ts";
+import { prefixTuningConfig } from "../../lib/methods/prefix-tuning.ts";
+import { veraConfig } from "../../lib/methods/vera.ts";
 import { castTensor, toFloat32 } from "../../lib/tensor/convert.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
 import { testOnDevices } from "../devices.ts";
@@ -88,8 +90,12 @@ Deno.test("all that a file holds is cast, and what is tied stays tied", async ()
   const cast = castAdapterDtype(model, { dtype: "f16" });
   assertEquals(types(cast), ["f16"]);
   assertEquals([...trainableLeaves(cast).keys()], [...trainableLeaves(model).keys()]);
-  const { parameters } = cast.adapters.get("default")!;
-  assert(parameters.size === 2 && new Set(parameters.values()).size === 1);
+  const tensorsOf = (of: PeftModel, kind: "parameter" | "tokens") => {
+    const adapter = of.adapters.get("default")!;
+    return partsOfKind(adapter, kind).map((part) => single(adapter, part).tensor);
+  };
+  const copies = tensorsOf(cast, "parameter");
+  assert(copies.length === 2 && new Set(copies).size === 1);
 
   const rows = castAdapterDtype(
     getPeftModel(
@@ -98,27 +104,36 @@ Deno.test("all that a file holds is cast, and what is tied stays tied", async ()
     ),
     { dtype: "bf16" },
   );
-  const { tokens } = rows.adapters.get("default")!;
-  assert(tokens.size === 2 && new Set(tokens.values()).size === 1);
-  assertEquals([...tokens.values()][0].rows.dtype, "bf16");
+  const tokens = tensorsOf(rows, "tokens");
+  assert(tokens.length === 2 && new Set(tokens).size === 1);
+  assertEquals(tokens[0].dtype, "bf16");
 });
 
 Deno.test("fixed leaves are cast where files hold them", async () => {
   const base = await goldenBase("llama");
   for (const saveProjection of [true, false]) {
     const config = veraConfig({ r: 3, targetModules: ["q_proj"], saveProjection });
-    const { shared } = castAdapterDtype(getPeftModel(base, config), { dtype: "f16" })
+    const adapter = castAdapterDtype(getPeftModel(base, config), { dtype: "f16" })
       .adapters.get("default")!;
     assertEquals(
-      Object.values(shared.frozen).map(({ dtype }) => dtype),
+      Object.values(leavesAt(adapter, "shared")!).map(({ dtype }) => dtype),
       Array(2).fill(saveProjection ? "f16" : "f32"),
     );
   }
   const pissa = castAdapterDtype(getPeftModel(base, loraConfig({ initLoraWeights: "pissa" })), {
     dtype: "f16",
   });
-  const [site] = pissa.adapters.get("default")!.sites.values();
-  assertEquals(Object.values(site.frozen).map(({ dtype }) => dtype), ["f32", "f32"]);
+  const [site] = partsOfKind(pissa.adapters.get("default")!, "site");
+  const fixed = Object.values(site.leaves).filter(({ kind }) => kind === "fixed");
+  assertEquals(fixed.map(({ tensor }) => tensor!.dtype), ["f32", "f32"]);
+});
+
+Deno.test("what is trained is cast where no file holds it", async () => {
+  const config = prefixTuningConfig({ numVirtualTokens: 2, prefixProjection: true });
+  const model = getPeftModel(await goldenBase("llama"), config);
+  const cast = castAdapterDtype(model, { dtype: "f16" });
+  const encoder = [...trainableLeaves(cast).values()];
+  assertEquals(encoder.map(({ dtype }) => dtype), Array(5).fill("f16"));
 });
 
 Deno.test("only the adapter that is named, and nothing is read", async () => {
@@ -127,11 +142,7 @@ Deno.test("only the adapter that is named, and nothing is read", async () => {
   let reads = 0;
   const adapters = new Map([...two.adapters].map(([name, adapter]) => {
     const counted = (t: Tensor): Tensor => ({ ...t, data: () => (reads++, t.data()) });
-    const sites = new Map([...adapter.sites].map(([path, site]) => [path, {
-      ...site,
-      leaves: Object.fromEntries(Object.entries(site.leaves).map(([k, t]) => [k, counted(t)])),
-    }]));
-    return [name, { ...adapter, sites }];
+    return [name, { ...adapter, parts: mapLeaves(adapter.parts, counted) }];
   }));
   const model: PeftModel = { ...two, adapters };
   const cast = castAdapterDtype(model, { adapterName: "style", dtype: "f16" });

@@ -9,7 +9,7 @@ import { getModelStatus } from "../../lib/adapters/status/status.ts";
 import { ConfigError, ValueError } from "../../lib/errors.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
-import type { SiteLeaves } from "../../lib/methods/method.ts";
+import type { PeftMethod } from "../../lib/methods/method.ts";
 import { defaultMethods, type MethodRegistry } from "../../lib/methods/mod.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { golden, goldenBase, peftLora } from "./bases.ts";
@@ -36,27 +36,36 @@ Deno.test("leaves start as torch starts them", async () => {
 Deno.test("nothing is computed before it is read, and then once and in order", async () => {
   const lora = defaultMethods.get("LORA")!;
   const made: string[] = [];
-  const counting: MethodRegistry = new Map([["LORA", {
+  const counting: PeftMethod = {
     ...lora,
-    method: {
-      ...lora.method,
-      init: (context): Promise<SiteLeaves> => {
-        made.push(context.site.path);
-        return lora.method.init(context);
-      },
+    leaves: {
+      site: (at) =>
+        Object.fromEntries(
+          Object.entries(lora.leaves.site!(at)).map(([name, rule]) => [name, {
+            ...rule,
+            init: (from) => {
+              made.push(`${at.site.path}.${name}`);
+              return rule.init!(from);
+            },
+          }]),
+        ),
     },
-  }]]);
+  };
+  const registry: MethodRegistry = new Map([["LORA", counting]]);
   const base = await goldenBase("llama");
   const config = loraConfig({ targetModules: ["v_proj", "q_proj"] });
-  const model = getPeftModel(base, config, { registry: counting });
+  const model = getPeftModel(base, config, { registry });
   assertEquals(made, []);
   await Promise.all([...trainableLeaves(model).values()].map((leaf) => leaf.data()));
-  assertEquals(made, [
-    "model.layers.0.self_attn.q_proj",
-    "model.layers.0.self_attn.v_proj",
-    "model.layers.1.self_attn.q_proj",
-    "model.layers.1.self_attn.v_proj",
-  ]);
+  assertEquals(
+    made,
+    [
+      "model.layers.0.self_attn.q_proj",
+      "model.layers.0.self_attn.v_proj",
+      "model.layers.1.self_attn.q_proj",
+      "model.layers.1.self_attn.v_proj",
+    ].flatMap((path) => [`${path}.lora_A`, `${path}.lora_B`]),
+  );
 });
 
 Deno.test("the model that is given stays as it is", async () => {

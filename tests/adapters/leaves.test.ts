@@ -2,6 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
+import { single, tokensPart } from "../../lib/adapters/parts.ts";
 import { traceModel } from "../../lib/adapters/trace-model.ts";
 import { ShapeError, ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
@@ -37,8 +38,10 @@ Deno.test("leaves come out and go back by name, without the adapter's own", asyn
   const found = trainableLeaves(changed);
   for (const [name, leaf] of fresh) assert(found.get(name) === leaf, name);
   // What is tied stays one, and the model that went in is as it was.
-  const { tokens } = changed.adapters.get("mine")!;
-  assert(tokens.get("lm_head") === tokens.get("model.embed_tokens"));
+  const mine = changed.adapters.get("mine")!;
+  const rowsOf = (path: string) => single(mine, tokensPart(mine, path)!).tensor;
+  assert(rowsOf("lm_head") === rowsOf("model.embed_tokens"));
+  assert(rowsOf("lm_head") === fresh.get("a0.tokens.model.embed_tokens"));
   for (const [name, leaf] of trainableLeaves(model)) assert(leaves.get(name) === leaf);
 
   const one = new Map([[...fresh][0]]);

@@ -157,7 +157,8 @@ testOnDevices("what mixed batches refuse", async (device) => {
   );
   assertEquals(onBase.code, "NOT_PEFT");
   const adapter = model.adapters.get("plain")!;
-  const method = { ...adapter.method, cachePrefix: () => ({ length: 1, layer: () => null! }) };
+  const memory = () => ({ length: 1, layer: () => null! });
+  const method = { ...adapter.method, pass: { virtualTokens: () => 1, memory } };
   const prefixed = new Map([...model.adapters, ["plain", { ...adapter, method }]]);
   await assertRejects(
     () => forward({ ...model, adapters: prefixed }, { inputIds, adapterNames: ["plain", "dora"] }),

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { mapLeaves } from "../../lib/adapters/parts.ts";
 import type { Adapter, PeftModel } from "../../lib/adapters/peft-model.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import type { PeftConfig } from "../../lib/methods/config.ts";
@@ -27,37 +28,15 @@ export async function randomAdapters(
   const adapters = new Map<string, Adapter>();
   for (const [name, adapter] of model!.adapters) {
     const moved = new Map<Tensor, Tensor>();
-    const move = async (old: Tensor): Promise<Tensor> => {
-      const known = moved.get(old);
-      if (known) return known;
-      const values = await toFloat32(old), noise = random.normal(values.length, { std: 0.15 });
-      const made = tensor(values.map((x, i) => x + noise[i]), { shape: old.shape });
-      moved.set(old, made);
-      return made;
-    };
-    const all = async <T>(map: ReadonlyMap<string, T>, fn: (value: T) => Promise<T>) => {
-      const out = new Map<string, T>();
-      for (const [key, value] of map) out.set(key, await fn(value));
-      return out;
-    };
-    const rows = new Map<
-      unknown,
-      Adapter["tokens"] extends ReadonlyMap<string, infer R> ? R : never
-    >();
-    adapters.set(name, {
-      ...adapter,
-      sites: await all(adapter.sites, async (site) => {
-        const leaves: Record<string, Tensor> = {};
-        for (const [leaf, old] of Object.entries(site.leaves)) leaves[leaf] = await move(old);
-        return { ...site, leaves };
-      }),
-      parameters: await all(adapter.parameters, move),
-      tokens: await all(adapter.tokens, async (entry) => {
-        const renewed = rows.get(entry) ?? { ...entry, rows: await move(entry.rows) };
-        rows.set(entry, renewed);
-        return renewed;
-      }),
-    });
+    for (const { leaves } of adapter.parts.values()) {
+      for (const { kind, tensor: old } of Object.values(leaves)) {
+        if (kind !== "trained" || !old) continue;
+        const values = await toFloat32(old), noise = random.normal(values.length, { std: 0.15 });
+        moved.set(old, tensor(values.map((x, i) => x + noise[i]), { shape: old.shape }));
+      }
+    }
+    const parts = mapLeaves(adapter.parts, (old) => moved.get(old) ?? old);
+    adapters.set(name, { ...adapter, parts });
   }
   return { ...model!, adapters };
 }

@@ -17,6 +17,7 @@ import {
 import type { Device } from "../../lib/device/device.ts";
 import { ArgumentTypeError, ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
+import type { SiteCall } from "../../lib/methods/site-rule.ts";
 import { castTensor, toFloat32 } from "../../lib/tensor/convert.ts";
 import { testOnDevices } from "../devices.ts";
 import { goldenBase } from "./bases.ts";
@@ -64,7 +65,8 @@ Deno.test("withAdapterScale scales for one call", async () => {
 Deno.test("only what has a scale can be scaled", async () => {
   const model = await twoAdapters();
   const adapter = model.adapters.get("one")!;
-  const method = { ...adapter.method, isScalable: false };
+  const unscaled = { forward: (_: unknown, { result }: SiteCall) => result };
+  const method = { ...adapter.method, sites: () => ({ linear: unscaled }) };
   const fixed = { ...model, adapters: new Map([["one", { ...adapter, method }]]) };
   const error = await assertRejects(() => withAdapterScale(fixed, 2, () => 1), ValueError);
   assertEquals(error.code, "NOTHING_TO_SCALE");

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
+import type { Adapter } from "../../lib/adapters/peft-model.ts";
 import {
   deleteAdapter,
   disableAdapters,
@@ -11,7 +12,7 @@ import {
 } from "../../lib/adapters/select.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
-import { prefixTuningConfig } from "../../lib/methods/prefix-tuning-config.ts";
+import { prefixTuningConfig } from "../../lib/methods/prefix-tuning.ts";
 import { goldenBase } from "./bases.ts";
 
 async function twoAdapters() {
@@ -69,14 +70,21 @@ Deno.test("setRequiresGrad says what training changes, whatever is active", asyn
 
 Deno.test("adapters of several methods are active together where all of them can be", async () => {
   const model = await twoAdapters();
-  const other = { ...model.adapters.get("two")!, isMixedCompatible: false };
-  const method = { ...other.method, peftType: "ALONE" };
-  const mixed = { ...model, adapters: new Map([...model.adapters, ["two", { ...other, method }]]) };
+  const two = model.adapters.get("two")!;
+  const otherMethod = (mixes: boolean): Adapter => ({
+    ...two,
+    method: {
+      ...two.method,
+      name: "alone",
+      config: { ...two.method.config, peftType: "ALONE", mixes },
+    },
+    config: { ...two.config, peftType: "ALONE" },
+  });
+  const mixed = { ...model, adapters: new Map([...model.adapters, ["two", otherMethod(false)]]) };
   const error = assertThrows(() => setAdapter(mixed, ["one", "two"]), UnsupportedError);
   assertEquals(error.code, "ADAPTERS_MIXED");
   assertEquals(setAdapter(mixed, "two").active, ["two"]);
-  const compatible = { ...other, method, isMixedCompatible: true };
-  const allowed = { ...model, adapters: new Map([...model.adapters, ["two", compatible]]) };
+  const allowed = { ...model, adapters: new Map([...model.adapters, ["two", otherMethod(true)]]) };
   assertEquals(setAdapter(allowed, ["one", "two"]).active, ["one", "two"]);
 });
 

@@ -4,8 +4,7 @@
  * @module
  */
 import { llama } from "../../lib/architectures/llama.ts";
-import { createModelGraph, type ModelGraph } from "../../lib/model/model-graph.ts";
-import { parameterShapes } from "../../lib/model/site.ts";
+import { createModelGraph, type ModelGraph, structureOf } from "../../lib/model/model-graph.ts";
 import type { Tensor } from "../../lib/tensor/tensor.ts";
 import { noDevice } from "./bases.ts";
 
@@ -30,14 +29,13 @@ export function smolLm2Shape(): ModelGraph {
     where: "host",
     data: () => Promise.reject(new Error("A weight was read.")),
   });
-  const tied = llama.tied(SMOLLM2);
+  const { shapes, tied } = structureOf({
+    architecture: llama,
+    config: SMOLLM2,
+    taskType: "CAUSAL_LM",
+  });
   const parameters = new Map(
-    llama.sites(SMOLLM2).flatMap((site) =>
-      Object.entries(parameterShapes(site)).map(([part, shape]): [string, Tensor] => [
-        `${site.path}.${part}`,
-        unread(shape),
-      ])
-    ).filter(([name]) => !(name in tied)),
+    [...shapes].filter(([name]) => !tied.has(name)).map(([name, shape]) => [name, unread(shape)]),
   );
   return createModelGraph(llama, {
     config: SMOLLM2,

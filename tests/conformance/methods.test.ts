@@ -24,10 +24,13 @@ import { addWeightedAdapter } from "../../lib/adapters/combine/weighted-adapter.
 import type { Device } from "../../lib/device/device.ts";
 import { TargetError, UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { generate } from "../../lib/generation/generate.ts";
-import type { PeftConfig } from "../../lib/methods/config.ts";
-import { defaultMethods, type PeftMethodEntry } from "../../lib/methods/mod.ts";
+import { parseConfig, type PeftConfig } from "../../lib/methods/config.ts";
+import type { PeftMethod } from "../../lib/methods/method.ts";
+import { isMergeable, isScalable, siteKinds } from "../../lib/methods/site-rule.ts";
+import { defaultMethods, prefixOf } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
+import type { SiteKind } from "../../lib/model/site.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { computeGradients } from "../../lib/training/gradients.ts";
@@ -39,25 +42,60 @@ import { inFolder } from "../io/folder.ts";
 
 const INPUTS = { inputIds: [[5, 41, 3, 60, 7, 22], [9, 9, 12, 0, 33, 1]] };
 const LABELLED = { ...INPUTS, labels: INPUTS.inputIds };
-const TARGETS: Readonly<Record<string, readonly string[]>> = {
-  llama: ["q_proj", "down_proj"],
-  gpt2: ["c_attn", "c_proj"],
+/** What can be adapted of each base by kind of site; the first kind that a method names is. */
+const TARGETS: Readonly<Record<string, Readonly<Partial<Record<SiteKind, readonly string[]>>>>> = {
+  llama: {
+    linear: ["q_proj", "down_proj"],
+    embedding: ["embed_tokens"],
+    norm: ["input_layernorm", "norm"],
+  },
+  gpt2: { conv1d: ["c_attn", "c_proj"], embedding: ["wte"], norm: ["ln_1", "ln_f"] },
 };
 
-/** The method's defaults, with what has none: targets, and a number of virtual tokens. */
-function configOf(entry: PeftMethodEntry, kind: string, fields: object = {}): PeftConfig {
-  const has = (name: string) => name in entry.config.fields;
-  return entry.method.parseConfig({
+function targetsOf(method: PeftMethod, kind: string): readonly string[] {
+  const config = parseConfig(method.config, method.config.example ?? {});
+  return siteKinds({ method, config }).flatMap((site) =>
+    TARGETS[kind][site] ? [TARGETS[kind][site]] : []
+  )[0] ?? [];
+}
+
+/** The method's own example, with targets where it has any. */
+function configOf(method: PeftMethod, kind: string, fields: object = {}): PeftConfig {
+  const targetModules = targetsOf(method, kind);
+  return parseConfig(method.config, {
     taskType: "CAUSAL_LM",
-    ...(has("targetModules") ? { targetModules: TARGETS[kind] } : {}),
-    ...(has("feedforwardModules") ? { feedforwardModules: TARGETS[kind].slice(1) } : {}),
-    ...(has("numVirtualTokens") ? { numVirtualTokens: 3 } : {}),
+    ...(targetModules.length ? { targetModules } : {}),
+    ...method.config.example,
     ...fields,
   });
 }
 
+/** Values for the parts of a batch that a method asks for: a different one in each row. */
+function partsOf(method: PeftMethod, rows: number): object {
+  const config = parseConfig(method.config, method.config.example ?? {});
+  return Object.fromEntries(
+    (method.pass?.inputs?.(config) ?? []).map(({ name, from = 0, to = from }) => [
+      name,
+      Array.from({ length: rows }, (_, row) => from + row % (to - from + 1)),
+    ]),
+  );
+}
+
+/** The inputs with what active adapters ask for beside them. */
+function complete<T extends { readonly inputIds: readonly unknown[] }>(
+  model: AnyModel,
+  inputs: T,
+): T {
+  const adapters = model.type === "peft" && model.enabled ? [...model.adapters.values()] : [];
+  return Object.assign(
+    { ...inputs },
+    ...adapters.map(({ method }) => partsOf(method, inputs.inputIds.length)),
+  );
+}
+
 async function logitsOf(model: AnyModel, inputs: object = INPUTS): Promise<Float32Array> {
-  return (await toFloat32((await forward(model, { ...INPUTS, ...inputs })).logits)).slice();
+  const all = complete(model, { ...INPUTS, ...inputs });
+  return (await toFloat32((await forward(model, all)).logits)).slice();
 }
 
 function apart(a: Float32Array, b: Float32Array): number {
@@ -66,7 +104,7 @@ function apart(a: Float32Array, b: Float32Array): number {
 }
 
 async function lossOf(model: PeftModel): Promise<number> {
-  return (await forward(model, LABELLED)).loss!;
+  return (await forward(model, complete(model, LABELLED))).loss!;
 }
 
 /** The change of the loss along a random direction, and how large the direction is. */
@@ -101,34 +139,40 @@ async function slopes(
 }
 
 async function makeModel(
-  entry: PeftMethodEntry,
+  method: PeftMethod,
   of: { readonly kind: string; readonly device: Device; readonly fields?: object },
 ): Promise<PeftModel> {
   const base = await goldenBase(of.kind, of.device);
-  return getPeftModel(base, configOf(entry, of.kind, of.fields), { seed: 3 });
+  return getPeftModel(base, configOf(method, of.kind, of.fields), { seed: 3 });
 }
 
-for (const entry of defaultMethods.values()) {
-  const { method, name } = entry;
+for (const method of defaultMethods.values()) {
+  const { name, config: { peftType } } = method;
   for (const kind of Object.keys(TARGETS)) {
-    const what = `${method.peftType} on ${kind}`;
+    const what = `${peftType} on ${kind}`;
+    // Some adapt nothing that a base has.
+    if (method.sites && !method.config.select && targetsOf(method, kind).length === 0) continue;
 
     testOnceOnWebGpu(`${what}: starts as it promises, and is the base when off`, async (device) => {
-      const model = await makeModel(entry, { kind, device });
+      const model = await makeModel(method, { kind, device });
       const base = await logitsOf(model.base);
-      const start = apart(await logitsOf(model), base);
-      if (method.isIdentityAtInit) assert(start < 1e-6, `${start} off the base`);
+      if (method.config.isIdentityAtInit) {
+        const start = apart(await logitsOf(model), base);
+        assert(start < 1e-6, `${start} off the base`);
+      }
       const moved = await randomized(model);
       const adapted = await logitsOf(moved);
-      assert(apart(adapted, base) > 1e-3, "random leaves change the outputs");
+      // Virtual tokens among the others have outputs of their own.
+      const longer = adapted.length > base.length;
+      assert(longer || apart(adapted, base) > 1e-3, "random leaves change the outputs");
       assertEquals(await logitsOf(disableAdapters(moved)), base);
       assertEquals(await logitsOf(unload(moved)), base);
     });
 
     testOnceOnWebGpu(`${what}: merged is unmerged, or refused`, async (device) => {
-      const model = await randomized(await makeModel(entry, { kind, device }));
-      if (!method.merge) {
-        assertThrows(() => mergeAndUnload(model), UnsupportedError, method.peftType);
+      const model = await randomized(await makeModel(method, { kind, device }));
+      if (!isMergeable(model.adapters.get("default")!)) {
+        assertThrows(() => mergeAndUnload(model), UnsupportedError, peftType);
         return;
       }
       const merged = await logitsOf(mergeAndUnload(model));
@@ -139,7 +183,7 @@ for (const entry of defaultMethods.values()) {
     testOnceOnWebGpu(
       `${what}: gradients are those that finite differences give`,
       async (device) => {
-        const model = await randomized(await makeModel(entry, { kind, device }));
+        const model = await randomized(await makeModel(method, { kind, device }));
         const { measured, direction } = await slopes(model);
         const gradient = await gradientAlong(model, direction);
         const scale = Math.max(Math.abs(measured), 1e-2);
@@ -151,9 +195,9 @@ for (const entry of defaultMethods.values()) {
     );
 
     testOnceOnWebGpu(`${what}: trains, saves and loads`, async (device) => {
-      const model = await makeModel(entry, { kind, device });
+      const model = await makeModel(method, { kind, device });
       const start = await lossOf(model);
-      const { model: trained } = await train(model, [LABELLED], {
+      const { model: trained } = await train(model, [complete(model, LABELLED)], {
         learningRate: 2e-2,
         steps: 12,
       });
@@ -177,11 +221,11 @@ for (const entry of defaultMethods.values()) {
     });
 
     testOnceOnWebGpu(`${what}: rows of a mixed batch are as alone, or refused`, async (device) => {
-      const one = await makeModel(entry, { kind, device });
-      const two = addAdapter(one, "other", configOf(entry, kind), { seed: 8 });
+      const one = await makeModel(method, { kind, device });
+      const two = addAdapter(one, "other", configOf(method, kind), { seed: 8 });
       const model = await randomized(two);
       const adapterNames = ["other", "default"];
-      if (method.cachePrefix) {
+      if (method.pass?.virtualTokens) {
         await assertRejects(() => forward(model, { ...INPUTS, adapterNames }), UnsupportedError);
         return;
       }
@@ -196,10 +240,10 @@ for (const entry of defaultMethods.values()) {
     });
 
     testOnceOnWebGpu(`${what}: generates what repeated forward passes give`, async (device) => {
-      const model = await randomized(await makeModel(entry, { kind, device }));
+      const model = await randomized(await makeModel(method, { kind, device }));
       const ids = [...INPUTS.inputIds[0]];
       for (let i = 0; i < 4; i++) {
-        const { logits } = await forward(model, { inputIds: [ids] });
+        const { logits } = await forward(model, complete(model, { inputIds: [ids] }));
         const values = await toFloat32(logits);
         const last = values.subarray(values.length - logits.shape[2]);
         ids.push(last.indexOf(Math.max(...last)));
@@ -207,20 +251,21 @@ for (const entry of defaultMethods.values()) {
       const { tokenIds } = await generate(model, INPUTS.inputIds[0], {
         maxNewTokens: 4,
         eosTokenId: [],
+        ...partsOf(method, 1),
       });
       assertEquals(tokenIds, ids.slice(INPUTS.inputIds[0].length));
     });
   }
 
   testOnceOnWebGpu(
-    `${method.peftType}: is scaled, or says that it has no scale`,
+    `${peftType}: is scaled, or says that it has no scale`,
     async (device) => {
-      const model = await randomized(await makeModel(entry, { kind: "llama", device }));
-      if (!method.isScalable) {
+      const model = await randomized(await makeModel(method, { kind: "llama", device }));
+      if (!isScalable(model.adapters.get("default")!)) {
         await assertRejects(
           () => withAdapterScale(model, 2, logitsOf),
           ValueError,
-          method.peftType,
+          peftType,
         );
         return;
       }
@@ -237,9 +282,9 @@ for (const entry of defaultMethods.values()) {
     },
   );
 
-  testOnceOnWebGpu(`${method.peftType}: combines, or refuses to`, async (device) => {
-    const one = await makeModel(entry, { kind: "llama", device });
-    const two = addAdapter(one, "other", configOf(entry, "llama"), { seed: 8 });
+  testOnceOnWebGpu(`${peftType}: combines, or refuses to`, async (device) => {
+    const one = await makeModel(method, { kind: "llama", device });
+    const two = addAdapter(one, "other", configOf(method, "llama"), { seed: 8 });
     const model = await randomized(two);
     const add = () =>
       addWeightedAdapter(model, {
@@ -249,7 +294,7 @@ for (const entry of defaultMethods.values()) {
         combinationType: "linear",
       });
     if (!method.combine) {
-      assertThrows(add, UnsupportedError, method.peftType);
+      assertThrows(add, UnsupportedError, peftType);
       return;
     }
     const combined = setAdapter(add(), "both");
@@ -257,19 +302,16 @@ for (const entry of defaultMethods.values()) {
     assertEquals(getNbTrainableParameters(combined).trainable > 0, true);
   });
 
-  Deno.test(`${method.peftType}: names that do not exist are refused`, async () => {
+  Deno.test(`${peftType}: names that do not exist are refused`, async () => {
     const base = await goldenBase("llama");
-    if (!("targetModules" in entry.config.fields)) return;
-    const config = configOf(entry, "llama", {
-      targetModules: ["w_proj"],
-      ...("feedforwardModules" in entry.config.fields ? { feedforwardModules: [] } : {}),
-    });
+    if (targetsOf(method, "llama").length === 0) return;
+    const config = configOf(method, "llama", { targetModules: ["w_proj"] });
     const error = assertThrows(() => getPeftModel(base, config), TargetError);
     assert(error.message.includes("Nearest"), error.message);
     assertEquals(planAdapter(base, config).unmatched.length, 1);
-    assertThrows(() => configOf(entry, "llama", { nonsense: 1 }), ValueError, "nonsense");
-    assertEquals(entry.method.prefix, entry.prefix);
-    assertEquals(name.toUpperCase(), method.peftType);
+    assertThrows(() => configOf(method, "llama", { nonsense: 1 }), ValueError, "nonsense");
+    assertEquals(prefixOf(method).endsWith("_"), true);
+    assertEquals(name.toUpperCase(), peftType);
   });
 }
 
@@ -283,7 +325,7 @@ async function gradientAlong(
   model: PeftModel,
   direction: ReadonlyMap<string, Float32Array>,
 ): Promise<number> {
-  const { gradients } = await computeGradients(model, LABELLED);
+  const { gradients } = await computeGradients(model, complete(model, LABELLED));
   assertEquals([...gradients.keys()], [...direction.keys()]);
   let sum = 0;
   for (const [leaf, gradient] of gradients) {

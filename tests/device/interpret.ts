@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { stridesOf } from "../../lib/ops/shapes.ts";
+import { stridesOf } from "../../lib/tensor/dtype.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import type { Program } from "../../lib/program/program.ts";
 import { sizeOf } from "../../lib/tensor/dtype.ts";

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import (
-    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -24,6 +24,11 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+)
+
+# PEFT's model of encoder–decoders asks for a method that transformers 5 dropped.
+transformers.T5ForConditionalGeneration._prepare_encoder_decoder_kwargs_for_generation = (
+    lambda self, *args, **kwargs: None
 )
 
 VOCAB = 61  # odd on purpose: no row of the logits or of the embeddings is aligned
@@ -238,9 +243,8 @@ BASES: dict[str, Base] = {
 }
 
 
-def save_base(kind: str, folder: Path, seed: int) -> None:
+def save_base(base: Base, folder: Path, seed: int) -> None:
     """Builds the base from the seed and saves it as transformers does."""
-    base = BASES[kind]
     torch.manual_seed(seed)
     model = base.build()
     with torch.no_grad():
@@ -259,8 +263,9 @@ def save_base(kind: str, folder: Path, seed: int) -> None:
 
 
 def load_base(folder: str | Path) -> torch.nn.Module:
-    """The base as the golden numbers use it: f32, eager attention, no dropout."""
-    model = AutoModelForCausalLM.from_pretrained(
+    """The base as the golden numbers use it: of the class it was saved from, f32, eager attention, no dropout."""
+    config = json.loads(Path(folder, "config.json").read_text())
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(
         str(folder), dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()

@@ -29,6 +29,7 @@ import method_cases
 import prefix_tuning
 import status
 import surface
+import task_cases
 
 from bases import BASES
 from cases import CASES, INITS, REFUSED
@@ -47,6 +48,7 @@ SUBJECTS = {
         status,
         kappa,
         surface,
+        task_cases,
     )
 }
 

@@ -410,7 +410,7 @@ def write_base(kind: str, seed: int) -> dict:
     """Writes base/<kind>/ and what the base gives."""
     folder = Path("base", kind)
     shutil.rmtree(folder, ignore_errors=True)
-    save_base(kind, folder, seed)
+    save_base(BASES[kind], folder, seed)
     outputs = base_outputs(load_base(folder), kind, seed)
     save(outputs, folder / "expected.safetensors")
     base = BASES[kind]

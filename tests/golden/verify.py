@@ -11,12 +11,14 @@ test, and beside them
                          without it, adapter_config.json is taken at its word;
                          converted: true where the file is a plain LoRA made from PiSSA or OLoRA;
                          file_dtype: where the file is not to be f32; seed: for pissa_niter only
-    outputs.safetensors  in.input_ids, in.attention_mask, adapted.logits of that library;
-                         optionally the same under left. (and left.position_ids)
+    outputs.safetensors  in.<argument of the forward pass> (input_ids, attention_mask,
+                         token_type_ids, decoder_input_ids, task_ids, ...) and adapted.<output>
+                         (logits, last_hidden_state, ...) of that library; optionally the same
+                         under left. (left.input_ids, left.adapted.logits)
 A golden case is such a folder too (expected.safetensors stands in for outputs.safetensors).
 
-One line per folder: the largest difference of the logits at unmasked positions, as a share of the
-largest logit, and every field of the config and every key, shape or dtype of the weights that
+One line per folder: the largest difference of the outputs at unmasked positions, as a share of the
+largest, and every field of the config and every key, shape or dtype of the weights that
 differs from what PEFT itself saves for that config. Exits with 1 when anything differs.
 """
 
@@ -29,6 +31,7 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
 sys.dont_write_bytecode = True
 
 import argparse
+import contextlib
 import json
 import tempfile
 import warnings
@@ -46,6 +49,8 @@ GOLDEN = Path(__file__).resolve().parent
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Sets in PEFT: their order in the file means nothing.
 SET_FIELDS = ("target_modules", "exclude_modules", "feedforward_modules")
+# PEFT adds a task's heads to those that are there already, and once more to a prompt's.
+REPEATED_FIELDS = ("modules_to_save",)
 # A path as the writer knows it; PEFT's own depends on where this script runs.
 PATH_FIELDS = ("base_model_name_or_path",)
 
@@ -57,6 +62,8 @@ def base_path(case: dict) -> Path:
 def comparable(field: str, value: object) -> object:
     if field in SET_FIELDS and isinstance(value, list):
         return sorted(value)
+    if field in REPEATED_FIELDS and isinstance(value, list):
+        return list(dict.fromkeys(value))
     return value
 
 
@@ -73,7 +80,9 @@ def save_as_peft_would(folder: Path, case: dict, out: Path) -> None:
         config = type(config)(**{"task_type": "CAUSAL_LM", **case["config"]})
     else:
         config.inference_mode = False
-    get_peft_model(load_base(base_path(case)), config).save_pretrained(out)
+    base = load_base(base_path(case))
+    with contextlib.chdir(GOLDEN):  # where the tokenizer of a config lies
+        get_peft_model(base, config).save_pretrained(out)
 
 
 def config_differences(ours: dict, theirs: dict) -> list[str]:
@@ -103,19 +112,40 @@ def weight_differences(ours: dict, theirs: dict, file_dtype: str | None) -> list
     return found
 
 
+def mask_of(arguments: dict[str, torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    """Where an output means something: virtual tokens do, padding does not."""
+    if output.ndim < 3:
+        return torch.ones(output.shape[:1], dtype=torch.bool)
+    decoder = "decoder_input_ids" in arguments
+    ids = arguments["decoder_input_ids" if decoder else "input_ids"]
+    mask = arguments.get(
+        "decoder_attention_mask" if decoder else "attention_mask", torch.ones_like(ids)
+    ).bool()
+    virtual = torch.ones(len(mask), output.shape[1] - mask.shape[1], dtype=torch.bool)
+    return torch.cat((virtual, mask), dim=1)
+
+
 @torch.no_grad()
-def logits_difference(model: torch.nn.Module, outputs: dict, batch: str) -> float:
-    """Relative to the largest logit, where the mask is 1."""
-    inputs, given = (f"{batch}.", f"{batch}.adapted") if batch != "in" else ("in.", "adapted")
-    names = ("input_ids", "attention_mask", "position_ids")
-    arguments = {n: outputs[inputs + n].long() for n in names if inputs + n in outputs}
-    expected = model(**arguments).logits
-    ours = outputs[f"{given}.logits"].to(expected.dtype)
-    if ours.shape != expected.shape:
-        raise ValueError(f"logits have shape {list(ours.shape)}, in PEFT {list(expected.shape)}")
-    mask = arguments.get("attention_mask", torch.ones_like(arguments["input_ids"])).bool()
-    difference = (ours - expected)[mask].abs().max() / expected[mask].abs().max()
-    return difference.item()
+def output_difference(model: torch.nn.Module, outputs: dict, batch: str) -> float:
+    """The largest of all outputs of a batch, relative to the largest magnitude, where the mask is 1."""
+    inputs, given = (f"{batch}.", f"{batch}.adapted.") if batch != "in" else ("in.", "adapted.")
+    arguments = {
+        key.removeprefix(inputs): value.long()
+        for key, value in outputs.items()
+        if key.startswith(inputs) and key.count(".") == 1 and key != f"{inputs}labels"
+    }
+    expected = model(**arguments)
+    differences = []
+    for key, value in outputs.items():
+        if not key.startswith(given):
+            continue
+        theirs = expected[key.removeprefix(given)]
+        ours = value.to(theirs.dtype)
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{key} has shape {list(ours.shape)}, in PEFT {list(theirs.shape)}")
+        mask = mask_of(arguments, theirs)
+        differences.append((ours - theirs)[mask].abs().max() / theirs[mask].abs().max())
+    return max(differences).item()
 
 
 def verify(folder: Path, tolerance: float) -> dict:
@@ -132,9 +162,9 @@ def verify(folder: Path, tolerance: float) -> dict:
                 outputs_path = folder / "expected.safetensors"
             outputs = load_file(outputs_path)
             batches = ["in"] + (["left"] if "left.adapted.logits" in outputs else [])
-            difference = max(logits_difference(model, outputs, batch) for batch in batches)
+            difference = max(output_difference(model, outputs, batch) for batch in batches)
             if not difference <= tolerance:
-                problems.append(f"logits differ by {difference:.2e} of the largest")
+                problems.append(f"outputs differ by {difference:.2e} of the largest")
         except Exception as error:  # whatever PEFT cannot read is a finding about the folder
             problems.append(f"PEFT: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     for warning in caught:

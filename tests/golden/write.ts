@@ -1,26 +1,28 @@
 /**
- * Writes, for every golden case of one adapter, an adapter of this library with its logits, for verify.py to read into the real PEFT:
+ * Writes, for every golden case of one adapter, an adapter of this library with its outputs, for verify.py to read into the real PEFT:
  *
  *     deno run -A tests/golden/write.ts FOLDER && python3 tests/golden/verify.py FOLDER/*
  *
  * @module
  */
+import { resolve } from "node:path";
 import { forward } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
 import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { openDevice } from "../../lib/device/open.ts";
 import { writeSafetensors } from "../../lib/io/safetensors.ts";
+import { snakeCase } from "../../lib/methods/config.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { golden, goldenBase } from "../adapters/bases.ts";
-import { expectedOf, goldenCases, peftConfig } from "../golden-case.ts";
+import { expectedOf, goldenCases, inputsOf, peftConfig, taskCases } from "../golden-case.ts";
 import prefixTuning from "./prefix_tuning/index.json" with { type: "json" };
 
 const SEED = 3;
-const [folder] = Deno.args;
-if (!folder) {
+const [given] = Deno.args;
+if (!given) {
   console.error("usage: deno run -A tests/golden/write.ts FOLDER");
   Deno.exit(2);
 }
@@ -30,7 +32,10 @@ const prefixes = prefixTuning.cases.map((prefix) => ({
   peftType: "PREFIX_TUNING",
   folder: `${golden}prefix_tuning/${prefix.name}/`,
 }));
-for (const goldenCase of [...goldenCases, ...prefixes]) {
+const folder = resolve(given);
+// Where the tokenizer of a config lies.
+Deno.chdir(golden);
+for (const goldenCase of [...goldenCases, ...prefixes, ...taskCases]) {
   const { kind, adapters, peftType } = goldenCase;
   if (adapters.length) continue;
   const name = `${peftType.toLowerCase()}_${goldenCase.name}`;
@@ -48,13 +53,15 @@ for (const goldenCase of [...goldenCases, ...prefixes]) {
   }
   const model = withLeaves(fresh, leaves);
   await savePretrained(model, `${folder}/${name}`);
-  const inputIds = expected.get("in.input_ids"), attentionMask = expected.get("in.attention_mask");
-  const { logits } = await forward(model, { inputIds, attentionMask });
-  await writeSafetensors(`${folder}/${name}/outputs.safetensors`, {
-    "in.input_ids": inputIds,
-    "in.attention_mask": attentionMask,
-    "adapted.logits": logits,
-  });
+  const { labels: _, ...inputs } = inputsOf(expected, "in.");
+  const outputs = await forward(model, inputs as never);
+  const named = (prefix: string, tensors: object) =>
+    Object.entries(tensors).map(([name, tensor]) => [`${prefix}.${snakeCase(name)}`, tensor]);
+  const recorded = named("adapted", outputs).filter(([name]) => expected.has(name));
+  await writeSafetensors(
+    `${folder}/${name}/outputs.safetensors`,
+    Object.fromEntries([...named("in", inputs), ...recorded]),
+  );
   // Where PEFT cannot read its own config, ours says the same in another way.
   const asked = record.reload_error ? {} : { config };
   await Deno.writeTextFile(

@@ -2,7 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import ort from "onnxruntime-node";
 import { ShapeError } from "../../lib/errors.ts";
 import { exportOnnx } from "../../lib/io/export-onnx.ts";
-import { add, mul } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
 import { dropoutMask } from "../../lib/ops/dropout-mask.ts";
 import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";

@@ -4,15 +4,25 @@
  * @module
  */
 import { assert } from "@std/assert";
-import { add, div, mul, pow } from "../../lib/ops/binary.ts";
+import {
+  add,
+  cos,
+  div,
+  erf,
+  exp,
+  log,
+  mul,
+  pow,
+  sigmoid,
+  sin,
+  tanh,
+} from "../../lib/ops/elementwise.ts";
 import { broadcast } from "../../lib/ops/broadcast.ts";
 import { concat } from "../../lib/ops/concat.ts";
 import { input } from "../../lib/ops/input.ts";
-import { pad } from "../../lib/ops/pad.ts";
 import { reduceMax, sum } from "../../lib/ops/reduce.ts";
-import { slice } from "../../lib/ops/slice.ts";
+import { pad, slice } from "../../lib/ops/slice.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
-import { cos, erf, exp, log, sigmoid, sin, tanh } from "../../lib/ops/unary.ts";
 import { createGraph, type Graph, type Value } from "../../lib/ops/value.ts";
 import { programOf } from "../../lib/program/program.ts";
 import { sizeOf } from "../../lib/tensor/dtype.ts";

@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert";
 import { cacheUpdateKernel } from "../../kernels/cache-update.ts";
 import { dequantizeKernel, gatherKernel } from "../../kernels/gather.ts";
-import { ropeKernel } from "../../kernels/rope.ts";
 import { scatterAddKernel } from "../../kernels/scatter-add.ts";
+import { ropeKernel } from "../../kernels/rope.ts";
 import { assertNear, openGpu, randoms } from "./run-kernel.ts";
 
 const numbers = (length: number, make: (i: number) => number) =>

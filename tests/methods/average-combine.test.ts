@@ -1,9 +1,10 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { addAdapters, scaleAdapter } from "../../lib/adapters/combine/adapter-algebra.ts";
+import { adaptedPaths, leavesAt } from "../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { addWeightedAdapter } from "../../lib/adapters/combine/weighted-adapter.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
-import { type Ia3Config, ia3Config } from "../../lib/methods/ia3-config.ts";
+import { type Ia3Config, ia3Config } from "../../lib/methods/ia3.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { goldenBase } from "../adapters/bases.ts";
 import { randomAdapters } from "../adapters/random-adapter.ts";
@@ -19,7 +20,7 @@ async function twoAdapters(): Promise<PeftModel> {
 }
 
 async function factors(model: PeftModel, name: string, path: string): Promise<Float32Array> {
-  return await toFloat32(model.adapters.get(name)!.sites.get(path)!.leaves.ia3_l);
+  return await toFloat32(leavesAt(model.adapters.get(name)!, path)!.ia3_l);
 }
 
 function close(got: Float32Array, want: (i: number) => number): void {
@@ -70,9 +71,9 @@ Deno.test("modules that only full paths tell apart are told apart", async () => 
     weights: [0.5, 0.5],
     adapterName: "c",
   });
-  const { config, sites } = combined.adapters.get("c")!;
-  assertEquals([...sites.keys()].filter((path) => path.endsWith("down_proj")).length, 2);
-  assertEquals((config as Ia3Config).excludeModules, null);
+  const adapter = combined.adapters.get("c")!;
+  assertEquals(adaptedPaths(adapter).filter((path) => path.endsWith("down_proj")).length, 2);
+  assertEquals((adapter.config as Ia3Config).excludeModules, null);
   const down = await factors(model, "a", DOWN);
   close(await factors(combined, "c", DOWN), (i) => 0.5 + 0.5 * down[i]);
 });

@@ -4,55 +4,131 @@
  * @module
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { leavesAt } from "../../lib/adapters/parts.ts";
+import type { PeftModel } from "../../lib/adapters/peft-model.ts";
+import type { PlannedSite } from "../../lib/adapters/plan/plan-targets.ts";
 import { planAdapter } from "../../lib/adapters/plan/plan.ts";
+import { setAdapter } from "../../lib/adapters/select.ts";
 import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { getAdapterStateDict } from "../../lib/adapters/checkpoint/state-dict.ts";
+import type { Device } from "../../lib/device/device.ts";
 import { ConfigError, GraftError } from "../../lib/errors.ts";
 import { readJsonFile } from "../../lib/io/json.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
+import { loadTokenizer } from "../../lib/io/tokenizer.ts";
+import type { TargetConfig } from "../../lib/methods/config.ts";
+import type { InitSource } from "../../lib/methods/method.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
-import { goldenBase } from "../adapters/bases.ts";
+import type { Tensor } from "../../lib/tensor/tensor.ts";
+import { computeGradients } from "../../lib/training/gradients.ts";
+import { golden, goldenBase } from "../adapters/bases.ts";
 import { randomized } from "../adapters/randomized.ts";
+import { testOnceOnWebGpu } from "../devices.ts";
 import {
   expectedOf,
   fileKey,
   goldenCases,
+  type GoldenMethod,
   goldenMethods,
+  inputsOf,
   type PeftArguments,
   peftConfig,
+  taskCases,
+  taskMethods,
 } from "../golden-case.ts";
 import { inFolder } from "../io/folder.ts";
 import { apart } from "../steps.ts";
+import { makeLeaves } from "./make-leaves.ts";
 
 const CONFIG = "adapter_config.json";
 
 /** Fields that are sets in PEFT, and have no order. */
 const SETS = ["target_modules", "exclude_modules", "feedforward_modules"];
 
-const others = goldenCases.filter(({ peftType }) => peftType !== "LORA");
+/** What PEFT refuses and is right here, and why. */
+const WORKS_HERE: Readonly<Record<string, string>> = {
+  ...Object.fromEntries(
+    ["key", "stored", "larger_rank", "smaller_rank", "larger_output", "larger_input"].map((
+      name,
+    ) => [`VERA together_${name}`, "all share the first one's projections; here each has its own"]),
+  ),
+  "VERA together_bias": "both train biases; here it is refused when both are to be active",
+  "TRAINABLE_TOKENS both_tied": "it wraps the tied head twice; here it follows the embedding",
+  "TRAINABLE_TOKENS token_cls": "it looks for modulesToSave, which the config has not",
+  "PROMPT_TUNING token_cls_labels":
+    "it does not make labels as long as what the prompt stands before",
+  "ADALORA two_trainable": "here adapters that are added are not trainable until they are chosen",
+  "ADAPTION_PROMPT two_active": "it can choose one only; both add to what attention gives",
+};
 
-function withoutOrder(json: PeftArguments): PeftArguments {
-  const sorted = (value: unknown) => Array.isArray(value) ? [...value].sort() : value;
+/** What PEFT accepts and is refused here, and why. */
+const REFUSED_HERE: Readonly<Record<string, string>> = {
+  "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
+  "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
+  "POLY task_id_negative": "it counts tasks from the end",
+};
+
+const methods = [...goldenMethods, ...taskMethods];
+
+const others = [...goldenCases.filter(({ peftType }) => peftType !== "LORA"), ...taskCases];
+
+/** A config without what differs from writer to writer. */
+function comparable(json: PeftArguments): PeftArguments {
   return Object.fromEntries(
-    Object.entries(json).map(([key, value]) => [key, SETS.includes(key) ? sorted(value) : value]),
+    Object.entries(json).map(([key, value]) => {
+      if (Array.isArray(value)) {
+        // PEFT adds a task's heads to those that are there already, and once more to a prompt's.
+        const once = key === "modules_to_save" ? [...new Set(value)] : value;
+        return [key, SETS.includes(key) ? [...value].sort() : once];
+      }
+      return [key, typeof value === "string" ? value.replace(golden, "") : value];
+    }),
   );
 }
 
-Deno.test("every adapter_config.json of the methods beside LoRA is written again byte for byte", async () => {
-  for (const { folder, adapters } of others) {
-    for (const at of adapters.length ? adapters : [""]) {
+/** A config from PEFT's arguments, whose tokenizer lies in the golden files. */
+function configOf(peftType: string, fields: PeftArguments): TargetConfig {
+  const { tokenizer_name_or_path: tokenizer } = fields;
+  return peftConfig(
+    peftType,
+    tokenizer ? { ...fields, tokenizer_name_or_path: `${golden}${tokenizer}` } : fields,
+  );
+}
+
+/** Leaves of an adapter as a whole under the keys of PEFT's parameters, which files may lack. */
+function sharedLeaves(model: PeftModel): readonly (readonly [string, Tensor])[] {
+  return Object.entries(leavesAt(model.adapters.get("default")!, "shared") ?? {})
+    .map(([leaf, tensor]) => [`base_model.${leaf}`, tensor] as const);
+}
+
+Deno.test("every file of the methods beside LoRA is read and written again, its config byte for byte", async () => {
+  for (const { folder, adapters, kind } of others) {
+    const { record } = await expectedOf({ folder });
+    const base = await goldenBase(kind);
+    const trained = record.steps ? ["trained"] : [];
+    for (const at of adapters.length ? adapters : ["", ...trained]) {
       const text = await Deno.readTextFile(`${folder}${at}/${CONFIG}`);
-      if ((await expectedOf({ folder })).record.reload_error) {
+      if (record.reload_error) {
         assertThrows(() => fromPeftJson(JSON.parse(text)), ConfigError, "subset");
         continue;
       }
       const config = fromPeftJson(JSON.parse(text));
       assertEquals(toPeftJson(config), text, folder);
       assertEquals(fromPeftJson(JSON.parse(toPeftJson(config))), config);
+      const model = await loadAdapter(base, `${folder}${at}`);
+      const saved = getAdapterStateDict(model);
+      const { tensors } = await openSafetensors(`${folder}${at}/adapter_model.safetensors`);
+      assertEquals([...saved.keys()].sort(), [...tensors.keys()].sort(), folder);
+      for (const [key, tensor] of tensors) {
+        assertEquals(await toFloat32(saved.get(key)!), await toFloat32(tensor), key);
+      }
+      const again = comparable(JSON.parse(toPeftJson(model.adapters.get("default")!.config)));
+      assertEquals(again, comparable(JSON.parse(text)), folder);
     }
   }
 });
@@ -63,7 +139,7 @@ Deno.test("adapters of the methods beside LoRA have PEFT's config and sizes, and
     const base = { ...await goldenBase(kind), source: `base/${kind}` };
     const asked = Object.entries(record.adapters ?? { default: record.config! });
     for (const [adapterName, fields] of asked) {
-      const config = peftConfig(peftType, fields);
+      const config = configOf(peftType, fields);
       const model = await randomized(getPeftModel(base, config, { adapterName }));
       if (!adapters.length) {
         assertEquals(planAdapter(base, config).trainableParameters, record.trainable_parameters);
@@ -75,7 +151,7 @@ Deno.test("adapters of the methods beside LoRA have PEFT's config and sizes, and
         // What PEFT itself cannot read says the same in another way here.
         if (!record.reload_error) {
           const wanted = await readJsonFile(`${folder}${at}${CONFIG}`);
-          assertEquals(withoutOrder(written), withoutOrder(wanted), `${name} ${adapterName}`);
+          assertEquals(comparable(written), comparable(wanted), `${name} ${adapterName}`);
         }
         const subfolder = adapters.length ? { subfolder: adapterName } : {};
         const again = await loadAdapter(base, out, { adapterName, ...subfolder });
@@ -92,28 +168,38 @@ Deno.test("adapters of the methods beside LoRA have PEFT's config and sizes, and
   }
 });
 
-for (const { peftType, folder, init } of goldenMethods) {
+for (const { peftType, folder, init } of methods) {
   for (const [name, { kind, seed, config: fields, order, next_uniform }] of Object.entries(init)) {
+    if (REFUSED_HERE[`${peftType} ${name}`]) continue;
     Deno.test(`init ${peftType} ${name}: the leaves and the numbers taken are PEFT's`, async () => {
       const base = await goldenBase(kind);
-      const config = peftConfig(peftType, fields);
+      const config = configOf(peftType, fields);
       const { sites, config: resolved, method } = planAdapter(base, config);
-      assertEquals(sites.map(({ site }) => site.path), order);
+      const own = sites.filter(({ tied }) => Object.keys(tied).length === 0);
+      // By module, or by parameter.
+      const ordered = order.flatMap((name) =>
+        own.find(({ site: { path } }) => name === path || name.includes(`.${path}.`)) ?? []
+      );
+      assertEquals([...new Set(ordered)], own);
       const random = createTorchRandom(seed);
-      for (const { site } of sites) {
-        const weight = () => Promise.reject(new Error("not needed"));
-        await method.init({ site, config: resolved, model: base, random, weight });
-      }
+      const from: InitSource = {
+        random,
+        weight: () => Promise.reject(new Error("not needed")),
+        tokenize: async (text, tokenizer) => (await loadTokenizer(tokenizer)).encode(text),
+      };
+      const place = { config: resolved, model: base };
+      const all = { ...place, sites: sites.map(({ site }) => site) };
+      await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
+      for (const { site } of own) await makeLeaves(method.leaves.site!({ ...place, site }), from);
       assertEquals(random.uniform(1)[0], next_uniform);
 
       const model = getPeftModel(base, config, { seed });
-      const leaves = new Map([
-        ...getAdapterStateDict(model),
-        ...Object.entries(model.adapters.get("default")!.shared.frozen)
-          .map(([leaf, tensor]) => [`base_model.${leaf}`, tensor] as const),
-      ]);
+      const leaves = new Map([...getAdapterStateDict(model), ...sharedLeaves(model)]);
       const { tensors } = await openSafetensors(`${folder}init/${name}.safetensors`);
-      assertEquals([...leaves.keys()].sort(), [...tensors.keys()].map(fileKey).sort());
+      const keys = [...tensors.keys()].map(fileKey);
+      // Files of adapters also hold what is tied, and what a task trains along.
+      const trained = [...leaves.keys()].filter((key) => keys.includes(key) || isOwn(key, own));
+      assertEquals(trained.sort(), keys.sort());
       for (const [key, want] of tensors) {
         const got = leaves.get(fileKey(key))!;
         assertEquals(got.shape, want.shape, key);
@@ -126,21 +212,25 @@ for (const { peftType, folder, init } of goldenMethods) {
   }
 }
 
+/** Whether a key is of a leaf of one of these sites. */
+function isOwn(key: string, sites: readonly PlannedSite[]): boolean {
+  return !key.includes(".base_layer.") &&
+    sites.some(({ site: { path } }) => key.includes(`.${path}.`));
+}
+
 Deno.test("adapters start from the values that PEFT recorded in some cases", async () => {
   let count = 0;
-  for (const golden of others) {
-    const expected = await expectedOf(golden);
+  for (const goldenCase of others) {
+    const expected = await expectedOf(goldenCase);
     const started = [...expected.names()].filter((key) => key.startsWith("init."));
     if (started.length === 0) continue;
     const { record: { seed, config }, get } = expected;
-    const base = await goldenBase(golden.kind);
-    const model = getPeftModel(base, peftConfig(golden.peftType, config!), { seed });
-    const { frozen } = model.adapters.get("default")!.shared;
-    const leaves = getAdapterStateDict(model);
+    const base = await goldenBase(goldenCase.kind);
+    const model = getPeftModel(base, configOf(goldenCase.peftType, config!), { seed });
+    const leaves = new Map([...getAdapterStateDict(model), ...sharedLeaves(model)]);
     for (const name of started) {
       const key = fileKey(name.slice("init.".length));
-      const got = leaves.get(key) ?? frozen[key.replace("base_model.", "")];
-      const [a, b] = [await toFloat32(got), await toFloat32(get(name))];
+      const [a, b] = [await toFloat32(leaves.get(key)!), await toFloat32(get(name))];
       if (new Set(b).size === 1) assertEquals(a, b, key);
       else assert(apart(a, b) < 5e-7, key);
       count++;
@@ -149,30 +239,49 @@ Deno.test("adapters start from the values that PEFT recorded in some cases", asy
   assert(count > 12, `only ${count} leaves`);
 });
 
-/** What PEFT refuses of a second adapter because all share the first one's projections; here each has its own. */
-const OWN_PROJECTIONS = [
-  "together_larger_rank",
-  "together_smaller_rank",
-  "together_larger_output",
-  "together_larger_input",
-];
+const STAGES = ["config", "inject", "add", "activate", "forward", "loss", "save"];
 
-Deno.test("what PEFT refuses is refused", async () => {
-  for (const { peftType, refused } of goldenMethods) {
-    for (const [name, { kind, config, second, stage, error }] of Object.entries(refused)) {
-      assert(error, `${name} is refused by PEFT`);
-      const base = await goldenBase(kind);
-      if (stage === "config") {
-        assertThrows(() => peftConfig(peftType, config), ConfigError, undefined, name);
-      } else if (!second) {
-        const build = () => getPeftModel(base, peftConfig(peftType, config));
-        assertThrows(build, GraftError, undefined, `${peftType} ${name}`);
-      } else if (OWN_PROJECTIONS.includes(name)) {
-        const model = getPeftModel(base, peftConfig(peftType, config));
-        const both = addAdapter(model, "second", peftConfig(peftType, second));
-        assertEquals([...both.adapters.keys()], ["default", "second"]);
-      }
+/** Runs what a record of a refusal asked for, up to a stage. */
+async function attempt(
+  { peftType }: GoldenMethod,
+  asked: GoldenMethod["refused"][string],
+  options: { readonly stage: string; readonly device: Device },
+): Promise<PeftModel> {
+  const { kind, config, second, task_ids: taskIds } = asked;
+  const reaches = (stage: string) => STAGES.indexOf(stage) <= STAGES.indexOf(options.stage);
+  const first = configOf(peftType, config);
+  const base = await goldenBase(kind, options.device);
+  let model = getPeftModel(base, first);
+  if (second && reaches("add")) {
+    model = addAdapter(model, "second", configOf(peftType, second));
+    if (reaches("activate")) model = setAdapter(model, ["default", "second"]);
+  }
+  if (!reaches("forward")) return model;
+  const { tensors } = await openSafetensors(`${golden}base/${kind}/expected.safetensors`);
+  const recorded = { names: () => tensors.keys(), get: (name: string) => tensors.get(name)! };
+  const { labels, ...rest } = inputsOf(recorded, "in.");
+  const inputs = { ...rest, ...(taskIds && { taskIds }) };
+  await forward(model, inputs as never);
+  if (reaches("loss")) await computeGradients(model, { ...inputs, labels } as never);
+  if (reaches("save")) await inFolder(async (out) => await savePretrained(model, out));
+  return model;
+}
+
+testOnceOnWebGpu("what PEFT refuses is refused", async (device) => {
+  const met = new Set<string>();
+  for (const method of methods) {
+    for (const [name, asked] of Object.entries(method.refused)) {
+      const what = `${method.peftType} ${name}`, { error } = asked;
+      const { stage = error ? "inject" : "forward" } = asked;
+      const isRefused = what in REFUSED_HERE || (error && !(what in WORKS_HERE));
+      met.add(what);
+      const run = async () => await attempt(method, asked, { stage, device });
+      if (!isRefused) await run();
+      else await assertRejects(run, GraftError, undefined, what);
     }
+  }
+  for (const what of [...Object.keys(WORKS_HERE), ...Object.keys(REFUSED_HERE)]) {
+    assert(met.has(what), what);
   }
 });
 
@@ -194,9 +303,9 @@ Deno.test("a file that lacks its projections, or holds what it is not to hold", 
       assertEquals(regenerated, ["vera_A", "vera_B"]);
     },
   });
-  const { frozen } = again.adapters.get("default")!.shared;
+  const shared = leavesAt(again.adapters.get("default")!, "shared")!;
   for (const leaf of ["vera_A", "vera_B"]) {
     const kept = whole.tensors.get(`base_model.${leaf}`)!;
-    assertEquals(await toFloat32(frozen[leaf]), await toFloat32(kept));
+    assertEquals(await toFloat32(shared[leaf]), await toFloat32(kept));
   }
 });

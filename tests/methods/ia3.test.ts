@@ -3,15 +3,16 @@ import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
 import { planAdapter } from "../../lib/adapters/plan/plan.ts";
+import { shapesOf } from "../../lib/adapters/plan/plan-targets.ts";
 import { setAdapter } from "../../lib/adapters/select.ts";
 import { ConfigError } from "../../lib/errors.ts";
 import { createModel } from "../../lib/io/load-model.ts";
 import { IA3_FEEDFORWARD, IA3_TARGETS } from "../../lib/methods/default-targets.ts";
-import { ia3 } from "../../lib/methods/ia3.ts";
-import { completeIa3, type Ia3Config, ia3Config } from "../../lib/methods/ia3-config.ts";
+import { ia3, type Ia3Config, ia3Config } from "../../lib/methods/ia3.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
-import { defaultMethods } from "../../lib/methods/mod.ts";
+import { defaultMethods, prefixOf } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
+import { isScalable, mergeRule, ruleAt, runRule } from "../../lib/methods/site-rule.ts";
 import type { ForwardPass } from "../../lib/model/forward-pass.ts";
 import type { ModelGraph } from "../../lib/model/model-graph.ts";
 import type { Site } from "../../lib/model/site.ts";
@@ -42,8 +43,10 @@ Deno.test("a default config is PEFT's, with all its fields", () => {
   assert(Object.isFrozen(ia3Config()));
   const old = { peft_type: "IA3", target_modules: ["k"], feedforward_modules: [] };
   assertEquals(fromPeftJson(old), ia3Config({ targetModules: ["k"], feedforwardModules: [] }));
-  const { isMixedCompatible, prefix } = defaultMethods.get("IA3")!;
-  assertEquals([isMixedCompatible, prefix, ia3.isScalable ?? false], [true, "ia3_", false]);
+  const method = defaultMethods.get("IA3")!;
+  assertEquals(method, ia3);
+  const scales = isScalable({ method, config: ia3Config() });
+  assertEquals([method.config.mixes, prefixOf(method), scales], [true, "ia3_", false]);
 });
 
 Deno.test("unknown and ill-typed fields are named, with what was found", () => {
@@ -78,7 +81,7 @@ Deno.test("unknown and ill-typed fields are named, with what was found", () => {
 Deno.test("feed-forward modules that are left out are those of PEFT, where they are targets", () => {
   const model = (model_type: string) => ({ config: { model_type } }) as unknown as ModelGraph;
   const complete = (config: Partial<Ia3Config>, type = "llama") =>
-    completeIa3(ia3Config(config), model(type)).feedforwardModules;
+    ia3.config.fit!(ia3Config(config), model(type)).feedforwardModules;
   for (const [type, targets] of Object.entries(IA3_TARGETS)) {
     assertEquals(complete({ targetModules: targets }, type), IA3_FEEDFORWARD[type]);
   }
@@ -144,11 +147,13 @@ Deno.test("outputs are scaled by a column, inputs of feed-forward modules by a r
   const conv: Site = { ...LINEAR, kind: "conv1d" };
   const ops = (feedforwardModules: string[], site: Site) => {
     const config = ia3Config({ targetModules: ".*", feedforwardModules });
-    const { ia3_l: shape } = ia3.leafShapes(config, site);
+    const rules = ia3.leaves.site!({ config, model: {} as ModelGraph, site });
+    const { ia3_l: shape } = shapesOf(rules, "trained");
+    const rule = ruleAt({ method: ia3, config }, site.kind)!;
     const graph = createGraph();
     const value = (name: string, shape: readonly number[]) =>
       input(graph, name, { shape, dtype: "f32" });
-    const context = {
+    const trace = {
       pass: {} as ForwardPass,
       site,
       config,
@@ -161,11 +166,10 @@ Deno.test("outputs are scaled by a column, inputs of feed-forward modules by a r
       assertEquals(x.shape, [6, 7]);
       return value("z", [6, 5]);
     };
-    const y = ia3.forward({ ...context, x, result, base });
+    const y = runRule(rule, trace, { x, result, base });
     assertEquals(y.shape, [6, 5]);
     const bias = value("b", [5]);
-    const merged = ia3.merge!({
-      ...context,
+    const merged = mergeRule(rule, trace, {
       weight: value("w", site.kind === "conv1d" ? [7, 5] : [5, 7]),
       bias,
     });

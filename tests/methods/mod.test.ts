@@ -3,6 +3,7 @@ import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import {
   commonFields,
   type ConfigSchema,
+  described,
   field,
   parseConfig,
   type PeftConfig,
@@ -13,6 +14,7 @@ import {
   createMethodRegistry,
   defaultMethods,
   methodOf,
+  prefixOf,
   registerPeftMethod,
 } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
@@ -25,37 +27,31 @@ interface GainConfig extends PeftConfig {
 
 const gainSchema: ConfigSchema<GainConfig> = {
   peftType: "GAIN",
-  floats: ["gainStep"],
-  jsonNames: { deltaT: "deltaT" },
-  fields: { ...commonFields("GAIN"), gainStep: field.number(2), deltaT: field.integer(1, 0) },
+  fields: {
+    ...commonFields("GAIN"),
+    gainStep: field.float(2),
+    deltaT: described(field.integer(1, 0), { json: "deltaT" }),
+  },
 };
 
 /** A method from outside: nothing but a config, for the registry. */
 const gain: PeftMethod<GainConfig> = {
-  peftType: "GAIN",
-  prefix: "gain_",
-  parseConfig: (config) => parseConfig(gainSchema, config),
-  siteKinds: ["linear"],
-  defaultTargets: {},
-  leafShapes: () => ({}),
-  init: () => Promise.resolve({ leaves: {}, frozen: {} }),
-  forward: ({ result }) => result,
-  keyOf: (leaf) => leaf,
+  name: "gain",
+  config: gainSchema,
+  leaves: {},
 };
-
-const entry = { name: "gain", config: gainSchema, method: gain };
 
 Deno.test("a registered method reads and writes its configs; the registry before stays as it was", () => {
   const known = [...defaultMethods.keys()];
-  const registry = registerPeftMethod(defaultMethods, entry);
+  const registry = registerPeftMethod(defaultMethods, gain);
   assertEquals([...defaultMethods.keys()], known);
   assertEquals([...registry.keys()], [...known, "GAIN"]);
   assertStrictEquals(methodOf("GAIN", registry), gain);
-  assertEquals(registry.get("GAIN")!.prefix, "gain_");
-  assertEquals(registry.get("GAIN")!.isMixedCompatible, false);
-  const mixed = registerPeftMethod(defaultMethods, { ...entry, isMixedCompatible: true });
-  assertEquals(mixed.get("GAIN")!.isMixedCompatible, true);
-  const config = gain.parseConfig({ deltaT: 5, taskType: "SEQ_CLS" });
+  assertStrictEquals(registry.get("GAIN"), gain);
+  assertEquals(prefixOf(registry.get("GAIN")!), "gain_");
+  const other = registerPeftMethod(defaultMethods, { ...gain, prefix: "amplify_" });
+  assertEquals(prefixOf(other.get("GAIN")!), "amplify_");
+  const config = parseConfig(gainSchema, { deltaT: 5, taskType: "SEQ_CLS" });
   const text = toPeftJson(config, { registry });
   assertEquals(
     text,
@@ -84,7 +80,7 @@ Deno.test("registering refuses with PEFT's messages, in its order", () => {
     { name },
     `The name of the PEFT method should be in lower case letters, got ${name}.`,
   ];
-  const cases: [Partial<typeof entry> & { prefix?: string }, string][] = [
+  const cases: [Partial<PeftMethod>, string][] = [
     suffix("gain_"),
     suffix("_"),
     suffix("LoRA_"),
@@ -101,9 +97,14 @@ Deno.test("registering refuses with PEFT's messages, in its order", () => {
       { prefix: "lora_" },
       "There is already a prefix called 'lora_', please choose a unique prefix.",
     ],
+    // Also where it is that of another method only because its name says nothing else.
     [
-      { prefix: "amplify_" },
-      "Inconsistent prefixes found: 'amplify_' and 'gain_' (they should be the same).",
+      { prefix: "ia3_" },
+      "There is already a prefix called 'ia3_', please choose a unique prefix.",
+    ],
+    [
+      { prefix: "vera_lambda_" },
+      "There is already a prefix called 'vera_lambda_', please choose a unique prefix.",
     ],
     // What is taken comes before what disagrees.
     [
@@ -113,29 +114,27 @@ Deno.test("registering refuses with PEFT's messages, in its order", () => {
   ];
   for (const [change, message] of cases) {
     const error = assertThrows(
-      () => registerPeftMethod(defaultMethods, { ...entry, ...change }),
+      () => registerPeftMethod(defaultMethods, { ...gain, ...change }),
       ValueError,
     );
     assertEquals(error.message, message);
   }
   // Not PEFT's, as there the type follows from the name.
-  const parts: [Partial<typeof entry>, string][] = [
-    [{ method: { ...gain, peftType: "OTHER" } }, "its method says OTHER"],
-    [{ config: { ...gainSchema, peftType: "OTHER" } }, "its config OTHER"],
+  const parts: [Partial<PeftMethod>, string][] = [
+    [{ config: { ...gainSchema, peftType: "OTHER" } }, "its config says OTHER"],
     [{ name: "élan" }, "the peft_type ÉLAN"],
     [{ name: undefined }, "found undefined as the name"],
     [{ config: undefined }, "undefined as the config"],
-    [{ method: undefined }, "undefined as the method"],
+    [{ leaves: undefined }, "undefined as the leaves"],
   ];
   for (const [change, message] of parts) {
-    const prefix = change.name && "gain_";
     assertThrows(
-      () => registerPeftMethod(defaultMethods, { ...entry, prefix, ...change } as typeof entry),
+      () => registerPeftMethod(defaultMethods, { ...gain, ...change } as PeftMethod),
       ValueError,
       message,
     );
   }
-  assertThrows(() => createMethodRegistry([entry, entry]), ValueError, "already PEFT method");
+  assertThrows(() => createMethodRegistry([gain, gain]), ValueError, "already PEFT method");
 });
 
 Deno.test("a method that is not registered is named, with the nearest", () => {

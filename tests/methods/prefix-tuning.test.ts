@@ -1,19 +1,20 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { shapesOf } from "../../lib/adapters/plan/plan-targets.ts";
 import { ConfigError } from "../../lib/errors.ts";
-import type { SiteLeaves } from "../../lib/methods/method.ts";
-import { methodEntryOf } from "../../lib/methods/mod.ts";
+import { methodOf } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
-import { prefixTuning } from "../../lib/methods/prefix-tuning.ts";
 import {
-  completePrefixConfig,
+  prefixTuning,
   type PrefixTuningConfig,
   prefixTuningConfig,
-} from "../../lib/methods/prefix-tuning-config.ts";
+} from "../../lib/methods/prefix-tuning.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
+import type { ModelGraph } from "../../lib/model/model-graph.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { golden, goldenBase } from "../adapters/bases.ts";
+import { type LeafRules, makeLeaves } from "./make-leaves.ts";
 import index from "../golden/prefix_tuning/index.json" with { type: "json" };
 
 const FOLDER = `${golden}prefix_tuning/`;
@@ -29,6 +30,15 @@ const LEAVES: Readonly<Record<string, string>> = {
 function peftConfig(fields: Readonly<Record<string, unknown>>): PrefixTuningConfig {
   const json = { peft_type: "PREFIX_TUNING", task_type: "CAUSAL_LM", ...fields };
   return fromPeftJson(json) as PrefixTuningConfig;
+}
+
+/** The config with the sizes that follow from the model. */
+function completed(config: PrefixTuningConfig, model: ModelGraph): PrefixTuningConfig {
+  return prefixTuning.config.fit!(config, model);
+}
+
+function rulesOf(config: PrefixTuningConfig, model: ModelGraph): LeafRules {
+  return prefixTuning.leaves.adapter!({ config, model, sites: [] });
 }
 
 Deno.test("every adapter_config.json of PEFT's prefix tuning is read and written again byte for byte", async () => {
@@ -61,7 +71,7 @@ Deno.test("a default prefix tuning config is PEFT's, with all its fields", () =>
     task_type: null,
     token_dim: null,
   });
-  assertEquals(methodEntryOf("PREFIX_TUNING").isMixedCompatible, false);
+  assertEquals(methodOf("PREFIX_TUNING").config.mixes ?? false, false);
 });
 
 Deno.test("a prefix tuning config takes no targets, no other init and no sizes below 1", () => {
@@ -78,10 +88,12 @@ Deno.test("a prefix tuning config takes no targets, no other init and no sizes b
   }
 });
 
-for (const { name, kind, config, completed, stage } of index.completed as readonly Completed[]) {
+for (
+  const { name, kind, config, completed: sizes, stage } of index.completed as readonly Completed[]
+) {
   Deno.test(`sizes of a prefix as PEFT completes them: ${name}`, async () => {
     const base = await goldenBase(kind);
-    const complete = () => completePrefixConfig(peftConfig(config), base);
+    const complete = () => completed(peftConfig(config), base);
     if (name === "no_task_type") {
       // PEFT cannot go on without a task type; here it follows from the model.
       assertEquals(complete().taskType, "CAUSAL_LM");
@@ -97,8 +109,8 @@ for (const { name, kind, config, completed, stage } of index.completed as readon
         num_attention_heads: done.numAttentionHeads,
         num_transformer_submodules: done.numTransformerSubmodules,
         encoder_hidden_size: done.encoderHiddenSize,
-      }, completed!);
-      assertEquals(completePrefixConfig(done, base), done);
+      }, sizes!);
+      assertEquals(completed(done, base), done);
     }
   });
 }
@@ -114,20 +126,21 @@ interface Completed {
 for (const { name, kind, seed, config, next_uniform } of index.init) {
   Deno.test(`a prefix starts with the values that torch gives: ${name}`, async () => {
     const model = await goldenBase(kind);
-    const complete = completePrefixConfig(peftConfig(config), model);
+    const complete = completed(peftConfig(config), model);
     const random = createTorchRandom(seed);
-    const made = await prefixTuning.initShared!({ config: complete, model, sites: [], random });
+    const rules = rulesOf(complete, model);
+    const weight = () => Promise.reject(new Error("not needed"));
+    const made = await makeLeaves(rules, { random, weight });
     assertEquals(random.uniform(1)[0], next_uniform);
     const { tensors } = await openSafetensors(`${FOLDER}init/${name}.safetensors`);
-    assertEquals(Object.keys(made.leaves).length, tensors.size);
-    const declared = prefixTuning.sharedShapes!(complete, { model, sites: [] });
+    assertEquals(Object.keys(made).length, tensors.size);
     for (const [parameter, want] of tensors) {
       const own = parameter.replace("prompt_encoder.default.", "");
       const leaf = LEAVES[own] ??
         (complete.prefixProjection ? "embedding_weight" : "prompt_embeddings");
-      const got = made.leaves[leaf];
+      const got = made[leaf];
       assertEquals(got.shape, want.shape, leaf);
-      assertEquals(declared.leaves[leaf], want.shape, leaf);
+      assertEquals(shapesOf(rules, "trained")[leaf], want.shape, leaf);
       const [a, b] = [await toFloat32(got), await toFloat32(want)];
       b.forEach((value, i) => assertAlmostEquals(a[i], value, 2e-7 * Math.max(1, Math.abs(value))));
     }
@@ -135,25 +148,27 @@ for (const { name, kind, seed, config, next_uniform } of index.init) {
 }
 
 Deno.test("what an encoder computes is saved in its place", async () => {
-  const config = completePrefixConfig(
+  const base = await goldenBase("llama");
+  const config = completed(
     prefixTuningConfig({ numVirtualTokens: 2, prefixProjection: true, encoderHiddenSize: 3 }),
-    await goldenBase("llama"),
+    base,
   );
-  const shapes = prefixTuning.sharedShapes!(config, {
-    model: await goldenBase("llama"),
-    sites: [],
-  });
+  const rules = rulesOf(config, base);
   const random = createTorchRandom(5);
   const leaves = Object.fromEntries(
-    Object.entries(shapes.leaves).map(([leaf, shape]) => {
+    Object.entries(shapesOf(rules, "trained")).map(([leaf, shape]) => {
       const size = shape.reduce((n, d) => n * d, 1);
       return [leaf, tensor(random.normal(size, { std: 0.7 }), { shape })];
     }),
   );
-  const shared: SiteLeaves = { leaves, frozen: {} };
-  assertEquals(prefixTuning.sharedKeys!(config), {});
-  const saved = prefixTuning.derivedTensors!(config, shared).get("prompt_embeddings")!;
-  assertEquals(saved.shape, [2, 64]);
+  assertEquals(Object.keys(leaves).length, 5);
+  // Nothing but what the encoder computes has a key.
+  for (const leaf of Object.keys(leaves)) assertEquals(rules[leaf].key, null, leaf);
+  const { prompt_embeddings, ...others } = rules;
+  assertEquals(Object.keys(others), Object.keys(leaves));
+  assertEquals([prompt_embeddings.kind, prompt_embeddings.key], ["derived", undefined]);
+  const saved = prompt_embeddings.saved!(leaves);
+  assertEquals([saved.shape, prompt_embeddings.shape], [[2, 64], [2, 64]]);
   const at: Record<string, Float32Array> = {};
   for (const leaf in leaves) at[leaf] = await toFloat32(leaves[leaf]);
   const hidden = (token: number, h: number) => {
@@ -173,13 +188,8 @@ Deno.test("what an encoder computes is saved in its place", async () => {
 
   // Without the encoder, as after loading, the prefix itself is what there is.
   const loaded = { ...config, inferenceMode: true };
-  assertEquals(
-    prefixTuning.sharedShapes!(loaded, { model: await goldenBase("llama"), sites: [] }),
-    {
-      leaves: { prompt_embeddings: [2, 64] },
-      frozen: {},
-    },
-  );
-  assertEquals(prefixTuning.sharedKeys!(loaded), { prompt_embeddings: "prompt_embeddings" });
-  assertEquals(prefixTuning.derivedTensors!(loaded, shared).size, 0);
+  const { prompt_embeddings: prefix, ...none } = rulesOf(loaded, base);
+  assertEquals(none, {});
+  assertEquals([prefix.shape, prefix.key], [[2, 64], "prompt_embeddings"]);
+  assertEquals([prefix.kind ?? "trained", prefix.saved], ["trained", undefined]);
 });

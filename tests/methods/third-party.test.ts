@@ -10,20 +10,19 @@ import {
   type ConfigSchema,
   createModel,
   defaultMethods,
+  described,
   field,
   forward,
-  type ForwardContext,
+  type ForwardRule,
   fromPeftJson,
   generate,
   getAdapterStateDict,
   getPeftModel,
-  type InitContext,
-  type Leaves,
+  type InitSource,
   loadAdapter,
   loraConfig,
   matmul,
   mergeAndUnload,
-  type MergeContext,
   type MethodRegistry,
   type ModelGraph,
   mul,
@@ -37,7 +36,7 @@ import {
   savePretrained,
   setAdapter,
   type Site,
-  type SiteContext,
+  type SiteTrace,
   TargetError,
   targetFields,
   tensor,
@@ -65,14 +64,13 @@ interface LiftConfig extends TargetConfig {
 
 const liftSchema: ConfigSchema<LiftConfig> = {
   peftType: "LIFT",
-  floats: ["gain", "startStd"],
-  jsonNames: { rank: "nDirections" },
+  targets: { llama: ["o_proj"] },
   fields: {
     ...commonFields("LIFT"),
     ...targetFields(),
-    rank: field.integer(4, 1),
-    gain: field.number(1),
-    startStd: field.number(0.5),
+    rank: described(field.integer(4, 1), { json: "nDirections" }),
+    gain: field.float(1),
+    startStd: field.float(0.5),
     gated: field.boolean(true),
   },
   check(config) {
@@ -87,72 +85,39 @@ function liftConfig(config: Partial<LiftConfig> = {}): LiftConfig {
   return parseConfig(liftSchema, config);
 }
 
-type Context = SiteContext<LiftConfig>;
-
-function shapes(config: LiftConfig, { inFeatures, outFeatures }: Site): Record<string, number[]> {
-  return {
-    ...(config.gated ? { lift_gate: [outFeatures] } : {}),
-    lift_down: [config.rank, inFeatures],
-    lift_up: [outFeatures, config.rank],
-  };
-}
+type Trace = SiteTrace<LiftConfig>;
 
 /** The length of the weights of each output. */
-async function weightLengths({ site, weight }: InitContext<LiftConfig>): Promise<Leaves> {
-  const { inFeatures, outFeatures } = site, values = await weight();
-  const lengths = Float32Array.from(
+async function weightLengths({ inFeatures, outFeatures }: Site, { weight }: InitSource) {
+  const values = await weight();
+  return Float32Array.from(
     { length: outFeatures },
     (_, o) => Math.hypot(...values.subarray(o * inFeatures, (o + 1) * inFeatures)),
   );
-  return { lift_length: tensor(lengths) };
-}
-
-async function init(context: InitContext<LiftConfig>) {
-  const { config, site, random } = context;
-  const leaves = Object.fromEntries(
-    Object.entries(shapes(config, site)).map(([name, shape]) => {
-      const size = shape.reduce((n, d) => n * d, 1);
-      const values = name === "lift_down"
-        ? random.normal(size, { std: config.startStd })
-        : new Float32Array(size);
-      return [name, tensor(values, { shape })];
-    }),
-  );
-  return { leaves, frozen: await weightLengths(context) };
 }
 
 /** What the gate multiplies each output with, beyond 1. */
-function gateOf({ leaves, multiplier }: Context): Value | undefined {
+function gateOf({ leaves, multiplier }: Trace): Value | undefined {
   return leaves.lift_gate && mul(leaves.lift_gate, multiplier);
 }
 
 /** The rows of the up matrix in the size of the layer's own weights. */
-function upOf({ leaves, config, multiplier }: Context): Value {
+function upOf({ leaves, config, multiplier }: Trace): Value {
   const up = mul(leaves.lift_up, reshape(leaves.lift_length, [-1, 1]));
   return mul(mul(up, config.gain), multiplier);
 }
 
-const lift: PeftMethod<LiftConfig> = {
-  peftType: "LIFT",
-  prefix: "lift_",
-  parseConfig: liftConfig,
-  siteKinds: ["linear", "conv1d"],
-  defaultTargets: { llama: ["o_proj"] },
-  isScalable: true,
-  leafShapes: shapes,
-  frozenShapes: (_config, { outFeatures }) => ({ lift_length: [outFeatures] }),
-  init,
-  frozen: weightLengths,
-  forward(context: ForwardContext<LiftConfig>) {
-    const { x, result, leaves } = context, gate = gateOf(context);
+const rule: ForwardRule<LiftConfig> = {
+  scales: true,
+  forward(trace, { x, result }) {
+    const gate = gateOf(trace);
     const gated = gate ? add(result, mul(result, gate)) : result;
-    const low = matmul(x, leaves.lift_down, { transposeB: true });
-    return add(gated, matmul(low, upOf(context), { transposeB: true }));
+    const low = matmul(x, trace.leaves.lift_down, { transposeB: true });
+    return add(gated, matmul(low, upOf(trace), { transposeB: true }));
   },
-  merge(context: MergeContext<LiftConfig>) {
-    const { site, weight, bias, leaves } = context, gate = gateOf(context);
-    const change = matmul(upOf(context), leaves.lift_down);
-    const linear = site.kind === "linear";
+  weight(trace, { weight, bias }) {
+    const gate = gateOf(trace), linear = trace.site.kind === "linear";
+    const change = matmul(upOf(trace), trace.leaves.lift_down);
     const scale = gate && reshape(gate, linear ? [-1, 1] : [1, -1]);
     return {
       weight: add(
@@ -162,11 +127,38 @@ const lift: PeftMethod<LiftConfig> = {
       ...(bias ? { bias: gate ? add(bias, mul(bias, gate)) : bias } : {}),
     };
   },
-  keyOf: (leaf) => leaf === "lift_gate" ? leaf : `${leaf}.weight`,
 };
 
-const entry = { name: "lift", config: liftSchema, method: lift };
-const registry = registerPeftMethod(defaultMethods, entry);
+const lift: PeftMethod<LiftConfig> = {
+  name: "lift",
+  config: liftSchema,
+  leaves: {
+    site({ config: { rank, gated, startStd }, site }) {
+      const { inFeatures, outFeatures } = site;
+      const zeros = (...shape: number[]) => ({
+        shape,
+        init: () => new Float32Array(shape.reduce((n, d) => n * d, 1)),
+      });
+      return {
+        ...(gated ? { lift_gate: zeros(outFeatures) } : {}),
+        lift_down: {
+          shape: [rank, inFeatures],
+          key: "lift_down.weight",
+          init: ({ random }) => random.normal(rank * inFeatures, { std: startStd }),
+        },
+        lift_up: { ...zeros(outFeatures, rank), key: "lift_up.weight" },
+        lift_length: {
+          shape: [outFeatures],
+          kind: "fixed",
+          init: (from) => weightLengths(site, from),
+        },
+      };
+    },
+  },
+  sites: () => ({ linear: rule, conv1d: rule }),
+};
+
+const registry = registerPeftMethod(defaultMethods, lift);
 
 const LLAMA = {
   model_type: "llama",
@@ -383,7 +375,7 @@ testOnDevices("it works where weights are stored the other way round", async (de
 });
 
 testOnDevices(
-  "it is active beside LoRA where its entry says that it can be",
+  "it is active beside LoRA where its config says that it can be",
   async (device: Device) => {
     const base = await createModel(LLAMA, { device, seed: 3 });
     const both = (methods: MethodRegistry) => {
@@ -394,7 +386,8 @@ testOnDevices(
     };
     const error = assertThrows(() => both(registry), UnsupportedError, "LIFT");
     assertEquals(codeOf(error), "ADAPTERS_MIXED");
-    const model = both(registerPeftMethod(defaultMethods, { ...entry, isMixedCompatible: true }));
+    const mixing = { ...lift, config: { ...liftSchema, mixes: true } };
+    const model = both(registerPeftMethod(defaultMethods, mixing));
     const own = await logits(model);
     assert(distance(await logits(mergeAndUnload(model)), own) < 2e-4, "merged as unmerged");
     for (const name of ["default", "lora"]) {

@@ -4,15 +4,16 @@ import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
 import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
 import { planAdapter } from "../../lib/adapters/plan/plan.ts";
+import { shapesOf } from "../../lib/adapters/plan/plan-targets.ts";
 import { withAdapterScale } from "../../lib/adapters/scope.ts";
 import { setAdapter } from "../../lib/adapters/select.ts";
 import { ConfigError, UnsupportedError } from "../../lib/errors.ts";
-import { ia3Config } from "../../lib/methods/ia3-config.ts";
-import { defaultMethods } from "../../lib/methods/mod.ts";
+import { ia3Config } from "../../lib/methods/ia3.ts";
+import { defaultMethods, prefixOf } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
+import { mergeRule, ruleAt, runRule } from "../../lib/methods/site-rule.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
-import { vera } from "../../lib/methods/vera.ts";
-import { veraConfig } from "../../lib/methods/vera-config.ts";
+import { vera, veraConfig } from "../../lib/methods/vera.ts";
 import type { ForwardPass } from "../../lib/model/forward-pass.ts";
 import type { ModelGraph } from "../../lib/model/model-graph.ts";
 import type { Site } from "../../lib/model/site.ts";
@@ -25,6 +26,7 @@ import { goldenBase } from "../adapters/bases.ts";
 import { randomized } from "../adapters/randomized.ts";
 import { testOnDevices } from "../devices.ts";
 import { apart } from "../steps.ts";
+import { makeLeaves } from "./make-leaves.ts";
 
 Deno.test("a default config is PEFT's, with all its fields", () => {
   const text = toPeftJson(veraConfig());
@@ -52,9 +54,10 @@ Deno.test("a default config is PEFT's, with all its fields", () => {
   assertStringIncludes(text, '"vera_dropout": 0.0\n');
   assertStringIncludes(toPeftJson(veraConfig({ dInitial: 1 })), '"d_initial": 1.0,');
   assertEquals(fromPeftJson({ peft_type: "VERA", r: 3 }), veraConfig({ r: 3 }));
-  const { isMixedCompatible, prefix } = defaultMethods.get("VERA")!;
-  assertEquals([isMixedCompatible, prefix], [false, "vera_lambda_"]);
-  assertEquals(vera.defaultTargets.phi, ["q_proj", "v_proj"]);
+  const method = defaultMethods.get("VERA")!;
+  assertEquals(method, vera);
+  assertEquals([method.config.mixes ?? false, prefixOf(method)], [false, "vera_lambda_"]);
+  assertEquals(vera.config.targets!.phi, ["q_proj", "v_proj"]);
 });
 
 Deno.test("unknown and ill-typed fields are named, with what was found", () => {
@@ -95,18 +98,20 @@ Deno.test("projections are as large as the largest layer needs, and follow from 
   const sites = [site(7, 3), site(4, 11)];
   const make = async (projectionPrngKey: number, of = sites) => {
     const config = veraConfig({ r: 5, projectionPrngKey });
-    const shared = { config, model: {} as ModelGraph, sites: of, random: createTorchRandom(1) };
-    const { frozen } = await vera.initShared!(shared);
-    const again = await vera.frozenShared!(shared);
-    const { leaves, frozen: shapes } = vera.sharedShapes!(config, shared);
-    assertEquals(leaves, {});
-    for (const [leaf, t] of Object.entries(frozen)) {
+    const rules = () => vera.leaves.adapter!({ config, model: {} as ModelGraph, sites: of });
+    const random = createTorchRandom(1);
+    const from = { random, weight: () => Promise.reject(new Error("not needed")) };
+    const fixed = await makeLeaves(rules(), from), again = await makeLeaves(rules(), from);
+    assertEquals(shapesOf(rules(), "trained"), {});
+    const shapes = shapesOf(rules(), "fixed");
+    assertEquals(Object.keys(fixed), ["vera_A", "vera_B"]);
+    for (const [leaf, t] of Object.entries(fixed)) {
       assertEquals([t.shape, again[leaf].shape], [shapes[leaf], shapes[leaf]]);
       assertEquals(await toFloat32(again[leaf]), await toFloat32(t));
     }
     // Nothing is taken from the adapter's own random numbers.
-    assertEquals(shared.random.uniform(3), createTorchRandom(1).uniform(3));
-    return [await toFloat32(frozen.vera_A), await toFloat32(frozen.vera_B)];
+    assertEquals(random.uniform(3), createTorchRandom(1).uniform(3));
+    return [await toFloat32(fixed.vera_A), await toFloat32(fixed.vera_B)];
   };
   const [a, b] = await make(6);
   assertEquals([a.length, b.length], [5 * 7, 11 * 5]);
@@ -127,8 +132,10 @@ Deno.test("the hot path is two products, two factors and one addition; a slice o
     const value = (name: string, shape: readonly number[]) =>
       input(graph, name, { shape, dtype: "f32" });
     const rates: number[] = [];
-    const { vera_lambda_b, vera_lambda_d } = vera.leafShapes(config, at);
-    const context = {
+    const rules = vera.leaves.site!({ config, model: {} as ModelGraph, site: at });
+    const { vera_lambda_b, vera_lambda_d } = shapesOf(rules, "trained");
+    const rule = ruleAt({ method: vera, config }, at.kind)!;
+    const trace = {
       pass: {
         dropout: (x: Value, rate: number) => (rates.push(rate), x),
       } as unknown as ForwardPass,
@@ -142,20 +149,20 @@ Deno.test("the hot path is two products, two factors and one addition; a slice o
       multiplier: scaled ? value("m", [1]) : 1,
     } as const;
     const x = value("x", [6, at.inFeatures]), result = value("y", [6, at.outFeatures]);
-    const y = vera.forward({ ...context, x, result, base: (x) => x });
+    const y = runRule(rule, trace, { x, result, base: (x) => x });
     assertEquals(rates, [0.2]);
     const weight = value(
       "w",
       at.kind === "conv1d" ? [at.inFeatures, at.outFeatures] : [at.outFeatures, at.inFeatures],
     );
-    assertEquals(vera.merge!({ ...context, weight }).weight.shape, weight.shape);
+    assertEquals(mergeRule(rule, trace, { weight }).weight.shape, weight.shape);
     return programOf({ y }).nodes.filter((v) => v.op !== "input" && v.op !== "constant")
       .map((v) => v.op === "binary" ? `${v.attributes.fn}[${v.shape}]` : v.op);
   };
   const largest = ["matmul", "mul[6,3]", "matmul", "mul[6,5]", "add[6,5]"];
   assertEquals(ops(site(7, 5)), largest);
   assertEquals(ops(site(7, 5, "conv1d")), largest);
-  assertEquals(ops(site(7, 5), true).filter((op) => op === "mul[3]").length, 1);
+  assertEquals(ops(site(7, 5), true), [...largest.slice(0, 4), "mul[6,5]", "add[6,5]"]);
   assertEquals(ops(site(6, 4)).filter((op) => op === "slice").length, 2);
 });
 
@@ -165,10 +172,17 @@ Deno.test("only the vectors are trained, and the projections are counted as fixe
   const plan = planAdapter(base, config);
   assertEquals(plan.trainableParameters, 2 * (16 + 6 + 32 + 6));
   assertEquals(plan.frozenBytes, 4 * (6 * 56 + 32 * 6));
-  const names = [...trainableLeaves(getPeftModel(base, config)).keys()];
+  const model = getPeftModel(base, config);
+  const { parts } = model.adapters.get("default")!;
+  const shared = Object.entries(parts.get("shared")!.leaves);
+  assertEquals(shared.map(([name, { kind, key }]) => [name, kind, key]), [
+    ["vera_A", "fixed", "base_model.vera_A"],
+    ["vera_B", "fixed", "base_model.vera_B"],
+  ]);
+  const names = [...trainableLeaves(model).keys()];
   assertEquals(names.length, 8);
   assert(names.every((name) => /vera_lambda_[bd]$/.test(name)));
-  const mixed = addAdapter(getPeftModel(base, config), "other", ia3Config());
+  const mixed = addAdapter(model, "other", ia3Config());
   assertThrows(() => setAdapter(mixed, ["default", "other"]), UnsupportedError, "VERA");
 });
 

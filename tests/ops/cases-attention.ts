@@ -3,10 +3,9 @@
  *
  * @module
  */
-import { add } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
 import { attention } from "../../lib/ops/attention.ts";
 import { cacheUpdate } from "../../lib/ops/cache-update.ts";
-import { mul } from "../../lib/ops/binary.ts";
 import type { Arrays, Case } from "./cases.ts";
 import { at, build, type Nd } from "./nd.ts";
 

@@ -4,21 +4,35 @@
  * @module
  */
 import {
+  abs,
   add,
   and,
+  cos,
   div,
   equal,
+  erf,
+  exp,
+  floor,
   greater,
   greaterEqual,
   less,
   lessEqual,
+  log,
   max,
   min,
   mul,
+  neg,
+  not,
   or,
   pow,
+  rsqrt,
+  sigmoid,
+  sign,
+  sin,
+  sqrt,
   sub,
-} from "../../lib/ops/binary.ts";
+  tanh,
+} from "../../lib/ops/elementwise.ts";
 import { broadcast } from "../../lib/ops/broadcast.ts";
 import { cast } from "../../lib/ops/cast.ts";
 import { constant } from "../../lib/ops/constant.ts";
@@ -26,22 +40,6 @@ import { gelu, geluTanh, relu, silu } from "../../lib/ops/functions.ts";
 import { iota } from "../../lib/ops/iota.ts";
 import { select } from "../../lib/ops/select.ts";
 import { stopGradient } from "../../lib/ops/stop-gradient.ts";
-import {
-  abs,
-  cos,
-  erf,
-  exp,
-  floor,
-  log,
-  neg,
-  not,
-  rsqrt,
-  sigmoid,
-  sign,
-  sin,
-  sqrt,
-  tanh,
-} from "../../lib/ops/unary.ts";
 import type { Value, ValueType } from "../../lib/ops/value.ts";
 import type { Case } from "./cases.ts";
 import { at, build, map, zip } from "./nd.ts";

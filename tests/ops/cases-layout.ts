@@ -3,15 +3,13 @@
  *
  * @module
  */
-import { mul } from "../../lib/ops/binary.ts";
+import { mul } from "../../lib/ops/elementwise.ts";
 import { cast } from "../../lib/ops/cast.ts";
 import { concat } from "../../lib/ops/concat.ts";
-import { gather } from "../../lib/ops/gather.ts";
-import { pad } from "../../lib/ops/pad.ts";
+import { gather, scatterAdd } from "../../lib/ops/gather.ts";
 import { mean, reduceMax, sum } from "../../lib/ops/reduce.ts";
 import { reshape } from "../../lib/ops/reshape.ts";
-import { scatterAdd } from "../../lib/ops/scatter-add.ts";
-import { slice } from "../../lib/ops/slice.ts";
+import { pad, slice } from "../../lib/ops/slice.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
 import { noise } from "./cases.ts";
 import type { Case } from "./cases.ts";

@@ -3,10 +3,14 @@
  *
  * @module
  */
-import { add, mul } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
 import { crossEntropy, IGNORED_LABEL } from "../../lib/ops/cross-entropy.ts";
+import { constant } from "../../lib/ops/constant.ts";
+import { inverse } from "../../lib/ops/inverse.ts";
+import type { Graph, Value } from "../../lib/ops/value.ts";
 import { dropoutMask } from "../../lib/ops/dropout-mask.ts";
 import { layerNorm } from "../../lib/ops/layer-norm.ts";
+import { uniform } from "../../lib/ops/uniform.ts";
 import { reshape } from "../../lib/ops/reshape.ts";
 import { rmsNorm } from "../../lib/ops/rms-norm.ts";
 import { rope } from "../../lib/ops/rope.ts";
@@ -47,8 +51,8 @@ function losses(logits: Nd, labels: readonly number[]): Nd {
 
 const LABELS = [3, IGNORED_LABEL, 0, 10, 10];
 
-/** The generator as it is documented. */
-function maskOf(shape: readonly number[], seed: number, stream: number, rate: number): Nd {
+/** The generator as it is documented: its numbers, one after the other. */
+function hashes(stream: number, seed: number): () => number {
   const mix = (x: number) => {
     x = Math.imul(x ^ x >>> 16, 0x7feb352d);
     x = Math.imul(x ^ x >>> 15, 0x846ca68b);
@@ -56,7 +60,41 @@ function maskOf(shape: readonly number[], seed: number, stream: number, rate: nu
   };
   const key = mix(stream ^ mix(seed));
   let i = 0;
-  return build(shape, () => mix(i++ ^ key) >= rate * 2 ** 32 ? 1 / (1 - rate) : 0);
+  return () => mix(i++ ^ key);
+}
+
+function maskOf(shape: readonly number[], seed: number, stream: number, rate: number): Nd {
+  const next = hashes(stream, seed);
+  return build(shape, () => next() >= rate * 2 ** 32 ? 1 / (1 - rate) : 0);
+}
+
+/** Twice the identity. */
+function identity(graph: Graph, side: number): Value {
+  const diagonal = Array.from({ length: side ** 2 }, (_, i) => i % (side + 1) ? 0 : 2);
+  return constant(graph, diagonal, { shape: [side, side] });
+}
+
+/** Inverses of the matrices in the last two axes, by elimination with the largest pivot. */
+function inverted(x: Nd): Nd {
+  const n = x.shape[x.shape.length - 1];
+  const data = new Float64Array(x.data.length);
+  for (let first = 0; first < data.length; first += n * n) {
+    const rows = Array.from({ length: n }, (_, i) => [
+      ...x.data.subarray(first + i * n, first + (i + 1) * n),
+      ...Array.from({ length: n }, (_, j) => i === j ? 1 : 0),
+    ]);
+    for (let k = 0; k < n; k++) {
+      const [pivot] = rows.slice(k).sort((a, b) => Math.abs(b[k]) - Math.abs(a[k]));
+      rows.splice(rows.indexOf(pivot, k), 1);
+      rows.splice(k, 0, pivot.map((v) => v / pivot[k]));
+      rows.forEach((row, i) => {
+        const factor = row[k];
+        if (i !== k) rows[k].forEach((v, j) => row[j] -= factor * v);
+      });
+    }
+    rows.forEach((row, i) => data.set(row.slice(n), first + i * n));
+  }
+  return { shape: x.shape, data };
 }
 
 /** Cases for the operations of models but attention. */
@@ -84,6 +122,35 @@ export const MODEL_CASES: readonly Case[] = [
     inputs: { x: { shape: [6, 5] } },
     build: (_graph, { x }) => softmax(reshape(x, [2, 3, 5])),
     reference: ({ x }) => softmaxed(reshaped(x, [2, 3, 5])),
+  },
+  {
+    name: "uniform",
+    inputs: { seed: { shape: [1], dtype: "i32", data: [-77], gradient: false } },
+    build: (graph, { seed }) => uniform(graph, [5, 7], { seed, stream: 3 }),
+    reference: () => {
+      const numbers = hashes(3, -77);
+      return build([5, 7], () => (numbers() >>> 8) * 2 ** -24);
+    },
+  },
+  {
+    name: "inverse",
+    inputs: { x: { shape: [2, 3, 5, 5], data: noise(150, 21), gradient: true } },
+    build: (_graph, { x }) => inverse(add(x, identity(x.graph, 5))),
+    reference: ({ x }) => inverted(build(x.shape, (i) => at(x, i) + (i[2] === i[3] ? 2 : 0))),
+    tolerance: 5e-6,
+  },
+  {
+    name: "inverse with rows to exchange",
+    inputs: { x: { shape: [3, 3], data: [0, 2, 1, 0, 0, 4, -5, 1, 0], gradient: false } },
+    build: (_graph, { x }) => inverse(x),
+    reference: ({ x }) => inverted(x),
+  },
+  {
+    name: "inverse of a large matrix",
+    inputs: { x: { shape: [70, 70], data: noise(4900, 5), gradient: false } },
+    build: (_graph, { x }) => inverse(add(x, mul(identity(x.graph, 70), 5))),
+    reference: ({ x }) => inverted(build(x.shape, (i) => at(x, i) + (i[0] === i[1] ? 10 : 0))),
+    tolerance: 5e-6,
   },
   {
     name: "rmsNorm",
@@ -174,6 +241,20 @@ export const MODEL_CASES: readonly Case[] = [
       return build(x.shape, (i) => at(x, i) * at(mask, i));
     },
   })),
+  {
+    name: "dropoutMask of a part of a batch",
+    inputs: {
+      x: { shape: [3, 33] },
+      seed: { shape: [1], dtype: "i32", data: [77] },
+      row: { shape: [1], dtype: "i32", data: [4] },
+    },
+    build: (graph, { x, seed, row }) =>
+      mul(x, dropoutMask(graph, [3, 33], { seed, rate: 0.4, stream: 5, firstRow: row })),
+    reference: ({ x }) => {
+      const mask = maskOf([7, 33], 77, 5, 0.4);
+      return build(x.shape, ([i, j]) => at(x, [i, j]) * at(mask, [i + 4, j]));
+    },
+  },
   {
     name: "dropoutMask of a seed that is computed",
     inputs: { x: { shape: [5, 9] }, seed: { shape: [1], dtype: "i32", data: [41] } },

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { add, mul } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
 import { silu } from "../../lib/ops/functions.ts";
 import { matmul } from "../../lib/ops/matmul.ts";
 import { transpose } from "../../lib/ops/transpose.ts";

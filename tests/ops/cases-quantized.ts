@@ -5,7 +5,8 @@
  */
 import { dequantize } from "../../lib/ops/dequantize.ts";
 import { gatherQuantized } from "../../lib/ops/gather-quantized.ts";
-import { matmulQuantized, type QuantizedValue } from "../../lib/ops/matmul-quantized.ts";
+import { matmulQuantized } from "../../lib/ops/matmul-quantized.ts";
+import type { QuantizedValue } from "../../lib/ops/quantized-value.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import { type Arrays, type Case, noise } from "./cases.ts";
 import { at, build, type Nd, product } from "./nd.ts";

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { broadcastShapes, stridesOf } from "../../lib/ops/shapes.ts";
+import { broadcastShapes } from "../../lib/ops/shapes.ts";
+import { stridesOf } from "../../lib/tensor/dtype.ts";
 import { sizeOf } from "../../lib/tensor/dtype.ts";
 
 /** A shape and its elements in row-major order. */

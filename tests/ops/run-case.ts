@@ -5,7 +5,7 @@
  */
 import { assert } from "@std/assert";
 import type { Device } from "../../lib/device/device.ts";
-import { mul } from "../../lib/ops/binary.ts";
+import { mul } from "../../lib/ops/elementwise.ts";
 import { constant } from "../../lib/ops/constant.ts";
 import { input } from "../../lib/ops/input.ts";
 import { sum } from "../../lib/ops/reduce.ts";

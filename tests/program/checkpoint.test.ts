@@ -1,9 +1,8 @@
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
-import { mul } from "../../lib/ops/binary.ts";
+import { mul, tanh } from "../../lib/ops/elementwise.ts";
 import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";
 import { sum } from "../../lib/ops/reduce.ts";
-import { tanh } from "../../lib/ops/unary.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import { checkpoint } from "../../lib/program/checkpoint.ts";
 import { cost } from "../../lib/program/cost.ts";

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { add, div, mul, sub } from "../../lib/ops/binary.ts";
+import { add, div, exp, log, mul, rsqrt, sqrt, sub, tanh } from "../../lib/ops/elementwise.ts";
 import { broadcast } from "../../lib/ops/broadcast.ts";
 import { concat } from "../../lib/ops/concat.ts";
 import { constant } from "../../lib/ops/constant.ts";
@@ -8,9 +8,8 @@ import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";
 import { mean, sum } from "../../lib/ops/reduce.ts";
 import { reshape } from "../../lib/ops/reshape.ts";
-import { sliceAxis } from "../../lib/ops/slice.ts";
+import { pad, sliceAxis } from "../../lib/ops/slice.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
-import { exp, log, rsqrt, sqrt, tanh } from "../../lib/ops/unary.ts";
 import type { Graph, Value } from "../../lib/ops/value.ts";
 import { fuse, type FusedProgram } from "../../lib/program/fuse.ts";
 import { lower } from "../../lib/program/lower.ts";
@@ -156,6 +155,17 @@ Deno.test("aligned slices are views; others are read in place by the kernel that
   assertEquals(p.views.get(aligned)!.offset, 256);
   // Only the product needs the other one as a buffer.
   assertEquals(kinds(p).filter((k) => k === "kernel").length, 2);
+});
+
+Deno.test("a view of what is computed inside kernels gets no buffer of its own", () => {
+  const p = fused((g) => {
+    const y = mul(matmul(f32(g, "a", [8, 9]), f32(g, "b", [9, 9])), f32(g, "c", [8, 9]));
+    const wide = (x: Value) => pad(reshape(x, [72]), { low: [0], high: [56] });
+    const part = wide(sliceAxis(wide(y), { axis: 0, start: 0, size: 72 }));
+    const factor = rsqrt(sum(mul(part, part)));
+    return { next: add(f32(g, "old", [128]), mul(part, factor)) };
+  });
+  for (const v of p.stored) assertEquals(p.views.get(v)!.root, v);
 });
 
 Deno.test("groups come after those they read from, however they are merged", () => {

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { ShapeError, ValueError } from "../../lib/errors.ts";
-import { add, mul } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
 import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";
 import { mean, sum } from "../../lib/ops/reduce.ts";

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { add, mul, sub } from "../../lib/ops/binary.ts";
+import { add, mul, sub, tanh } from "../../lib/ops/elementwise.ts";
 import { concat } from "../../lib/ops/concat.ts";
 import { input } from "../../lib/ops/input.ts";
 import { matmul } from "../../lib/ops/matmul.ts";
@@ -7,7 +7,6 @@ import { mean, sum } from "../../lib/ops/reduce.ts";
 import { reshape } from "../../lib/ops/reshape.ts";
 import { sliceAxis } from "../../lib/ops/slice.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
-import { tanh } from "../../lib/ops/unary.ts";
 import type { Graph, Value } from "../../lib/ops/value.ts";
 import { fuse } from "../../lib/program/fuse.ts";
 import { gradients } from "../../lib/program/grad.ts";

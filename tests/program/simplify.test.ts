@@ -1,12 +1,11 @@
 import { assertEquals } from "@std/assert";
-import { add, div, mul, sub } from "../../lib/ops/binary.ts";
+import { add, div, mul, neg, sub } from "../../lib/ops/elementwise.ts";
 import { broadcast } from "../../lib/ops/broadcast.ts";
 import { constant } from "../../lib/ops/constant.ts";
 import { input } from "../../lib/ops/input.ts";
 import { reshape } from "../../lib/ops/reshape.ts";
 import { stopGradient } from "../../lib/ops/stop-gradient.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
-import { neg } from "../../lib/ops/unary.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import { trace } from "../../lib/program/program.ts";
 import { simplify } from "../../lib/program/simplify.ts";

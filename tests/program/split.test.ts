@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { storageBytes } from "../../kernels/wgsl.ts";
 import { createWebGpuDevice } from "../../lib/device/webgpu/mod.ts";
-import { add, mul } from "../../lib/ops/binary.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
 import { crossEntropy } from "../../lib/ops/cross-entropy.ts";
 import { dropoutMask } from "../../lib/ops/dropout-mask.ts";
 import { silu } from "../../lib/ops/functions.ts";

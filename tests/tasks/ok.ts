@@ -11,7 +11,7 @@ const CHECKS: readonly (readonly [name: string, ...args: string[]])[] = [
   ["format", "fmt", "--check"],
   ["lint", "lint"],
   ["types and lock file", "check", "--frozen", "--doc"],
-  ["types in README.md", "check", "--doc-only", "README.md"],
+  ["types in README.md and docs", "check", "--doc-only", "README.md", "docs/extending.md"],
   ["doc lint", "doc", "--lint", ...Object.values(config.exports)],
   ["publish dry run", "publish", "--dry-run", "--allow-dirty"],
 ];

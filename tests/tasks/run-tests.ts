@@ -11,7 +11,7 @@ import { cacheBytes, MACHINE_STATES, rememberTime, stateOf } from "./test-times.
 import { backendEnvironment, ensureAdapter } from "./webgpu.ts";
 
 /** Where tests and runnable examples are. */
-const PLACES = ["mod.ts", "lib", "kernels", "README.md", "tests"];
+const PLACES = ["mod.ts", "lib", "kernels", "README.md", "docs", "tests"];
 
 /** What `deno test` says at its end, such as `ok | 5 passed (2 steps) | 0 failed | 1 ignored`. */
 const SUMMARY = /^(?:ok|FAILED) \| (\d+) passed\b.*? \| (\d+) failed\b(?:.*? \| (\d+) ignored\b)?/;

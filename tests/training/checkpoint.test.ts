@@ -1,9 +1,12 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
+import { trainableLeaves } from "../../lib/adapters/leaves.ts";
 import { FileError, GraftError, TrainingError } from "../../lib/errors.ts";
 import { createModel } from "../../lib/io/load-model.ts";
+import { openSafetensors } from "../../lib/io/safetensors.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
-import { train, type TrainOptions } from "../../lib/training/train.ts";
+import { train } from "../../lib/training/train.ts";
+import type { TrainOptions } from "../../lib/training/train-options.ts";
 
 const DATA = [{ inputIds: [[1, 2, 3, 4]] }, { inputIds: [[5, 6, 7, 8]] }];
 
@@ -43,6 +46,12 @@ Deno.test("parameters that are not finite after the last step are neither given 
     };
     const { checkpoint } = await train(model, DATA, options);
     assertEquals(names(folder), ["checkpoint-1"]);
+    // The names that checkpoints of all versions have.
+    const { tensors } = await openSafetensors(`${checkpoint}/optimizer.safetensors`);
+    const parts = [...trainableLeaves(model).keys()].flatMap((name) =>
+      ["parameters", "mean", "square"].map((part) => `${part}.${name}`)
+    );
+    assertEquals([...tensors.keys()].sort(), parts.sort());
     // Beyond the largest 32-bit float, although loss and gradient of the step are fine.
     const error = await assertRejects(
       () => train(model, DATA, { ...options, learningRate: 1e39, steps: 2, resume: folder }),

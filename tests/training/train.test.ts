@@ -9,7 +9,8 @@ import { withParameters } from "../../lib/model/model-graph.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import type { TrainingBatch } from "../../lib/training/batch.ts";
 import { evaluate } from "../../lib/training/evaluate.ts";
-import { train, type TrainOptions } from "../../lib/training/train.ts";
+import { train } from "../../lib/training/train.ts";
+import type { TrainOptions } from "../../lib/training/train-options.ts";
 import { testOnDevices } from "../devices.ts";
 
 const CONFIG = {

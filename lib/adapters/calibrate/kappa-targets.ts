@@ -4,17 +4,16 @@
  * @module
  */
 import { ValueError } from "../../errors.ts";
-import { flatMatrix, leadingSvd } from "../../methods/linalg.ts";
+import { leadingSvd, matrixOf } from "../../methods/linalg.ts";
 import { parameterOf } from "../../model/model-graph.ts";
 import {
   checkOptions,
   FUNCTION,
-  NOT_NEGATIVE,
+  numberIn,
   type OptionRules,
   POSITIVE,
   wholeFrom,
 } from "../../options.ts";
-import { toFloat32 } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { getBaseModel } from "../status/model-info.ts";
 import type { AnyModel } from "../peft-model.ts";
@@ -55,7 +54,7 @@ export interface KappaTargets {
 }
 
 const OPTIONS: OptionRules<KappaTargetOptions> = {
-  topP: { must: "a number from 0 to 1", holds: (x) => NOT_NEGATIVE.holds(x) && x as number <= 1 },
+  topP: numberIn(0, 1),
   numModules: wholeFrom(1),
   threshold: POSITIVE,
   maxDimension: wholeFrom(1),
@@ -82,11 +81,8 @@ const SMALLEST = 1e-8;
  *
  * @example
  * ```ts
- * import { createModel, findKappaTargetModules, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { findKappaTargetModules, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const { targetModules, conditionNumbers } = await findKappaTargetModules(base, { topP: 0.25 });
  * console.log(targetModules.length, conditionNumbers.size); // 3 15
@@ -136,8 +132,9 @@ function chosen<T extends readonly [string, number]>(
 }
 
 async function conditionNumber(path: string, weight: Tensor): Promise<number> {
-  const values = await toFloat32(weight);
-  if (!values.every(Number.isFinite)) {
+  // A matrix and its transpose have the same singular values: it is taken as it is stored.
+  const matrix = await matrixOf(weight);
+  if (!matrix.data.every(Number.isFinite)) {
     throw new ValueError(
       "WEIGHT_NOT_FINITE",
       `The weight of ${path} has elements that are infinite or NaN, so it has no condition number. ` +
@@ -145,8 +142,6 @@ async function conditionNumber(path: string, weight: Tensor): Promise<number> {
       { path },
     );
   }
-  // A matrix and its transpose have the same singular values: it is taken as it is stored.
-  const [rows, columns] = weight.shape;
-  const { s } = leadingSvd(flatMatrix(values, { rows, columns }), Math.min(rows, columns));
+  const { s } = leadingSvd(matrix, Math.min(matrix.rows, matrix.columns));
   return s[0] / (s[s.length - 1] + SMALLEST);
 }

@@ -21,7 +21,14 @@ export interface FromPretrainedOptions extends
   LoadAdapterOptions,
   Pick<
     LoadModelOptions,
-    "device" | "threads" | "architectures" | "dequantize" | "dtype" | "file"
+    | "device"
+    | "threads"
+    | "architectures"
+    | "taskType"
+    | "numLabels"
+    | "dequantize"
+    | "dtype"
+    | "file"
   > {}
 
 const OPTIONS: OptionRules<FromPretrainedOptions> = {
@@ -29,6 +36,8 @@ const OPTIONS: OptionRules<FromPretrainedOptions> = {
   device: null,
   threads: null,
   architectures: null,
+  taskType: null,
+  numLabels: null,
   dequantize: null,
   dtype: null,
   file: null,
@@ -59,7 +68,17 @@ export async function fromPretrained(
   options: FromPretrainedOptions = {},
 ): Promise<PeftModel> {
   checkOptions(options, OPTIONS, { code: "LOAD_OPTION", of: "fromPretrained" });
-  const { device, threads, architectures, dequantize, dtype, file, ...adapterOptions } = options;
+  const {
+    device,
+    threads,
+    architectures,
+    taskType,
+    numLabels,
+    dequantize,
+    dtype,
+    file,
+    ...adapterOptions
+  } = options;
   if (typeof source !== "string" && !(source instanceof URL)) {
     throw new ValueError(
       "ADAPTER_SOURCE",
@@ -73,6 +92,8 @@ export async function fromPretrained(
     device,
     threads,
     architectures,
+    taskType,
+    numLabels,
     dequantize,
     dtype,
     file,
@@ -116,15 +137,14 @@ async function placeOfBase(name: string, { folder, source }: AdapterFiles): Prom
     await locate(name);
   } catch (cause) {
     if (!(cause instanceof FileError) || cause.code !== "FILE_NOT_FOUND") throw cause;
-    const error = new FileError(
+    throw new FileError(
       "BASE_NOT_FOUND",
       `The adapter ${source} was made for the base ${JSON.stringify(name)}, which is neither ` +
         `here nor at ${beside}, and is not the id of a model on the hub either. Load the base with ` +
         "loadModel from where it is now, and the adapter onto it with loadAdapter.",
       { base: name, folder },
+      { cause },
     );
-    error.cause = cause;
-    throw error;
   }
   return name;
 }

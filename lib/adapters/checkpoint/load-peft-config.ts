@@ -9,16 +9,13 @@ import { downloadFromHub } from "../../io/hub.ts";
 import { readJsonFile } from "../../io/json.ts";
 import { locate } from "../../io/locate.ts";
 import type { PeftConfig } from "../../methods/config.ts";
-import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
+import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { fromPeftJson } from "../../methods/peft-json.ts";
 import { checkOptions, type OptionRules } from "../../options.ts";
 import { ADAPTER_FILES, ADAPTER_SOURCE_RULES, type AdapterSource } from "./read-adapter.ts";
 
 /** How to find a config. */
-export interface LoadPeftConfigOptions extends AdapterSource {
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
-}
+export interface LoadPeftConfigOptions extends AdapterSource, RegistryOptions {}
 
 /** What each option must be. */
 export const PEFT_CONFIG_OPTIONS: OptionRules<LoadPeftConfigOptions> = {
@@ -40,11 +37,8 @@ export const PEFT_CONFIG_OPTIONS: OptionRules<LoadPeftConfigOptions> = {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loadPeftConfig, loraConfig, savePretrained } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loadPeftConfig, loraConfig, savePretrained, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const folder = await Deno.makeTempDir();
  * await savePretrained(getPeftModel(base, loraConfig({ taskType: "CAUSAL_LM" })), folder);

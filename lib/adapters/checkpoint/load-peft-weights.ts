@@ -33,12 +33,9 @@ const OPTIONS: OptionRules<LoadPeftWeightsOptions> = {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loadPeftWeights, loraConfig, savePretrained } from "@graft/peft";
+ * import { getPeftModel, loadPeftWeights, loraConfig, savePretrained, tinyModel } from "@graft/peft";
  * import { setAdapterStateDict } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const folder = await Deno.makeTempDir();
  * const model = getPeftModel(base, loraConfig({ r: 4 }));

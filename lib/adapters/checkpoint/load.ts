@@ -8,11 +8,10 @@ import type { HubOptions } from "../../io/hub.ts";
 import { isObject } from "../../io/json.ts";
 import type { Calibration } from "../../methods/calibration.ts";
 import type { PeftConfig } from "../../methods/config.ts";
-import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
-import { fromPeftJson } from "../../methods/peft-json.ts";
+import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show } from "../../options.ts";
-import type { TypedArray } from "../../tensor/dtype.ts";
+import { once } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { hashBase, sameBase } from "../hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
@@ -22,6 +21,7 @@ import {
   ADAPTER_SOURCE_RULES,
   type AdapterFiles,
   type AdapterParts,
+  configOf,
   readAdapter,
 } from "./read-adapter.ts";
 import { BASE_DIGEST } from "./save.ts";
@@ -38,7 +38,7 @@ export interface AdapterLoadReport extends LoadReport {
 }
 
 /** How to load an adapter. */
-export interface LoadAdapterOptions extends HubOptions {
+export interface LoadAdapterOptions extends HubOptions, RegistryOptions {
   /** Its name in the model; `"default"` by default. */
   readonly adapterName?: string;
   /** Whether training changes it; false by default. */
@@ -80,8 +80,6 @@ export interface LoadAdapterOptions extends HubOptions {
   readonly calibration?: Calibration;
   /** Is told what was used and what was not. */
   readonly onReport?: (report: AdapterLoadReport) => void;
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 /** What each option must be. */
@@ -117,11 +115,8 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loadAdapter, loraConfig, savePretrained } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loadAdapter, loraConfig, savePretrained, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const folder = await Deno.makeTempDir();
  * await savePretrained(getPeftModel(base, loraConfig({ r: 4 })), folder);
@@ -160,12 +155,7 @@ export async function attachAdapter(
       : parts.tensors,
     keyMapping,
   );
-  const config: PeftConfig = {
-    ...("peftType" in parts.config
-      ? parts.config as PeftConfig
-      : fromPeftJson(parts.config as Record<string, unknown>, { registry })),
-    inferenceMode: !isTrainable,
-  };
+  const config: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
   const both = () => describeBases(name, config, origin);
   const base = await compareBase(origin, parts);
   if (base === "other" && strict && !options.allowOtherBase) {
@@ -215,17 +205,14 @@ function readOnUse(
   tensors: ReadonlyMap<string, Tensor>,
   of: { readonly adapterName: string; readonly name: string },
 ): ReadonlyMap<string, Tensor> {
-  const onUse = (stored: Tensor): Tensor => {
-    let contents: Promise<TypedArray> | undefined;
-    const data = () => {
-      contents ??= stored.data().catch((cause) => {
-        contents = undefined;
+  const onUse = (stored: Tensor): Tensor => ({
+    ...stored,
+    data: once(() =>
+      stored.data().catch((cause) => {
         throw cause instanceof FileError ? noLongerReadable(cause, of) : cause;
-      });
-      return contents;
-    };
-    return { ...stored, data };
-  };
+      })
+    ),
+  });
   return new Map([...tensors].map(([key, stored]) => [key, onUse(stored)]));
 }
 
@@ -233,16 +220,15 @@ function noLongerReadable(
   cause: FileError,
   of: { readonly adapterName: string; readonly name: string },
 ): FileError {
-  const error = new FileError(
+  return new FileError(
     cause.code,
     `A weight of the adapter ${JSON.stringify(of.adapterName)} cannot be read any more. It was ` +
       `loaded from ${of.name} with lowMemory, which leaves weights in the file until they are ` +
       `first used. ${cause.message} Load the adapter again, without lowMemory if its file is to ` +
       "be written while it is in use.",
     { ...cause.details, adapter: of.adapterName },
+    { cause },
   );
-  error.cause = cause;
-  return error;
 }
 
 function checkParts(parts: AdapterParts): AdapterParts {

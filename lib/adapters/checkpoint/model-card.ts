@@ -32,11 +32,8 @@ import { ADAPTER_FILES } from "./read-adapter.ts";
  *
  * @example
  * ```ts
- * import { createModel, createOrUpdateModelCard, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { createOrUpdateModelCard, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const folder = await Deno.makeTempDir();
  * await Deno.writeTextFile(`${folder}/README.md`, "---\nlicense: mit\n---\n# Mine\n");

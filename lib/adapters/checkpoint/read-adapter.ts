@@ -10,6 +10,8 @@ import { readJsonFile } from "../../io/json.ts";
 import { exists, locate } from "../../io/locate.ts";
 import { openSafetensors } from "../../io/safetensors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
+import type { MethodRegistry } from "../../methods/mod.ts";
+import { fromPeftJson } from "../../methods/peft-json.ts";
 import { type OptionRules, TEXT } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 
@@ -28,6 +30,13 @@ export interface AdapterParts {
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Metadata of the safetensors file. */
   readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** The config of an adapter, however it is written. */
+export function configOf({ config }: AdapterParts, registry?: MethodRegistry): PeftConfig {
+  return "peftType" in config
+    ? config as PeftConfig
+    : fromPeftJson(config as Readonly<Record<string, unknown>>, { registry });
 }
 
 /** Where an adapter's files are. */

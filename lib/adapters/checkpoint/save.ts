@@ -17,8 +17,9 @@ import type { ModelGraph } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, NAMES, type OptionRules } from "../../options.ts";
 import { hashBase } from "../hash-base.ts";
 import { cardFile } from "./model-card.ts";
+import { adaptedPaths } from "../parts.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
-import { type InitialState, plainLora, type SavedForm } from "./plain-lora.ts";
+import { type InitialState, plainLora, type SavedForm } from "../lora/plain-lora.ts";
 import { ADAPTER_FILES } from "./read-adapter.ts";
 import { adapterOf } from "../select.ts";
 import { getAdapterStateDict, SAVE_EMBEDDING_LAYERS, type StateDictOptions } from "./state-dict.ts";
@@ -73,11 +74,8 @@ const SAVE_OPTIONS: OptionRules<SaveOptions> = {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, savePretrained } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, savePretrained, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4 }));
  * const folder = await Deno.makeTempDir();
@@ -120,7 +118,7 @@ export async function savePretrained(
         join(at, ADAPTER_FILES.config),
         toPeftJson(
           savedConfig(base, { ...adapter, config }),
-          options.registry ? { registry: options.registry } : { schema: adapter.schema },
+          options.registry ? { registry: options.registry } : { schema: adapter.method.config },
         ),
       ),
     );
@@ -149,9 +147,10 @@ function text(path: string, contents: string): GroupedFile {
 }
 
 /** The config with what PEFT fills in on saving. */
-function savedConfig(base: ModelGraph, { config, sites }: Adapter): PeftConfig {
+function savedConfig(base: ModelGraph, adapter: Adapter): PeftConfig {
+  const { config } = adapter;
   return {
-    ...withUnorderedPatterns(config, [...sites.keys()]),
+    ...withUnorderedPatterns(config, adaptedPaths(adapter)),
     peftVersion: PEFT_VERSION,
     inferenceMode: true,
     baseModelNameOrPath: config.baseModelNameOrPath ?? (base.source || null),

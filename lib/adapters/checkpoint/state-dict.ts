@@ -10,7 +10,19 @@ import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import { isFloating, isHalf } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
-import { transposed } from "../lazy-leaves.ts";
+import { parameterKey, replacement } from "../inject.ts";
+import {
+  adaptedPaths,
+  leavesOf,
+  mapLeaves,
+  parameterPart,
+  type Part,
+  type Parts,
+  partsOf,
+  single,
+  tensorOf,
+  transposed,
+} from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import { adapterOf, withAdapter } from "../select.ts";
 import { checkTensorMap } from "../tensor-map.ts";
@@ -90,11 +102,8 @@ export interface LoadReport {
  *
  * @example
  * ```ts
- * import { createModel, getAdapterStateDict, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getAdapterStateDict, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4 }));
  * for (const [key, { shape }] of getAdapterStateDict(model)) console.log(key, shape);
@@ -114,28 +123,15 @@ export function getAdapterStateDict(
 
 /** The tensor that a key stands for. */
 function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor {
-  switch (target.kind) {
-    case "leaf": {
-      const site = adapter.sites.get(target.path)!;
-      const tie = site.tied?.[target.leaf];
-      return tie
-        ? transposed(adapter.sites.get(tie.path)!.leaves[tie.leaf])
-        : site.leaves[target.leaf];
-    }
-    case "shared":
-      return { ...adapter.shared.frozen, ...adapter.shared.leaves }[target.leaf];
-    case "derived":
-      return adapter.method.derivedTensors!(adapter.config, adapter.shared).get(target.key)!;
-    case "parameter":
-      return adapter.parameters.get(target.name)!;
-    case "tokens":
-      return adapter.tokens.get(target.path)!.rows;
-    case "base": {
-      const stored = adapter.replacements?.get(target.name) ??
-        parameterOf(pristineBase(model), target.name);
-      return isFloating(stored.dtype) && !isHalf(stored.dtype) ? castTensor(stored, "f32") : stored;
-    }
+  if (target.kind === "leaf") {
+    const { leaves } = adapter.parts.get(target.part)!;
+    return tensorOf(adapter, leaves[target.leaf], leaves);
   }
+  const part = parameterPart(adapter, target.name);
+  const stored = part
+    ? single(adapter, part).tensor
+    : parameterOf(pristineBase(model), target.name);
+  return isFloating(stored.dtype) && !isHalf(stored.dtype) ? castTensor(stored, "f32") : stored;
 }
 
 /**
@@ -153,12 +149,9 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
  *
  * @example
  * ```ts
- * import { createModel, getAdapterStateDict, getPeftModel } from "@graft/peft";
+ * import { getAdapterStateDict, getPeftModel, tinyModel } from "@graft/peft";
  * import { loraConfig, setAdapterStateDict } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const one = getPeftModel(base, loraConfig({ r: 4 }), { seed: 1 });
  * const two = getPeftModel(base, loraConfig({ r: 4 }), { seed: 2 });
@@ -198,7 +191,7 @@ function compare(
   const { tensors } = given;
   const required = adapterKeys(pristineBase(model), adapter, false);
   const known = new Map([...optionalKeys(pristineBase(model), adapter), ...required]);
-  const remade = new Set(adapter.method.ignoredKeys?.(adapter.config));
+  const idle = new Set(leavesOf(adapter).map(({ leaf }) => leaf.idleKey));
   const accepted = new Map<string, KeyTarget>();
   const unexpected: string[] = [], ignored: string[] = [];
   const shapeMismatch: LoadReport["shapeMismatch"][number][] = [];
@@ -206,14 +199,16 @@ function compare(
   for (const [key, { shape, dtype }] of tensors) {
     const target = known.get(key);
     if (!target) {
-      const idle = isCopy(key, required) || remade.has(key) || isRemainder(key, adapter);
-      (idle ? ignored : unexpected).push(key);
+      const known = isCopy(key, required) || idle.has(key) || isRemainder(key, adapter);
+      (known ? ignored : unexpected).push(key);
       continue;
     }
-    const expected = tensorAt(model, adapter, target).shape;
-    if (target.kind === "derived") throw notReadable(key, adapter);
-    const fits = expected.join() === shape.join() || (target.kind === "shared" &&
-      adapter.method.fitsShared?.(target.leaf, { expected, found: shape }));
+    const leaf = target.kind === "leaf"
+      ? adapter.parts.get(target.part)!.leaves[target.leaf]
+      : undefined;
+    if (leaf?.kind === "derived") throw notReadable(key, adapter);
+    const expected = leaf?.shape ?? tensorAt(model, adapter, target).shape;
+    const fits = expected.join() === shape.join() || leaf?.accepts?.(shape);
     if (!fits) shapeMismatch.push({ key, expected, found: shape });
     else accepted.set(key, target);
     const cast = isFloating(dtype) && dtype !== "f32" && (given.autocast || !isHalf(dtype));
@@ -227,7 +222,7 @@ function compare(
       unexpected,
       shapeMismatch,
       dtypeCast,
-      regenerated: regeneratedLeaves(adapter, required),
+      regenerated: regeneratedLeaves(adapter),
       ignored,
     },
   };
@@ -236,30 +231,24 @@ function compare(
 /** With `bias: "all"`, PEFT saves biases of saved modules under the names of its wrapper too. */
 function isCopy(key: string, required: ReadonlyMap<string, KeyTarget>): boolean {
   const plain = key.replace(/\.(original_module|modules_to_save)\./, ".");
-  return plain !== key && required.get(plain)?.kind === "parameter";
+  const target = required.get(plain);
+  return plain !== key && target?.kind === "leaf" && target.part.startsWith("param.");
 }
 
-function regeneratedLeaves(
-  adapter: Adapter,
-  required: ReadonlyMap<string, KeyTarget>,
-): readonly string[] {
-  const read = new Set(
-    [...required.values()].flatMap((target) => target.kind === "shared" ? [target.leaf] : []),
+function regeneratedLeaves(adapter: Adapter): readonly string[] {
+  return leavesOf(adapter).flatMap(({ part: { place }, name, leaf: { kind, key } }) =>
+    place.kind === "parameter" || kind !== "fixed" || key !== null
+      ? []
+      : [place.kind === "site" ? `${place.path}.${name}` : name]
   );
-  return [
-    ...Object.keys(adapter.shared.frozen).filter((leaf) => !read.has(leaf)),
-    ...[...adapter.sites].flatMap(([path, { frozen }]) =>
-      Object.keys(frozen).map((leaf) => `${path}.${leaf}`)
-    ),
-  ];
 }
 
-function notReadable(key: string, { name, method }: Adapter): UnsupportedError {
+function notReadable(key: string, { name, config }: Adapter): UnsupportedError {
   return new UnsupportedError(
     "ADAPTER_ENCODED",
     `${key} cannot be put into the adapter ${
       JSON.stringify(name)
-    }: a file of ${method.peftType} holds ` +
+    }: a file of ${config.peftType} holds ` +
       "what its encoder computed, from which the encoder cannot be told. Load it " +
       "without isTrainable; setAdapter then trains what the encoder computed, without the encoder.",
     { key, adapter: name },
@@ -316,70 +305,54 @@ async function withTensors(
     readonly loaded: ReadonlyMap<string, Tensor>;
   },
 ): Promise<Adapter> {
-  const sites = new Map(adapter.sites);
-  const parameters = new Map(adapter.parameters);
-  const tokens = new Map(adapter.tokens);
-  const replacements = new Map(adapter.replacements);
-  const shared = { leaves: { ...adapter.shared.leaves }, frozen: { ...adapter.shared.frozen } };
-  // What is tied comes twice in a file; both must agree, and the first is the one that is kept.
-  const copies = new Map<Tensor, { readonly key: string; readonly tensor: Tensor }>();
+  const base = pristineBase(model);
+  const values = new Map<string, { readonly key: string; readonly value: Tensor }>();
+  const copies: { readonly owner: string; readonly key: string; readonly value: Tensor }[] = [];
+  const brought = new Map<string, Tensor>();
   for (const [key, target] of given.accepted) {
     const value = given.loaded.get(key)!;
-    if (target.kind === "leaf") {
-      const site = sites.get(target.path)!;
-      if (site.tied?.[target.leaf]) continue;
-      sites.set(target.path, { ...site, leaves: { ...site.leaves, [target.leaf]: value } });
-    } else if (target.kind === "shared") {
-      (target.leaf in shared.leaves ? shared.leaves : shared.frozen)[target.leaf] = value;
-    } else if (target.kind === "parameter") {
-      const old = adapter.parameters.get(target.name)!;
-      const first = copies.get(old);
-      if (first) await checkEqual([first.key, first.tensor], [key, value]);
-      else copies.set(old, { key, tensor: value });
-    } else if (target.kind === "tokens") {
-      const old = adapter.tokens.get(target.path)!;
-      const renewed = { ...old, rows: value };
-      for (const [path, entry] of adapter.tokens) if (entry === old) tokens.set(path, renewed);
-    } else if (
-      target.kind === "base" && !await isEqual(value, parameterOf(pristineBase(model), target.name))
-    ) {
-      replacements.set(target.name, value);
+    if (target.kind === "base") {
+      if (!await isEqual(value, parameterOf(base, target.name))) brought.set(target.name, value);
+      continue;
+    }
+    const { tie } = adapter.parts.get(target.part)!.leaves[target.leaf];
+    if (!tie) values.set(`${target.part} ${target.leaf}`, { key, value });
+    else {
+      const owner = `${tie.part} ${tie.leaf}`;
+      copies.push({ owner, key, value: tie.transposed ? transposed(value) : value });
     }
   }
-  for (const [name, old] of adapter.parameters) {
-    const value = copies.get(old)?.tensor;
-    if (value) parameters.set(name, value);
+  // What is tied comes twice in a file; both must agree, and the owner's is the one that is kept.
+  for (const { owner, key, value } of copies) {
+    const own = values.get(owner);
+    if (own) await checkEqual([own.key, own.value], [key, value]);
+    else values.set(owner, { key, value });
   }
-  const changed = {
-    ...adapter,
-    sites,
-    shared,
-    parameters,
-    tokens,
-    replacements: withTies(pristineBase(model), replacements),
-  };
-  for (const [key, target] of given.accepted) {
-    if (target.kind === "leaf" && sites.get(target.path)!.tied?.[target.leaf]) {
-      const own = tensorAt(model, changed, target);
-      await checkEqual(["what it is tied to", own], [key, given.loaded.get(key)!]);
-    }
-  }
-  return changed;
+  const parts = mapLeaves(
+    adapter.parts,
+    (old, { id, name }) => values.get(`${id} ${name}`)?.value ?? old,
+  );
+  return { ...adapter, parts: new Map([...parts, ...broughtParts(base, adapter, brought)]) };
 }
 
-/** What replaces a parameter that others are tied to replaces those too. */
-function withTies(
+/** Parts for parameters that a file brings along, with those that are tied to them. */
+function broughtParts(
   base: ModelGraph,
-  replacements: ReadonlyMap<string, Tensor>,
-): ReadonlyMap<string, Tensor> {
-  const all = new Map(replacements);
+  adapter: Adapter,
+  brought: ReadonlyMap<string, Tensor>,
+): Parts {
+  const adapted = new Set(adaptedPaths(adapter));
+  const keyOf = (name: string) => parameterKey(adapter, adapted, name);
+  const parts: Part[] = [...brought].map(([name, tensor]) =>
+    replacement(name, { kind: "fixed", key: keyOf(name), tensor })
+  );
   for (const [alias, source] of base.tied) {
-    const one = replacements.get(alias) ?? replacements.get(source);
-    if (!one) continue;
-    if (!all.has(alias)) all.set(alias, one);
-    if (!all.has(source)) all.set(source, one);
+    const [owner, other] = brought.has(alias) ? [alias, source] : [source, alias];
+    if (!brought.has(owner) || brought.has(other)) continue;
+    const { shape } = brought.get(owner)!;
+    parts.push(replacement(other, { kind: "fixed", key: keyOf(other), shape, tie: owner }));
   }
-  return all;
+  return partsOf(parts);
 }
 
 async function isEqual(a: Tensor, b: Tensor): Promise<boolean> {

@@ -4,8 +4,7 @@
  * @module
  */
 import { UnsupportedError, ValueError } from "../../errors.ts";
-import type { SiteLeaves } from "../../methods/method.ts";
-import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
+import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import {
   checkOptions,
   isFiniteNumber,
@@ -17,18 +16,18 @@ import {
 import { combineAdapters, partOf, ruleOf } from "./combined-adapter.ts";
 import { planOfParts } from "./combined-plan.ts";
 import { checkNewName } from "../inject.ts";
+import { siteLeaves } from "../lazy-leaves.ts";
+import { type Part, partsOf } from "../parts.ts";
 import type { PeftModel } from "../peft-model.ts";
 import { adapterOf, withAdapter } from "../select.ts";
 import { checkWeights } from "./weighted-adapter.ts";
 
 /** How to scale an adapter. */
-export interface ScaleAdapterOptions {
+export interface ScaleAdapterOptions extends RegistryOptions {
   /** The factor on what it adds, of any sign. */
   readonly factor: number;
   /** Name of the scaled adapter; it takes the place of the adapter by default. */
   readonly as?: string;
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 const SCALE_OPTIONS: OptionRules<ScaleAdapterOptions> = {
@@ -52,11 +51,8 @@ const SCALE_OPTIONS: OptionRules<ScaleAdapterOptions> = {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, type LoraConfig, loraConfig, scaleAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, type LoraConfig, loraConfig, scaleAdapter, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4, loraAlpha: 8, initLoraWeights: false }));
  * const opposite = scaleAdapter(model, "default", { factor: -0.5, as: "opposite" });
@@ -72,11 +68,9 @@ export function scaleAdapter(
   const adapter = adapterOf(model, adapterName);
   const { factor, as, registry } = options;
   required("scaleAdapter", "factor", SCALE_OPTIONS.factor!, factor);
-  if (as !== undefined) checkNewName(model, as);
+  const { source, name } = placeOf(model, adapterName, as);
   const { rule } = ruleOf(model, [adapterName], "scaled");
-  const source = as === undefined ? withoutMultiplier(model, adapterName) : model;
   const strength = factor * (source.multipliers.get(adapterName) ?? 1);
-  const name = as ?? adapterName;
   const config = rule.rescale?.(adapter.config, strength);
   if (config) return withAdapter(model, { ...adapter, name, config });
   return withAdapter(
@@ -91,19 +85,29 @@ export function scaleAdapter(
   );
 }
 
-/** The multiplier of an adapter stays with its name, so it is not to be made part of its values. */
-function withoutMultiplier(model: PeftModel, name: string): PeftModel {
-  return { ...model, multipliers: new Map([...model.multipliers].filter(([key]) => key !== name)) };
+/**
+ * The name of what an adapter becomes, and the model that it is made of. The multiplier of an adapter
+ * stays with its name, so it is not to be made part of values that take its place.
+ */
+function placeOf(
+  model: PeftModel,
+  adapter: string,
+  as: string | undefined,
+): { readonly source: PeftModel; readonly name: string } {
+  if (as !== undefined) {
+    checkNewName(model, as);
+    return { source: model, name: as };
+  }
+  const multipliers = new Map([...model.multipliers].filter(([key]) => key !== adapter));
+  return { source: { ...model, multipliers }, name: adapter };
 }
 
 /** How to add adapters up. */
-export interface AddAdaptersOptions {
+export interface AddAdaptersOptions extends RegistryOptions {
   /** Name of the sum. */
   readonly as: string;
   /** A factor for each adapter, of any sign; 1 by default. */
   readonly weights?: readonly number[];
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 const ADD_OPTIONS: OptionRules<AddAdaptersOptions> = {
@@ -129,12 +133,9 @@ const ADD_OPTIONS: OptionRules<AddAdaptersOptions> = {
  *
  * @example
  * ```ts
- * import { addAdapter, addAdapters, createModel, getPeftModel } from "@graft/peft";
+ * import { addAdapter, addAdapters, getPeftModel, tinyModel } from "@graft/peft";
  * import { type LoraConfig, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const one = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj", "v_proj"] }));
  * const two = addAdapter(one, "style", loraConfig({ r: 2, targetModules: ["q_proj", "v_proj"] }));
@@ -165,13 +166,11 @@ export function addAdapters(
 }
 
 /** How to compress an adapter. */
-export interface CompressAdapterOptions {
+export interface CompressAdapterOptions extends RegistryOptions {
   /** The largest rank that a module is to have. */
   readonly rank: number;
   /** Name of the compressed adapter; it takes the place of the adapter by default. */
   readonly as?: string;
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 const COMPRESS_OPTIONS: OptionRules<CompressAdapterOptions> = {
@@ -211,12 +210,9 @@ export interface CompressedAdapter {
  *
  * @example
  * ```ts
- * import { compressAdapter, createModel, getPeftModel } from "@graft/peft";
+ * import { compressAdapter, getPeftModel, tinyModel } from "@graft/peft";
  * import { type LoraConfig, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const big = getPeftModel(base, loraConfig({ r: 8, initLoraWeights: false }));
  * const { model, residual } = await compressAdapter(big, "default", { rank: 6, as: "small" });
@@ -231,39 +227,52 @@ export async function compressAdapter(
   checkOptions(options, COMPRESS_OPTIONS, { code: "COMPRESS_OPTION", of: "compressAdapter" });
   const { rank, as, registry } = options;
   required("compressAdapter", "rank", COMPRESS_OPTIONS.rank!, rank);
-  if (as !== undefined) checkNewName(model, as);
+  const { source, name } = placeOf(model, adapterName, as);
   const { rule, method } = ruleOf(model, [adapterName], "compressed");
   const { compress } = rule;
   if (!compress) {
     throw new UnsupportedError(
       "COMPRESS_METHOD",
-      `${method.peftType} has no ranks, so ${JSON.stringify(adapterName)} cannot be compressed.`,
-      { peftType: method.peftType },
+      `${method.config.peftType} has no ranks, so ${
+        JSON.stringify(adapterName)
+      } cannot be compressed.`,
+      { peftType: method.config.peftType },
     );
   }
-  const source = as === undefined ? withoutMultiplier(model, adapterName) : model;
   const part = partOf(source, adapterName, 1);
   const { adapter, sites: planned } = planOfParts(source, {
-    adapterName: as ?? adapterName,
+    adapterName: name,
     rule,
     parts: [part],
     config: compress.config(part, rank),
     registry,
   });
-  const sites = new Map<string, SiteLeaves>();
+  const parts: Part[] = [];
   const residuals = new Map<string, number>();
   let total = 0, lost = 0;
-  for (const site of planned) {
+  for (const at of planned) {
+    const { site } = at;
     const made = await compress.site({ site, part, rank: compress.rank(adapter.config, site) });
-    sites.set(site.path, { leaves: made.leaves, frozen: {} });
+    const rules = { ...at, tied: {}, rules: pick(at.rules, Object.keys(made.leaves)) };
+    parts.push({
+      place: { kind: "site", path: site.path },
+      leaves: siteLeaves(rules, method, (_, leaf) => made.leaves[leaf]),
+    });
     residuals.set(site.path, share(made));
     total += made.total;
     lost += made.lost;
   }
   return {
-    model: withAdapter(model, { ...adapter, sites }),
+    model: withAdapter(model, {
+      ...adapter,
+      parts: new Map([...partsOf(parts), ...adapter.parts]),
+    }),
     residual: { total: share({ total, lost }), sites: residuals },
   };
+}
+
+function pick<T>(all: Readonly<Record<string, T>>, names: readonly string[]): Record<string, T> {
+  return Object.fromEntries(names.map((name) => [name, all[name]]));
 }
 
 /** The share of a norm that is lost, from squares. */

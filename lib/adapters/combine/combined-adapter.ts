@@ -6,21 +6,21 @@
 import { UnsupportedError } from "../../errors.ts";
 import type { CombineOptions, CombinePart, CombineRule } from "../../methods/combine.ts";
 import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
-import type { Leaves, PeftMethod, SiteLeaves } from "../../methods/method.ts";
-import type { MethodRegistry } from "../../methods/mod.ts";
+import type { LeafRule, PeftMethod } from "../../methods/method.ts";
+import type { RegistryOptions } from "../../methods/mod.ts";
 import { createTorchRandom, type TorchRandom } from "../../methods/torch-random.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
-import type { Site } from "../../model/site.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { planOfParts } from "./combined-plan.ts";
-import { leavesAt, weightOutIn } from "../lazy-leaves.ts";
-import { lazyMap } from "../lazy-map.ts";
+import { checkedLeaf, siteLeaves, weightOutIn } from "../lazy-leaves.ts";
+import { leavesAt, type Part, partsOf, sitePart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
+import type { PlannedSite } from "../plan/plan-targets.ts";
 import { adapterOf } from "../select.ts";
 import { weakly } from "../weakly.ts";
 
 /** Adapters that are to be combined, and how. */
-export interface Combination {
+export interface Combination extends RegistryOptions {
   /** Names of the adapters. */
   readonly adapters: readonly string[];
   /** A weight for each. */
@@ -31,8 +31,6 @@ export interface Combination {
   readonly options: CombineOptions;
   /** Seed of random numbers; 0 by default. */
   readonly seed?: number;
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 // deno-lint-ignore no-explicit-any -- a rule knows the configs of its own method only
@@ -51,24 +49,24 @@ export function ruleOf(
   verb: string,
 ): { readonly rule: Rule; readonly method: PeftMethod } {
   const adapters = names.map((name) => adapterOf(model, name));
-  const [{ method }] = adapters;
-  const other = adapters.find((adapter) => adapter.method.peftType !== method.peftType);
+  const [{ method, config: { peftType } }] = adapters;
+  const other = adapters.find((adapter) => adapter.config.peftType !== peftType);
   if (other) {
     throw new UnsupportedError(
       "COMBINE_METHODS",
       `Only adapters of one method can be combined; ${JSON.stringify(names[0])} is ` +
-        `${method.peftType} and ${JSON.stringify(other.name)} is ${other.method.peftType}. ` +
+        `${peftType} and ${JSON.stringify(other.name)} is ${other.config.peftType}. ` +
         "Activate them together with setAdapter instead, where their methods allow it.",
-      { adapters: names, methods: adapters.map((adapter) => adapter.method.peftType) },
+      { adapters: names, methods: adapters.map((adapter) => adapter.config.peftType) },
     );
   }
   if (!method.combine) {
     throw new UnsupportedError(
       "COMBINE_METHOD",
-      `Adapters of the method ${method.peftType} cannot be ${verb} (${
+      `Adapters of the method ${peftType} cannot be ${verb} (${
         names.map((name) => JSON.stringify(name)).join(", ")
       }): the method has no rule for it.`,
-      { peftType: method.peftType, adapters: names },
+      { peftType, adapters: names },
     );
   }
   return { rule: method.combine, method };
@@ -86,15 +84,15 @@ export function partOf(
   name: string,
   weight: number,
 ): CombinePart<TargetConfig> {
-  const { config, sites } = adapterOf(model, name);
+  const adapter = adapterOf(model, name);
   const base = pristineBase(model);
   return {
     adapter: name,
-    config: config as TargetConfig,
+    config: adapter.config as TargetConfig,
     weight,
     multiplier: model.multipliers.get(name) ?? 1,
-    sites: [...base.sites.values()].filter(({ path }) => sites.has(path)),
-    leavesAt: (path) => leavesAt(sites, path),
+    sites: [...base.sites.values()].filter(({ path }) => sitePart(adapter, path)),
+    leavesAt: (path) => leavesAt(adapter, path),
   };
 }
 
@@ -120,7 +118,8 @@ export function combineAdapters(model: PeftModel, combination: Combination): Ada
   });
   const { config } = adapter;
   const how = { method, rule, config, sites, parts, options, seed };
-  return { ...adapter, sites: combinedLeaves(pristineBase(model), how) };
+  const made = partsOf(combinedParts(pristineBase(model), how));
+  return { ...adapter, parts: new Map([...made, ...adapter.parts]) };
 }
 
 interface ToCombine {
@@ -128,80 +127,57 @@ interface ToCombine {
   readonly rule: Rule;
   /** The combined config. */
   readonly config: PeftConfig;
-  readonly sites: readonly Site[];
+  readonly sites: readonly PlannedSite[];
   readonly parts: readonly CombinePart<TargetConfig>[];
   readonly options: CombineOptions;
   readonly seed: number;
 }
 
-function combinedLeaves(base: ModelGraph, of: ToCombine): ReadonlyMap<string, SiteLeaves> {
-  const streams = weakly(() => streamsBySite(base, of));
-  return lazyMap(() =>
-    of.sites.map((site): [string, SiteLeaves] => [
-      site.path,
-      { leaves: siteLeaves(base, { ...of, site, streams }), frozen: {} },
-    ])
-  );
-}
-
-function siteLeaves(
-  base: ModelGraph,
-  of: ToCombine & {
-    readonly site: Site;
-    readonly streams: () => Promise<ReadonlyMap<string, TorchRandom>>;
-  },
-): Leaves {
-  const { site, method, rule, config, parts, options, streams } = of;
-  const make = weakly(async () =>
-    await rule.combine({
-      site,
-      config,
-      parts,
-      options,
-      random: (await streams()).get(site.path)!.fork(),
-      weight: () => weightOutIn(base, site),
-    })
-  );
-  const sources = parts.flatMap((part) => Object.values(part.leavesAt(site.path) ?? {}));
-  const where = sources.some((source) => source.where === "device") ? "device" : "host";
-  return Object.fromEntries(
-    Object.entries(method.leafShapes(config, site)).map(([leaf, shape]): [string, Tensor] => [
-      leaf,
-      {
-        dtype: "f32",
-        shape,
-        where,
-        data: async () => await checkedLeaf(await make(), { leaf, shape, config }).data(),
+function combinedParts(base: ModelGraph, of: ToCombine): readonly Part[] {
+  const { method, rule, config, parts, options } = of;
+  const streams = weakly(() => streamsBySite(of));
+  return of.sites.map((planned): Part => {
+    const { site } = planned;
+    const make = weakly(async () =>
+      await rule.combine({
+        site,
+        config,
+        parts,
+        options,
+        random: (await streams()).get(site.path)!.fork(),
+        weight: () => weightOutIn(base, site),
+      })
+    );
+    const sources = parts.flatMap((part) => Object.values(part.leavesAt(site.path) ?? {}));
+    const where = sources.some((source) => source.where === "device") ? "device" : "host";
+    const contents = ({ shape }: LeafRule, leaf: string): Tensor => ({
+      dtype: "f32",
+      shape,
+      where,
+      data: async () => {
+        const made = (await make())[leaf];
+        return await checkedLeaf(made, { leaf, shape, config, verb: "combined it to" }).data();
       },
-    ]),
-  );
-}
-
-function checkedLeaf(
-  made: Leaves,
-  of: { readonly leaf: string; readonly shape: readonly number[]; readonly config: PeftConfig },
-): Tensor {
-  const found = made[of.leaf];
-  if (found?.shape.join() === of.shape.join()) return found;
-  throw new TypeError(
-    `${of.config.peftType} declares the leaf ${of.leaf} with shape [${of.shape}] and combined it to ${
-      found ? `one of shape [${found.shape}]` : "none"
-    }.`,
-  );
+    });
+    const trained = Object.entries(planned.rules).filter(([, { kind }]) => kind !== "fixed");
+    const rules = { ...planned, tied: {}, rules: Object.fromEntries(trained) };
+    return {
+      place: { kind: "site", path: site.path },
+      leaves: siteLeaves(rules, method, contents),
+    };
+  });
 }
 
 /** Where torch's stream of random numbers is when it comes to each site. */
-async function streamsBySite(
-  base: ModelGraph,
-  of: ToCombine,
-): Promise<ReadonlyMap<string, TorchRandom>> {
-  const { config, sites, rule: { draws }, parts, options, seed } = of;
+async function streamsBySite(of: ToCombine): Promise<ReadonlyMap<string, TorchRandom>> {
+  const { config, rule: { draws }, parts, options, seed } = of;
+  const sites = of.sites.map(({ site }) => site);
   const random = createTorchRandom(seed);
   const counts = sites.map((site) => draws?.count({ site, config, parts, options }) ?? 0);
   if (counts.every((count) => count === 0)) {
     return new Map(sites.map(({ path }) => [path, random]));
   }
-  await draws!.before(random, { config, parts, options, sites, model: base });
+  await draws!.before(random, { config, parts, options, sites });
   return new Map(sites.map(({ path }, i) => {
     const start = random.fork();
     random.skip(counts[i]);

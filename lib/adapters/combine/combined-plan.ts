@@ -7,17 +7,26 @@ import { ConfigError, UnsupportedError, ValueError } from "../../errors.ts";
 import { unionOfPatterns } from "../../methods/combine-patterns.ts";
 import type { CombinePart, CombineRule } from "../../methods/combine.ts";
 import type { TargetConfig } from "../../methods/config.ts";
-import type { MethodRegistry } from "../../methods/mod.ts";
+import type { RegistryOptions } from "../../methods/mod.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
-import type { Site } from "../../model/site.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { copiedParameters } from "../inject.ts";
-import { type Adapter, type PeftModel, pristineBase, type TokenRows } from "../peft-model.ts";
+import {
+  type Part,
+  partId,
+  type Parts,
+  partsOf,
+  partsOfKind,
+  single,
+  trainedParameters,
+} from "../parts.ts";
+import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "../plan/plan.ts";
+import type { PlannedSite } from "../plan/plan-targets.ts";
 import { adapterOf } from "../select.ts";
 
 /** What says which modules a combined adapter adapts. */
-export interface PartsToPlan {
+export interface PartsToPlan extends RegistryOptions {
   /** The new adapter's name. */
   readonly adapterName: string;
   /** The rule of its method. */
@@ -26,16 +35,14 @@ export interface PartsToPlan {
   readonly parts: readonly CombinePart<TargetConfig>[];
   /** Its config but for the fields that name modules. */
   readonly config: TargetConfig;
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 /** An adapter that is made from parts, but for its leaves. */
 export interface PlannedCombination {
-  /** The adapter, which holds nothing at any site yet. */
+  /** The adapter, which holds what it replaces in the base, and nothing at any site yet. */
   readonly adapter: Adapter;
   /** The sites that it is to adapt, in order of execution. */
-  readonly sites: readonly Site[];
+  readonly sites: readonly PlannedSite[];
 }
 
 /**
@@ -57,63 +64,44 @@ export function planOfParts(
   const whole = wholeParts(sources);
   const plan = planCombined(base, { ...of, sources, whole });
   return {
-    sites: plan.sites.map(({ site }) => site),
+    sites: plan.sites,
     adapter: {
       ...sources[0],
       name: adapterName,
       config: plan.config,
-      sites: new Map(),
-      parameters: withPlanned(base, plan, whole.parameters),
-      tokens: whole.tokens,
-      replacements: whole.replacements,
+      // Parameters that the config names and no part holds stay as the base has them.
+      parts: new Map([...partsOf(copiedParameters(base, plan)), ...whole]),
     },
   };
 }
 
 /** What adapters replace in the base, which nothing can be added to. */
-interface WholeParts {
-  readonly parameters: ReadonlyMap<string, Tensor>;
-  readonly tokens: ReadonlyMap<string, TokenRows>;
-  readonly replacements?: ReadonlyMap<string, Tensor>;
-}
-
-function wholeParts(sources: readonly Adapter[]): WholeParts {
-  const owners = new Map<string, { readonly adapter: Adapter; readonly value: unknown }>();
-  const claim = (what: string, adapter: Adapter, value: unknown) => {
-    const other = owners.get(what);
-    owners.set(what, { adapter, value });
-    if (!other || other.value === value) return;
-    throw new ValueError(
-      "COMBINE_SAVED",
-      `The adapters ${JSON.stringify(other.adapter.name)} and ${JSON.stringify(adapter.name)} ` +
-        `both replace ${what} (modulesToSave, bias, trainableTokenIndices or saved embeddings), ` +
-        "and there is no telling which of the two counts. Combine adapters of which at most one does.",
-      { adapters: [other.adapter.name, adapter.name], what },
-    );
-  };
-  const parameters = new Map<string, Tensor>();
-  const tokens = new Map<string, TokenRows>();
-  const replacements = new Map<string, Tensor>();
+function wholeParts(sources: readonly Adapter[]): Parts {
+  const owners = new Map<string, { readonly adapter: Adapter; readonly value: Tensor }>();
+  const whole = new Map<string, Part>();
   for (const adapter of sources) {
-    for (const [name, value] of adapter.parameters) {
-      claim(name, adapter, value);
-      parameters.set(name, value);
-    }
-    for (const [name, value] of adapter.replacements ?? []) {
-      claim(name, adapter, value);
-      replacements.set(name, value);
-    }
-    for (const [path, rows] of adapter.tokens) {
-      claim(`rows of ${path}`, adapter, rows);
-      tokens.set(path, rows);
+    for (const part of partsOfKind(adapter, "parameter", "tokens")) {
+      const id = partId(part.place), value = single(adapter, part).tensor;
+      const other = owners.get(id);
+      owners.set(id, { adapter, value });
+      whole.set(id, part);
+      if (!other || other.value === value) continue;
+      const what = part.place.kind === "tokens" ? `rows of ${part.place.path}` : part.place.name;
+      throw new ValueError(
+        "COMBINE_SAVED",
+        `The adapters ${JSON.stringify(other.adapter.name)} and ${JSON.stringify(adapter.name)} ` +
+          `both replace ${what} (modulesToSave, bias, trainableTokenIndices or saved embeddings), ` +
+          "and there is no telling which of the two counts. Combine adapters of which at most one does.",
+        { adapters: [other.adapter.name, adapter.name], what },
+      );
     }
   }
-  return { parameters, tokens, replacements: replacements.size ? replacements : undefined };
+  return whole;
 }
 
 interface CombinedTargets extends PartsToPlan {
   readonly sources: readonly Adapter[];
-  readonly whole: WholeParts;
+  readonly whole: Parts;
 }
 
 /**
@@ -184,13 +172,17 @@ function notOneConfig(paths: readonly string[], plan: AdapterPlan): UnsupportedE
 
 function checked(plan: AdapterPlan, { whole }: CombinedTargets): AdapterPlan {
   checkPlan(plan, { allowUnmatched: true });
-  const lost = [
-    ...[...whole.parameters.keys()].filter((name) => !plan.parameters.has(name)),
-    ...[...whole.tokens].filter(([path, { indices }]) =>
-      plan.tokens.get(path)?.indices.join() !== indices.join()
-    ).map(([path]) => `rows of ${path}`),
-  ];
-  if (lost.length === 0 && plan.tokens.size === whole.tokens.size) return plan;
+  let rows = 0;
+  const lost = [...whole.values()].flatMap(({ place, leaves }) => {
+    if (place.kind === "tokens") {
+      rows++;
+      const planned = plan.tokens.get(place.path)?.indices.join();
+      return planned === place.indices.join() ? [] : [`rows of ${place.path}`];
+    }
+    const isTrained = place.kind === "parameter" && leaves[""].kind === "trained";
+    return isTrained && !plan.parameters.has(place.name) ? [place.name] : [];
+  });
+  if (lost.length === 0 && plan.tokens.size === rows) return plan;
   throw new UnsupportedError(
     "COMBINE_SAVED",
     `No config names what the adapters save together: ${
@@ -207,7 +199,7 @@ function savedFields(sources: readonly Adapter[]): Partial<TargetConfig> {
   const saved = new Set(configs.flatMap(({ modulesToSave }) => modulesToSave ?? []));
   const trained = configs.filter(({ trainableTokenIndices: t }) => t && Object.keys(t).length);
   const biased = configs.find(({ bias }) => bias && bias !== "none");
-  const rows = sources.flatMap(({ tokens }) => [...tokens]);
+  const rows = sources.flatMap((source) => partsOfKind(source, "tokens"));
   const fields: Record<string, unknown> = {
     modulesToSave: saved.size ? [...saved] : null,
   };
@@ -215,24 +207,15 @@ function savedFields(sources: readonly Adapter[]): Partial<TargetConfig> {
   if ("bias" in first) fields.bias = biased?.bias ?? "none";
   if ("trainableTokenIndices" in first) {
     fields.trainableTokenIndices = trained.length > 1
-      ? Object.fromEntries(rows.map(([path, { indices }]) => [path, indices]))
+      ? Object.fromEntries(rows.map(({ place: { path, indices } }) => [path, indices]))
       : trained[0]?.trainableTokenIndices ?? null;
   }
   if ("ensureWeightTying" in first) {
     // Tied leaves are combined apart; what is saved as a whole stays tied.
-    fields.ensureWeightTying = sources.some(({ config, parameters, tokens }) =>
-      (config as TargetConfig).ensureWeightTying && (parameters.size > 0 || tokens.size > 0)
+    fields.ensureWeightTying = sources.some((source) =>
+      (source.config as TargetConfig).ensureWeightTying &&
+      (trainedParameters(source).length > 0 || partsOfKind(source, "tokens").length > 0)
     );
   }
   return fields;
-}
-
-/** The parameters of the parts, and those that the config names beside them as the base has them. */
-function withPlanned(
-  base: ModelGraph,
-  plan: AdapterPlan,
-  parameters: ReadonlyMap<string, Tensor>,
-): ReadonlyMap<string, Tensor> {
-  const copies = copiedParameters(base, plan);
-  return new Map([...copies].map(([name, copy]) => [name, parameters.get(name) ?? copy]));
 }

@@ -63,12 +63,9 @@ const PREPARE: OptionRules<PrepareHotswapOptions> = {
  *
  * @example
  * ```ts
- * import { createModel, forward, getAdapterStateDict, getPeftModel } from "@graft/peft";
+ * import { forward, getAdapterStateDict, getPeftModel, tinyModel } from "@graft/peft";
  * import { hotswapAdapter, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const config = loraConfig({ r: 4, loraAlpha: 32, initLoraWeights: false });
  * const small = { config, tensors: getAdapterStateDict(getPeftModel(base, config)) };
@@ -103,11 +100,8 @@ export async function hotswapAdapter(
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, swapAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, swapAdapter, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 8 }), { adapterName: "style" });
  * const other = getPeftModel(base, loraConfig({ r: 2, initLoraWeights: false }));
@@ -146,16 +140,13 @@ export function swapAdapter(
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig } from "@graft/peft";
+ * import { getPeftModel, loraConfig, tinyModel } from "@graft/peft";
  * import { prepareModelForCompiledHotswap } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4, loraAlpha: 8 }));
  * const ready = prepareModelForCompiledHotswap(model, { targetRank: 16 });
- * const [site] = ready.adapters.get("default")!.sites.values();
+ * const [site] = ready.adapters.get("default")!.parts.values();
  * console.log(site.leaves.lora_A.shape); // [16, 32]
  * ```
  */

@@ -8,16 +8,28 @@
  * @module
  */
 import { ShapeError, UnsupportedError } from "../../errors.ts";
-import type { Leaves, SiteLeaves } from "../../methods/method.ts";
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
-import { castTensor, toFloat32 } from "../../tensor/convert.ts";
+import { castTensor } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { gatheredRows, leavesAt } from "../lazy-leaves.ts";
-import type { Adapter, TokenRows } from "../peft-model.ts";
+import { gatheredRows, weightOutIn } from "../lazy-leaves.ts";
+import {
+  adaptedPaths,
+  type AdapterLeaf,
+  leavesAt,
+  mapLeaves,
+  type Part,
+  partId,
+  type PartPlace,
+  partsOf,
+  partsOfKind,
+  single,
+  sitePart,
+} from "../parts.ts";
+import type { Adapter } from "../peft-model.ts";
 
 /** Whether the rank of an adapter can be changed. */
 export function canResize({ method }: Adapter): boolean {
-  return method.refit !== undefined;
+  return method.combine?.refit !== undefined;
 }
 
 /**
@@ -26,9 +38,8 @@ export function canResize({ method }: Adapter): boolean {
  * @throws {ValueError} where it has a larger rank.
  */
 export function resizedAdapter(base: ModelGraph, adapter: Adapter, rank: number): Adapter {
-  const rule = adapter.method.refit!;
-  const config = rule.resized(adapter.config, rank);
-  return { ...adapter, config, sites: refitted(base, { ...adapter, config }, adapter) };
+  const config = adapter.method.combine!.refit!.resized(adapter.config, rank);
+  return withParts({ ...adapter, config }, refitted(base, { ...adapter, config }, adapter));
 }
 
 /**
@@ -39,80 +50,80 @@ export function resizedAdapter(base: ModelGraph, adapter: Adapter, rank: number)
  * @throws {ValueError} where its rank is larger.
  */
 export function swappedAdapter(base: ModelGraph, resident: Adapter, from: Adapter): Adapter {
-  if (resident.method.peftType !== from.method.peftType) {
+  if (resident.config.peftType !== from.config.peftType) {
     throw new UnsupportedError(
       "HOTSWAP_METHOD",
-      `Incompatible PEFT types found: ${resident.method.peftType} and ${from.method.peftType}. ` +
+      `Incompatible PEFT types found: ${resident.config.peftType} and ${from.config.peftType}. ` +
         "Load the other adapter beside this one with loadAdapter.",
-      { resident: resident.method.peftType, found: from.method.peftType },
+      { resident: resident.config.peftType, found: from.config.peftType },
     );
   }
-  const more = [...from.sites.keys()].filter((path) => !resident.sites.has(path));
+  const more = adaptedPaths(from).filter((path) => !sitePart(resident, path));
   if (more.length) throw unexpected(more);
-  const rest = {
-    parameters: swappedParameters(base, resident.parameters, from.parameters),
-    tokens: swappedTokens(base, resident.tokens, from.tokens),
-    ...(resident.replacements?.size || from.replacements?.size
-      ? {
-        replacements: swappedParameters(
-          base,
-          resident.replacements ?? new Map(),
-          from.replacements ?? new Map(),
-        ),
-      }
-      : {}),
-  };
+  const replaced = swappedReplacements(base, resident, from);
   const different = differentFields(resident, from);
-  const sameSites = resident.sites.size === from.sites.size &&
-    [...resident.sites].every(([path, site]) => sameShapes(site, from.sites.get(path)!));
-  if (different.length === 0 && sameSites && sameShapes(resident.shared, from.shared)) {
-    return {
-      ...resident,
-      ...rest,
-      config: { ...from.config, inferenceMode: resident.config.inferenceMode },
-      shared: like(resident.shared, from.shared),
-      sites: new Map(
-        [...resident.sites].map(([path, site]) => [path, like(site, from.sites.get(path)!)]),
-      ),
-    };
+  const own = partsOfKind(resident, "site", "adapter");
+  const same = own.length === partsOfKind(from, "site", "adapter").length &&
+    own.every((part) => sameShapes(part, from.parts.get(partId(part.place))));
+  if (different.length === 0 && same) {
+    const config = { ...from.config, inferenceMode: resident.config.inferenceMode };
+    // In the number types of what they replace.
+    const swapped = mapLeaves(
+      partsOf(own),
+      ({ dtype }, { id, name }) => castTensor(from.parts.get(id)!.leaves[name].tensor!, dtype),
+    );
+    return withParts({ ...resident, config }, [...swapped.values(), ...replaced]);
   }
-  const rule = resident.method.refit;
+  const rule = resident.method.combine?.refit;
   if (!rule) throw otherProgram(resident, from, different);
   const config = rule.config(resident.config, from.config);
-  return { ...resident, ...rest, config, sites: refitted(base, { ...resident, config }, from) };
+  return withParts({ ...resident, config }, [
+    ...refitted(base, { ...resident, config }, from),
+    ...replaced,
+  ]);
+}
+
+/** The adapter with some of its parts replaced, in its own order. */
+function withParts(adapter: Adapter, parts: readonly Part[]): Adapter {
+  return { ...adapter, parts: new Map([...adapter.parts, ...partsOf(parts)]) };
 }
 
 /** The sites of the adapter `to`, made of the leaves of another. */
-function refitted(
-  base: ModelGraph,
-  to: Adapter,
-  from: Adapter,
-): ReadonlyMap<string, SiteLeaves> {
-  const rule = to.method.refit!;
-  return new Map([...to.sites].map(([path, resident]) => {
+function refitted(base: ModelGraph, to: Adapter, from: Adapter): readonly Part[] {
+  const rule = to.method.combine!.refit!;
+  return partsOfKind(to, "site").map((part) => {
+    const { path } = part.place;
     const site = base.sites.get(path)!;
-    const given = leavesAt(from.sites, path);
-    const ties = Object.entries(resident.tied ?? {});
-    checkTies(path, ties.map(([, { path }]) => path), from);
+    const given = leavesAt(from, path);
+    const sources = tiesOf(part);
+    checkTies(path, sources, from);
     const fitted = rule.refit({
       site,
       config: to.config,
       from: given && { config: from.config, leaves: given },
-      tiedTo: ties.length ? base.sites.get(ties[0][1].path) : undefined,
-      weight: () => toFloat32(parameterOf(base, `${path}.weight`)),
+      tiedTo: sources.length ? base.sites.get(sources[0]) : undefined,
+      weight: () => weightOutIn(base, site),
     });
-    const leaves = Object.entries(fitted).filter(([leaf]) => !resident.tied?.[leaf])
-      .map(([leaf, tensor]) => [leaf, castTensor(tensor, resident.leaves[leaf]?.dtype ?? "f32")]);
-    return [path, { ...resident, leaves: Object.fromEntries(leaves), frozen: {} }];
-  }));
+    const leaves = Object.entries(part.leaves).filter(([leaf]) => fitted[leaf])
+      .map(([leaf, old]): [string, AdapterLeaf] => {
+        if (old.tie) return [leaf, { ...old, shape: fitted[leaf].shape }];
+        const tensor = castTensor(fitted[leaf], old.tensor!.dtype);
+        return [leaf, { ...old, tensor, shape: tensor.shape }];
+      });
+    return { ...part, leaves: Object.fromEntries(leaves) };
+  });
+}
+
+/** Paths of the sites whose leaves those of a part are. */
+function tiesOf({ leaves }: Part): readonly string[] {
+  return Object.values(leaves).flatMap(({ tie }) => tie ? [tie.part] : []);
 }
 
 /** What is tied in the resident adapter has to be so, or absent, in the other. */
 function checkTies(path: string, sources: readonly string[], from: Adapter): void {
   for (const source of new Set(sources)) {
-    const given = from.sites.get(path);
-    const tied = Object.values(given?.tied ?? {}).some((tie) => tie.path === source);
-    if (given ? tied : !from.sites.has(source)) continue;
+    const given = sitePart(from, path);
+    if (given ? tiesOf(given).includes(source) : !sitePart(from, source)) continue;
     throw new UnsupportedError(
       "HOTSWAP_TIED",
       `${path} and ${source} share their leaves (ensureWeightTying), but those of the adapter ${
@@ -158,28 +169,12 @@ function text(value: unknown): string {
   return JSON.stringify(names ? [...value].sort() : value) ?? "null";
 }
 
-function sameShapes(a: SiteLeaves, b: SiteLeaves): boolean {
-  const shapes = ({ leaves, frozen, tied = {} }: SiteLeaves) =>
-    [
-      ...[leaves, frozen].flatMap((part, i) =>
-        Object.entries(part).map(([leaf, { shape }]) => `${i} ${leaf} ${shape}`)
-      ),
-      ...Object.entries(tied).map(([leaf, { path }]) => `2 ${leaf} ${path}`),
-    ].sort().join();
-  return shapes(a) === shapes(b);
-}
-
-/** Leaves in the number types of those that they replace. */
-function like(resident: SiteLeaves, from: SiteLeaves): SiteLeaves {
-  const cast = (old: Leaves, leaves: Leaves) =>
-    Object.fromEntries(
-      Object.keys(old).map((leaf) => [leaf, castTensor(leaves[leaf], old[leaf].dtype)]),
-    );
-  return {
-    ...resident,
-    leaves: cast(resident.leaves, from.leaves),
-    frozen: cast(resident.frozen, from.frozen),
-  };
+function sameShapes(a: Part, b: Part | undefined): boolean {
+  const shapes = ({ leaves }: Part) =>
+    Object.entries(leaves).map(([name, { kind, shape, tie }]) =>
+      `${kind} ${name} ${shape} ${tie?.part}`
+    ).sort().join();
+  return b !== undefined && shapes(a) === shapes(b);
 }
 
 function otherProgram(
@@ -189,10 +184,10 @@ function otherProgram(
 ): UnsupportedError {
   const value = ({ config }: Adapter, field: string) =>
     JSON.stringify((config as unknown as Record<string, unknown>)[field]);
-  const fewer = [...resident.sites.keys()].filter((path) => !from.sites.has(path));
+  const fewer = adaptedPaths(resident).filter((path) => !sitePart(from, path));
   return new UnsupportedError(
     "HOTSWAP_CONFIG",
-    `An adapter of the method ${resident.method.peftType} can only be swapped for one that agrees with it: ${
+    `An adapter of the method ${resident.config.peftType} can only be swapped for one that agrees with it: ${
       different.length
         ? `configs are incompatible: ${
           different.map((field) =>
@@ -219,73 +214,54 @@ function unexpected(what: readonly string[]): UnsupportedError {
   );
 }
 
-/** Parameters that stand for those of the base: where the other adapter has none, the base's. */
-function swappedParameters(
+/**
+ * What stands for parameters and rows of the base. Where the other adapter has nothing, it is the
+ * base's own; what is tied has to be so in both.
+ */
+function swappedReplacements(
   base: ModelGraph,
-  resident: ReadonlyMap<string, Tensor>,
-  from: ReadonlyMap<string, Tensor>,
-): ReadonlyMap<string, Tensor> {
-  return swapped(resident, from, {
-    named: (name) => name,
-    missing: (name) => parameterOf(base, name),
-    replace(name, old, found) {
-      checkShape(name, old, found);
-      // One object for each parameter of the adapter, as its identity tells which of them are tied.
-      return { ...castTensor(found, old.dtype) };
-    },
-  });
-}
-
-/** Trained rows of embeddings: where the other adapter has none, the base's. */
-function swappedTokens(
-  base: ModelGraph,
-  resident: ReadonlyMap<string, TokenRows>,
-  from: ReadonlyMap<string, TokenRows>,
-): ReadonlyMap<string, TokenRows> {
-  return swapped(resident, from, {
-    named: (path) => `rows of ${path}`,
-    missing: (path) => resident.get(path)!,
-    replace(path, old, found) {
-      if (found.indices.join() !== old.indices.join()) {
-        throw unexpected([`the rows ${found.indices.join(", ")} of ${path}`]);
-      }
-      const table = parameterOf(base, `${path}.weight`);
-      const rows = found === old ? gatheredRows(table, old.indices) : found.rows;
-      checkShape(path, old.rows, rows);
-      return { indices: old.indices, rows: castTensor(rows, old.rows.dtype) };
-    },
-  });
-}
-
-/** The entries of one map with the contents of another; entries that were one object stay one. */
-function swapped<T>(
-  resident: ReadonlyMap<string, T>,
-  from: ReadonlyMap<string, T>,
-  how: {
-    named(key: string): string;
-    missing(key: string): T;
-    replace(key: string, old: T, found: T): T;
-  },
-): ReadonlyMap<string, T> {
-  const more = [...from.keys()].filter((key) => !resident.has(key));
-  if (more.length) throw unexpected(more.map(how.named));
-  const renewed = new Map<T, { readonly found: T; readonly value: T }>();
-  for (const [key, old] of resident) {
-    const found = from.get(key) ?? how.missing(key);
-    const known = renewed.get(old);
-    if (!known) {
-      renewed.set(old, { found, value: how.replace(key, old, found) });
-    } else if (known.found !== found) {
+  resident: Adapter,
+  from: Adapter,
+): readonly Part[] {
+  const replacing = (adapter: Adapter) => partsOfKind(adapter, "parameter", "tokens");
+  const more = replacing(from).filter(({ place }) => !resident.parts.has(partId(place)));
+  if (more.length) throw unexpected(more.map(({ place }) => nameOf(place)));
+  const sources = new Map<string, Tensor | undefined>();
+  return replacing(resident).map((part) => {
+    const { place, leaves: { "": leaf } } = part;
+    const id = partId(place), other = from.parts.get(id);
+    const found = other && single(from, other).tensor;
+    if (leaf.tie) {
+      if (sources.get(leaf.tie.part) === found) return part;
       throw new UnsupportedError(
         "HOTSWAP_TIED",
         `${
-          how.named(key)
+          nameOf(place)
         } are tied in the adapter that is to be replaced, but not in the other. Load it beside this one with loadAdapter.`,
-        { name: key },
+        { name: nameOf(place) },
       );
     }
-  }
-  return new Map([...resident].map(([key, old]) => [key, renewed.get(old)!.value]));
+    sources.set(id, found);
+    if (place.kind === "tokens" && other?.place.kind === "tokens") {
+      const { indices } = other.place;
+      if (indices.join() !== place.indices.join()) {
+        throw unexpected([`the rows ${indices.join(", ")} of ${place.path}`]);
+      }
+    }
+    const tensor = found ??
+      (place.kind === "tokens"
+        ? gatheredRows(parameterOf(base, `${place.path}.weight`), place.indices)
+        : parameterOf(base, place.name));
+    checkShape(nameOf(place), leaf.tensor!, tensor);
+    return {
+      ...part,
+      leaves: { "": { ...leaf, tensor: castTensor(tensor, leaf.tensor!.dtype) } },
+    };
+  });
+}
+
+function nameOf(place: PartPlace & { readonly kind: "parameter" | "tokens" }): string {
+  return place.kind === "parameter" ? place.name : `rows of ${place.path}`;
 }
 
 function checkShape(name: string, old: Tensor, { shape }: Tensor): void {

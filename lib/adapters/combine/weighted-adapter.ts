@@ -5,10 +5,11 @@
  */
 import { ValueError } from "../../errors.ts";
 import type { MajoritySignMethod } from "../../methods/combine.ts";
-import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
+import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import {
   BOOLEAN,
   checkOptions,
+  numberIn,
   oneOf,
   type OptionRules,
   show,
@@ -35,7 +36,7 @@ export type CombinationType =
   | "magnitude_prune_svd";
 
 /** What to combine, and how. */
-export interface WeightedAdapterOptions {
+export interface WeightedAdapterOptions extends RegistryOptions {
   /** Names of the adapters, all of one method. */
   readonly adapters: readonly string[];
   /** A weight for each, of any sign. */
@@ -64,8 +65,6 @@ export interface WeightedAdapterOptions {
   readonly majoritySignMethod?: MajoritySignMethod;
   /** For the dare types: seed of what is dropped, as after `torch.manual_seed`. 0 by default. */
   readonly seed?: number;
-  /** Methods that are known; the library's own by default. */
-  readonly registry?: MethodRegistry;
 }
 
 const OPTIONS: OptionRules<WeightedAdapterOptions> = {
@@ -74,19 +73,13 @@ const OPTIONS: OptionRules<WeightedAdapterOptions> = {
   adapterName: null,
   combinationType: null,
   svdRank: wholeFrom(1),
-  svdClamp: {
-    must: "a number from 0.5 to 1",
-    holds: (x) => typeof x === "number" && x >= 0.5 && x <= 1,
-  },
+  svdClamp: numberIn(0.5, 1),
   svdFullMatrices: BOOLEAN,
   svdDriver: {
     must: "gesvd, gesvdj, gesvda or null",
     holds: (x) => x === null || ["gesvd", "gesvdj", "gesvda"].includes(x as string),
   },
-  density: {
-    must: "a number from 0 to 1",
-    holds: (x) => typeof x === "number" && x >= 0 && x <= 1,
-  },
+  density: numberIn(0, 1),
   majoritySignMethod: oneOf(["total", "frequency"]),
   seed: WHOLE,
   registry: REGISTRY,
@@ -125,12 +118,9 @@ const OPTIONS: OptionRules<WeightedAdapterOptions> = {
  *
  * @example
  * ```ts
- * import { addAdapter, addWeightedAdapter, createModel, getPeftModel } from "@graft/peft";
+ * import { addAdapter, addWeightedAdapter, getPeftModel, tinyModel } from "@graft/peft";
  * import { forward, loraConfig, setAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const config = loraConfig({ r: 4, initLoraWeights: false });
  * const two = addAdapter(getPeftModel(base, config), "style", config, { seed: 1 });
@@ -155,7 +145,7 @@ export function addWeightedAdapter(model: PeftModel, options: WeightedAdapterOpt
   if (!rule.types.includes(combinationType)) {
     throw new ValueError(
       "COMBINE_TYPE",
-      `${method.peftType} adapters cannot be combined by ${
+      `${method.config.peftType} adapters cannot be combined by ${
         show(combinationType)
       }; the combination ` +
         `types are ${rule.types.join(", ")}.`,

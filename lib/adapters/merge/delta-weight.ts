@@ -8,6 +8,7 @@ import { checkOptions, type OptionRules, showName, TEXT } from "../../options.ts
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkMergeable } from "./merge.ts";
 import { siteChange } from "./merge-site.ts";
+import { adaptedPaths, partsOf, partsOfKind, sitePart } from "../parts.ts";
 import { type PeftModel, pristineBase } from "../peft-model.ts";
 import { adapterOf } from "../select.ts";
 
@@ -32,11 +33,8 @@ const OPTIONS: OptionRules<DeltaWeightOptions> = { adapterName: TEXT };
  *
  * @example
  * ```ts
- * import { createModel, getDeltaWeight, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getDeltaWeight, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const delta = getDeltaWeight(model, "model.layers.0.self_attn.q_proj");
@@ -53,8 +51,8 @@ export function getDeltaWeight(
   const adapter = adapterOf(model, adapterName);
   checkMergeable(adapter);
   const site = pristineBase(model).sites.get(path);
-  if (!site || !adapter.sites.has(path)) {
-    const near = typeof path === "string" ? nearestNames(path, adapter.sites.keys()) : [];
+  if (!site || !sitePart(adapter, path)) {
+    const near = typeof path === "string" ? nearestNames(path, adaptedPaths(adapter)) : [];
     throw new ValueError(
       "SITE_UNKNOWN",
       `The adapter ${JSON.stringify(adapterName)} does not adapt ${showName(path)}; nearest: ${
@@ -63,5 +61,6 @@ export function getDeltaWeight(
       { adapter: adapterName, path },
     );
   }
-  return siteChange({ model, adapters: [{ ...adapter, tokens: new Map() }], site }).weight;
+  const parts = partsOf(partsOfKind(adapter, "site", "adapter", "parameter"));
+  return siteChange({ model, adapters: [{ ...adapter, parts }], site }).weight;
 }

@@ -8,6 +8,7 @@ import { checkOptions, NOT_NEGATIVE, type OptionRules, show } from "../../option
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import type { DType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { moduleOf } from "../plan/module-tree.ts";
 
 /**
  * How far merged weights are from the exact sum E = W + Δ, in f64, of the base's weight W, as the
@@ -111,7 +112,7 @@ export async function mergeCertificate(
 ): Promise<MergeCertificate> {
   const byPath = new Map<string, ChangedParameter[]>();
   for (const parameter of changed) {
-    const path = parameter.name.slice(0, parameter.name.lastIndexOf("."));
+    const path = moduleOf(parameter.name);
     byPath.set(path, [...byPath.get(path) ?? [], parameter]);
   }
   const layers: LayerCertificate[] = [];

@@ -7,17 +7,18 @@ import type { Executable } from "../../device/device.ts";
 import { createForwardPass, type ForwardPass } from "../../model/forward-pass.ts";
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
-import { add, mul, sub } from "../../ops/binary.ts";
+import { add, mul, sub } from "../../ops/elementwise.ts";
 import { constant } from "../../ops/constant.ts";
-import { gather } from "../../ops/gather.ts";
-import { scatterAdd } from "../../ops/scatter-add.ts";
 import { createGraph, type Graph, type Value } from "../../ops/value.ts";
 import { type Program, programOf } from "../../program/program.ts";
 import { castTensor } from "../../tensor/convert.ts";
 import { isBlockType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { traceMultiplier, traceShared } from "../adaptation.ts";
-import { parameterLeaf, tokensLeaf, traceLeaves } from "../leaves.ts";
+import { mergeRule, ruleAt, type SiteValues } from "../../methods/site-rule.ts";
+import { mergedRows } from "../../methods/token-rows.ts";
+import { inputOrder, traceMultiplier, traceRows, traceShared } from "../adaptation.ts";
+import { traceLeaves } from "../leaves.ts";
+import { parameterPart, single, tokensPart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import { weakly } from "../weakly.ts";
 
@@ -55,11 +56,8 @@ export function siteChange(of: SiteMerge): SiteParameters {
 
 /** What stands for a parameter of the base once these adapters are part of it. */
 export function replacedParameter(adapters: readonly Adapter[], name: string): Tensor | undefined {
-  for (let i = adapters.length - 1; i >= 0; i--) {
-    const found = parameterLeaf(adapters[i], name, i);
-    if (found) return found.tensor;
-  }
-  return undefined;
+  const adapter = adapters.findLast((adapter) => parameterPart(adapter, name));
+  return adapter && single(adapter, parameterPart(adapter, name)!).tensor;
 }
 
 function trace(
@@ -68,29 +66,29 @@ function trace(
 ): SiteParameters {
   const { model, adapters, site } = of;
   const { pass, weight, bias } = sitePass(createGraph(), of);
-  let values: { readonly weight: Value; readonly bias?: Value } = { weight, bias };
-  adapters.forEach((adapter, position) => {
-    const leaves = traceLeaves(pass, { adapter, position, site });
+  let values: SiteValues = { weight, bias };
+  const participants = adapters.map((adapter, position) => ({ adapter, position }));
+  for (const at of inputOrder(site, participants)) {
+    const { adapter } = at;
+    const leaves = traceLeaves(pass, { ...at, id: site.path });
     if (leaves) {
-      const { method, config } = adapter;
-      const at = { adapter, position };
-      values = method.merge!({
+      const trace = {
         pass,
         site,
-        config,
+        config: adapter.config,
         leaves,
         shared: traceShared(pass, at),
         multiplier: traceMultiplier(pass, model, at),
-        ...values,
-      });
+      };
+      values = mergeRule(ruleAt(adapter, site.kind)!, trace, values);
     }
-    const tokens = tokensLeaf(adapter, site.path, position);
+    const tokens = tokensPart(adapter, site.path);
     if (tokens) {
-      const rows = pass.leaf(tokens.leaf, tokens.tensor);
+      const rows = traceRows(pass, tokens, at), { indices } = tokens.place;
       const old = site.kind === "embedding" ? values.weight : weight;
-      values = { ...values, weight: withRows(values.weight, { old, rows, ...tokens }) };
+      values = { ...values, weight: mergedRows(values.weight, old, { rows, indices }) };
     }
-  });
+  }
   const outputs: Record<string, Value> = { weight: result(values.weight, weight) };
   if (bias && values.bias && values.bias !== bias) outputs.bias = result(values.bias, bias);
   const compute = computed(programOf(outputs), {
@@ -98,19 +96,6 @@ function trace(
     inputs: Object.fromEntries(pass.bindings),
   });
   return { weight: compute("weight"), ...(outputs.bias ? { bias: compute("bias") } : {}) };
-}
-
-/**
- * A table with the given rows in the place of its own: the difference to `old` is added at their
- * indices.
- */
-function withRows(
-  table: Value,
-  change: { readonly old: Value; readonly rows: Value; readonly indices: readonly number[] },
-): Value {
-  const ids = constant(table.graph, change.indices, { dtype: "i32" });
-  const difference = sub(change.rows, gather(change.old, ids));
-  return add(table, scatterAdd(difference, ids, { rows: table.shape[0] }));
 }
 
 /** v − start, where v was made of start: sums and products of elements are taken apart. */

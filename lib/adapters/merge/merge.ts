@@ -11,6 +11,7 @@ import {
   resolveTied,
   withParameters,
 } from "../../model/model-graph.ts";
+import { isMergeable } from "../../methods/site-rule.ts";
 import { BOOLEAN, checkOptions, NAMES, oneOf, type OptionRules } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -22,7 +23,9 @@ import {
   type MergeTolerance,
 } from "./merge-certificate.ts";
 import { mergeSite, replacedParameter, siteChange } from "./merge-site.ts";
+import { parameterPart, type Part, partsOfKind, single, sitePart, tokensPart } from "../parts.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
+import { moduleOf } from "../plan/module-tree.ts";
 import { pristine, setAdapter } from "../select.ts";
 
 /** How to merge. */
@@ -88,11 +91,8 @@ const MERGE_OPTIONS: OptionRules<
  *
  * @example
  * ```ts
- * import { createModel, forward, getPeftModel, loraConfig, mergeAndUnload } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { forward, getPeftModel, loraConfig, mergeAndUnload, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const merged = mergeAndUnload(model);
@@ -102,11 +102,8 @@ const MERGE_OPTIONS: OptionRules<
  *
  * @example With a certificate
  * ```ts
- * import { createModel, getPeftModel, loraConfig, mergeAndUnload } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, mergeAndUnload, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const { model: merged, certificate } = await mergeAndUnload(model, {
@@ -151,11 +148,8 @@ export function mergeAndUnload(
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, mergeAdapter, unmergeAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, mergeAdapter, tinyModel, unmergeAdapter } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const merged = mergeAdapter(model);
@@ -199,11 +193,8 @@ export function mergeAdapter(
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, mergeAdapter, unmergeAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, mergeAdapter, tinyModel, unmergeAdapter } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ initLoraWeights: false }));
  * const again = unmergeAdapter(mergeAdapter(model, { dtype: "bf16" }));
@@ -220,11 +211,8 @@ export function unmergeAdapter(model: PeftModel): PeftModel {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, unload } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, tinyModel, unload } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * console.log(unload(getPeftModel(base, loraConfig())) === base); // true
  * ```
@@ -239,8 +227,9 @@ export function unload(model: PeftModel): ModelGraph {
  *
  * @throws {UnsupportedError} `MERGE_METHOD`.
  */
-export function checkMergeable({ name, method: { merge, peftType } }: Adapter): void {
-  if (merge) return;
+export function checkMergeable(adapter: Adapter): void {
+  if (isMergeable(adapter)) return;
+  const { name, config: { peftType } } = adapter;
   throw new UnsupportedError(
     "MERGE_METHOD",
     `${peftType} cannot be merged into weights (adapter ${JSON.stringify(name)}). ` +
@@ -293,8 +282,8 @@ function checkRemaining(
 ): void {
   const changes = new Set(changed.map(({ name }) => name));
   for (const name of merged.active.filter((name) => !names.includes(name))) {
-    const { parameters, replacements } = merged.adapters.get(name)!;
-    const lost = [...parameters.keys(), ...replacements?.keys() ?? []]
+    const lost = partsOfKind(merged.adapters.get(name)!, "parameter")
+      .map(({ place }) => place.name)
       .find((parameter) => changes.has(resolveTied(merged.base, parameter)));
     if (lost === undefined) continue;
     throw new ValueError(
@@ -340,8 +329,8 @@ function mergeInto(
     changed.set(name, { name, before, start, stored: castTensor(merged, dtype), delta });
   };
   for (const adapter of adapters) {
-    for (const names of [adapter.parameters, adapter.replacements]) {
-      for (const name of names?.keys() ?? []) change(name, replacedParameter(adapters, name)!);
+    for (const { place: { name } } of partsOfKind(adapter, "parameter")) {
+      change(name, replacedParameter(adapters, name)!);
     }
   }
   const following = new Set(
@@ -349,7 +338,7 @@ function mergeInto(
   );
   for (const site of base.sites.values()) {
     const { path } = site;
-    const touched = adapters.some((a) => a.sites.has(path) || a.tokens.has(path));
+    const touched = adapters.some((a) => sitePart(a, path) ?? tokensPart(a, path));
     if (!touched || following.has(`${path}.weight`)) continue;
     const of = { model, adapters, site };
     const { weight, bias } = mergeSite(of);
@@ -368,12 +357,13 @@ function mergeInto(
 
 /** Whether a tied parameter changes as what it is tied to does, so that it can stay tied. */
 function follows(adapters: readonly Adapter[], alias: string, source: string): boolean {
-  const path = (name: string) => name.slice(0, name.lastIndexOf("."));
-  return adapters.every(({ sites, tokens, parameters, replacements }) =>
-    !sites.has(path(alias)) && !sites.has(path(source)) &&
-    tokens.get(path(alias)) === tokens.get(path(source)) &&
-    parameters.get(alias) === parameters.get(source) &&
-    replacements?.get(alias) === replacements?.get(source)
+  const [ours, theirs] = [moduleOf(alias), moduleOf(source)];
+  const same = (adapter: Adapter, a: Part | undefined, b: Part | undefined) =>
+    a === b || (a && b && single(adapter, a).owner === single(adapter, b).owner);
+  return adapters.every((adapter) =>
+    !sitePart(adapter, ours) && !sitePart(adapter, theirs) &&
+    same(adapter, tokensPart(adapter, ours), tokensPart(adapter, theirs)) &&
+    same(adapter, parameterPart(adapter, alias), parameterPart(adapter, source))
   );
 }
 

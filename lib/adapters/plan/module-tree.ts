@@ -5,7 +5,7 @@
  */
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { endingsOf, layerNumbering } from "./match-modules.ts";
-import { parameterShapes, type Site, type SiteKind } from "../../model/site.ts";
+import type { Site, SiteKind } from "../../model/site.ts";
 
 /** A module: a site, or something that holds others. */
 export interface Module {
@@ -56,16 +56,17 @@ function listModules(sites: ModelGraph["sites"]): ReadonlyMap<string, Module> {
  * model for an empty path.
  */
 export function parametersOf(model: ModelGraph, path: string): readonly string[] {
-  return [...model.sites.values()]
-    .filter((site) => !path || site.path === path || site.path.startsWith(`${path}.`))
-    .flatMap((site) => Object.keys(parameterShapes(site)).map((name) => `${site.path}.${name}`));
+  return [...model.shapes.keys()].filter((name) => !path || name.startsWith(`${path}.`));
+}
+
+/** Path of the module that a parameter belongs to. */
+export function moduleOf(parameter: string): string {
+  return parameter.slice(0, parameter.lastIndexOf("."));
 }
 
 /** Shape of a parameter by its checkpoint name, tied ones included. */
 export function parameterShape(model: ModelGraph, name: string): readonly number[] | undefined {
-  const at = name.lastIndexOf(".");
-  const site = model.sites.get(name.slice(0, at));
-  return site && parameterShapes(site)[name.slice(at + 1)];
+  return model.shapes.get(name);
 }
 
 /** The input embedding: the first site that is one. */
@@ -82,5 +83,5 @@ export function outputHead(model: ModelGraph): Site | undefined {
 export function tiedToEmbedding(model: ModelGraph): readonly string[] {
   const source = `${inputEmbedding(model)?.path}.weight`;
   return [...model.tied].filter(([, to]) => to === source)
-    .map(([alias]) => alias.slice(0, alias.lastIndexOf(".")));
+    .map(([alias]) => moduleOf(alias));
 }

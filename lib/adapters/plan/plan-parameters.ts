@@ -7,6 +7,7 @@
 import { TargetError } from "../../errors.ts";
 import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
+import { TASKS } from "../../tasks/mod.ts";
 import { inputEmbedding, modulesOf, parametersOf } from "./module-tree.ts";
 import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
 
@@ -42,20 +43,22 @@ export function planParameters(
   const modules = modulesOf(model);
   const problems: TargetError[] = [];
   const parameters = new Map<string, string>();
-  const patterns: PatternReport[] = (config.modulesToSave ?? []).map((pattern) => {
+  // A task has several names for its head, of which a model has one.
+  const heads: readonly string[] = config.taskType ? TASKS[config.taskType].heads ?? [] : [];
+  const patterns = (config.modulesToSave ?? []).flatMap((pattern): PatternReport[] => {
     // PEFT compares the end of the path without regard to its parts: "norm" means input_layernorm
     // too.
     const named = [...modules.keys()].filter((path) => path.endsWith(pattern));
+    if (named.length === 0 && heads.includes(pattern)) return [];
     for (const name of named.flatMap((path) => parametersOf(model, path))) {
       parameters.set(name, name);
     }
     const report = patternReport("modulesToSave", pattern, {
       named,
-      taken: () => true,
       known: modules,
     });
     if (named.length === 0) problems.push(namesNothing("MODULES_TO_SAVE_NOT_FOUND", report));
-    return report;
+    return [report];
   });
   const both = [...adapted].find((path) => parameters.has(`${path}.weight`));
   if (both) {

@@ -5,7 +5,8 @@
  */
 import { GraftError, nearestNames, TargetError, UnsupportedError } from "../../errors.ts";
 import type { TargetConfig } from "../../methods/config.ts";
-import type { PeftMethod } from "../../methods/method.ts";
+import type { LeafRule, PeftMethod } from "../../methods/method.ts";
+import { siteKinds } from "../../methods/site-rule.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { createMatcher, layerNumbering } from "./match-modules.ts";
@@ -24,8 +25,12 @@ export interface PlannedSite {
   readonly leaves: Readonly<Record<string, readonly number[]>>;
   /** Shapes of its fixed leaves. */
   readonly frozen: Readonly<Record<string, readonly number[]>>;
-  /** Leaves that it shares, transposed, with the embedding that it is tied to. */
-  readonly tied: Readonly<Record<string, { readonly path: string; readonly leaf: string }>>;
+  /** Leaves that it shares, transposed or as they are, with the embedding that it is tied to. */
+  readonly tied: Readonly<
+    Record<string, { readonly path: string; readonly leaf: string; readonly asIs?: boolean }>
+  >;
+  /** All its leaves as the method declares them. */
+  readonly rules: Readonly<Record<string, LeafRule>>;
 }
 
 /** What one entry of a config names. */
@@ -88,8 +93,9 @@ export function planTargets(
   const adapted = [...modules.values()].filter(({ path }) =>
     matched.has(path) && !tiedTargets.includes(path) && !matcher.excluded(path)
   );
-  const unfit = adapted.filter(({ site }) => !site || !method.siteKinds.includes(site.kind));
-  if (unfit.length) problems.push(unfitTarget(unfit, method));
+  const kinds = siteKinds({ method, config });
+  const unfit = adapted.filter(({ site }) => !site || !kinds.includes(site.kind));
+  if (unfit.length) problems.push(unfitTarget(unfit, config, kinds));
   // What was given names the patterns: a list that was condensed or made from "all-linear" would
   // not be recognised.
   const shown = isAllLinear(given.targetModules) || given.targetModules === null ? config : given;
@@ -120,14 +126,14 @@ export function planTargets(
     try {
       const { layer } = modules.get(site.path)!;
       const patterns = patternsOf.get(site.path) ?? [];
-      sites.push(planSite(site, { method, config, source, layer, patterns }));
+      sites.push(planSite(site, { model, method, config, source, layer, patterns }));
     } catch (error) {
       if (!(error instanceof GraftError)) throw error;
       problems.push(error);
     }
   };
   for (const { site } of adapted) {
-    if (site && method.siteKinds.includes(site.kind)) add(site);
+    if (site && kinds.includes(site.kind)) add(site);
   }
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
   for (const path of tiedTargets) {
@@ -178,7 +184,8 @@ export function patternReport(
   pattern: string,
   of: {
     readonly named: readonly string[];
-    readonly taken: (path: string) => boolean;
+    /** Whether the adapter takes one that it names; by default all. */
+    readonly taken?: (path: string) => boolean;
     readonly known: ReadonlyMap<string, Module>;
   },
 ): PatternReport {
@@ -194,9 +201,14 @@ export function patternReport(
     pattern,
     modules: of.named,
     layers,
-    leftOut: of.named.filter((path) => !of.taken(path)),
+    leftOut: of.named.filter((path) => of.taken?.(path) === false),
     nearest: of.named.length ? [] : nearestModules(pattern, of.known.values()),
   };
+}
+
+/** Names that look like one, as a sentence after others. */
+export function nearestText(nearest: readonly string[]): string {
+  return nearest.length ? ` Nearest: ${nearest.join(", ")}.` : "";
 }
 
 /** The problem of an entry that names nothing. */
@@ -205,7 +217,7 @@ export function namesNothing(code: string, report: PatternReport): TargetError {
   return new TargetError(
     code,
     `${field} names ${JSON.stringify(pattern)}, which the base model does not have.${
-      nearest.length ? ` Nearest: ${nearest.join(", ")}.` : ""
+      nearestText(nearest)
     }`,
     { pattern, nearest },
   );
@@ -242,7 +254,6 @@ function excludeReports(
     return patternReport("excludeModules", pattern, {
       named: [...modules.values()].filter(({ path, site }) => site && alone.excluded(path))
         .map(({ path }) => path),
-      taken: () => true,
       known: modules,
     });
   });
@@ -251,6 +262,7 @@ function excludeReports(
 function planSite(
   site: Site,
   at: {
+    readonly model: ModelGraph;
     readonly method: PeftMethod;
     readonly config: TargetConfig;
     readonly source?: PlannedSite;
@@ -258,13 +270,15 @@ function planSite(
     readonly patterns: readonly string[];
   },
 ): PlannedSite {
-  const { method, config, source, layer, patterns } = at;
-  const shapes = { ...method.leafShapes(config, site) };
-  const tied: Record<string, { path: string; leaf: string }> = {};
+  const { model, method, config, source, layer, patterns } = at;
+  const rules = method.leaves.site?.({ config, model, site }) ?? {};
+  const shapes = shapesOf(rules, "trained");
+  const tied: Record<string, { path: string; leaf: string; asIs?: boolean }> = {};
   if (source) {
-    const pairs = Object.entries(method.tiedLeaves ?? {});
-    for (const [leaf, from] of pairs) {
-      if (shapes[leaf]?.join() !== [...source.leaves[from] ?? []].reverse().join()) {
+    for (const [leaf, { tiedTo: from, tiedAsIs: asIs }] of Object.entries(rules)) {
+      if (from === undefined) continue;
+      const theirs = source.leaves[from] ?? [];
+      if (shapes[leaf].join() !== (asIs ? theirs : theirs.toReversed()).join()) {
         throw new UnsupportedError(
           "WEIGHT_TYING",
           `ensureWeightTying cannot tie ${leaf} of ${site.path}, of shape [${
@@ -274,47 +288,53 @@ function planSite(
         );
       }
       delete shapes[leaf];
-      tied[leaf] = { path: source.site.path, leaf: from };
+      tied[leaf] = { path: source.site.path, leaf: from, ...(asIs && { asIs }) };
     }
-    if (pairs.length === 0) {
+    if (Object.keys(tied).length === 0) {
       throw new UnsupportedError(
         "WEIGHT_TYING",
-        `${method.peftType} cannot tie the adapter of ${site.path} to that of ${source.site.path}. Set ensureWeightTying to false.`,
+        `${config.peftType} cannot tie the adapter of ${site.path} to that of ${source.site.path}. Set ensureWeightTying to false.`,
       );
     }
   }
-  return {
-    site,
-    layer,
-    patterns,
-    leaves: shapes,
-    frozen: method.frozenShapes?.(config, site) ?? {},
-    tied,
-  };
+  return { site, layer, patterns, leaves: shapes, frozen: shapesOf(rules, "fixed"), tied, rules };
 }
 
-function unfitTarget(unfit: readonly Module[], method: PeftMethod): TargetError {
+/** Shapes of the leaves of a kind. */
+export function shapesOf(
+  rules: Readonly<Record<string, LeafRule>>,
+  kind: LeafRule["kind"],
+): Record<string, readonly number[]> {
+  return Object.fromEntries(
+    Object.entries(rules).filter(([, rule]) => (rule.kind ?? "trained") === kind)
+      .map(([leaf, { shape }]) => [leaf, shape]),
+  );
+}
+
+function unfitTarget(
+  unfit: readonly Module[],
+  config: TargetConfig,
+  kinds: readonly string[],
+): TargetError {
   const [{ path, kind }] = unfit;
-  const what = kind === "container" ? "a container of other modules" : `of the kind "${kind}"`;
+  const holdsOthers = kind === "container" || kind === "attention";
+  const what = holdsOthers ? "a container of other modules" : `of the kind "${kind}"`;
   return new TargetError(
     "TARGET_KIND",
-    `targetModules names ${path}, which is ${what}; ${method.peftType} adapts modules of the kinds ${
-      method.siteKinds.join(", ")
-    }. ${
-      kind === "container" ? "Name the modules in it" : "Leave it out"
-    }, or add it to excludeModules.`,
+    `targetModules names ${path}, which is ${what}; ${config.peftType} adapts modules of the kinds ${
+      kinds.join(", ")
+    }. ${holdsOthers ? "Name the modules in it" : "Leave it out"}, or add it to excludeModules.`,
     { modules: unfit.map((m) => ({ path: m.path, kind: m.kind })) },
   );
 }
 
 function notFound(pattern: PatternReport, config: TargetConfig): TargetError {
-  const near = pattern.nearest.length ? ` Nearest: ${pattern.nearest.join(", ")}.` : "";
   const expression = typeof config.targetModules === "string";
   return new TargetError(
     "TARGET_NOT_FOUND",
     `Target modules ${JSON.stringify(pattern.pattern)} not found in the base model${
       expression ? " (a string is a regular expression for the whole path)" : ""
-    }.${near}`,
+    }.${nearestText(pattern.nearest)}`,
     { pattern: pattern.pattern, nearest: pattern.nearest },
   );
 }

@@ -68,7 +68,6 @@ export function planTokens(
     }
     const report = patternReport("trainableTokenIndices", pattern, {
       named: named.map(({ path }) => path),
-      taken: () => true,
       known: modules,
     });
     if (named.length === 0) problems.push(namesNothing("TOKENS_NOT_FOUND", report));

@@ -5,25 +5,28 @@
  */
 import { ConfigError, type GraftError, TargetError } from "../../errors.ts";
 import {
-  type ConfigSchema,
   isTargetConfig,
+  parseConfig,
   type PeftConfig,
   type TargetConfig,
 } from "../../methods/config.ts";
-import type { LeafShapes, PeftMethod } from "../../methods/method.ts";
-import { methodEntryOf, type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
+import type { PeftMethod } from "../../methods/method.ts";
+import { methodOf, REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { checkOptions, type OptionRules, show } from "../../options.ts";
+import { TASKS } from "../../tasks/mod.ts";
 import { byteLength, sizeOf } from "../../tensor/dtype.ts";
 import { modulesOf, parameterShape } from "./module-tree.ts";
 import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
 import { planParameters } from "./plan-parameters.ts";
 import {
+  nearestText,
   type PatternReport,
   patternReport,
   type PlannedSite,
   planTargets,
+  shapesOf,
   type TargetPlan,
 } from "./plan-targets.ts";
 import { type PlannedTokens, planTokens } from "./plan-tokens.ts";
@@ -33,19 +36,15 @@ import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
 export interface AdapterPlan {
   /** The method. */
   readonly method: PeftMethod;
-  /** The fields of its config. */
-  readonly schema: ConfigSchema;
   /**
    * The config as the adapter would carry it: defaults, `all-linear` and tied weights written out
    * for this model.
    */
   readonly config: PeftConfig;
-  /** Whether the adapter could be active together with adapters of other methods. */
-  readonly isMixedCompatible: boolean;
   /** Adapted sites, in order of execution. */
   readonly sites: readonly PlannedSite[];
-  /** Shapes of what the adapter holds as a whole. */
-  readonly shared: LeafShapes;
+  /** Shapes of what the adapter holds as a whole: trained and fixed leaves. */
+  readonly shared: Pick<PlannedSite, "leaves" | "frozen">;
   /**
    * Parameters of the base that are trained as a whole (saved modules, biases), each with the one
    * whose copy it uses.
@@ -77,10 +76,7 @@ export interface AdapterPlan {
 }
 
 /** How to plan. */
-export interface PlanOptions {
-  /** Methods to choose from; the library's own by default. */
-  readonly registry?: MethodRegistry;
-}
+export type PlanOptions = RegistryOptions;
 
 const PLAN: OptionRules<PlanOptions> = { registry: REGISTRY };
 
@@ -96,11 +92,8 @@ const PLAN: OptionRules<PlanOptions> = { registry: REGISTRY };
  *
  * @example
  * ```ts
- * import { createModel, loraConfig, planAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { loraConfig, planAdapter, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const plan = planAdapter(base, loraConfig({ targetModules: ["q_proj", "w_proj"] }));
  * console.log(plan.trainableParameters); // 1024
@@ -124,12 +117,11 @@ export function planAdapter(
       }.`,
     );
   }
-  const { method, config: schema, isMixedCompatible } = methodEntryOf(
-    config.peftType,
-    options.registry,
+  const method = methodOf(config.peftType, options.registry);
+  const parsed = parseConfig(method.config, config);
+  const given: PeftConfig & Partial<TargetConfig> = withHeads(
+    method.config.fit?.(parsed, base) ?? parsed,
   );
-  const parsed = method.parseConfig(config);
-  const given: PeftConfig & Partial<TargetConfig> = method.completeConfig?.(parsed, base) ?? parsed;
   const targeted = isTargetConfig(given)
     ? planTargeted(base, given, method)
     : { config: given, targets: NO_TARGETS, tiedSaved: [], notes: [] };
@@ -143,10 +135,12 @@ export function planAdapter(
   });
   const layers = new Map<number | null, number>();
   for (const { layer } of targets.sites) layers.set(layer, (layers.get(layer) ?? 0) + 1);
-  const shared = method.sharedShapes?.(targeted.config, {
+  const rules = method.leaves.adapter?.({
+    config: targeted.config,
     model: base,
     sites: targets.sites.map(({ site }) => site),
-  }) ?? { leaves: {}, frozen: {} };
+  }) ?? {};
+  const shared = { leaves: shapesOf(rules, "trained"), frozen: shapesOf(rules, "fixed") };
   const { trained, frozen } = countElements(base, {
     sites: targets.sites,
     shared,
@@ -161,8 +155,6 @@ export function planAdapter(
   ];
   return {
     method,
-    schema,
-    isMixedCompatible,
     config: targeted.config,
     sites: targets.sites,
     shared,
@@ -180,6 +172,13 @@ export function planAdapter(
   };
 }
 
+/** The config with the heads of its task among what is saved, where its method saves modules. */
+function withHeads<C extends PeftConfig & Partial<TargetConfig>>(config: C): C {
+  const heads = config.taskType ? TASKS[config.taskType].heads : undefined;
+  if (!heads || !("modulesToSave" in config)) return config;
+  return { ...config, modulesToSave: [...new Set([...config.modulesToSave ?? [], ...heads])] };
+}
+
 const NO_TARGETS: TargetPlan = { sites: [], patterns: [], problems: [] };
 
 /** The part of a plan for methods that adapt modules by name. */
@@ -193,10 +192,17 @@ function planTargeted(
   readonly tiedSaved: readonly string[];
   readonly notes: readonly string[];
 } {
-  const resolved = resolveConfig(base, { config: given, method });
-  const targets = planTargets(base, { method, given, resolved });
+  // A method may choose by another rule; the config keeps what was written.
+  const chosen = method.config.select?.(given, base);
+  const selecting = chosen ? { ...given, targetModules: chosen } : given;
+  const resolved = resolveConfig(base, { config: selecting, method });
+  const targets = planTargets(base, { method, given: selecting, resolved });
+  const { config } = resolved;
   return {
-    config: correctFanInFanOut(resolved.config, targets.sites.map(({ site }) => site)),
+    config: correctFanInFanOut(
+      chosen ? { ...config, targetModules: given.targetModules } : config,
+      targets.sites.map(({ site }) => site),
+    ),
     targets,
     tiedSaved: resolved.tiedSaved,
     notes: resolved.notes,
@@ -216,7 +222,7 @@ export function checkPlan(
   options: { readonly allowUnmatched?: boolean } = {},
 ): AdapterPlan {
   const harmless = ["TARGET_NOT_FOUND", "LAYER_NOT_FOUND", "MODULES_TO_SAVE_NOT_FOUND"];
-  const adapts = plan.sites.length || plan.method.siteKinds.length === 0;
+  const adapts = plan.sites.length || !plan.method.sites;
   const problems = options.allowUnmatched && adapts
     ? plan.problems.filter(({ code }) => !harmless.includes(code))
     : plan.problems;
@@ -263,7 +269,6 @@ function patternKeys(
       const expression = pythonRegExp(`(.*\\.)?(${key})`);
       return patternReport(field, key, {
         named: [...adapted].filter((path) => expression.test(path)),
-        taken: () => true,
         known: modulesOf(base),
       });
     });
@@ -278,8 +283,9 @@ function idleEntries(patterns: readonly PatternReport[]): readonly string[] {
     alphaPattern: "adapted module",
   };
   return patterns.filter(({ field, modules }) => what[field] && modules.length === 0)
-    .map(({ field, pattern, nearest }) => {
-      const near = nearest.length ? ` Nearest: ${nearest.join(", ")}.` : "";
-      return `${field} has ${JSON.stringify(pattern)}, which names no ${what[field]}.${near}`;
-    });
+    .map(({ field, pattern, nearest }) =>
+      `${field} has ${JSON.stringify(pattern)}, which names no ${what[field]}.${
+        nearestText(nearest)
+      }`
+    );
 }

@@ -10,7 +10,7 @@ import type { PeftMethod } from "../../methods/method.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
-import { endingsOf } from "./match-modules.ts";
+import { createMatcher, endingsOf } from "./match-modules.ts";
 import { inputEmbedding, type Module, modulesOf, tiedToEmbedding } from "./module-tree.ts";
 
 /** A config whose fields stand for this model, and what they ask to tie. */
@@ -50,14 +50,19 @@ export function resolveConfig(
       .filter((s) => (s.kind === "linear" || s.kind === "conv1d") && !s.head)
       .map((s) => s.path);
   }
-  const mayCondense = !options.method.keepsTargets && targets.length >= CONDENSE_FROM;
+  const mayCondense = !options.method.config.keepsTargets && targets.length >= CONDENSE_FROM;
   if (typeof targets !== "string" && mayCondense) {
     const condensed = condenseTargets(targets, modulesOf(model));
     if (condensed.length < new Set(targets).size) targets = condensed;
   }
   const resolved = { ...config, targetModules: targets };
   // What a method completes may depend on the targets.
-  return { ...tied, config: options.method.completeConfig?.(resolved, model) ?? resolved };
+  const complete = options.method.config.fit?.(resolved, model) ?? resolved;
+  const { targetModules: found } = complete, { names } = createMatcher(complete);
+  const follow = options.method.config.followsTies &&
+    (typeof found === "string" ? [found] : found)
+      .some((name: string) => names(name, inputEmbedding(model)?.path ?? ""));
+  return { ...tied, config: complete, ...(follow && { tiedTargets: tiedToEmbedding(model) }) };
 }
 
 /** Whether targets stand for all linear layers. */
@@ -67,11 +72,11 @@ export function isAllLinear(targets: TargetConfig["targetModules"]): boolean {
 
 function defaultTargets(model: ModelGraph, method: PeftMethod): readonly string[] {
   const type = model.config.model_type as string;
-  const targets = method.defaultTargets[type];
+  const targets = method.config.targets?.[type];
   if (!targets) {
     throw new ConfigError(
       "CONFIG_NO_TARGETS",
-      `The config has no targetModules, and ${method.peftType} has no usual ones for the model_type ${
+      `The config has no targetModules, and ${method.config.peftType} has no usual ones for the model_type ${
         JSON.stringify(type)
       }. Set targetModules, for example to "all-linear".`,
       { modelType: type },

@@ -18,11 +18,8 @@ import { savedNames } from "./saved-modules.ts";
  *
  * @example
  * ```ts
- * import { createModel, getBaseModel, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getBaseModel, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * console.log(getBaseModel(getPeftModel(base, loraConfig())) === base); // true
  * ```
@@ -39,12 +36,9 @@ export function getBaseModel(model: AnyModel): ModelGraph {
  *
  * @example
  * ```ts
- * import { activeAdapters, addAdapter, createModel } from "@graft/peft";
+ * import { activeAdapters, addAdapter, tinyModel } from "@graft/peft";
  * import { getPeftModel, loraConfig, setAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = addAdapter(getPeftModel(base, loraConfig()), "style", loraConfig({ r: 4 }));
  * console.log(activeAdapters(model)); // ["default"]
@@ -64,12 +58,9 @@ export function activeAdapters(model: PeftModel): readonly string[] {
  *
  * @example
  * ```ts
- * import { activeAdapter, addAdapter, createModel } from "@graft/peft";
+ * import { activeAdapter, addAdapter, tinyModel } from "@graft/peft";
  * import { getPeftModel, loraConfig, setAdapter } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = addAdapter(getPeftModel(base, loraConfig()), "style", loraConfig({ r: 4 }));
  * console.log(activeAdapter(model)); // default
@@ -88,11 +79,8 @@ export function activeAdapter(model: PeftModel): string | readonly string[] {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, peftConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, peftConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4 }));
  * console.log(peftConfig(model).default.peftType); // LORA
@@ -110,11 +98,8 @@ export function peftConfig(model: PeftModel): Readonly<Record<string, PeftConfig
  *
  * @example
  * ```ts
- * import { activePeftConfig, createModel, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { activePeftConfig, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ taskType: "CAUSAL_LM" }));
  * console.log(activePeftConfig(model).taskType); // CAUSAL_LM
@@ -142,11 +127,8 @@ export function activePeftConfig(model: PeftModel): PeftConfig {
  *
  * @example
  * ```ts
- * import { baseModelDtype, createModel } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { baseModelDtype, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * console.log(baseModelDtype(base)); // f32
  * ```
@@ -163,11 +145,8 @@ export function baseModelDtype(model: AnyModel): DType {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, modulesToSave } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, modulesToSave, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * console.log(modulesToSave(getPeftModel(base, loraConfig({ modulesToSave: ["lm_head"] }))));
  * // ["lm_head"]

@@ -33,6 +33,7 @@ const MODELS: Readonly<Record<string, string>> = {
  */
 const LAYERS: Readonly<Record<string, string>> = {
   ADALORA: "adalora.SVD*",
+  ADAPTION_PROMPT: "AdaptedAttention",
   BEFT: "*",
   C3A: "c3a.C3A*",
   DEFT: "deft.Deft*",

@@ -4,8 +4,8 @@
  * @module
  */
 import type { ModelGraph } from "../../model/model-graph.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
-import { modulesOf } from "../plan/module-tree.ts";
+import { moduleOf, modulesOf } from "../plan/module-tree.ts";
+import { trainedParameters } from "../parts.ts";
 import type { Adapter } from "../peft-model.ts";
 
 /** The entries of a config's `modulesToSave`; empty for methods that have no such field. */
@@ -23,21 +23,20 @@ export function savedModules(base: ModelGraph, adapter: Adapter): readonly strin
   const paths = [...modulesOf(base).keys()];
   const named = paths.filter((path) => names.some((name) => path.endsWith(name)));
   // Of the parameters outside of named modules, biases are trained in place; a weight is tied.
-  const tied = [...adapter.parameters.keys()]
+  const tied = trainedParameters(adapter)
     .filter((name) => name.endsWith(".weight") && !isInside(name, named))
-    .map((name) => name.slice(0, name.lastIndexOf(".")));
+    .map((name) => moduleOf(name));
   const all = new Set([...named, ...tied]);
   return paths.filter((path) => all.has(path));
 }
 
 /**
- * The trained tensors that stand beside parameters of the base as copies, each once: those of saved
+ * Names of the parameters that an adapter trains as copies beside the base's own, those of saved
  * modules. The others, biases, take the place of the base's own.
  */
-export function savedCopies(base: ModelGraph, adapter: Adapter): ReadonlySet<Tensor> {
+export function savedCopies(base: ModelGraph, adapter: Adapter): ReadonlySet<string> {
   const saved = savedModules(base, adapter);
-  const copies = [...adapter.parameters].filter(([name]) => isInside(name, saved));
-  return new Set(copies.map(([, tensor]) => tensor));
+  return new Set(trainedParameters(adapter).filter((name) => isInside(name, saved)));
 }
 
 function isInside(name: string, modules: readonly string[]): boolean {

@@ -4,12 +4,13 @@
  * @module
  */
 import { UnsupportedError, ValueError } from "../../errors.ts";
-import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import type { ModelGraph } from "../../model/model-graph.ts";
 import { isBlockType } from "../../tensor/dtype.ts";
 import { modulesOf } from "../plan/module-tree.ts";
 import { adapterModelType, baseModelType, moduleType } from "./peft-names.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
 import { savedModules } from "./saved-modules.ts";
+import { partsOfKind, sitePart, tokensPart } from "../parts.ts";
 import { getNbTrainableParameters } from "./trainable-parameters.ts";
 
 /** Said of what is not the same everywhere. */
@@ -90,11 +91,8 @@ export interface ModelStatus {
  *
  * @example
  * ```ts
- * import { createModel, getLayerStatus, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getLayerStatus, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ targetModules: ["q_proj"] }));
  * const [{ name, moduleType, requiresGrad }] = getLayerStatus(model);
@@ -105,8 +103,10 @@ export interface ModelStatus {
 export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
   checkPeft(model);
   const adapters = [...model.adapters.values()];
-  if (adapters.length > 0 && adapters.every(({ sites }) => sites.size === 0)) {
-    const types = [...new Set(adapters.map(({ method }) => method.peftType))].join(", ");
+  if (
+    adapters.length > 0 && adapters.every((adapter) => partsOfKind(adapter, "site").length === 0)
+  ) {
+    const types = [...new Set(adapters.map(({ config }) => config.peftType))].join(", ");
     throw new UnsupportedError(
       "STATUS_METHOD",
       `${types} adapts no layers, so there is no status of them. ` +
@@ -118,7 +118,10 @@ export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
   const saved = new Map(adapters.map((adapter) => [adapter, savedModules(base, adapter)]));
   const layers = [...modulesOf(base).values()].flatMap(({ path, site }) => {
     const having = (has: (adapter: Adapter) => boolean) => adapters.filter(has);
-    const tuned = Map.groupBy(having(({ sites }) => sites.has(path)), (a) => a.method.peftType);
+    const tuned = Map.groupBy(
+      having((a) => sitePart(a, path) !== undefined),
+      (a) => a.config.peftType,
+    );
     return [
       // Of several methods at one module, PEFT wraps the later one around the earlier.
       ...[...tuned].reverse().map(([peftType, here], depth) =>
@@ -134,7 +137,7 @@ export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
         moduleType: "ModulesToSaveWrapper",
         kind: "saved",
       }),
-      layerStatus(model, having(({ tokens }) => tokens.has(path)), {
+      layerStatus(model, having((adapter) => tokensPart(adapter, path) !== undefined), {
         name: `${path}.token_adapter`,
         moduleType: "TrainableTokensLayer",
         kind: "tokens",
@@ -157,11 +160,8 @@ export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
  *
  * @example
  * ```ts
- * import { addAdapter, createModel, getModelStatus, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { addAdapter, getModelStatus, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const one = getPeftModel(base, loraConfig({ modulesToSave: ["lm_head"] }));
  * console.log(getModelStatus(one).activeAdapters); // ["default"]
@@ -172,7 +172,7 @@ export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
 export function getModelStatus(model: PeftModel): ModelStatus {
   const layers = getLayerStatus(model);
   const { trainable, all } = getNbTrainableParameters(model);
-  const peftTypes = [...model.adapters].map(([name, { method }]) => [name, method.peftType]);
+  const peftTypes = [...model.adapters].map(([name, { config }]) => [name, config.peftType]);
   const availableAdapters = sorted(layers.flatMap((layer) => layer.availableAdapters));
   const byAdapter = <T>(of: (layer: LayerStatus) => Readonly<Record<string, T>>) =>
     availableAdapters.map((name): [string, readonly T[]] => [
@@ -227,8 +227,8 @@ function layerStatus(
 }
 
 function quantizationOf(base: ModelGraph, path: string): string | null {
-  const { dtype } = parameterOf(base, `${path}.weight`);
-  return isBlockType(dtype) ? `gguf ${dtype}` : null;
+  const dtype = base.parameters.get(`${path}.weight`)?.dtype;
+  return dtype && isBlockType(dtype) ? `gguf ${dtype}` : null;
 }
 
 function mergedEverywhere(layers: readonly LayerStatus[]): readonly string[] | Irregular {

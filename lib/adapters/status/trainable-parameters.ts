@@ -6,7 +6,8 @@
 import { checkOptions, FUNCTION, type OptionRules } from "../../options.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { type Adapter, type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
+import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
+import type { Part } from "../parts.ts";
 import { savedCopies } from "./saved-modules.ts";
 
 const PRINT: OptionRules<{ readonly write?: (line: string) => void }> = { write: FUNCTION };
@@ -32,11 +33,8 @@ export interface ParameterCounts {
  *
  * @example
  * ```ts
- * import { createModel, getNbTrainableParameters, getPeftModel, loraConfig } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getNbTrainableParameters, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
  * console.log(getNbTrainableParameters(model)); // { trainable: 512, all: 24224 }
@@ -48,20 +46,33 @@ export function getNbTrainableParameters(model: AnyModel): ParameterCounts {
   const own = total(base.parameters.values());
   if (model.type === "model") return { trainable: own, all: own };
   let trainable = 0, all = own;
-  const replaced = new Map<string, Tensor>();
+  const replaced = new Map<string, number>();
   for (const adapter of model.adapters.values()) {
     const copies = savedCopies(base, adapter);
-    const added = leafCount(adapter) + total(copies);
+    const parts = [...adapter.parts.values()];
+    const added = parts.reduce((n, part) => n + addedBy(part, copies), 0);
     all += added;
     if (!model.enabled || !model.trainable.includes(adapter.name)) continue;
     trainable += added;
-    for (const [name, tensor] of adapter.parameters) {
-      if (!copies.has(tensor)) replaced.set(name, tensor);
+    for (const { place, leaves } of parts) {
+      if (place.kind !== "parameter" || leaves[""].kind !== "trained") continue;
+      if (!copies.has(place.name)) replaced.set(place.name, sizeOf(leaves[""].shape));
     }
   }
   // Biases are trained in the place of the base's own, so that they are among all already, and
   // are the same for all adapters.
-  return { trainable: trainable + total(replaced.values()), all };
+  return { trainable: [...replaced.values()].reduce((n, size) => n + size, trainable), all };
+}
+
+/**
+ * Numbers that a part adds to those of the base. What is tied counts once, but for transposes, which
+ * PEFT keeps apart.
+ */
+function addedBy({ place, leaves }: Part, copies: ReadonlySet<string>): number {
+  if (place.kind === "parameter" && !copies.has(place.name)) return 0;
+  return Object.values(leaves).filter(({ kind, tie }) =>
+    kind === "trained" && !(tie && !tie.transposed)
+  ).reduce((n, { shape }) => n + sizeOf(shape), 0);
 }
 
 /**
@@ -75,11 +86,8 @@ export function getNbTrainableParameters(model: AnyModel): ParameterCounts {
  *
  * @example
  * ```ts
- * import { createModel, getPeftModel, loraConfig, printTrainableParameters } from "@graft/peft";
- * const base = await createModel({
- *   model_type: "llama", vocab_size: 96, hidden_size: 32, intermediate_size: 48,
- *   num_hidden_layers: 2, num_attention_heads: 4,
- * }, { device: "cpu" });
+ * import { getPeftModel, loraConfig, printTrainableParameters, tinyModel } from "@graft/peft";
+ * const base = await tinyModel();
  * using _device = base.device;
  * const model = getPeftModel(base, loraConfig({ r: 4, targetModules: ["q_proj"] }));
  * printTrainableParameters(model);
@@ -114,19 +122,6 @@ function fourDecimals(x: number): string {
   if (x * 32 % 2 !== 1) return x.toFixed(4);
   const below = Math.floor(x * 1e4);
   return ((below + below % 2) / 1e4).toFixed(4);
-}
-
-/** Trained numbers of an adapter beside the parameters of the base. */
-function leafCount({ sites, shared, tokens }: Adapter): number {
-  let count = total(Object.values(shared.leaves));
-  for (const { leaves, tied = {} } of sites.values()) {
-    count += total(Object.values(leaves));
-    for (const { path, leaf } of Object.values(tied)) {
-      count += sizeOf(sites.get(path)!.leaves[leaf].shape);
-    }
-  }
-  const rows = new Set(tokens.values());
-  return count + total([...rows].map((entry) => entry.rows));
 }
 
 function total(tensors: Iterable<Tensor>): number {

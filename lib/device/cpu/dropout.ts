@@ -17,25 +17,32 @@ export interface MaskInput {
   readonly rate: number;
   /** Number of elements. */
   readonly size: number;
+  /** Name of the program's input that holds the number of the first row, and elements of a row. */
+  readonly rows?: { readonly first: string; readonly size: number };
 }
 
 /** The mask number `number` of a program. */
 export function maskInput(
   attributes: Attributes,
-  of: { readonly seed: string; readonly size: number; readonly number: number },
+  of: Pick<MaskInput, "seed" | "size" | "rows"> & { readonly number: number },
 ): MaskInput {
   const { rate, stream } = attributes as { rate: number; stream: number };
-  const { seed, size, number } = of;
-  return { name: `mask ${number}`, seed, stream, rate, size };
+  const { number, ...rest } = of;
+  return { name: `mask ${number}`, stream, rate, ...rest };
 }
 
 /** Writes 1 where the generator of `dropoutMask` keeps an element, and 0 elsewhere. */
-export function fillMask(out: Uint8Array, mask: MaskInput, seed: number): void {
+export function fillMask(
+  out: Uint8Array,
+  mask: MaskInput,
+  { seed, firstRow = 0 }: { readonly seed: number; readonly firstRow?: number },
+): void {
+  const start = firstRow * (mask.rows?.size ?? 0);
   const key = mix(mask.stream ^ mix(seed));
   // Numbers of 32 bits compare as signed ones once their first bit is flipped.
   const threshold = Math.min(Math.ceil(mask.rate * 2 ** 32), 2 ** 32 - 1) ^ 0x80000000;
   for (let i = 0; i < out.length; i++) {
-    let x = i ^ key;
+    let x = (i + start) ^ key;
     x = Math.imul(x ^ x >>> 16, 0x7feb352d);
     x = Math.imul(x ^ x >>> 15, 0x846ca68b);
     out[i] = ((x ^ x >>> 16) ^ 0x80000000) >= threshold ? 1 : 0;

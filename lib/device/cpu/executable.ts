@@ -17,7 +17,6 @@ import {
   given,
   knownOffsets,
   type Plan,
-  type PlanSession,
   settle,
   stateOf,
 } from "./plan.ts";
@@ -27,6 +26,7 @@ import {
   createSession,
   type Feed,
   feedOf,
+  type PlanSession,
   runSession,
   type Runtime,
   type Session,
@@ -152,12 +152,18 @@ export function createExecutable(program: Program, context: CpuContext): CpuExec
     ready: ReadonlyMap<string, Resident>,
   ): Promise<Record<string, Feed>> {
     const feeds: Record<string, Feed> = Object.fromEntries(plan.constants);
+    const numberIn = async (name: string) => {
+      const { array } = plan.inputs.get(name)!.role === "state"
+        ? stateOf(state, name).entry(name)
+        : await residentOf(plan, inputs, name, ready);
+      return array[0] as number;
+    };
     for (const mask of plan.lowered.masks) {
       const array = plan.masks.get(mask.name)!;
-      const seed = plan.inputs.get(mask.seed)!.role === "state"
-        ? stateOf(state, mask.seed).entry(mask.seed).array
-        : (await residentOf(plan, inputs, mask.seed, ready)).array;
-      fillMask(array, mask, seed[0] as number);
+      fillMask(array, mask, {
+        seed: await numberIn(mask.seed),
+        firstRow: mask.rows && await numberIn(mask.rows.first),
+      });
       feeds[mask.name] = feedOf(context.runtime, array, { type: "u8", shape: [mask.size] });
     }
     for (const { name } of plan.graph.inputs) {

@@ -8,7 +8,7 @@
 import { sameShape } from "../../ops/shapes.ts";
 import type { Lowered } from "./lower.ts";
 import type { OnnxGraph, OnnxInitializer, OnnxValueInfo } from "./onnx-model.ts";
-import type { PlanSession } from "./plan.ts";
+import type { PlanSession } from "./session.ts";
 
 /** A graph that is opened for several programs, and what one of them feeds it beside its inputs. */
 export interface Shared {

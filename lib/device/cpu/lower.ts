@@ -164,9 +164,11 @@ function createBuilder(options: LowerOptions) {
 
   function emitHostMask({ node, emit, scalar, ints }: OnnxContext): string {
     const size = sizeOf(node.shape), { rate } = node.attributes as { rate: number };
-    const seed = node.inputs[0].attributes.name as string;
-    const key = `${rate} ${node.attributes.stream} ${seed} ${size}`;
-    const mask = masks.get(key) ?? maskInput(node.attributes, { seed, size, number: masks.size });
+    const [seed, first] = node.inputs.map(({ attributes }) => attributes.name as string);
+    const rows = first === undefined ? {} : { rows: { first, size: size / node.shape[0] } };
+    const key = `${rate} ${node.attributes.stream} ${seed} ${first} ${node.shape}`;
+    const mask = masks.get(key) ??
+      maskInput(node.attributes, { seed, size, ...rows, number: masks.size });
     masks.set(key, mask);
     inputs.set(mask.name, { name: mask.name, type: "u8", shape: [size] });
     const values = emit("DequantizeLinear", [mask.name, scalar(1 / (1 - rate))]);
@@ -216,7 +218,10 @@ function createBuilder(options: LowerOptions) {
         return;
       }
       const here = context(node);
-      if (node.op === "dropoutMask" && options.hostMasks && node.inputs[0].op === "input") {
+      if (
+        node.op === "dropoutMask" && options.hostMasks &&
+        node.inputs.every(({ op }) => op === "input")
+      ) {
         return define(node, emitHostMask(here));
       }
       const name = fuse(node, { context: here, uses, nameOf: (v) => names.get(v)! });

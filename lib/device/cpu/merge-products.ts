@@ -4,12 +4,8 @@
  * @module
  */
 import { concat } from "../../ops/concat.ts";
-import {
-  matmulQuantized,
-  quantizedInputs,
-  quantizedOf,
-  type QuantizedValue,
-} from "../../ops/matmul-quantized.ts";
+import { matmulQuantized } from "../../ops/matmul-quantized.ts";
+import { quantizedInputs, quantizedOf, type QuantizedValue } from "../../ops/quantized-value.ts";
 import { sliceAxis } from "../../ops/slice.ts";
 import type { Graph, Value } from "../../ops/value.ts";
 import { type Program, rewrite } from "../../program/program.ts";

@@ -12,7 +12,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { lower, type Lowered } from "./lower.ts";
 import type { Families } from "./families.ts";
 import type { OnnxGraph } from "./onnx-model.ts";
-import { type Feed, feedOf, type Runtime, type Session } from "./session.ts";
+import { type Feed, feedOf, type PlanSession, type Runtime } from "./session.ts";
 import { type CpuState, hostTensor } from "./state.ts";
 
 /** New rows of a cache, which are written into its array. */
@@ -45,12 +45,6 @@ export interface Plan {
   readonly sources: readonly string[];
   /** What dropout masks are written to, by name. */
   readonly masks: ReadonlyMap<string, Uint8Array>;
-}
-
-/** A session, and the weights that are part of it. */
-export interface PlanSession {
-  readonly session: Session;
-  readonly weights: readonly WeakRef<Tensor>[];
 }
 
 /** Lowers what is needed to read these outputs and, if asked to, to update the state. */

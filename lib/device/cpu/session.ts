@@ -7,6 +7,7 @@ import type * as Ort from "onnxruntime-node";
 import { DeviceError } from "../../errors.ts";
 import type { OnnxType } from "../../ops/onnx-rule.ts";
 import type { TypedArray } from "../../tensor/dtype.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
 import { encodeModel, type OnnxGraph, type OnnxInitializer } from "./onnx-model.ts";
 
 /** The module `onnxruntime-node`. */
@@ -14,6 +15,12 @@ export type Runtime = typeof Ort;
 
 /** A session. */
 export type Session = Ort.InferenceSession;
+
+/** A session, and the weights that are part of it. */
+export interface PlanSession {
+  readonly session: Session;
+  readonly weights: readonly WeakRef<Tensor>[];
+}
 
 /** A tensor as ONNX Runtime takes and gives it. */
 export type Feed = Ort.Tensor;

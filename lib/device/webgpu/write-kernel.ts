@@ -4,7 +4,12 @@
  * @module
  */
 import { elementwiseKernel } from "../../../kernels/elementwise.ts";
-import { type FusedDispatch, type Leaf, writeExpression } from "../../../kernels/expression.ts";
+import {
+  type FusedDispatch,
+  type Leaf,
+  type Reads,
+  writeExpression,
+} from "../../../kernels/expression.ts";
 import { pieceKernel, transposeKernel } from "../../../kernels/layout.ts";
 import { reduceKernel } from "../../../kernels/reduce.ts";
 import { joinFunctions } from "../../../kernels/scalar-functions.ts";
@@ -65,6 +70,10 @@ function operationName(v: Value): string {
   return v.op === "unary" || v.op === "binary" ? String(v.attributes.fn) : v.op;
 }
 
+function readsOf(fused: FusedProgram, group: Group): Reads {
+  return { leaf: leafOf(fused, group), rule: (v) => operationOf(v).kernel };
+}
+
 /** The dispatches of an elementwise group. */
 export function writeElementwise(
   fused: FusedProgram,
@@ -75,19 +84,19 @@ export function writeElementwise(
   },
 ): WrittenKernel {
   const name = groupName(group);
-  const leaf = leafOf(fused, group);
+  const reads = readsOf(fused, group);
   const [root] = group.outputs;
   // On a processor, tiles cost more than reading along columns.
   if (!software && group.outputs.length === 1 && !inPlace.size && root.op === "transpose") {
     const rule = operationOf(root).kernel;
-    const moved = leaf(root.inputs[0]) && rule?.kind === "layout" &&
+    const moved = reads.leaf(root.inputs[0]) && rule?.kind === "layout" &&
       transposeKernel(rule.map(root), root.dtype);
     if (moved) {
       const bindings = [whole(root.inputs[0]), whole(root)];
       return { name, dispatches: [checked({ ...moved, bindings }, name)], temporaries: [] };
     }
   }
-  const dispatch = elementwiseKernel({ roots: group.outputs, leaf, inPlace });
+  const dispatch = elementwiseKernel({ roots: group.outputs, ...reads, inPlace });
   return { name, dispatches: [fromFused(dispatch, group, name)], temporaries: [] };
 }
 
@@ -101,7 +110,7 @@ export function writeReduce(
   const { dispatches, temporaries } = reduceKernel({
     node: group.node!,
     root: group.outputs[0],
-    leaf: leafOf(fused, group),
+    ...readsOf(fused, group),
     software,
   });
   return { name, dispatches: dispatches.map((d) => fromFused(d, group, name)), temporaries };
@@ -132,7 +141,7 @@ export function writeConcat(group: Group): WrittenKernel {
 export function writeOwn(fused: FusedProgram, group: Group, kernel: Kernel): WrittenKernel {
   const node = group.node!, [output] = group.outputs;
   const name = `${groupName(group)} (${kernel.variant})`;
-  const leaf = leafOf(fused, group);
+  const reads = readsOf(fused, group);
   const dispatches = kernel.dispatches.map((d) => {
     const bindings: Binding[] = d.bindings.map((b) =>
       b === "output"
@@ -157,7 +166,7 @@ export function writeOwn(fused: FusedProgram, group: Group, kernel: Kernel): Wri
       roots: [output],
       sizes,
       parameter: node,
-      leaf,
+      ...reads,
       name: "epilogue",
       firstBinding: bindings.length,
     });

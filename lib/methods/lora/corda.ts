@@ -12,7 +12,17 @@ import { toFloat32 } from "../../tensor/convert.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import type { Calibration } from "../calibration.ts";
 import type { CordaConfig } from "./corda-config.ts";
-import { type FlatMatrix, leadingSvd, matrixProduct, trailingSvd, transposed } from "../linalg.ts";
+import {
+  type FlatMatrix,
+  flatMatrix,
+  leadingSvd,
+  matrixProduct,
+  matrixTensor,
+  norm,
+  scaledRows,
+  trailingSvd,
+  transposed,
+} from "../linalg.ts";
 
 /** Where LoRAs with `initLoraWeights: "corda"` begin, as `preprocessCorda` finds it. */
 export interface CordaCalibration extends Calibration {
@@ -71,20 +81,13 @@ export function cordaEigens(
   checkCordaRank(site, r);
   const product = matrixProduct(weight, covariance);
   const { u, s } = method === "ipm" ? leadingSvd(product, r) : trailingSvd(product, r);
-  const v = matrixProduct(u, weight);
   // What is beyond the accuracy of the decomposition has no direction.
   const nothing = 1e-14 * norm(product.data);
-  for (let i = 0; i < v.data.length; i++) {
-    const value = s[Math.floor(i / v.columns)];
-    v.data[i] = value > nothing ? v.data[i] / value : 0;
-  }
-  const shapes = cordaShapes(site, r);
-  const make = (data: Float64Array, shape: readonly number[]) =>
-    tensor(Float32Array.from(data), { shape });
+  const inverse = s.map((value) => value > nothing ? 1 / value : 0);
   return {
-    S_WC: make(s, shapes.S_WC),
-    U_WC: make(transposed(u).data, shapes.U_WC),
-    V_WC: make(transposed(v).data, shapes.V_WC),
+    S_WC: tensor(Float32Array.from(s)),
+    U_WC: matrixTensor(transposed(u)),
+    V_WC: matrixTensor(transposed(scaledRows(matrixProduct(u, weight), inverse))),
   };
 }
 
@@ -130,12 +133,6 @@ export function dampedCovariance(covariance: FlatMatrix, path: string): FlatMatr
       return { rows: n, columns: n, data: fixed };
     }
   }
-}
-
-function norm(x: Float64Array): number {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) sum += x[i] * x[i];
-  return Math.sqrt(sum);
 }
 
 /**
@@ -224,15 +221,8 @@ export async function cordaFactors(
       { path: site.path, part },
     );
   }));
-  const r = s.length;
   const roots = Array.from(s, (value) => Math.sqrt(value / scale));
-  const scaled = (values: Float32Array, rows: number): FlatMatrix => ({
-    rows,
-    columns: r,
-    data: Float64Array.from(values, (x, i) => x * roots[i % r]),
-  });
-  return {
-    a: transposed(scaled(v, site.inFeatures)),
-    b: scaled(u, site.outFeatures),
-  };
+  const rowsOf = (values: Float32Array, rows: number) =>
+    scaledRows(transposed(flatMatrix(values, { rows, columns: s.length })), roots);
+  return { a: rowsOf(v, site.inFeatures), b: transposed(rowsOf(u, site.outFeatures)) };
 }

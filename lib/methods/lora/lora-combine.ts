@@ -20,7 +20,7 @@ import type {
   CombineRule,
   CombineSite,
 } from "../combine.ts";
-import { type FlatMatrix, flatMatrix, leadingSvd, matrixProduct, transposed } from "../linalg.ts";
+import { type FlatMatrix, leadingSvd, matrixProduct, transposed } from "../linalg.ts";
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import {
   factorLeaves,
@@ -29,9 +29,11 @@ import {
   leadingFactors,
   type LeadingSvd,
   magnitudes,
+  outIn,
   productSvd,
   scaled,
   stacked,
+  sum,
 } from "./lora-factors.ts";
 import { decomposes, initLora } from "./lora-init.ts";
 import type { Leaves } from "../method.ts";
@@ -63,11 +65,11 @@ export const loraCombine: CombineRule<LoraConfig> = {
   combine,
   draws: {
     count: drawCount,
-    async before(random, { config, sites, model }) {
+    async before(random, { config, sites }) {
       // PEFT starts the adapter as any other, at its full rank, before it overwrites it.
       const fresh = { ...config, useDora: false, rankPattern: {} };
       const weight = () => Promise.reject(new TypeError("Not read without DoRA."));
-      for (const site of sites) await initLora({ site, config: fresh, model, random, weight });
+      for (const site of sites) await initLora({ site, config: fresh, random, weight });
     },
   },
   rescale(config, factor) {
@@ -106,8 +108,8 @@ export const loraCombine: CombineRule<LoraConfig> = {
           ...(leaves.lora_magnitude_vector &&
             { lora_magnitude_vector: leaves.lora_magnitude_vector }),
         },
-        total: sumOf(squares),
-        lost: sumOf(squares.subarray(rank)),
+        total: sum(squares),
+        lost: sum(squares.subarray(rank)),
       };
     },
   },
@@ -154,9 +156,9 @@ function combinedConfig(parts: readonly Part[], options: CombineOptions): LoraCo
   const present = (path: string) =>
     parts.map((part) => rankAt(part, path)).filter((r) => r !== undefined);
   if (type === SUM) {
-    return withRanks(base, new Map([...paths].map((path) => [path, sumOf(present(path))])));
+    return withRanks(base, new Map([...paths].map((path) => [path, sum(present(path))])));
   }
-  if (type === "cat") return withRanks(base, everywhere(sumOf(ranks)));
+  if (type === "cat") return withRanks(base, everywhere(sum(ranks)));
   if (type.endsWith("svd")) {
     return withRanks(base, everywhere(options.svdRank ?? Math.max(...ranks)));
   }
@@ -325,17 +327,13 @@ function denseSvd(
   const { present, how, rank } = of;
   const { inFeatures, outFeatures, kind } = site;
   // As the layer stores it, because that is the order in which random numbers are drawn.
-  const outIn = kind === "linear";
   const changes = present.map(({ a, b, scale }) => {
     const change = matrixProduct(scaled(b, scale), a);
-    return (outIn ? change : transposed(change)).data;
+    return (kind === "linear" ? change : transposed(change)).data;
   });
   const weights = present.map(({ weight }) => weight);
   const merged = mergeTasks(changes, { ...mergeOptions(how), weights });
-  const matrix = outIn
-    ? flatMatrix(merged, { rows: outFeatures, columns: inFeatures })
-    : transposed(flatMatrix(merged, { rows: inFeatures, columns: outFeatures }));
-  return leadingSvd(matrix, Math.min(rank, inFeatures, outFeatures));
+  return leadingSvd(outIn(site, merged), Math.min(rank, inFeatures, outFeatures));
 }
 
 /** The weighted sum of the biases of B, which no way prunes. */
@@ -380,11 +378,5 @@ function drawCount({ site, parts, options }: CombineSite<LoraConfig>): number {
   const ranks = parts.map((part) => rankAt(part, path)).filter((r) => r !== undefined);
   return type.endsWith("svd")
     ? ranks.length * inFeatures * outFeatures
-    : sumOf(ranks) * (inFeatures + outFeatures);
-}
-
-function sumOf(values: Iterable<number>): number {
-  let sum = 0;
-  for (const value of values) sum += value;
-  return sum;
+    : sum(ranks) * (inFeatures + outFeatures);
 }

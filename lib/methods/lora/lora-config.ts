@@ -10,6 +10,7 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
+  described,
   field,
   type FieldType,
   parseConfig,
@@ -17,6 +18,7 @@ import {
   targetFields,
 } from "../config.ts";
 import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
+import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
@@ -184,18 +186,16 @@ function pattern(values: z.ZodType<number>, described: string): FieldType<
 /** The fields of {@link LoraConfig}. */
 export const loraSchema: ConfigSchema<LoraConfig> = {
   peftType: "LORA",
-  floats: ["loraDropout"],
+  targets: ATTENTION_TARGETS,
+  mixes: true,
+  isIdentityAtInit: true,
   retired: { enable_lora: [null], merge_weights: [true, false, null] },
-  subconfigs: ["cordaConfig"],
   fields: {
     ...commonFields("LORA"),
     ...targetFields(),
-    peftType: z.literal("LORA").default("LORA").describe('"LORA"'),
     r: field.integer(8, 1),
     loraAlpha: field.number(8),
-    loraDropout: z.number().min(0).lt(1).default(0).describe(
-      "a number from 0 up to, not including, 1",
-    ),
+    loraDropout: field.probability(0),
     useRslora: field.boolean(false),
     useDora: field.boolean(false),
     loraBias: field.boolean(false),
@@ -217,7 +217,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
     arrowConfig: field.object(),
-    cordaConfig: cordaConfigField,
+    cordaConfig: described(cordaConfigField, { nested: true }),
     evaConfig: field.object(),
     kasaConfig: field.object(),
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)

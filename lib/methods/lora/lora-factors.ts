@@ -5,14 +5,19 @@
  */
 import type { Site } from "../../model/site.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
+import { computedTensor } from "../../tensor/computed.ts";
+import { sizeOf } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import {
+  firstRows,
   type FlatMatrix,
   flatMatrix,
   leadingQr,
   type LeadingSvd,
   leadingSvd,
+  matrixOf,
   rowProducts,
+  scaledRows,
   transposed,
 } from "../linalg.ts";
 import type { Leaves } from "../method.ts";
@@ -35,11 +40,6 @@ export async function factorsOf(leaves: Leaves): Promise<Factors> {
   // B·A − B₀·A₀
   const a0 = await matrixOf(leaves.lora_A_init), b0 = await matrixOf(leaves.lora_B_init);
   return stacked([{ a, b }, { a: a0, b: scaled(b0, -1) }]);
-}
-
-async function matrixOf(leaf: Tensor): Promise<FlatMatrix> {
-  const [rows, columns] = leaf.shape;
-  return flatMatrix(await toFloat32(leaf), { rows, columns });
 }
 
 /** A matrix times a number. */
@@ -88,13 +88,8 @@ export function leadingFactors(
   rank: number,
   clamp?: number,
 ): Factors {
-  const leading = (m: FlatMatrix): FlatMatrix => {
-    const rows = Math.min(rank, m.rows);
-    return { ...m, rows, data: m.data.slice(0, rows * m.columns) };
-  };
-  const columns = leading(u);
-  const b = { ...columns, data: columns.data.map((x, i) => x * s[Math.floor(i / u.columns)]) };
-  const a = leading(v);
+  const rows = Math.min(rank, s.length);
+  const a = firstRows(v, rows), b = scaledRows(firstRows(u, rows), s);
   const limit = clamp === undefined ? Infinity : quantile([a.data, b.data], clamp);
   const clamped = (m: FlatMatrix): FlatMatrix => ({
     ...m,
@@ -149,6 +144,54 @@ export function magnitudes(
   return squares.map(Math.sqrt);
 }
 
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
+/** A change of a weight as [out, in], whichever way the site stores it. */
+export function outIn(
+  { kind, inFeatures, outFeatures }: Site,
+  change: ArrayLike<number>,
+): FlatMatrix {
+  return kind === "linear"
+    ? flatMatrix(change, { rows: outFeatures, columns: inFeatures })
+    : transposed(flatMatrix(change, { rows: inFeatures, columns: outFeatures }));
+}
+
+/** A tensor that counts with a sign. */
+export interface Signed {
+  /** The tensor. */
+  readonly tensor: Tensor;
+  /** Its sign. */
+  readonly sign: 1 | -1;
+}
+
+/** Matrices, or vectors, behind one another along an axis, times a factor; zeros fill the shape. */
+export function joined(
+  shape: readonly number[],
+  of: { readonly parts: readonly Signed[]; readonly axis: 0 | 1; readonly factor?: number },
+): Tensor {
+  const { parts, axis, factor = 1 } = of;
+  const [first] = parts;
+  if (parts.length === 1 && factor === 1 && first.tensor.shape.join() === shape.join()) {
+    return first.tensor;
+  }
+  return computedTensor(shape, async () => {
+    const out = new Float32Array(sizeOf(shape));
+    const width = shape.length > 1 ? shape[1] : 1;
+    let at = 0;
+    for (const { tensor, sign } of parts) {
+      const values = await toFloat32(tensor);
+      const own = tensor.shape.length > 1 ? tensor.shape[1] : 1;
+      const start = axis === 0 ? at * width : at;
+      for (let i = 0; i < values.length; i++) {
+        out[start + Math.floor(i / own) * width + i % own] = sign * factor * values[i];
+      }
+      at += tensor.shape[axis];
+    }
+    return out;
+  });
+}
+
+/** The sum of numbers. */
+export function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
 }

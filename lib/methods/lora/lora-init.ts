@@ -6,7 +6,6 @@
  */
 import { ConfigError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
-import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import { checkCordaCalibration, checkCordaRank, cordaFactors } from "./corda.ts";
 import {
   approximateSvd,
@@ -16,12 +15,16 @@ import {
   type LeadingSvd,
   leadingSvd,
   matrixProduct,
+  matrixTensor,
   orthonormalColumns,
   rowProducts,
+  scaledRows,
   transposed,
 } from "../linalg.ts";
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
-import type { CalibrationCheck, InitContext, Leaves, SiteLeaves } from "../method.ts";
+import { magnitudes } from "./lora-factors.ts";
+import type { CalibrationCheck } from "../config.ts";
+import type { InitSource, Leaf, LeafRule, Leaves, SitePlace } from "../method.ts";
 import type { TorchRandom } from "../torch-random.ts";
 
 /**
@@ -61,47 +64,61 @@ export function loraFrozenShapes(
   return { lora_A_init: lora_A, lora_B_init: lora_B };
 }
 
-/** Makes the leaves of one site. Takes exactly the random numbers that PEFT takes for it. */
-export async function initLora(context: InitContext<LoraConfig>): Promise<SiteLeaves> {
-  const { config, site } = context;
-  const shapes = loraLeafShapes(config, site);
-  const { scale } = loraShape(config, site);
-  const frozen = decomposes(config, site) ? await decompose(context) : {};
-  const factors: Readonly<Record<string, Float32Array | Tensor>> = decomposes(config, site)
-    ? { lora_A: frozen.lora_A_init, lora_B: frozen.lora_B_init }
-    : site.kind === "embedding"
-    ? drawEmbedding(context)
-    : drawLinear(context);
-  const leaves: Record<string, Tensor> = {};
-  for (const [name, values] of Object.entries(factors)) {
-    leaves[name] = values instanceof Float32Array
-      ? tensor(values, { shape: shapes[name] })
-      : values;
+/** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
+export function loraLeaves(
+  { config, site }: SitePlace<LoraConfig>,
+): Readonly<Record<string, LeafRule>> {
+  // Both factors come out of one decomposition, so that the first to be made makes all.
+  let made: Promise<Readonly<Record<string, Leaf>>> | undefined;
+  const init = (leaf: string) => async (from: InitSource) =>
+    (await (made ??= initLora({ ...from, config, site })))[leaf];
+  const rules: Record<string, LeafRule> = {};
+  for (const [leaf, shape] of Object.entries(loraLeafShapes(config, site))) {
+    rules[leaf] = { shape, init: init(leaf), ...KEYS[leaf] };
   }
-  if (config.useDora) {
-    // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
-    // alone.
-    const { lora_A: a, lora_B: b, lora_embedding_A: c, lora_embedding_B: d } = factors;
-    const update = config.initLoraWeights === false
-      ? { a: (a ?? c) as Float32Array, b: (b ?? d) as Float32Array, scale }
-      : undefined;
-    const norms = outputNorms(await context.weight(), { site, update });
-    leaves.lora_magnitude_vector = tensor(norms, { shape: shapes.lora_magnitude_vector });
+  for (const [leaf, shape] of Object.entries(loraFrozenShapes(config, site))) {
+    rules[leaf] = { shape, init: init(leaf), kind: "fixed" };
   }
-  return { leaves, frozen };
+  return rules;
 }
 
-/**
- * Only the fixed leaves, for an adapter that is being loaded: what PiSSA, OLoRA and CorDA took out
- * of the base.
- */
-export async function frozenLora(context: InitContext<LoraConfig>): Promise<Leaves> {
-  const { config, site, random } = context;
-  if (decomposes(config, site)) return await decompose(context);
-  // Sites without a decomposition stand between those with one, whose random numbers come later in
-  // the stream.
-  if (isIterative(config)) drawEmbedding({ config, site, random });
-  return {};
+/** Leaves whose key is not their name, and what they are tied to at a tied head. */
+const KEYS: Readonly<Record<string, Partial<LeafRule>>> = {
+  lora_A: { key: "lora_A.weight", tiedTo: "lora_embedding_B" },
+  lora_B: { key: "lora_B.weight", tiedTo: "lora_embedding_A" },
+  lora_bias: { key: "lora_B.bias" },
+};
+
+/** A site, and what its leaves begin from. */
+export type LoraStart = InitSource & Pick<SitePlace<LoraConfig>, "config" | "site">;
+
+/** Makes what a site starts from, fixed and trained leaves together. */
+export async function initLora(
+  context: LoraStart,
+): Promise<Readonly<Record<string, Leaf>>> {
+  const { config, site } = context;
+  if (decomposes(config, site)) {
+    const { lora_A_init, lora_B_init } = await decompose(context);
+    const factors = { lora_A: lora_A_init, lora_B: lora_B_init, lora_A_init, lora_B_init };
+    if (!config.useDora) return factors;
+    const norms = magnitudes(await context.weight(), { site });
+    return { ...factors, lora_magnitude_vector: Float32Array.from(norms) };
+  }
+  const factors = site.kind === "embedding" ? drawEmbedding(context) : drawLinear(context);
+  if (!config.useDora) return factors;
+  // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
+  // alone.
+  const { lora_A: a, lora_B: b, lora_embedding_A: c, lora_embedding_B: d } = factors;
+  const { r, scale } = loraShape(config, site), { inFeatures, outFeatures } = site;
+  const change = config.initLoraWeights === false
+    ? {
+      a: flatMatrix(a ?? c, { rows: r, columns: inFeatures }),
+      b: flatMatrix(b ?? d, { rows: outFeatures, columns: r }),
+      scale,
+    }
+    : undefined;
+  const norms = magnitudes(await context.weight(), { site, change });
+  return { ...factors, lora_magnitude_vector: Float32Array.from(norms) };
 }
 
 /** Whether a site starts from a decomposition of its weight, which the base then lacks. */
@@ -137,9 +154,9 @@ function isIterative({ initLoraWeights: init }: LoraConfig): boolean {
   return typeof init === "string" && init.startsWith("pissa_niter_");
 }
 
-type Draw = Pick<InitContext<LoraConfig>, "config" | "site" | "random">;
+type Draw = Pick<LoraStart, "config" | "site" | "random">;
 
-function drawEmbedding({ config, site, random }: Draw): Record<string, Float32Array> {
+function drawEmbedding({ config, site, random }: Draw): Record<string, Float32Array<ArrayBuffer>> {
   const { r } = loraShape(config, site);
   const { inFeatures, outFeatures } = site;
   const a = random.normal(r * inFeatures), b = random.normal(outFeatures * r);
@@ -159,7 +176,7 @@ function skipLinear(random: TorchRandom, { r, site, config }: {
   );
 }
 
-function drawLinear({ config, site, random }: Draw): Record<string, Float32Array> {
+function drawLinear({ config, site, random }: Draw): Record<string, Float32Array<ArrayBuffer>> {
   const { r } = loraShape(config, site);
   const { inFeatures: i, outFeatures: o } = site;
   if (config.initLoraWeights === false) {
@@ -186,7 +203,7 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
 export function kaimingUniform(
   random: TorchRandom,
   { size, features }: { readonly size: number; readonly features: number },
-): Float32Array {
+): Float32Array<ArrayBuffer> {
   const bound = Math.sqrt(3) * (Math.sqrt(2 / (1 + Math.sqrt(5) ** 2)) / Math.sqrt(features));
   return random.uniform(size, { low: -bound, high: bound });
 }
@@ -198,7 +215,7 @@ export function kaimingUniform(
 function drawOrthogonal(
   random: TorchRandom,
   { r, site: { inFeatures, outFeatures } }: { readonly r: number; readonly site: Site },
-): Record<string, Float32Array> {
+): Record<string, Float32Array<ArrayBuffer>> {
   const half = r / 2;
   const draw = (rows: number, columns: number) =>
     flatMatrix(random.normal(rows * columns), { rows, columns });
@@ -216,7 +233,7 @@ function drawOrthogonal(
   return { lora_A: tenth(a), lora_B: tenth(b) };
 }
 
-function tenth({ data }: FlatMatrix): Float32Array {
+function tenth({ data }: FlatMatrix): Float32Array<ArrayBuffer> {
   return Float32Array.from(data, (x) => x / 10);
 }
 
@@ -224,7 +241,7 @@ function tenth({ data }: FlatMatrix): Float32Array {
  * The factors that PiSSA, OLoRA and CorDA start from; `scale · B · A` is the part of the weight that the
  * adapter takes over.
  */
-async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
+async function decompose(context: LoraStart): Promise<Leaves> {
   const { config, site, random } = context;
   const { inFeatures: columns, outFeatures: rows } = site;
   const { r, scale } = loraShape(config, site);
@@ -256,11 +273,7 @@ async function decompose(context: InitContext<LoraConfig>): Promise<Leaves> {
     ? sketchedSvd(weight, { r, rank, random, init: config.initLoraWeights as string })
     : leadingSvd(weight, rank);
   const roots = svd.s.map((s) => Math.sqrt(s / scale));
-  const scaled = (m: FlatMatrix): FlatMatrix => ({
-    ...m,
-    data: m.data.map((x, i) => x * roots[Math.floor(i / m.columns)]),
-  });
-  return factorTensors(scaled(svd.v), transposed(scaled(svd.u)));
+  return factorTensors(scaledRows(svd.v, roots), transposed(scaledRows(svd.u, roots)));
 }
 
 function sketchedSvd(
@@ -282,45 +295,5 @@ function sketchedSvd(
 }
 
 function factorTensors(a: FlatMatrix, b: FlatMatrix): Leaves {
-  const make = ({ data, rows, columns }: FlatMatrix) =>
-    tensor(Float32Array.from(data), { shape: [rows, columns] });
-  return { lora_A_init: make(a), lora_B_init: make(b) };
-}
-
-/**
- * The length of what leads to each output feature: of rows of a linear layer's weight, of columns
- * of an embedding's.
- */
-function outputNorms(
-  weight: Float32Array,
-  options: {
-    readonly site: Site;
-    readonly update?: {
-      readonly a: Float32Array;
-      readonly b: Float32Array;
-      readonly scale: number;
-    };
-  },
-): Float32Array {
-  const { site: { kind, inFeatures, outFeatures }, update } = options;
-  // Where in the weight an element is: [out, in], but [in, out] for an embedding.
-  const [outStep, inStep] = kind === "embedding" ? [1, outFeatures] : [inFeatures, 1];
-  const rank = update ? update.a.length / inFeatures : 0;
-  const out = new Float32Array(outFeatures);
-  for (let o = 0; o < outFeatures; o++) {
-    let sum = 0;
-    for (let i = 0; i < inFeatures; i++) {
-      let w = weight[o * outStep + i * inStep];
-      if (update) {
-        let delta = 0;
-        for (let k = 0; k < rank; k++) {
-          delta += update.b[o * rank + k] * update.a[k * inFeatures + i];
-        }
-        w += update.scale * delta;
-      }
-      sum += w * w;
-    }
-    out[o] = Math.sqrt(sum);
-  }
-  return out;
+  return { lora_A_init: matrixTensor(a), lora_B_init: matrixTensor(b) };
 }

@@ -9,10 +9,10 @@
  */
 import { ShapeError, UnsupportedError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
-import { toFloat32 } from "../../tensor/convert.ts";
-import { sizeOf } from "../../tensor/dtype.ts";
+import { computedTensor } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
+import { joined, magnitudes, type Signed } from "./lora-factors.ts";
 import { decomposes, loraLeafShapes } from "./lora-init.ts";
 import type { Leaves } from "../method.ts";
 import type { RefitContext, RefitRule } from "../refit.ts";
@@ -84,13 +84,13 @@ function refit(context: Context): Leaves {
     if (/_[AB]$/.test(leaf)) {
       const parts = from ? partsOf(context, leaf, old!) : [];
       checkRank(context, { leaf, shape, parts });
-      leaves[leaf] = padded(shape, {
+      leaves[leaf] = joined(shape, {
         parts,
         axis: leaf.endsWith("A") ? 0 : 1,
         factor: leaf.endsWith("B") ? factor : 1,
       });
     } else if (leaf === "lora_bias") {
-      leaves[leaf] = padded(shape, {
+      leaves[leaf] = joined(shape, {
         parts: old ? [{ tensor: old, sign: 1 }] : [],
         axis: 0,
         factor,
@@ -98,7 +98,10 @@ function refit(context: Context): Leaves {
     } else {
       // A magnitude of the weight's own length is a factor of 1.
       leaves[leaf] = old ??
-        computed(shape, async () => outputLengths(await context.weight(), site));
+        computedTensor(
+          shape,
+          async () => Float32Array.from(magnitudes(await context.weight(), { site })),
+        );
     }
   }
   return leaves;
@@ -128,13 +131,8 @@ function checkTie(context: Context, source: Site, factor: number): void {
   );
 }
 
-interface Part {
-  readonly tensor: Tensor;
-  readonly sign: 1 | -1;
-}
-
-function partsOf({ site, from }: Context, leaf: string, tensor: Tensor): readonly Part[] {
-  const own: Part = { tensor, sign: 1 };
+function partsOf({ site, from }: Context, leaf: string, tensor: Tensor): readonly Signed[] {
+  const own: Signed = { tensor, sign: 1 };
   if (!decomposes(from!.config, site)) return [own];
   const initial = from!.leaves[`${leaf}_init`];
   return [own, { tensor: initial, sign: leaf.endsWith("B") ? -1 : 1 }];
@@ -142,7 +140,11 @@ function partsOf({ site, from }: Context, leaf: string, tensor: Tensor): readonl
 
 function checkRank(
   { site, from }: Context,
-  of: { readonly leaf: string; readonly shape: readonly number[]; readonly parts: readonly Part[] },
+  of: {
+    readonly leaf: string;
+    readonly shape: readonly number[];
+    readonly parts: readonly Signed[];
+  },
 ): void {
   const axis = of.leaf.endsWith("A") ? 0 : 1;
   const other = of.parts.find(({ tensor }) => tensor.shape[1 - axis] !== of.shape[1 - axis]);
@@ -167,57 +169,4 @@ function checkRank(
     }. Pad the adapters that are swapped to the largest rank of all with prepareModelForCompiledHotswap({ targetRank: ${found} }).`,
     { path: site.path, rank: found, room },
   );
-}
-
-/** Matrices behind one another along an axis, times a factor, and zeros for the rest. */
-function padded(
-  shape: readonly number[],
-  of: { readonly parts: readonly Part[]; readonly axis: 0 | 1; readonly factor: number },
-): Tensor {
-  const { parts, axis, factor } = of;
-  const [first] = parts;
-  if (parts.length === 1 && factor === 1 && first.tensor.shape.join() === shape.join()) {
-    return first.tensor;
-  }
-  return computed(shape, async () => {
-    const out = new Float32Array(sizeOf(shape));
-    const width = shape.length > 1 ? shape[1] : 1;
-    let at = 0;
-    for (const { tensor, sign } of parts) {
-      const values = await toFloat32(tensor);
-      const own = tensor.shape.length > 1 ? tensor.shape[1] : 1;
-      const start = axis === 0 ? at * width : at;
-      for (let i = 0; i < values.length; i++) {
-        out[start + Math.floor(i / own) * width + i % own] = sign * factor * values[i];
-      }
-      at += tensor.shape[axis];
-    }
-    return out;
-  });
-}
-
-/** A tensor whose contents are made once, when they are first read. */
-function computed(shape: readonly number[], make: () => Promise<Float32Array>): Tensor {
-  let made: Promise<Float32Array> | undefined;
-  return {
-    dtype: "f32",
-    shape,
-    where: "host",
-    data: () =>
-      made ??= make().catch((error) => {
-        made = undefined;
-        throw error;
-      }),
-  };
-}
-
-/** The length of what leads to each output feature, of a weight as it is stored. */
-function outputLengths(weight: Float32Array, site: Site): Float32Array {
-  const { kind, inFeatures, outFeatures } = site;
-  const [outStep, inStep] = kind === "linear" ? [inFeatures, 1] : [1, outFeatures];
-  return Float32Array.from({ length: outFeatures }, (_, o) => {
-    let sum = 0;
-    for (let i = 0; i < inFeatures; i++) sum += weight[o * outStep + i * inStep] ** 2;
-    return Math.sqrt(sum);
-  });
 }

@@ -4,8 +4,8 @@ import {
   initialCalibration,
   loadCalibration,
   saveCalibration,
-} from "../../../lib/adapters/calibrate/calibration-files.ts";
-import { convertToLora } from "../../../lib/adapters/merge/convert-to-lora.ts";
+} from "../../../lib/adapters/lora/calibration-files.ts";
+import { convertToLora } from "../../../lib/adapters/lora/convert-to-lora.ts";
 import { forward } from "../../../lib/adapters/forward.ts";
 import { hashBase } from "../../../lib/adapters/hash-base.ts";
 import { prepareModelForCompiledHotswap } from "../../../lib/adapters/combine/hotswap.ts";
@@ -16,7 +16,7 @@ import type { AnyModel } from "../../../lib/adapters/peft-model.ts";
 import {
   type CordaProgress,
   preprocessCorda,
-} from "../../../lib/adapters/calibrate/preprocess-corda.ts";
+} from "../../../lib/adapters/lora/preprocess-corda.ts";
 import type { AdapterParts } from "../../../lib/adapters/checkpoint/read-adapter.ts";
 import { savePretrained } from "../../../lib/adapters/checkpoint/save.ts";
 import { setAdapter } from "../../../lib/adapters/select.ts";

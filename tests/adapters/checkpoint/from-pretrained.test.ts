@@ -8,6 +8,7 @@ import { getAdapterStateDict } from "../../../lib/adapters/checkpoint/state-dict
 import type { Device } from "../../../lib/device/device.ts";
 import { CheckpointError, FileError, GraftError, ValueError } from "../../../lib/errors.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
+import { loadModel } from "../../../lib/io/load-model.ts";
 import { type LoraConfig, loraConfig } from "../../../lib/methods/lora/lora-config.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import { codeOf, inFolder } from "../../io/folder.ts";
@@ -61,6 +62,27 @@ Deno.test("an adapter brings the base that its config names", () =>
     });
     assertEquals(cast.base.parameters.get("model.norm.weight")!.dtype, "bf16");
     assertEquals([...getAdapterStateDict(cast).values()][0].where, "file");
+  }));
+
+Deno.test("a base can be for another task than its config says", () =>
+  inFolder(async (folder) => {
+    const options = { device: noDevice, taskType: "TOKEN_CLS", numLabels: 5 } as const;
+    const base = await loadModel(join(golden, "base", "bert"), options);
+    const config = loraConfig({
+      r: 2,
+      targetModules: ["query"],
+      taskType: "TOKEN_CLS",
+      modulesToSave: ["classifier"],
+    });
+    const model = await randomized(getPeftModel(base, config));
+    await savePretrained(model, folder);
+    const found = await fromPretrained(folder, options);
+    assertEquals(found.base.taskType, "TOKEN_CLS");
+    const tensors = getAdapterStateDict(found), saved = getAdapterStateDict(model);
+    assertEquals(tensors.get("base_model.model.classifier.weight")!.shape[0], 5);
+    for (const [key, t] of saved) {
+      assertEquals(await toFloat32(tensors.get(key)!), await toFloat32(t));
+    }
   }));
 
 Deno.test("a base is looked for from here, then from the adapter's folder", () =>

@@ -16,7 +16,7 @@ import {
 } from "../../../lib/errors.ts";
 import { openSafetensors, writeSafetensors } from "../../../lib/io/safetensors.ts";
 import { loraConfig } from "../../../lib/methods/lora/lora-config.ts";
-import { prefixTuningConfig } from "../../../lib/methods/prefix-tuning-config.ts";
+import { prefixTuningConfig } from "../../../lib/methods/prefix-tuning.ts";
 import { castTensor, toFloat32 } from "../../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../../lib/tensor/tensor.ts";
 import { inFolder } from "../../io/folder.ts";

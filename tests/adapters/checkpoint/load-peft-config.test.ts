@@ -5,12 +5,13 @@ import { loadPeftConfig } from "../../../lib/adapters/checkpoint/load-peft-confi
 import { savePretrained } from "../../../lib/adapters/checkpoint/save.ts";
 import { ConfigError, FileError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
+import { commonFields } from "../../../lib/methods/config.ts";
 import { type LoraConfig, loraConfig } from "../../../lib/methods/lora/lora-config.ts";
 import { defaultMethods, registerPeftMethod } from "../../../lib/methods/mod.ts";
 import { toPeftJson } from "../../../lib/methods/peft-json.ts";
 import { codeOf, inFolder } from "../../io/folder.ts";
 import { hubServer } from "../../io/hub-server.ts";
-import { golden, goldenBase, peftLora } from "../bases.ts";
+import { golden, goldenBase } from "../bases.ts";
 import cases from "../../golden/cases.json" with { type: "json" };
 
 Deno.test("configs of PEFT are read, and written again as they were", async () => {
@@ -48,15 +49,14 @@ Deno.test("only the config is needed, from a folder or from the hub", () =>
 
 Deno.test("a method from outside", () =>
   inFolder(async (folder) => {
-    const { method, config: schema } = defaultMethods.get("LORA")!;
+    const lora = defaultMethods.get("LORA")!;
     const registry = registerPeftMethod(defaultMethods, {
+      ...lora,
       name: "mine",
-      config: { ...schema, peftType: "MINE" },
-      method: {
-        ...method,
+      config: {
+        ...lora.config,
         peftType: "MINE",
-        prefix: "mine_",
-        parseConfig: (config) => ({ ...peftLora({}), ...config as object, peftType: "MINE" }),
+        fields: { ...lora.config.fields, ...commonFields("MINE") },
       },
     });
     const json = { peft_type: "MINE", r: 5 };

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { addAdapter, getPeftModel } from "../../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../../lib/adapters/leaves.ts";
+import { partsOfKind } from "../../../lib/adapters/parts.ts";
 import {
   getAdapterStateDict,
   setAdapterStateDict,
@@ -138,7 +139,7 @@ Deno.test("weights of the base in a file count only where they differ", async ()
   const model = getPeftModel(base, loraConfig({ targetModules: ["embed_tokens"] }));
   const dict = new Map(getAdapterStateDict(model));
   const same = await setAdapterStateDict(model, dict);
-  assertEquals(same.model.adapters.get("default")!.replacements?.size, 0);
+  assertEquals(partsOfKind(same.model.adapters.get("default")!, "parameter"), []);
 
   const key = "base_model.model.model.embed_tokens.base_layer.weight";
   const values = (await toFloat32(dict.get(key)!)).slice();
@@ -146,7 +147,10 @@ Deno.test("weights of the base in a file count only where they differ", async ()
   dict.set(key, tensor(values, { shape: [61, 32] }));
   const { model: other } = await setAdapterStateDict(model, dict);
   const adapter = other.adapters.get("default")!;
-  assertEquals([...adapter.replacements!.keys()], ["model.embed_tokens.weight"]);
+  assertEquals(
+    partsOfKind(adapter, "parameter").map(({ place, leaves }) => [place.name, leaves[""].kind]),
+    [["model.embed_tokens.weight", "fixed"]],
+  );
   // It is saved again, and not trained.
   assertEquals(await getAdapterStateDict(other).get(key)!.data(), values);
   assertEquals([...trainableLeaves(other).keys()], [
@@ -166,7 +170,7 @@ Deno.test("what PiSSA and OLoRA leave of a head is neither saved nor read: it fo
     dict.set(key, tensor(new Float32Array(61 * 32), { shape: [61, 32] }));
     const { model: loaded, report } = await setAdapterStateDict(model, dict);
     assertEquals(report.ignored, [key]);
-    assertEquals(loaded.adapters.get("default")!.replacements?.size, 0);
+    assertEquals(partsOfKind(loaded.adapters.get("default")!, "parameter"), []);
   }
 });
 

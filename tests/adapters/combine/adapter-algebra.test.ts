@@ -6,11 +6,12 @@ import {
 } from "../../../lib/adapters/combine/adapter-algebra.ts";
 import { forward } from "../../../lib/adapters/forward.ts";
 import { loadAdapter } from "../../../lib/adapters/checkpoint/load.ts";
+import { adaptedPaths, leavesAt, partsOfKind } from "../../../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { savePretrained } from "../../../lib/adapters/checkpoint/save.ts";
 import { setAdapter } from "../../../lib/adapters/select.ts";
 import { UnsupportedError, ValueError } from "../../../lib/errors.ts";
-import { ia3Config } from "../../../lib/methods/ia3-config.ts";
+import { ia3Config } from "../../../lib/methods/ia3.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import { testDevice, testOnDevices } from "../../devices.ts";
@@ -55,15 +56,15 @@ testOnDevices("adapters of any ranks, patterns and targets add up exactly", asyn
   const want = await logitsOf(setAdapter(start, names));
   assert(apart(await logitsOf(setAdapter(sum, "sum")), want) < LOGITS);
   // No rank is wasted where only one of them takes part.
-  const { config, sites } = sum.adapters.get("sum")!;
+  const added = sum.adapters.get("sum")!;
   const rankOf = (path: string) => {
-    const { lora_A, lora_embedding_A } = sites.get(`transformer.${path}`)!.leaves;
+    const { lora_A, lora_embedding_A } = leavesAt(added, `transformer.${path}`)!;
     return (lora_A ?? lora_embedding_A).shape[0];
   };
   const paths = ["wte", "h.0.attn.c_attn", "h.1.attn.c_attn", "h.0.mlp.c_fc", "h.1.mlp.c_proj"];
   assertEquals(paths.map(rankOf), [4, 2 + 3 + 4, 4 + 3 + 4, 4, 3]);
-  for (const path of sites.keys()) {
-    assertEquals(loraShape(config as LoraConfig, start.base.sites.get(path)!).scale, 1);
+  for (const path of adaptedPaths(added)) {
+    assertEquals(loraShape(added.config as LoraConfig, start.base.sites.get(path)!).scale, 1);
   }
 });
 
@@ -113,13 +114,17 @@ cpuTest("an adapter that is scaled for good gives what a scaled one gives", asyn
 Deno.test("scaling shares the values", async () => {
   const start = await randomAdapters(await goldenBase("gpt2"), CONFIGS);
   const { adapters } = scaleAdapter(start, "a", { factor: 3, as: "new" });
-  assert(adapters.get("new")!.sites === start.adapters.get("a")!.sites);
+  const leaves = (name: string) =>
+    partsOfKind(adapters.get(name)!, "site").flatMap((part) => Object.values(part.leaves));
+  const [made, own] = [leaves("new"), leaves("a")];
+  assert(made.length === own.length && own.length > 0);
+  own.forEach(({ tensor }, i) => assert(tensor && made[i].tensor === tensor));
 });
 
 /** What an adapter adds to the weight of a module, [out, in]. */
 async function change(of: PeftModel, name: string, path: string): Promise<Float64Array> {
-  const { config, sites } = of.adapters.get(name)!;
-  const site = of.base.sites.get(path)!, { leaves } = sites.get(path)!;
+  const adapter = of.adapters.get(name)!, { config } = adapter;
+  const site = of.base.sites.get(path)!, leaves = leavesAt(adapter, path)!;
   const a = await toFloat32(leaves.lora_A ?? leaves.lora_embedding_A);
   const b = await toFloat32(leaves.lora_B ?? leaves.lora_embedding_B);
   const { scale } = loraShape(config as LoraConfig, site), r = a.length / site.inFeatures;

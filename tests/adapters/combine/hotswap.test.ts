@@ -9,6 +9,7 @@ import {
 import { addAdapter, getPeftModel } from "../../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../../lib/adapters/checkpoint/load.ts";
 import { mergeAdapter } from "../../../lib/adapters/merge/merge.ts";
+import { leavesAt, partsOfKind, withContents } from "../../../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { savePretrained } from "../../../lib/adapters/checkpoint/save.ts";
 import { withAdapterScale } from "../../../lib/adapters/scope.ts";
@@ -18,8 +19,7 @@ import type { Device } from "../../../lib/device/device.ts";
 import { ShapeError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
 import { generate } from "../../../lib/generation/generate.ts";
 import type { PeftConfig } from "../../../lib/methods/config.ts";
-import { type Ia3Config, ia3Schema } from "../../../lib/methods/ia3-config.ts";
-import { ia3 } from "../../../lib/methods/ia3.ts";
+import { ia3Config } from "../../../lib/methods/ia3.ts";
 import { type LoraConfig, loraConfig } from "../../../lib/methods/lora/lora-config.ts";
 import { defaultMethods, type MethodRegistry } from "../../../lib/methods/mod.ts";
 import type { ModelGraph } from "../../../lib/model/model-graph.ts";
@@ -30,10 +30,7 @@ import { randomized } from "../randomized.ts";
 
 const INPUTS = { inputIds: [[5, 41, 3, 60, 7], [9, 9, 12, 0, 33]] };
 
-const registry: MethodRegistry = new Map([
-  ...defaultMethods,
-  ["IA3", { name: "ia3", config: ia3Schema, method: ia3, prefix: "ia3_", isMixedCompatible: true }],
-]);
+const registry: MethodRegistry = new Map(defaultMethods);
 
 /** A device that counts the programs which it has not compiled before. */
 function counting(device: Device): { readonly device: Device; readonly compiled: () => number } {
@@ -262,10 +259,10 @@ testOnDevices("adapters of one structure are swapped bit for bit", async (device
   for (
     const config of [
       loraConfig({ r: 3, loraAlpha: 5, initLoraWeights: "pissa", targetModules: ["q_proj"] }),
-      registry.get("IA3")!.method.parseConfig({
+      ia3Config({
         targetModules: ["k_proj", "down_proj"],
         feedforwardModules: ["down_proj"],
-      }) as Ia3Config,
+      }),
     ]
   ) {
     const [resident, other] = [await adapted(base, config, 1), await adapted(base, config, 2)];
@@ -325,8 +322,8 @@ testOnDevices("padding to a larger rank changes no output", async (device) => {
     assertEquals([config.r, config.rankPattern, config.alphaPattern], [9, {}, {}]);
     assertEquals(config.useRslora, fields.use_rslora === true);
     assert(typeof config.initLoraWeights === "boolean");
-    for (const { leaves, frozen } of padded.adapters.get("default")!.sites.values()) {
-      assertEquals(frozen, {});
+    for (const { leaves } of partsOfKind(padded.adapters.get("default")!, "site")) {
+      assert(Object.values(leaves).every(({ kind }) => kind === "trained"));
       const factor = leaves.lora_A ?? leaves.lora_embedding_A;
       if (factor) assertEquals(factor.shape[0], 9);
     }
@@ -371,10 +368,7 @@ testOnDevices("what cannot be swapped says so", async (device) => {
   assertThrows(() => swapAdapter(pissa, plain), UnsupportedError, "twice its rank");
   swapAdapter(prepareModelForCompiledHotswap(pissa, { targetRank: 4 }), plain);
 
-  const config = registry.get("IA3")!.method.parseConfig({
-    targetModules: ["k_proj"],
-    feedforwardModules: [],
-  }) as Ia3Config;
+  const config = ia3Config({ targetModules: ["k_proj"], feedforwardModules: [] });
   const other = getPeftModel(base, config, { registry });
   assertThrows(() => swapAdapter(resident, other), UnsupportedError, "LORA and IA3");
   const inward = { ...config, feedforwardModules: ["k_proj"] };
@@ -394,11 +388,12 @@ testOnDevices("what cannot be swapped says so", async (device) => {
   const narrow = await goldenBase("gpt2", device);
   const wide = getPeftModel(narrow, loraConfig({ targetModules: ["c_attn"] }));
   const path = "transformer.h.0.attn.c_attn";
-  const { lora_A, lora_B } = wide.adapters.get("default")!.sites.get(path)!.leaves;
-  const bent = { ...lora_A, shape: [lora_A.shape[0], lora_A.shape[1] + 1] };
   const adapter = wide.adapters.get("default")!;
-  const sites = new Map(adapter.sites).set(path, { leaves: { lora_A: bent, lora_B }, frozen: {} });
-  const foreign = { ...wide, adapters: new Map([["default", { ...adapter, sites }]]) };
+  const { lora_A, lora_B } = leavesAt(adapter, path)!;
+  const bent = { ...lora_A, shape: [lora_A.shape[0], lora_A.shape[1] + 1] };
+  const part = withContents(adapter.parts.get(path)!, { lora_A: bent, lora_B });
+  const parts = new Map(adapter.parts).set(path, part);
+  const foreign = { ...wide, adapters: new Map([["default", { ...adapter, parts }]]) };
   assertThrows(() => swapAdapter(wide, foreign), ShapeError, "different bases");
 
   const pad = (targetRank: number) => prepareModelForCompiledHotswap(resident, { targetRank });

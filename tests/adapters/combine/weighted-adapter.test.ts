@@ -7,7 +7,8 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { forward } from "../../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../../lib/adapters/checkpoint/load.ts";
-import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
+import { adaptedPaths, leavesAt, mapLeaves } from "../../../lib/adapters/parts.ts";
+import type { Adapter, AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { savePretrained } from "../../../lib/adapters/checkpoint/save.ts";
 import { deleteAdapter, setAdapter } from "../../../lib/adapters/select.ts";
 import {
@@ -325,7 +326,8 @@ Deno.test("factors are clamped to a quantile of themselves", async () => {
       adapterName: "new",
       svdClamp,
     });
-    const [{ leaves }] = combined.adapters.get("new")!.sites.values();
+    const adapter = combined.adapters.get("new")!;
+    const leaves = leavesAt(adapter, adaptedPaths(adapter)[0])!;
     return [...await toFloat32(leaves.lora_A), ...await toFloat32(leaves.lora_B)];
   };
   const all = await values();
@@ -362,11 +364,8 @@ Deno.test("nothing is read before it is needed, and the same is computed again",
     },
   });
   const a = loaded.adapters.get("a")!;
-  const sites = new Map([...a.sites].map(([path, site]) => [path, {
-    ...site,
-    leaves: Object.fromEntries(Object.entries(site.leaves).map(([k, v]) => [k, counted(v)])),
-  }]));
-  const model = { ...loaded, adapters: new Map([...loaded.adapters, ["a", { ...a, sites }]]) };
+  const parts = mapLeaves(a.parts, counted);
+  const model = { ...loaded, adapters: new Map([...loaded.adapters, ["a", { ...a, parts }]]) };
   const options = {
     adapters: ["a", "b"],
     weights: [0.5, -0.5],
@@ -377,8 +376,10 @@ Deno.test("nothing is read before it is needed, and the same is computed again",
   } as const;
   const one = addWeightedAdapter(model, options), two = addWeightedAdapter(model, options);
   assertEquals(reads, 0);
-  const leavesOf = (of: PeftModel) =>
-    [...of.adapters.get("new")!.sites.values()].map(({ leaves }) => leaves);
+  const leavesOf = (of: PeftModel) => {
+    const adapter = of.adapters.get("new")!;
+    return adaptedPaths(adapter).map((path) => leavesAt(adapter, path)!);
+  };
   // The last site alone, and all from the first on.
   const last = await leavesOf(one).at(-1)!.lora_B.data();
   assertEquals(reads, 2);
@@ -406,20 +407,25 @@ Deno.test("the model that adapters are combined in stays as it is", async () => 
 Deno.test("adapters that cannot be combined are told", async () => {
   const model = await loadSet("ranks");
   const options = { adapters: ["a", "b"], weights: [1, 1], adapterName: "c" };
-  const withMethod = (name: string, method: Partial<typeof lora>) => ({
+  const changed = (name: string, change: (adapter: Adapter) => Partial<Adapter>): PeftModel => ({
     ...model,
     adapters: new Map([...model.adapters].map(([key, adapter]) => [
       key,
-      key === name ? { ...adapter, method: { ...adapter.method, ...method } } : adapter,
+      key === name ? { ...adapter, ...change(adapter) } : adapter,
     ])),
   });
+  const loha = changed("b", ({ method, config }) => ({
+    method: { ...method, name: "loha", config: { ...method.config, peftType: "LOHA" } },
+    config: { ...config, peftType: "LOHA" },
+  }));
+  const ruleless = changed("a", ({ method }) => ({ method: { ...method, combine: undefined } }));
   assertThrows(
-    () => addWeightedAdapter(withMethod("b", { peftType: "LOHA" }), options),
+    () => addWeightedAdapter(loha, options),
     UnsupportedError,
     '"a" is LORA and "b" is LOHA',
   );
   assertThrows(
-    () => addWeightedAdapter(withMethod("a", { combine: undefined }), options),
+    () => addWeightedAdapter(ruleless, options),
     UnsupportedError,
     "Adapters of the method LORA cannot be combined",
   );

@@ -5,10 +5,11 @@ import {
   convertToLora,
   saveAsLora,
   supportsLoraConversion,
-} from "../../../lib/adapters/merge/convert-to-lora.ts";
+} from "../../../lib/adapters/lora/convert-to-lora.ts";
 import { forward } from "../../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../../lib/adapters/checkpoint/load.ts";
+import { adaptedPaths, mapLeaves } from "../../../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { setAdapter } from "../../../lib/adapters/select.ts";
 import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
@@ -134,10 +135,8 @@ testOnDevices("a rank that is enough gives the same outputs, whatever the LoRA",
     );
     const plain = await loadAdapter(base, parts);
     assertEquals(
-      [...plain.adapters.get("default")!.sites.keys()].sort(),
-      [
-        ...model.adapters.get("default")!.sites.keys(),
-      ].sort(),
+      [...adaptedPaths(plain.adapters.get("default")!)].sort(),
+      [...adaptedPaths(model.adapters.get("default")!)].sort(),
     );
     const [want, got, none] = [await logitsOf(model), await logitsOf(plain), await logitsOf(base)];
     assert(apart(none, want) > 1e-2, "the adapter changes something");
@@ -247,16 +246,15 @@ Deno.test("misuse of convertToLora is told", async () => {
     (await assertRejects(() => convert({ rank: 2 }, biased), ValueError)).code,
     "CONVERT_BIAS",
   );
-  const { sites } = model.adapters.get("default")!;
-  const [path, site] = [...sites][0];
-  const bad = tensor(new Float32Array(2 * 32).fill(NaN), { shape: site.leaves.lora_A.shape });
-  const broken: PeftModel = {
-    ...model,
-    adapters: new Map([["default", {
-      ...model.adapters.get("default")!,
-      sites: new Map([...sites, [path, { ...site, leaves: { ...site.leaves, lora_A: bad } }]]),
-    }]]),
-  };
+  const adapter = model.adapters.get("default")!, [path] = adaptedPaths(adapter);
+  const parts = mapLeaves(
+    adapter.parts,
+    (old, { id, name }) =>
+      id === path && name === "lora_A"
+        ? tensor(new Float32Array(2 * 32).fill(NaN), { shape: old.shape })
+        : old,
+  );
+  const broken: PeftModel = { ...model, adapters: new Map([["default", { ...adapter, parts }]]) };
   const error = await assertRejects(() => convert({ rank: 1 }, broken), ValueError, path);
   assertEquals(error.code, "CONVERT_NOT_FINITE");
 });

@@ -1,11 +1,18 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
+import { leavesAt } from "../../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { setRequiresGrad } from "../../../lib/adapters/select.ts";
 import { getDeltaWeight } from "../../../lib/adapters/merge/delta-weight.ts";
+import {
+  getAdapterStateDict,
+  setAdapterStateDict,
+} from "../../../lib/adapters/checkpoint/state-dict.ts";
 import { UnsupportedError, ValueError } from "../../../lib/errors.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
+import type { SiteCall } from "../../../lib/methods/site-rule.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
+import { tensor } from "../../../lib/tensor/tensor.ts";
 import { testOnDevices } from "../../devices.ts";
 import { goldenBase } from "../bases.ts";
 import { randomized } from "../randomized.ts";
@@ -14,13 +21,12 @@ import { randomized } from "../randomized.ts";
 async function byHand(model: PeftModel, path: string): Promise<Float64Array> {
   const adapter = model.adapters.get("default")!;
   const site = model.base.sites.get(path)!;
-  const { leaves, frozen } = adapter.sites.get(path)!;
+  const leaves = leavesAt(adapter, path)!;
   const { scale } = loraShape(adapter.config as LoraConfig, site);
   const out = new Float64Array(site.inFeatures * site.outFeatures);
   const addProduct = async (sign: number, names: readonly [string, string]) => {
-    const all = { ...frozen, ...leaves };
-    const [a, b] = [await toFloat32(all[names[0]]), await toFloat32(all[names[1]])];
-    const r = all[names[0]].shape[0];
+    const [a, b] = [await toFloat32(leaves[names[0]]), await toFloat32(leaves[names[1]])];
+    const r = leaves[names[0]].shape[0];
     for (let o = 0; o < site.outFeatures; o++) {
       for (let i = 0; i < site.inFeatures; i++) {
         const at = site.kind === "linear" ? o * site.inFeatures + i : i * site.outFeatures + o;
@@ -32,7 +38,7 @@ async function byHand(model: PeftModel, path: string): Promise<Float64Array> {
   };
   if (leaves.lora_embedding_A) await addProduct(1, ["lora_embedding_A", "lora_embedding_B"]);
   else await addProduct(1, ["lora_A", "lora_B"]);
-  if (frozen.lora_A_init) await addProduct(-1, ["lora_A_init", "lora_B_init"]);
+  if (leaves.lora_A_init) await addProduct(-1, ["lora_A_init", "lora_B_init"]);
   return out;
 }
 
@@ -93,7 +99,7 @@ testOnDevices("the delta of DoRA is that of the whole weight", async (device) =>
   const adapter = model.adapters.get("default")!;
   const weight = await toFloat32(base.parameters.get(`${path}.weight`)!);
   const added = await byHand(model, path);
-  const magnitudes = await toFloat32(adapter.sites.get(path)!.leaves.lora_magnitude_vector);
+  const magnitudes = await toFloat32(leavesAt(adapter, path)!.lora_magnitude_vector);
   const { inFeatures: n } = site;
   const expected = new Float64Array(weight.length);
   magnitudes.forEach((m, o) => {
@@ -105,13 +111,43 @@ testOnDevices("the delta of DoRA is that of the whole weight", async (device) =>
   assert(farthest(found, expected) < 1e-5 * Math.max(...expected.map(Math.abs)));
 });
 
+testOnDevices(
+  "the delta is to the weight that the adapter's file brought along",
+  async (device) => {
+    const base = await goldenBase("llama", device);
+    const path = "model.embed_tokens", key = `base_model.model.${path}.base_layer.weight`;
+    const config = loraConfig({ r: 2, useDora: true, targetModules: ["embed_tokens"] });
+    const own = await randomized(getPeftModel(base, config));
+    const weight = (await toFloat32(base.parameters.get(`${path}.weight`)!)).map((x) => x + 0.5);
+    const tensors = new Map(getAdapterStateDict(own));
+    tensors.set(key, tensor(weight, { shape: tensors.get(key)!.shape }));
+    const { model } = await setAdapterStateDict(own, tensors);
+    const { inFeatures: n, outFeatures } = base.sites.get(path)!;
+    const added = await byHand(model, path);
+    const adapter = model.adapters.get("default")!;
+    const magnitudes = await toFloat32(leavesAt(adapter, path)!.lora_magnitude_vector);
+    const expected = new Float64Array(weight.length);
+    magnitudes.forEach((m, o) => {
+      const at = Array.from({ length: n }, (_, i) => i * outFeatures + o);
+      const factor = m / Math.hypot(...at.map((i) => weight[i] + added[i]));
+      for (const i of at) expected[i] = (weight[i] + added[i]) * factor - weight[i];
+    });
+    const found = await toFloat32(getDeltaWeight(model, path));
+    assert(farthest(found, expected) < 1e-5 * Math.max(...expected.map(Math.abs)));
+  },
+);
+
 testOnDevices("a delta that does not exist is refused", async (device) => {
   const base = await goldenBase("llama", device);
   const model = setRequiresGrad(getPeftModel(base, loraConfig()), "default");
   const adapter = model.adapters.get("default")!;
   const error = assertThrows(() => getDeltaWeight(model, "lm_head"), ValueError, "lm_head");
   assertEquals(error.code, "SITE_UNKNOWN");
-  const stuck = { ...adapter, method: { ...adapter.method, merge: undefined } };
+  const unmergeable = { forward: (_: unknown, { result }: SiteCall) => result };
+  const stuck = {
+    ...adapter,
+    method: { ...adapter.method, sites: () => ({ linear: unmergeable }) },
+  };
   const fixed = { ...model, adapters: new Map([["default", stuck]]) };
   const path = "model.layers.0.self_attn.q_proj";
   assertThrows(() => getDeltaWeight(fixed, path), UnsupportedError, "cannot be merged");

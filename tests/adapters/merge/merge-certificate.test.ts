@@ -3,6 +3,7 @@ import { forward } from "../../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../../lib/adapters/inject.ts";
 import { mergeAdapter, mergeAndUnload } from "../../../lib/adapters/merge/merge.ts";
 import type { MergeCertificate } from "../../../lib/adapters/merge/merge-certificate.ts";
+import { leavesAt, mapLeaves, parameterPart, single } from "../../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { disableAdapters, setAdapter } from "../../../lib/adapters/select.ts";
 import { getDeltaWeight } from "../../../lib/adapters/merge/delta-weight.ts";
@@ -138,7 +139,8 @@ testOnDevices(
     const stored: number[] = [], exact: number[] = [], before: number[] = [];
     for (const name of ["transformer.ln_f.weight", "transformer.ln_f.bias"]) {
       stored.push(...await toFloat32(merged.parameters.get(name)!));
-      exact.push(...await toFloat32(model.adapters.get("default")!.parameters.get(name)!));
+      const adapter = model.adapters.get("default")!;
+      exact.push(...await toFloat32(single(adapter, parameterPart(adapter, name)!).tensor));
       before.push(...await toFloat32(base.parameters.get(name)!));
     }
     const error = Math.hypot(...stored.map((x, i) => x - exact[i]));
@@ -235,13 +237,12 @@ testOnDevices("mergeAdapter certifies all that is merged", async (device) => {
 async function withBroken(model: PeftModel, value: number): Promise<PeftModel> {
   const adapter = model.adapters.get("default")!;
   const path = "model.layers.1.self_attn.q_proj";
-  const site = adapter.sites.get(path)!;
-  const data = (await toFloat32(site.leaves.lora_B)).slice();
+  const leaves = leavesAt(adapter, path)!;
+  const data = (await toFloat32(leaves.lora_B)).slice();
   data[0] = value;
-  const broken: Tensor = tensor(data, { shape: site.leaves.lora_B.shape });
-  const leaves = { ...site.leaves, lora_B: broken };
-  const sites = new Map(adapter.sites).set(path, { ...site, leaves });
-  return { ...model, adapters: new Map([["default", { ...adapter, sites }]]) };
+  const broken: Tensor = tensor(data, { shape: leaves.lora_B.shape });
+  const parts = mapLeaves(adapter.parts, (old) => old === leaves.lora_B ? broken : old);
+  return { ...model, adapters: new Map([["default", { ...adapter, parts }]]) };
 }
 
 testOnDevices("weights that are not finite are refused", async (device) => {

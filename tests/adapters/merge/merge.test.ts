@@ -24,9 +24,10 @@ import { createModel, loadModel } from "../../../lib/io/load-model.ts";
 import { tokenizerOf } from "../../../lib/io/model-tokenizer.ts";
 import { saveModel } from "../../../lib/io/save-model.ts";
 import { loadTokenizer } from "../../../lib/io/tokenizer.ts";
-import { ia3Config } from "../../../lib/methods/ia3-config.ts";
+import { ia3Config } from "../../../lib/methods/ia3.ts";
 import { loraConfig } from "../../../lib/methods/lora/lora-config.ts";
 import { defaultMethods, type MethodRegistry } from "../../../lib/methods/mod.ts";
+import type { SiteCall } from "../../../lib/methods/site-rule.ts";
 import { createTorchRandom } from "../../../lib/methods/torch-random.ts";
 import type { ModelGraph } from "../../../lib/model/model-graph.ts";
 import { castTensor, float32ToBits, toFloat32 } from "../../../lib/tensor/convert.ts";
@@ -380,8 +381,9 @@ testOnDevices("what cannot be merged says so", async (device) => {
   assertThrows(() => mergeAndUnload(biased), UnsupportedError, "loraBias");
 
   const lora = defaultMethods.get("LORA")!;
+  const forwardOnly = { forward: (_: unknown, { result }: SiteCall) => result };
   const registry: MethodRegistry = new Map([
-    ["LORA", { ...lora, method: { ...lora.method, merge: undefined } }],
+    ["LORA", { ...lora, sites: () => ({ linear: forwardOnly }) }],
   ]);
   const unmergeable = getPeftModel(base, loraConfig(), { registry });
   const error = assertThrows(() => mergeAndUnload(unmergeable), UnsupportedError);

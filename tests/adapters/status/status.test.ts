@@ -143,7 +143,16 @@ Deno.test("names of PEFT's classes where config.json or PEFT have none", async (
     ...model,
     adapters: new Map([
       ["default", adapter],
-      ["own", { ...adapter, name: "own", method: { ...adapter.method, peftType: "SIGN_FLIP" } }],
+      ["own", {
+        ...adapter,
+        name: "own",
+        method: {
+          ...adapter.method,
+          name: "sign_flip",
+          config: { ...adapter.method.config, peftType: "SIGN_FLIP" },
+        },
+        config: { ...adapter.config, peftType: "SIGN_FLIP" },
+      }],
     ]),
   };
   const status = getModelStatus(foreign);

@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
 import { trainableLeaves, withLeaves } from "../../../lib/adapters/leaves.ts";
+import { partsOfKind } from "../../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../../lib/adapters/peft-model.ts";
 import {
   formatCounts,
@@ -53,8 +54,10 @@ Deno.test("what is counted as trainable is what training changes", async () => {
     const model = await buildCase(item);
     // Of all that is flagged, training takes the active ones; PEFT counts tied leaves twice.
     const isFlagged = model.trainable.every((name) => model.active.includes(name));
-    const isTied = [...model.adapters.values()].some(({ sites }) =>
-      [...sites.values()].some(({ tied }) => tied)
+    const isTied = [...model.adapters.values()].some((adapter) =>
+      partsOfKind(adapter, "site").some(({ leaves }) =>
+        Object.values(leaves).some(({ tie }) => tie)
+      )
     );
     if (!isFlagged || isTied || model.merged) continue;
     const leaves = [...trainableLeaves(model).values()];

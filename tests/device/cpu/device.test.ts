@@ -9,7 +9,7 @@ import {
 } from "@std/assert";
 import { createCpuDevice } from "../../../lib/device/cpu/mod.ts";
 import { DeviceError, ShapeError, ValueError } from "../../../lib/errors.ts";
-import { add, mul, sub } from "../../../lib/ops/binary.ts";
+import { add, mul, sub } from "../../../lib/ops/elementwise.ts";
 import { gather } from "../../../lib/ops/gather.ts";
 import { input } from "../../../lib/ops/input.ts";
 import { matmul } from "../../../lib/ops/matmul.ts";

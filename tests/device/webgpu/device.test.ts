@@ -1,12 +1,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { createWebGpuDevice } from "../../../lib/device/webgpu/mod.ts";
-import { add, greater, mul, sub } from "../../../lib/ops/binary.ts";
+import { add, greater, mul, not, sub } from "../../../lib/ops/elementwise.ts";
 import { cast } from "../../../lib/ops/cast.ts";
 import { concat } from "../../../lib/ops/concat.ts";
 import { input } from "../../../lib/ops/input.ts";
 import { reshape } from "../../../lib/ops/reshape.ts";
 import { sliceAxis } from "../../../lib/ops/slice.ts";
-import { not } from "../../../lib/ops/unary.ts";
 import type { ValueType } from "../../../lib/ops/value.ts";
 import { trace } from "../../../lib/program/program.ts";
 import { float32ToBits } from "../../../lib/tensor/convert.ts";

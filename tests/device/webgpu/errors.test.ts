@@ -4,7 +4,7 @@ import { createWebGpuDevice } from "../../../lib/device/webgpu/mod.ts";
 import { createMemory } from "../../../lib/device/webgpu/memory.ts";
 import { createPipelineCache } from "../../../lib/device/webgpu/pipelines.ts";
 import { DeviceError, ShapeError, ValueError } from "../../../lib/errors.ts";
-import { add, mul } from "../../../lib/ops/binary.ts";
+import { add, mul } from "../../../lib/ops/elementwise.ts";
 import { input } from "../../../lib/ops/input.ts";
 import { transpose } from "../../../lib/ops/transpose.ts";
 import { trace } from "../../../lib/program/program.ts";

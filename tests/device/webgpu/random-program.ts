@@ -3,20 +3,29 @@
  *
  * @module
  */
-import { add, and, equal, less, max, mul, sub } from "../../../lib/ops/binary.ts";
+import {
+  add,
+  and,
+  equal,
+  less,
+  max,
+  mul,
+  not,
+  sigmoid,
+  sub,
+  tanh,
+} from "../../../lib/ops/elementwise.ts";
 import { broadcast } from "../../../lib/ops/broadcast.ts";
 import { cast } from "../../../lib/ops/cast.ts";
 import { concat } from "../../../lib/ops/concat.ts";
 import { constant } from "../../../lib/ops/constant.ts";
 import { input } from "../../../lib/ops/input.ts";
 import { iota } from "../../../lib/ops/iota.ts";
-import { pad } from "../../../lib/ops/pad.ts";
 import { reduceMax, sum } from "../../../lib/ops/reduce.ts";
 import { reshape } from "../../../lib/ops/reshape.ts";
 import { select } from "../../../lib/ops/select.ts";
-import { slice } from "../../../lib/ops/slice.ts";
+import { pad, slice } from "../../../lib/ops/slice.ts";
 import { transpose } from "../../../lib/ops/transpose.ts";
-import { not, sigmoid, tanh } from "../../../lib/ops/unary.ts";
 import type { Value } from "../../../lib/ops/value.ts";
 import { type Program, trace } from "../../../lib/program/program.ts";
 import { sizeOf } from "../../../lib/tensor/dtype.ts";

@@ -1,10 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
 import type { Executable } from "../../../lib/device/device.ts";
 import { createWebGpuDevice } from "../../../lib/device/webgpu/mod.ts";
-import { add, div, mul, sub } from "../../../lib/ops/binary.ts";
+import { add, div, exp, mul, sqrt, sub } from "../../../lib/ops/elementwise.ts";
 import { input } from "../../../lib/ops/input.ts";
 import { mean, sum } from "../../../lib/ops/reduce.ts";
-import { exp, sqrt } from "../../../lib/ops/unary.ts";
 import { type Program, trace } from "../../../lib/program/program.ts";
 import { tensor } from "../../../lib/tensor/tensor.ts";
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { createWebGpuDevice } from "../../../lib/device/webgpu/mod.ts";
 import { DeviceError } from "../../../lib/errors.ts";
-import { add, mul } from "../../../lib/ops/binary.ts";
+import { add, mul } from "../../../lib/ops/elementwise.ts";
 import { input } from "../../../lib/ops/input.ts";
 import { sum } from "../../../lib/ops/reduce.ts";
 import { type Program, trace } from "../../../lib/program/program.ts";

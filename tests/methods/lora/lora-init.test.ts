@@ -1,15 +1,17 @@
 import { assert, assertEquals, assertLess, assertRejects, assertThrows } from "@std/assert";
+import { shapesOf } from "../../../lib/adapters/plan/plan-targets.ts";
 import { ConfigError } from "../../../lib/errors.ts";
 import { openSafetensors, type SafetensorsFile } from "../../../lib/io/safetensors.ts";
 import { fromPeftJson } from "../../../lib/methods/peft-json.ts";
 import { type LoraConfig, loraConfig } from "../../../lib/methods/lora/lora-config.ts";
 import { lora } from "../../../lib/methods/lora/lora.ts";
-import type { SiteLeaves } from "../../../lib/methods/method.ts";
+import type { InitSource, Leaves } from "../../../lib/methods/method.ts";
 import { createTorchRandom, type TorchRandom } from "../../../lib/methods/torch-random.ts";
 import type { ModelGraph } from "../../../lib/model/model-graph.ts";
 import type { Site, SiteKind } from "../../../lib/model/site.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import type { Tensor } from "../../../lib/tensor/tensor.ts";
+import { type LeafRules, makeLeaves, ofKind } from "../make-leaves.ts";
 
 const GOLDEN = new URL("../../golden/", import.meta.url);
 
@@ -23,12 +25,8 @@ for (const [name, { kind, seed, config, order, next_uniform }] of Object.entries
     const found = new Set<string>();
     for (const path of order) {
       const context = contextOf(base, { path, random, config: fromJson(config) });
-      const { leaves } = await lora.init(context);
-      assertEquals(
-        Object.fromEntries(Object.entries(leaves).map(([leaf, t]) => [leaf, t.shape])),
-        lora.leafShapes(context.config, context.site),
-      );
-      for (const [leaf, tensor] of Object.entries(leaves)) {
+      const { trained } = await init(context);
+      for (const [leaf, tensor] of Object.entries(trained)) {
         const key = parameterName(path, leaf);
         found.add(key);
         await assertClose(tensor, expected.tensors.get(key)!, key);
@@ -71,23 +69,23 @@ for (const name of KEPT) {
     let taken = 0;
     for (const path of paths) {
       const context = contextOf(base, { path, random, config });
-      const made = await lora.init(context);
+      const made = await init(context);
       await assertSameProduct(made, { expected, path, exact: /olora|orthogonal/.test(name) });
-      for (const leaf of Object.keys(made.leaves).filter((l) => l === "lora_magnitude_vector")) {
+      for (const leaf of Object.keys(made.trained).filter((l) => l === "lora_magnitude_vector")) {
         const key = `init.${parameterName(path, leaf)}`;
-        await assertClose(made.leaves[leaf], expected.tensors.get(key)!, key);
+        await assertClose(made.trained[leaf], expected.tensors.get(key)!, key);
       }
-      const remade = await lora.frozen!({ ...context, random: again });
-      assertEquals(Object.keys(remade), Object.keys(made.frozen));
+      const { fixed: remade } = await init({ ...context, random: again });
+      assertEquals(Object.keys(remade), Object.keys(made.fixed));
       for (const [leaf, tensor] of Object.entries(remade)) {
-        assertEquals(await tensor.data(), await made.frozen[leaf].data());
-        assertEquals(tensor.shape, lora.frozenShapes!(config, context.site)[leaf]);
+        assertEquals(await tensor.data(), await made.fixed[leaf].data());
+        assertEquals(tensor.shape, shapesOf(rulesOf(config, context.site), "fixed")[leaf]);
       }
       const residual = expected.tensors.get(`residual.${path}.weight`);
-      assertEquals(residual !== undefined, Object.keys(made.frozen).length > 0);
+      assertEquals(residual !== undefined, Object.keys(made.fixed).length > 0);
       if (!residual) continue;
       taken++;
-      const { lora_A_init: a0, lora_B_init: b0 } = made.frozen;
+      const { lora_A_init: a0, lora_B_init: b0 } = made.fixed;
       const scale = config.loraAlpha / (config.useRslora ? Math.sqrt(config.r) : config.r);
       const part = await product(b0, a0);
       const weight = await context.weight();
@@ -105,17 +103,11 @@ Deno.test("a decomposition has no more columns than the weight", async () => {
   const site: Site = { path: "m", kind: "linear", inFeatures: 7, outFeatures: 5, bias: false };
   for (const initLoraWeights of ["pissa", "olora", "pissa_niter_2"] as const) {
     const config = loraConfig({ r: 9, loraAlpha: 3, initLoraWeights });
-    assertEquals(lora.leafShapes(config, site), { lora_A: [5, 7], lora_B: [5, 5] });
+    assertEquals(shapesOf(rulesOf(config, site), "trained"), { lora_A: [5, 7], lora_B: [5, 5] });
     const weight = createTorchRandom(3).normal(35);
     const random = createTorchRandom(0);
-    const { frozen } = await lora.init({
-      site,
-      config,
-      random,
-      model: {} as ModelGraph,
-      weight: () => Promise.resolve(weight),
-    });
-    const all = await product(frozen.lora_B_init, frozen.lora_A_init);
+    const { fixed } = await init({ site, config, random, weight: () => Promise.resolve(weight) });
+    const all = await product(fixed.lora_B_init, fixed.lora_A_init);
     const factor = initLoraWeights === "olora" ? 1 : 3 / 9;
     assertNear(all.map((x) => factor * x), weight, { tolerance: 1e-5, what: initLoraWeights });
   }
@@ -124,30 +116,29 @@ Deno.test("a decomposition has no more columns than the weight", async () => {
 Deno.test("a scale that is not above 0 suits OLoRA, and not PiSSA, which takes its root", async () => {
   const site: Site = { path: "m", kind: "linear", inFeatures: 7, outFeatures: 5, bias: false };
   const weight = createTorchRandom(3).normal(35);
-  const init = (config: LoraConfig) =>
-    lora.init({
+  const start = (config: LoraConfig) =>
+    init({
       site,
       config,
       random: createTorchRandom(0),
-      model: {} as ModelGraph,
       weight: () => Promise.resolve(weight),
     });
-  const olora = await init(loraConfig({ r: 5, loraAlpha: -2, initLoraWeights: "olora" }));
-  const all = await product(olora.frozen.lora_B_init, olora.frozen.lora_A_init);
+  const olora = await start(loraConfig({ r: 5, loraAlpha: -2, initLoraWeights: "olora" }));
+  const all = await product(olora.fixed.lora_B_init, olora.fixed.lora_A_init);
   assertNear(all, weight, { tolerance: 1e-5, what: "olora" });
   const pissa = loraConfig({ r: 5, loraAlpha: -2, initLoraWeights: "pissa" });
-  await assertRejects(() => init(pissa), ConfigError, "loraAlpha above 0");
+  await assertRejects(() => start(pissa), ConfigError, "loraAlpha above 0");
 });
 
 Deno.test("what a site cannot have is refused when shapes are asked for", () => {
   const linear: Site = { path: "a.q", kind: "linear", inFeatures: 4, outFeatures: 6, bias: true };
   const table: Site = { ...linear, path: "wte", kind: "embedding" };
   const odd = loraConfig({ r: 4, initLoraWeights: "orthogonal", rankPattern: { q: 3 } });
-  assertThrows(() => lora.leafShapes(odd, linear), ConfigError, "even, got 3 instead for a.q");
-  assertEquals(lora.leafShapes(odd, { ...linear, path: "a.k" }).lora_A, [4, 4]);
+  assertThrows(() => rulesOf(odd, linear), ConfigError, "even, got 3 instead for a.q");
+  assertEquals(rulesOf(odd, { ...linear, path: "a.k" }).lora_A.shape, [4, 4]);
   const biased = loraConfig({ loraBias: true });
-  assertThrows(() => lora.leafShapes(biased, table), ConfigError, "loraBias is not supported");
-  assertEquals(lora.leafShapes(biased, linear).lora_bias, [6]);
+  assertThrows(() => rulesOf(biased, table), ConfigError, "loraBias is not supported");
+  assertEquals(rulesOf(biased, linear).lora_bias.shape, [6]);
 });
 
 Deno.test("210 sites of a 135M llama start in well under a second", async () => {
@@ -167,11 +158,10 @@ Deno.test("210 sites of a 135M llama start in well under a second", async () => 
   const begin = performance.now();
   for (let i = 0; i < 30; i++) {
     for (const s of layer) {
-      await lora.init({
+      await init({
         site: s,
         config,
         random,
-        model: {} as ModelGraph,
         weight: () => Promise.reject(new Error("plain LoRA does not need the weight")),
       });
     }
@@ -191,10 +181,28 @@ function fromJson(settings: Record<string, unknown>): LoraConfig {
   return fromPeftJson({ peft_type: "LORA", ...settings }) as LoraConfig;
 }
 
+/** What an adapter starts from at a site. */
+interface Start extends InitSource {
+  readonly site: Site;
+  readonly config: LoraConfig;
+}
+
+function rulesOf(config: LoraConfig, site: Site): LeafRules {
+  return lora.leaves.site!({ config, model: {} as ModelGraph, site });
+}
+
+/** Trained and fixed leaves of a site. */
+async function init(
+  { site, config, ...from }: Start,
+): Promise<{ readonly trained: Leaves; readonly fixed: Leaves }> {
+  const rules = rulesOf(config, site), made = await makeLeaves(rules, from);
+  return { trained: ofKind(rules, made, "trained"), fixed: ofKind(rules, made, "fixed") };
+}
+
 function contextOf(
   base: SafetensorsFile,
   { path, random, config }: { path: string; random: TorchRandom; config: LoraConfig },
-) {
+): Start {
   const stored = base.tensors.get(`${path}.weight`)!;
   const kind: SiteKind = /embed|wte|wpe/.test(path)
     ? "embedding"
@@ -208,7 +216,6 @@ function contextOf(
     site: { path, kind, inFeatures, outFeatures, bias },
     config,
     random,
-    model: {} as ModelGraph,
     weight: async () => {
       const values = await toFloat32(stored);
       return kind === "conv1d" ? transpose(values, stored.shape) : values;
@@ -239,20 +246,20 @@ function inModelOrder(a: string, b: string): number {
 
 /** Factors agree: in themselves, or, as singular vectors have no sign of their own, in their product. */
 async function assertSameProduct(
-  made: SiteLeaves,
+  { trained }: { readonly trained: Leaves },
   { expected, path, exact }: { expected: SafetensorsFile; path: string; exact: boolean },
 ): Promise<void> {
   const [a, b] = ["lora_A", "lora_B"].map((leaf) => {
     const tensor = expected.tensors.get(`init.${parameterName(path, leaf)}`)!;
-    assertEquals(made.leaves[leaf].shape, tensor.shape);
+    assertEquals(trained[leaf].shape, tensor.shape);
     return tensor;
   });
   if (exact) {
-    await assertClose(made.leaves.lora_A, a, `${path} A`);
-    await assertClose(made.leaves.lora_B, b, `${path} B`);
+    await assertClose(trained.lora_A, a, `${path} A`);
+    await assertClose(trained.lora_B, b, `${path} B`);
     return;
   }
-  assertNear(await product(made.leaves.lora_B, made.leaves.lora_A), await product(b, a), {
+  assertNear(await product(trained.lora_B, trained.lora_A), await product(b, a), {
     tolerance: SVD_TOLERANCE,
     what: path,
   });

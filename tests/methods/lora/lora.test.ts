@@ -3,9 +3,11 @@ import { UnsupportedError } from "../../../lib/errors.ts";
 import type { Device } from "../../../lib/device/device.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
 import { lora } from "../../../lib/methods/lora/lora.ts";
-import type { SiteContext } from "../../../lib/methods/method.ts";
+import type { LeafRule, SiteTrace } from "../../../lib/methods/method.ts";
+import { mergeRule, ruleAt, runRule, type SiteRule } from "../../../lib/methods/site-rule.ts";
 import { createTorchRandom } from "../../../lib/methods/torch-random.ts";
 import type { Architecture } from "../../../lib/model/architecture.ts";
+import type { Modules } from "../../../lib/model/modules.ts";
 import { createForwardPass, type ForwardPass } from "../../../lib/model/forward-pass.ts";
 import { createModelGraph, type ModelGraph } from "../../../lib/model/model-graph.ts";
 import { parameterShapes, type Site } from "../../../lib/model/site.ts";
@@ -34,6 +36,21 @@ const SITES: readonly Site[] = [
   { path: "c", kind: "conv1d", inFeatures: IN, outFeatures: OUT, bias: true },
   { path: "e", kind: "embedding", inFeatures: IN, outFeatures: OUT, bias: false },
 ];
+
+function rulesOf(config: LoraConfig, site: Site): Readonly<Record<string, LeafRule>> {
+  return lora.leaves.site!({ config, model: {} as ModelGraph, site });
+}
+
+/** Shapes of all leaves, trained and fixed. */
+function shapesOf(config: LoraConfig, site: Site): Readonly<Record<string, readonly number[]>> {
+  return Object.fromEntries(
+    Object.entries(rulesOf(config, site)).map(([leaf, { shape }]) => [leaf, shape]),
+  );
+}
+
+function ruleOf(config: LoraConfig, site: Site): SiteRule<LoraConfig> {
+  return ruleAt({ method: lora, config }, site.kind) as SiteRule<LoraConfig>;
+}
 
 for (const site of SITES) {
   for (const [name, fields] of Object.entries(VARIANTS)) {
@@ -64,21 +81,21 @@ Deno.test("a bias has to go somewhere to be merged", () => {
   const site: Site = { path: "l", kind: "linear", inFeatures: 2, outFeatures: 2, bias: false };
   const graph = createGraph();
   const value = (name: string, shape: number[]) => input(graph, name, { shape, dtype: "f32" });
+  const config = loraConfig({ r: 1, loraBias: true });
+  const trace: SiteTrace<LoraConfig> = {
+    pass: {} as unknown as ForwardPass,
+    site,
+    config,
+    shared: {},
+    multiplier: 1,
+    leaves: {
+      lora_A: value("a", [1, 2]),
+      lora_B: value("b", [2, 1]),
+      lora_bias: value("c", [2]),
+    },
+  };
   assertThrows(
-    () =>
-      lora.merge!({
-        pass: {} as unknown as ForwardPass,
-        site,
-        config: loraConfig({ r: 1, loraBias: true }),
-        shared: {},
-        multiplier: 1,
-        weight: value("w", [2, 2]),
-        leaves: {
-          lora_A: value("a", [1, 2]),
-          lora_B: value("b", [2, 1]),
-          lora_bias: value("c", [2]),
-        },
-      }),
+    () => mergeRule(ruleOf(config, site), trace, { weight: value("w", [2, 2]) }),
     UnsupportedError,
     "l, which has none",
   );
@@ -91,18 +108,17 @@ Deno.test("the hot path is two products, one scaling on the small side and one a
     const value = (name: string, shape: readonly number[]) =>
       input(graph, name, { shape, dtype: "f32" });
     const leaves = Object.fromEntries(
-      Object.entries({
-        ...lora.leafShapes(config, site),
-        ...lora.frozenShapes!(config, site),
-      }).map(([name, shape]) => [name, value(name, shape)]),
+      Object.entries(shapesOf(config, site)).map(([name, shape]) => [name, value(name, shape)]),
     );
-    const y = lora.forward({
+    const trace: SiteTrace<LoraConfig> = {
       pass: { dropout: (x: Value) => x } as unknown as ForwardPass,
       site,
       config,
       leaves,
       shared: {},
       multiplier: 1,
+    };
+    const y = runRule(ruleOf(config, site), trace, {
       x: value("x", [ROWS, IN]),
       result: value("y", [ROWS, OUT]),
       base: (x) => x,
@@ -121,18 +137,24 @@ Deno.test("the hot path is two products, one scaling on the small side and one a
 });
 
 Deno.test("keys are PEFT's", () => {
-  const [linear] = SITES;
-  assertEquals(
-    ["lora_A", "lora_B", "lora_bias", "lora_embedding_A", "lora_magnitude_vector"]
-      .map((leaf) => lora.keyOf(leaf, linear)),
-    [
-      "lora_A.weight",
-      "lora_B.weight",
-      "lora_B.bias",
-      "lora_embedding_A",
-      "lora_magnitude_vector",
-    ],
-  );
+  const [linear, , , embedding] = SITES;
+  const keys = (site: Site, fields: Partial<LoraConfig>) =>
+    Object.fromEntries(
+      Object.entries(rulesOf(loraConfig({ r: 2, ...fields }), site))
+        .map(([leaf, { key = leaf, kind }]) => [leaf, kind === "fixed" ? null : key]),
+    );
+  const factors = { lora_A: "lora_A.weight", lora_B: "lora_B.weight" };
+  assertEquals(keys(linear, { loraBias: true }), { ...factors, lora_bias: "lora_B.bias" });
+  assertEquals(keys(linear, { useDora: true, initLoraWeights: "pissa" }), {
+    ...factors,
+    lora_magnitude_vector: "lora_magnitude_vector",
+    lora_A_init: null,
+    lora_B_init: null,
+  });
+  assertEquals(keys(embedding, {}), {
+    lora_embedding_A: "lora_embedding_A",
+    lora_embedding_B: "lora_embedding_B",
+  });
 });
 
 type Values = Readonly<Record<string, Float32Array>>;
@@ -142,7 +164,7 @@ function contents(site: Site, config?: LoraConfig): Readonly<Record<string, Tens
   const shapes = {
     x: [2, ROWS / 2, IN],
     ...parameterShapes(site),
-    ...(config && { ...lora.leafShapes(config, site), ...lora.frozenShapes!(config, site) }),
+    ...(config && shapesOf(config, site)),
   };
   return Object.fromEntries(
     Object.entries(shapes).map(([name, shape], i) => [
@@ -163,9 +185,16 @@ function modelOf(
     name: "one",
     modelTypes: ["one"],
     ignoredKeys: /$^/,
-    basePrefix: "",
-    sites: () => [site],
-    tied: () => ({}),
+    bodyPath: "",
+    heads: { FEATURE_EXTRACTION: null },
+    body(m: Modules) {
+      const sizes = { in: site.inFeatures, out: site.outFeatures };
+      if (site.kind === "embedding") m.embedding(site.path, { rows: sizes.in, size: sizes.out });
+      else {m.linear(site.path, sizes, {
+          bias: site.bias,
+          stored: site.kind === "conv1d" ? "in-out" : "out-in",
+        });}
+    },
   } as unknown as Architecture;
   return createModelGraph(architecture, {
     config: { model_type: "one" },
@@ -179,7 +208,7 @@ function modelOf(
 function passOf(graph: Graph, model: ModelGraph, options: {
   readonly seed?: Value;
   readonly site?: (
-    context: Omit<SiteContext<LoraConfig>, "config" | "leaves">,
+    trace: Omit<SiteTrace<LoraConfig>, "config" | "leaves">,
     x: Value,
     result: Value,
   ) => Value;
@@ -203,10 +232,9 @@ function asked(pass: ForwardPass): Value {
 }
 
 function leavesOf(pass: ForwardPass, site: Site, config: LoraConfig): Record<string, Value> {
-  const names = { ...lora.leafShapes(config, site), ...lora.frozenShapes!(config, site) };
   const tensors = contents(site, config);
   return Object.fromEntries(
-    Object.keys(names).map((name) => [name, pass.leaf(name, tensors[name])]),
+    Object.keys(rulesOf(config, site)).map((name) => [name, pass.leaf(name, tensors[name])]),
   );
 }
 
@@ -224,15 +252,10 @@ async function runSite(device: Device, options: {
   const seedValue = training ? input(graph, "seed", { shape: [1], dtype: "i32" }) : undefined;
   const pass = passOf(graph, modelOf(device, site, merged ?? tensors), {
     seed: seedValue,
-    site: config && ((context, x, result) =>
-      lora.forward({
-        ...context,
-        config,
-        leaves: leavesOf(context.pass, site, config),
-        x,
-        result,
-        base: (v) => v,
-      })),
+    site: config && ((given, x, result) => {
+      const trace = { ...given, config, leaves: leavesOf(given.pass, site, config) };
+      return runRule(ruleOf(config, site), trace, { x, result, base: (v) => v });
+    }),
   });
   const ids = site.kind === "embedding";
   const x = input(graph, "x", {
@@ -267,13 +290,15 @@ async function mergeSite(
   const graph = createGraph();
   const pass = passOf(graph, modelOf(device, site, contents(site, config)), {});
   const stored = (name: string) => cast(pass.weight(`${site.path}.${name}`).plain!, "f32");
-  const merged = lora.merge!({
+  const trace: SiteTrace<LoraConfig> = {
     pass,
     site,
     config,
     shared: {},
     multiplier: asked(pass),
     leaves: leavesOf(pass, site, config),
+  };
+  const merged = mergeRule(ruleOf(config, site), trace, {
     weight: stored("weight"),
     ...(site.bias ? { bias: stored("bias") } : {}),
   });

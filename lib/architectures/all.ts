@@ -1,0 +1,7 @@
+/**
+ * The families that the library brings. Another one is a file in this folder and a line here.
+ *
+ * @module
+ */
+export { gpt2 } from "./gpt2.ts";
+export { llama } from "./llama.ts";

@@ -1,0 +1,112 @@
+/**
+ * What stands after the body of a model, for each task.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../errors.ts";
+import type { Body, Head, ModelConfig } from "../model/architecture.ts";
+import { add, equal, mul, not } from "../ops/elementwise.ts";
+import { cast } from "../ops/cast.ts";
+import { gather } from "../ops/gather.ts";
+import { iota } from "../ops/iota.ts";
+import { reduceMax } from "../ops/reduce.ts";
+import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
+import type { Value } from "../ops/value.ts";
+import { labelCount } from "../model/label-count.ts";
+import { configReader } from "./config-reader.ts";
+
+/** Scores of the next token, by `lm_head`. */
+export function languageHead(options: {
+  /**
+   * Whether its weight is that of the token embedding: never, always, or where a checkpoint has no
+   * other.
+   */
+  readonly tied: (config: ModelConfig) => boolean | "unless-stored";
+  /** Factor of the hidden state. */
+  readonly scale?: (config: ModelConfig) => number;
+}): Head {
+  return (m, { config, body }) => {
+    const out = configReader(config).size("vocab_size");
+    const tied = options.tied(config);
+    const head = m.linear("lm_head", { in: body.hidden, out }, {
+      bias: false,
+      head: true,
+      tiedTo: tied ? body.embedding : undefined,
+      tie: tied === "unless-stored" ? tied : "always",
+    });
+    const scale = options.scale?.(config) ?? 1;
+    return (pass, outputs) => {
+      const rows = pass.headRows(outputs.lastHiddenState);
+      return { ...outputs, logits: head(scale === 1 ? rows : mul(rows, scale)) };
+    };
+  };
+}
+
+/** Scores of the classes of each token, by `classifier`. */
+export function tokenHead(dropout: (config: ModelConfig) => number): Head {
+  return (m, { config, body }) => {
+    const classifier = m.linear("classifier", classes(config, body));
+    return (pass, outputs) => ({
+      ...outputs,
+      logits: classifier(pass.dropout(outputs.lastHiddenState, dropout(config))),
+    });
+  };
+}
+
+/** Scores of the classes of a text, by `classifier` from what a pooler gives. */
+export function pooledHead(dropout: (config: ModelConfig) => number): Head {
+  return (m, { config, body }) => {
+    const classifier = m.linear("classifier", classes(config, body), { head: true });
+    return (pass, outputs) => ({
+      ...outputs,
+      logits: classifier(pass.dropout(outputs.poolerOutput, dropout(config))),
+    });
+  };
+}
+
+/** Scores of the classes of a text, by `score` at the last token that is no padding. */
+export const lastTokenHead: Head = (m, { config, body }) => {
+  const score = m.linear("score", classes(config, body), { bias: false, head: true });
+  return (_pass, outputs, { ids }) => {
+    const { lastHiddenState: h } = outputs, [b, t, d] = h.shape;
+    const rows = add(lastTokens(h, { config, ids }), mul(iota(h.graph, [b], { axis: 0 }), t));
+    return { ...outputs, logits: score(gather(reshape(h, [b * t, d]), rows)) };
+  };
+};
+
+/** Scores of each token to be the first and the last of an answer, by `qa_outputs`. */
+export const answerHead: Head = (m, { body }) => {
+  const bounds = m.linear("qa_outputs", { in: body.hidden, out: 2 });
+  return (_pass, { lastHiddenState, ...outputs }) => {
+    const logits = bounds(lastHiddenState), rows = logits.shape.slice(0, 2);
+    const [startLogits, endLogits] = [0, 1].map((start) =>
+      reshape(sliceAxis(logits, { axis: 2, start, size: 1 }), rows)
+    );
+    return { ...outputs, lastHiddenState, startLogits, endLogits };
+  };
+};
+
+/** Place of the last token of each row that is no padding, `i32` [B]. */
+function lastTokens(
+  h: Value,
+  { config, ids }: { readonly config: ModelConfig; readonly ids: Value },
+): Value {
+  const { pad_token_id: pad } = config, [b, t] = h.shape;
+  if (typeof pad !== "number" && b > 1) {
+    throw new UnsupportedError(
+      "PAD_TOKEN",
+      `A ${config.model_type} model finds the end of each text by its padding, and its config has no pad_token_id. ` +
+        "Set it in config.json, or run one text at a time.",
+    );
+  }
+  // As transformers, which sees no padding behind virtual tokens.
+  const padding = typeof pad !== "number" || ids.shape[1] !== t ? -1 : pad;
+  const at = iota(h.graph, [b, t], { axis: 1 });
+  const tokens = padding < 0 ? at : mul(at, cast(not(equal(ids, padding)), "i32"));
+  return cast(reduceMax(cast(tokens, "f32"), { axes: [1] }), "i32");
+}
+
+function classes(config: ModelConfig, body: Body): { readonly in: number; readonly out: number } {
+  return { in: body.hidden, out: labelCount(config) };
+}

@@ -1,0 +1,133 @@
+/**
+ * The options of `generate`.
+ *
+ * @module
+ */
+import type { ChatTemplateOptions } from "../io/chat-template.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
+import {
+  BOOLEAN,
+  documented,
+  NOT_NEGATIVE,
+  type OptionRules,
+  SIGNAL,
+  TEXT,
+  WHOLE,
+  wholeFrom,
+} from "../options.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { SAMPLING_RULES, type SamplingOptions } from "./sampling.ts";
+
+/**
+ * How to generate. Without any of `doSample`, `temperature`, `topK` and `topP`, the most probable
+ * token is taken each time.
+ */
+export interface GenerateOptions extends SamplingOptions {
+  /** How many tokens to add at most; 128 by default. The model's last position ends a text too. */
+  readonly maxNewTokens?: number;
+  /**
+   * Draws tokens at random instead of taking the most probable; true by default where `temperature`
+   * (other than 0), `topK` or `topP` is given.
+   */
+  readonly doSample?: boolean;
+  /** Divides the scores, as in {@link SamplingOptions}; 0 takes the most probable token. */
+  readonly temperature?: number;
+  /**
+   * Where random numbers start from, 0 by default: the same seed gives the same text. Each row
+   * draws its own.
+   */
+  readonly seed?: number;
+  /** Strings that end a text; the text stops before them. */
+  readonly stop?: string | readonly string[];
+  /** Keeps the stop string in the text. */
+  readonly includeStop?: boolean;
+  /**
+   * Ids that end a text, in place of those of the model's `generation_config.json` or
+   * `config.json`; `[]` for none.
+   */
+  readonly eosTokenId?: number | readonly number[];
+  /** Reads prompts and writes text; the one that lies beside the model's weights by default. */
+  readonly tokenizer?: Tokenizer;
+  /** Whether prompts of text get the tokenizer's special tokens; true by default. */
+  readonly addSpecialTokens?: boolean;
+  /** Whether special tokens are left out of the text; true by default. */
+  readonly skipSpecialTokens?: boolean;
+  /** What a chat template gets beside the messages, such as `tools`. */
+  readonly chatTemplate?: ChatTemplateOptions;
+  /**
+   * The adapter of each prompt, active or not, `"__base__"` for none; without it all get the active
+   * adapters.
+   */
+  readonly adapterNames?: readonly string[];
+  /** Number of each prompt's task, where an active adapter routes by it. */
+  readonly taskIds?: readonly number[] | Tensor;
+  /** Stops with the signal's reason as the error. */
+  readonly signal?: AbortSignal;
+}
+
+/** What the options may be, and what tools show of them. */
+export const GENERATE_RULES: OptionRules<GenerateOptions> = {
+  maxNewTokens: documented(
+    wholeFrom(1),
+    "How many tokens to add at most; 128 by default. The model's last position ends a text too.",
+  ),
+  doSample: documented(
+    BOOLEAN,
+    "Draws tokens at random instead of taking the most probable; true by default where `temperature` (other than 0), `topK` or `topP` is given.",
+  ),
+  ...SAMPLING_RULES,
+  temperature: documented(
+    NOT_NEGATIVE,
+    "Divides the scores, as in SamplingOptions; 0 takes the most probable token.",
+  ),
+  seed: documented(
+    WHOLE,
+    "Where random numbers start from, 0 by default: the same seed gives the same text. Each row draws its own.",
+  ),
+  stop: documented(
+    {
+      must: "a string that is not empty, or a list of such strings",
+      holds: (x) => [x].flat().every(TEXT.holds),
+      type: "string | readonly string[]",
+    },
+    "Strings that end a text; the text stops before them.",
+  ),
+  includeStop: documented(BOOLEAN, "Keeps the stop string in the text."),
+  eosTokenId: documented(
+    {
+      must: "a token id or a list of token ids",
+      holds: (x) => [x].flat().every(wholeFrom(0).holds),
+      type: "number | readonly number[]",
+    },
+    "Ids that end a text, in place of those of the model's `generation_config.json` or `config.json`; `[]` for none.",
+  ),
+  tokenizer: documented(
+    null,
+    "Reads prompts and writes text; the one that lies beside the model's weights by default.",
+    "Tokenizer",
+  ),
+  addSpecialTokens: documented(
+    BOOLEAN,
+    "Whether prompts of text get the tokenizer's special tokens; true by default.",
+  ),
+  skipSpecialTokens: documented(
+    BOOLEAN,
+    "Whether special tokens are left out of the text; true by default.",
+  ),
+  chatTemplate: documented(
+    null,
+    "What a chat template gets beside the messages, such as `tools`.",
+    "ChatTemplateOptions",
+  ),
+  adapterNames: documented(
+    null,
+    'The adapter of each prompt, active or not, `"__base__"` for none; without it all get the active adapters.',
+    "readonly string[]",
+  ),
+  taskIds: documented(
+    null,
+    "Number of each prompt's task, where an active adapter routes by it.",
+    "readonly number[] | Tensor",
+  ),
+  signal: documented(SIGNAL, "Stops with the signal's reason as the error."),
+};

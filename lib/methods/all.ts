@@ -1,0 +1,9 @@
+/**
+ * The methods that the library brings. Another one is a file in this folder and a line here.
+ *
+ * @module
+ */
+export * from "./ia3.ts";
+export * from "./lora/lora.ts";
+export * from "./prefix-tuning.ts";
+export * from "./vera.ts";

@@ -1,0 +1,196 @@
+/**
+ * What a method does at a site, as one of a few rules, and what follows from them.
+ *
+ * @module
+ */
+import type { AdaptedAttention } from "../model/forward-pass.ts";
+import type { SiteKind } from "../model/site.ts";
+import { add, mul } from "../ops/elementwise.ts";
+import { gather } from "../ops/gather.ts";
+import { matmul } from "../ops/matmul.ts";
+import { dense } from "../model/weight.ts";
+import type { Value } from "../ops/value.ts";
+import type { PeftConfig } from "./config.ts";
+import type { PeftMethod, SiteTrace } from "./method.ts";
+import { mergedRows, withRows } from "./token-rows.ts";
+
+/** A site's input and output, for rules that run it. */
+export interface SiteCall {
+  /** What goes into the site: [..., in], or token ids for an embedding. */
+  readonly x: Value;
+  /** What came out so far: the base's output with the adapters that are active before this one. */
+  readonly result: Value;
+  /** Runs the site, with the adapters before this one, on any input. */
+  base(x: Value): Value;
+}
+
+/** Parameters of a site in f32, as the layer stores them. */
+export interface SiteValues {
+  /** The weight. */
+  readonly weight: Value;
+  /** The bias, where the layer has one. */
+  readonly bias?: Value;
+}
+
+/** Adds a delta to the weight. */
+export interface DeltaRule<C extends PeftConfig> {
+  /** The delta as the layer stores its weight, without the caller's factor. */
+  delta(trace: SiteTrace<C>): Value;
+  /** What the delta adds to the output, without making it: of x [..., in], [..., out]. */
+  apply?(trace: SiteTrace<C>, x: Value): Value;
+  /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
+  forward?(trace: SiteTrace<C>, call: SiteCall): Value;
+  /** Merges where there is more to it than the delta; applies the caller's factor itself. */
+  weight?(trace: SiteTrace<C>, values: SiteValues): SiteValues;
+}
+
+/** Changes what goes in or what comes out. */
+export interface ChangeRule<C extends PeftConfig> {
+  /** Changes the input. */
+  input?(trace: SiteTrace<C>, x: Value): Value;
+  /** Changes the output. */
+  output?(trace: SiteTrace<C>, y: Value): Value;
+  /** Does the same to the weights; without it the method cannot be merged. */
+  weight?(trace: SiteTrace<C>, values: SiteValues): SiteValues;
+}
+
+/** Puts leaves in the place of the site's own parameters. */
+export interface ReplaceRule {
+  /** Names of the leaves that stand for the weight and the bias. */
+  readonly replaces: { readonly weight?: string; readonly bias?: string };
+  /** Numbers of the rows of the weight that the leaf stands for; all of it without them. */
+  readonly rows?: readonly number[];
+}
+
+/** Runs the site in its own way. */
+export interface ForwardRule<C extends PeftConfig> {
+  /** Gives the output. */
+  forward(trace: SiteTrace<C>, call: SiteCall): Value;
+  /** Does the same to the weights; without it the method cannot be merged. */
+  weight?(trace: SiteTrace<C>, values: SiteValues): SiteValues;
+  /** Whether it applies the caller's factor on its strength. */
+  readonly scales?: true;
+}
+
+/** Adds to what an attention module gives. */
+export interface AttentionRule<C extends PeftConfig> {
+  /** Gives the output, of the module's own [B, T, D], which its projection has left. */
+  attention(trace: SiteTrace<C>, call: AdaptedAttention, output: Value): Value;
+}
+
+/** What a method does at a site. */
+export type SiteRule<C extends PeftConfig> =
+  | DeltaRule<C>
+  | ChangeRule<C>
+  | ReplaceRule
+  | ForwardRule<C>
+  | AttentionRule<C>;
+
+/** The rules of a method by kind of site. */
+export type SiteRules<C extends PeftConfig> = { readonly [K in SiteKind]?: SiteRule<C> };
+
+/** A number or a value times the factor that the caller asked for. */
+export function scaled(x: Value, multiplier: Value | 1): Value {
+  return multiplier === 1 ? x : mul(x, multiplier);
+}
+
+/** Runs a site by a rule. */
+export function runRule<C extends PeftConfig>(
+  rule: SiteRule<C>,
+  trace: SiteTrace<C>,
+  call: SiteCall,
+): Value {
+  if ("forward" in rule && rule.forward) return rule.forward(trace, call);
+  const { x, result, base } = call;
+  if ("delta" in rule) {
+    const change = rule.apply?.(trace, x) ?? applied(rule.delta(trace), trace, x);
+    return add(result, scaled(change, trace.multiplier));
+  }
+  if ("replaces" in rule) {
+    const { replaces: { weight = "" }, rows } = rule;
+    return rows ? withRows(trace, call, { rows: trace.leaves[weight], indices: rows }) : result;
+  }
+  const { input, output } = rule as ChangeRule<C>;
+  const changed = input?.(trace, x) ?? x;
+  const y = changed === x ? result : base(changed);
+  return output?.(trace, y) ?? y;
+}
+
+function applied<C extends PeftConfig>(delta: Value, { site }: SiteTrace<C>, x: Value): Value {
+  return site.kind === "embedding"
+    ? gather(delta, x)
+    : matmul(x, delta, { transposeB: site.kind === "linear" });
+}
+
+/** The parameters of a site with an adapter merged into them. */
+export function mergeRule<C extends PeftConfig>(
+  rule: SiteRule<C>,
+  trace: SiteTrace<C>,
+  values: SiteValues,
+): SiteValues {
+  if ("weight" in rule && rule.weight) return rule.weight(trace, values);
+  if ("replaces" in rule) {
+    const { replaces: { weight, bias }, rows: indices } = rule;
+    if (indices) {
+      const { pass, site, leaves } = trace;
+      // Of a linear layer, what adapters before it made of these rows stays, as in its output.
+      const old = site.kind === "linear"
+        ? dense(pass.weight(`${site.path}.weight`))
+        : values.weight;
+      const rows = { rows: leaves[weight!], indices };
+      return { ...values, weight: mergedRows(values.weight, old, rows) };
+    }
+    return {
+      ...values,
+      ...(weight && trace.leaves[weight] ? { weight: trace.leaves[weight] } : {}),
+      ...(bias && trace.leaves[bias] ? { bias: trace.leaves[bias] } : {}),
+    };
+  }
+  if (!("delta" in rule)) throw new TypeError(`${trace.config.peftType} cannot be merged.`);
+  const change = scaled(rule.delta(trace), trace.multiplier);
+  return { ...values, weight: add(values.weight, change) };
+}
+
+/** A method with the config of an adapter. */
+type Configured = { readonly method: PeftMethod; readonly config: PeftConfig };
+
+/** What an adapter does at a kind of site. */
+export function ruleAt(
+  { method, config }: Configured,
+  kind: SiteKind,
+): SiteRule<PeftConfig> | undefined {
+  return method.sites?.(config)[kind];
+}
+
+/** Kinds of sites that a method can adapt. */
+export function siteKinds({ method, config }: Configured): readonly SiteKind[] {
+  return Object.keys(method.sites?.(config) ?? {}) as SiteKind[];
+}
+
+function everyRule(
+  { method, config }: Configured,
+  holds: (rule: SiteRule<PeftConfig>) => boolean,
+): boolean {
+  const rules = Object.values(method.sites?.(config) ?? {});
+  return rules.length > 0 && rules.every(holds);
+}
+
+/** Whether an adapter can be merged into weights. */
+export function isMergeable(of: Configured): boolean {
+  return !of.method.pass &&
+    everyRule(
+      of,
+      (rule) =>
+        "delta" in rule || "replaces" in rule || ("weight" in rule && rule.weight !== undefined),
+    );
+}
+
+/** Whether a factor on an adapter's strength means something: what it adds is scaled. */
+export function isScalable(of: Configured): boolean {
+  return everyRule(of, (rule) => "delta" in rule || "scales" in rule);
+}
+
+/** Whether what an adapter adds to layers are deltas of weights, which a LoRA can stand for. */
+export function isConvertible(of: Configured): boolean {
+  return everyRule(of, (rule) => "delta" in rule);
+}

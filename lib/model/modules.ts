@@ -1,0 +1,190 @@
+/**
+ * Declaring the modules of a model: once, for those who want to know them and for those who run
+ * them.
+ *
+ * @module
+ */
+import type { Value } from "../ops/value.ts";
+import type { AttentionCall } from "./attend.ts";
+import { type AttentionLayout, type NormRule, parameterShapes, type Site } from "./site.ts";
+
+/** A module with weights, as a function of what goes into it. */
+export interface Layer {
+  (x: Value): Value;
+  /** Its path. */
+  readonly path: string;
+}
+
+/** An attention module, as a function of queries, keys and values: see {@link AttentionCall}. */
+export type AttentionLayer = (call: AttentionCall) => Value;
+
+/**
+ * A place in the tree of modules. What is declared here is declared in the order in which torch
+ * constructs it, whatever the order in which it runs: that is the order of a model's sites, and of
+ * the random numbers that adapters draw.
+ */
+export interface Modules {
+  /** A place further down. */
+  at(name: string | number): Modules;
+  /** A linear layer, with a bias by default; `stored: "in-out"` for a weight stored [in, out]. */
+  linear(
+    name: string,
+    sizes: { readonly in: number; readonly out: number },
+    options?: LinearOptions,
+  ): Layer;
+  /** A table [rows, size] of vectors by id. */
+  embedding(
+    name: string,
+    sizes: { readonly rows: number; readonly size: number },
+    options?: EmbeddingOptions,
+  ): Layer;
+  /** A norm over so many features; a LayerNorm has a bias by default, an RMSNorm has none. */
+  norm(name: string, size: number, rule: NormRule & { readonly bias?: boolean }): Layer;
+  /** A parameter that belongs to no site, in f32. */
+  parameter(name: string, shape: readonly number[]): () => Value;
+  /** Makes this place an attention module, before the modules in it are declared. */
+  attention(sizes: AttentionSizes): AttentionLayer;
+}
+
+/** How a layer's weight is that of another. */
+export interface TieOptions {
+  /** The layer whose weight is its own too. */
+  readonly tiedTo?: Layer;
+  /** Whether a checkpoint that holds a weight of its own for it unties it; not so by default. */
+  readonly tie?: "unless-stored" | "always";
+}
+
+/** How an embedding is made. */
+export interface EmbeddingOptions extends TieOptions {
+  /** How many positions it knows, where its ids are positions. */
+  readonly positions?: number;
+}
+
+/** How a linear layer is made. */
+export interface LinearOptions extends TieOptions {
+  /** Whether it has a bias; true by default. */
+  readonly bias?: boolean;
+  /** How its weight is stored; `"out-in"` by default. */
+  readonly stored?: "in-out" | "out-in";
+  /** Whether it is the output head. */
+  readonly head?: boolean;
+}
+
+/** How an attention module is made. */
+export interface AttentionSizes extends Pick<AttentionLayout, "heads" | "headSize"> {
+  /** Size of the hidden state. */
+  readonly features: number;
+  /** Heads of keys and values; as many as of queries by default. */
+  readonly keyHeads?: number;
+  /** The sequence that it belongs to; `"tokens"` by default. */
+  readonly over?: AttentionLayout["over"];
+}
+
+/** What a definition declares. */
+export interface Structure {
+  /** Sites by module path, in the order of their declaration. */
+  readonly sites: ReadonlyMap<string, Site>;
+  /** Shapes of all parameters by checkpoint name, tied ones included. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  /** Parameters that are the same tensor as another one: alias to source. */
+  readonly tied: ReadonlyMap<string, string>;
+  /** Those among them that a checkpoint may hold tensors of their own for. */
+  readonly loose: ReadonlySet<string>;
+}
+
+/** What becomes of declarations. */
+export interface Visitor {
+  /** A site, and what holds its weight where another does. */
+  site(site: Site, tie: TieOptions): (x: Value) => Value;
+  /** A parameter that belongs to no site. */
+  parameter(name: string, shape: readonly number[]): () => Value;
+  /** An attention module. */
+  attention(site: Site): AttentionLayer;
+}
+
+/** Runs a definition to learn what it declares. */
+export function recordModules(define: (modules: Modules) => unknown): Structure {
+  const sites = new Map<string, Site>();
+  const shapes = new Map<string, readonly number[]>();
+  const tied = new Map<string, string>();
+  const loose = new Set<string>();
+  const counts = new Map<string, number>();
+  const notTraced = () => {
+    throw new TypeError("Modules are declared before anything runs.");
+  };
+  const declare = (site: Site) => {
+    sites.set(site.path, site);
+    for (const [part, shape] of Object.entries(parameterShapes(site))) {
+      shapes.set(`${site.path}.${part}`, shape);
+    }
+  };
+  define(modulesAt("", {
+    site(site, { tiedTo, tie }) {
+      declare(site);
+      const weight = `${site.path}.weight`;
+      if (tiedTo) tied.set(weight, `${tiedTo.path}.weight`);
+      if (tie === "unless-stored") loose.add(weight);
+      return notTraced;
+    },
+    parameter(name, shape) {
+      shapes.set(name, shape);
+      return notTraced;
+    },
+    attention(site) {
+      const { over } = site.attention!, index = counts.get(over) ?? 0;
+      counts.set(over, index + 1);
+      declare({ ...site, attention: { ...site.attention!, index } });
+      return notTraced;
+    },
+  }));
+  return { sites, shapes, tied, loose };
+}
+
+/** The place at a path whose declarations a visitor gets. */
+export function modulesAt(path: string, visit: Visitor): Modules {
+  const full = (name: string | number) => path ? `${path}.${name}` : `${name}`;
+  const layer = (site: Site, tie: TieOptions = {}): Layer => {
+    const run = visit.site(site, tie);
+    return Object.assign((x: Value) => run(x), { path: site.path });
+  };
+  return {
+    at: (name) => modulesAt(full(name), visit),
+    linear: (name, sizes, { bias = true, stored, head, ...tie } = {}) =>
+      layer({
+        path: full(name),
+        kind: stored === "in-out" ? "conv1d" : "linear",
+        inFeatures: sizes.in,
+        outFeatures: sizes.out,
+        bias,
+        ...(head && { head }),
+      }, tie),
+    embedding: (name, { rows, size }, { positions, ...tie } = {}) =>
+      layer({
+        path: full(name),
+        kind: "embedding",
+        inFeatures: rows,
+        outFeatures: size,
+        bias: false,
+        ...(positions !== undefined && { positions }),
+      }, tie),
+    norm: (name, size, { kind, epsilon, bias = kind === "layer" }) =>
+      layer({
+        path: full(name),
+        kind: "norm",
+        inFeatures: size,
+        outFeatures: size,
+        bias,
+        norm: { kind, epsilon },
+      }),
+    parameter: (name, shape) => visit.parameter(full(name), shape),
+    attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>
+      visit.attention({
+        path,
+        kind: "attention",
+        inFeatures: features,
+        outFeatures: features,
+        bias: false,
+        attention: { heads, keyHeads, headSize, over, index: 0 },
+      }),
+  };
+}
