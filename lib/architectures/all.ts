@@ -3,5 +3,6 @@
  *
  * @module
  */
+export { bert } from "./bert.ts";
 export { gpt2 } from "./gpt2.ts";
 export { llama } from "./llama.ts";
