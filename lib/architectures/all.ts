@@ -6,3 +6,4 @@
 export { bert } from "./bert.ts";
 export { gpt2 } from "./gpt2.ts";
 export { llama } from "./llama.ts";
+export { t5 } from "./t5.ts";

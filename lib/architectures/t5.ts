@@ -1,0 +1,249 @@
+/**
+ * T5 (Raffel et al., 2020, arXiv:1910.10683) and T5 1.1: an encoder and a decoder, whose attention
+ * knows how far apart tokens are by a bias on its scores alone.
+ *
+ * @module
+ */
+import type { Architecture, ArchitecturePass, Body, ModelConfig } from "../model/architecture.ts";
+import type { Layer, Modules } from "../model/modules.ts";
+import { add, max, min, mul } from "../ops/elementwise.ts";
+import { constant } from "../ops/constant.ts";
+import { gather } from "../ops/gather.ts";
+import { transpose } from "../ops/transpose.ts";
+import type { Value } from "../ops/value.ts";
+import { type Activation, ACTIVATIONS } from "./activations.ts";
+import { configReader } from "./config-reader.ts";
+import { languageHead } from "./heads.ts";
+import { joinHeads, splitHeads } from "./split-heads.ts";
+
+interface T5Config {
+  readonly vocab: number;
+  readonly hidden: number;
+  readonly headSize: number;
+  readonly inner: number;
+  readonly layers: number;
+  readonly decoderLayers: number;
+  readonly heads: number;
+  readonly buckets: number;
+  readonly maxDistance: number;
+  readonly dropout: number;
+  readonly epsilon: number;
+  readonly gated: boolean;
+  readonly activation: Activation;
+}
+
+/** Activations by `feed_forward_proj`; transformers' gated-gelu is the approximation. */
+const FEED_FORWARDS: Readonly<Record<string, Activation>> = Object.fromEntries(
+  Object.entries(ACTIVATIONS).flatMap(([name, activation]) => [
+    [name, activation],
+    [`gated-${name}`, name === "gelu" ? ACTIVATIONS.gelu_new : activation],
+  ]),
+);
+
+function readConfig(config: ModelConfig): T5Config {
+  const { size, number, choice } = configReader(config);
+  const layers = size("num_layers", 6);
+  return {
+    vocab: size("vocab_size", 32128),
+    hidden: size("d_model", 512),
+    headSize: size("d_kv", 64),
+    inner: size("d_ff", 2048),
+    layers,
+    decoderLayers: size("num_decoder_layers", layers),
+    heads: size("num_heads", 8),
+    buckets: size("relative_attention_num_buckets", 32),
+    maxDistance: size("relative_attention_max_distance", 128),
+    dropout: number("dropout_rate", 0.1),
+    epsilon: number("layer_norm_epsilon", 1e-6),
+    gated: String(config.feed_forward_proj).startsWith("gated-"),
+    activation: choice("feed_forward_proj", "relu", FEED_FORWARDS),
+  };
+}
+
+/** One stack of blocks: the encoder, or the decoder. */
+type Stack = (pass: ArchitecturePass, rows: Value, memory?: Value) => Value;
+
+interface StackOptions {
+  readonly c: T5Config;
+  readonly layers: number;
+  readonly isDecoder: boolean;
+}
+
+function stack(m: Modules, options: StackOptions): Stack {
+  const { c, isDecoder } = options;
+  const over = isDecoder ? "decoderTokens" : "tokens";
+  const norm = (m: Modules) => m.norm("layer_norm", c.hidden, { kind: "rms", epsilon: c.epsilon });
+  let table: Layer | undefined;
+  const blocks = Array.from({ length: options.layers }, (_, i) => {
+    const at = m.at("block").at(i).at("layer");
+    const self = attention(at.at(0).at("SelfAttention"), c, over);
+    // The first block's table stands for all.
+    table ??= at.at(0).at("SelfAttention").embedding("relative_attention_bias", {
+      rows: c.buckets,
+      size: c.heads,
+    });
+    const before = norm(at.at(0));
+    const cross = isDecoder
+      ? {
+        attention: attention(at.at(1).at("EncDecAttention"), c, "memory"),
+        before: norm(at.at(1)),
+      }
+      : undefined;
+    const last = at.at(isDecoder ? 2 : 1);
+    return {
+      self,
+      before,
+      cross,
+      feedForward: feedForward(last.at("DenseReluDense"), c),
+      between: norm(last),
+    };
+  });
+  const last = m.norm("final_layer_norm", c.hidden, { kind: "rms", epsilon: c.epsilon });
+  return (pass, rows, memory) => {
+    const dropout = (x: Value) => pass.dropout(x, c.dropout);
+    const bias = distanceBias(table!, { c, bidirectional: !isDecoder });
+    let h = dropout(rows);
+    for (const { self, before, cross, feedForward, between } of blocks) {
+      const x = before(pass.boundary(h));
+      h = add(h, dropout(self(x, x, bias)));
+      if (cross) h = add(h, dropout(cross.attention(cross.before(h), memory)));
+      h = add(h, dropout(feedForward(between(h), dropout)));
+    }
+    return dropout(last(h));
+  };
+}
+
+/** Attention of some rows over others; queries are not scaled. */
+function attention(
+  m: Modules,
+  c: T5Config,
+  over: "tokens" | "decoderTokens" | "memory",
+): (x: Value, over: Value | undefined, bias?: (distance: Value) => Value) => Value {
+  const { hidden, heads, headSize } = c, inner = heads * headSize;
+  const attend = m.attention({ features: hidden, heads, headSize, over });
+  const [q, k, v] = ["q", "k", "v"].map((name) => {
+    const layer = m.linear(name, { in: hidden, out: inner }, { bias: false });
+    return (x: Value) => splitHeads(layer(x), heads);
+  });
+  const out = m.linear("o", { in: inner, out: hidden }, { bias: false });
+  return (x, rows, bias) =>
+    attend({
+      q: q(x),
+      over: rows,
+      keyValues: (x) => ({ k: k(x), v: v(x) }),
+      project: (y) => out(joinHeads(y)),
+      causal: over === "decoderTokens",
+      scale: 1,
+      bias,
+      dropout: c.dropout,
+    });
+}
+
+function feedForward(
+  m: Modules,
+  c: T5Config,
+): (x: Value, dropout: (x: Value) => Value) => Value {
+  const into = (name: string) => m.linear(name, { in: c.hidden, out: c.inner }, { bias: false });
+  const first = into(c.gated ? "wi_0" : "wi"), second = c.gated ? into("wi_1") : undefined;
+  const out = m.linear("wo", { in: c.inner, out: c.hidden }, { bias: false });
+  return (x, dropout) => {
+    const y = c.activation(first(x));
+    return out(dropout(second ? mul(y, second(x)) : y));
+  };
+}
+
+/** The bias [H, T, S] of scores, from the distances [T, S] of keys; made once for all layers. */
+function distanceBias(
+  table: Layer,
+  { c, bidirectional }: { readonly c: T5Config; readonly bidirectional: boolean },
+): (distance: Value) => Value {
+  const known = new Map<Value, Value>();
+  // All distances beyond the largest share its bucket.
+  const first = -c.maxDistance, end = bidirectional ? c.maxDistance : 0;
+  const buckets = Array.from(
+    { length: end - first + 1 },
+    (_, i) => distanceBucket(first + i, { c, bidirectional }),
+  );
+  return (distance) => {
+    let bias = known.get(distance);
+    if (!bias) {
+      const rows = table(constant(distance.graph, buckets, { dtype: "i32" }));
+      const place = add(min(max(distance, first), end), -first);
+      known.set(distance, bias = transpose(gather(rows, place), [2, 0, 1]));
+    }
+    return bias;
+  };
+}
+
+/** The bucket of a distance: one for each that is small, and wider ones in steps of its logarithm. */
+function distanceBucket(
+  distance: number,
+  { c, bidirectional }: { readonly c: T5Config; readonly bidirectional: boolean },
+): number {
+  const buckets = bidirectional ? Math.floor(c.buckets / 2) : c.buckets;
+  const start = bidirectional && distance > 0 ? buckets : 0;
+  const far = bidirectional ? Math.abs(distance) : Math.max(-distance, 0);
+  const exact = Math.floor(buckets / 2);
+  if (far < exact) return start + far;
+  // In single precision, as transformers computes it.
+  const ratio = Math.fround(Math.log(Math.fround(far / exact)));
+  const step = Math.fround(
+    Math.fround(ratio / Math.log(c.maxDistance / exact)) * (buckets - exact),
+  );
+  return start + Math.min(exact + Math.trunc(step), buckets - 1);
+}
+
+function body(m: Modules, config: ModelConfig): Body {
+  const c = readConfig(config), { hidden } = c;
+  const sizes = { rows: c.vocab, size: hidden };
+  const embedding = m.embedding("shared", sizes);
+  const half = (name: string, layers: number) => {
+    const at = m.at(name);
+    const tokens = at.embedding("embed_tokens", sizes, { tiedTo: embedding, tie: tieOf(config) });
+    const run = stack(at, { c, layers, isDecoder: name === "decoder" });
+    return { tokens, run };
+  };
+  const encoder = half("encoder", c.layers), decoder = half("decoder", c.decoderLayers);
+  return {
+    hidden,
+    embedding,
+    run(pass, { ids, decoderIds }) {
+      const memory = pass.encoded(() => encoder.run(pass, pass.embedded(encoder.tokens(ids))));
+      const lastHiddenState = decoder.run(pass, decoder.tokens(decoderIds!), memory);
+      return { lastHiddenState, ...(memory && { encoderLastHiddenState: memory }) };
+    },
+  };
+}
+
+/** T5 and T5 1.1. */
+export const t5: Architecture = {
+  name: "t5",
+  modelTypes: ["t5"],
+  bodyPath: "",
+  body,
+  completeConfig: (config) => ({ ...config, scale_decoder_outputs: isScaled(config) }),
+  heads: {
+    // Of T5 1.1 on, whose hidden state is not scaled, checkpoints may hold a head of their own.
+    SEQ_2_SEQ_LM: languageHead({
+      tied: (config) => isScaled(config) && tieOf(config) === "always" || "unless-stored",
+      scale: (config) => isScaled(config) ? readConfig(config).hidden ** -0.5 : 1,
+    }),
+    FEATURE_EXTRACTION: null,
+  },
+  ignoredKeys: /EncDecAttention\.relative_attention_bias\.weight$/,
+  initializerRange: (config) => 0.05 * configReader(config).number("initializer_factor", 1),
+};
+
+/** Embeddings are one table, but where a change has cut their tie and a checkpoint holds several. */
+function tieOf(config: ModelConfig): "always" | "unless-stored" {
+  const tied = configReader(config).boolean("tie_word_embeddings", true);
+  return tied ? "always" : "unless-stored";
+}
+
+/** Whether the hidden state is scaled before the head; a config of transformers 4 says it by its tie. */
+function isScaled(config: ModelConfig): boolean {
+  return configReader(config).boolean(
+    "scale_decoder_outputs",
+    configReader(config).boolean("tie_word_embeddings", true),
+  );
+}
