@@ -1,0 +1,128 @@
+"""Writes definitions.golden.json: what models of transformers give, and the order of their parameters.
+
+    $GRAFT_ORACLE_PYTHON tests/architectures/definitions.golden.py
+
+The weights are not stored: both sides compute them from their names (`fill`). Sizes are odd, heads
+are not as wide as the model where a family allows it, and nothing keeps a neutral value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import transformers
+
+BERT = dict(
+    vocab_size=13,
+    hidden_size=9,
+    num_hidden_layers=1,
+    num_attention_heads=3,
+    intermediate_size=7,
+    max_position_embeddings=8,
+    type_vocab_size=3,
+    layer_norm_eps=1e-3,
+)
+GPT2 = dict(vocab_size=13, n_embd=6, n_layer=1, n_head=2, n_positions=8, pad_token_id=0)
+LLAMA = dict(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=7,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=4,
+    pad_token_id=0,
+)
+T5 = dict(
+    vocab_size=13,
+    d_model=10,
+    d_kv=3,
+    d_ff=7,
+    num_layers=2,
+    num_heads=2,
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=6,
+    decoder_start_token_id=0,
+)
+CASES = [
+    ("BertModel", BERT),
+    ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
+    ("BertForTokenClassification", {**BERT, "num_labels": 3, "hidden_act": "relu"}),
+    ("BertForQuestionAnswering", BERT),
+    ("GPT2ForSequenceClassification", {**GPT2, "num_labels": 3}),
+    ("GPT2ForTokenClassification", {**GPT2, "num_labels": 3}),
+    ("GPT2ForQuestionAnswering", GPT2),
+    ("LlamaModel", LLAMA),
+    ("LlamaForSequenceClassification", {**LLAMA, "num_labels": 3}),
+    ("T5Model", {**T5, "num_layers": 1, "num_decoder_layers": 2}),
+    ("T5ForConditionalGeneration", T5),
+    (
+        "T5ForConditionalGeneration",
+        {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+]
+IDS = [[7, 3, 9, 12, 4], [9, 1, 11, 0, 0]]
+MASK = [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+INPUTS = {"input_ids": IDS, "attention_mask": MASK}
+# Longer than the largest distance on both sides.
+LONG = {
+    "input_ids": [[(5 * i * i + 3 * i) % 12 + 1 for i in range(9)], [6, 2, 8, 10, 0, 0, 0, 0, 0]],
+    "attention_mask": [[1] * 9, [1] * 4 + [0] * 5],
+    "decoder_input_ids": [[0, 5, 5, 7, 2, 9, 11, 3], [0, 4, 1, 8, 0, 0, 0, 0]],
+    "decoder_attention_mask": [[1] * 8, [1] * 4 + [0] * 4],
+}
+OUTPUTS = (
+    "logits",
+    "start_logits",
+    "end_logits",
+    "last_hidden_state",
+    "pooler_output",
+    "encoder_last_hidden_state",
+)
+
+
+def fill(name: str, size: int) -> list[float]:
+    """The values of a parameter."""
+    seed = sum(map(ord, name)) % 97
+    return [0.6 * math.sin(1.3 * i + seed) for i in range(size)]
+
+
+@torch.no_grad()
+def run(name: str, settings: dict) -> dict:
+    family = name.split("For")[0].removesuffix("Model")
+    config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager")
+    model = getattr(transformers, name)(config).eval()
+    for parameter, value in model.named_parameters():
+        value.copy_(torch.tensor(fill(parameter, value.numel())).reshape(value.shape))
+    if family == "T5":
+        inputs = LONG
+    elif family == "Bert":
+        inputs = {**INPUTS, "token_type_ids": [[0, 0, 1, 2, 2], [1, 0, 2, 1, 1]]}
+    else:
+        inputs = INPUTS
+    result = model(**{key: torch.tensor(value) for key, value in inputs.items()})
+    return {
+        "config": {**settings, "model_type": config.model_type, "architectures": [name]},
+        "parameters": [parameter for parameter, _ in model.named_parameters()],
+        "inputs": inputs,
+        "outputs": {
+            key: {
+                "shape": list(result[key].shape),
+                "values": [float(f"{x:.6g}") for x in result[key].flatten().tolist()],
+            }
+            for key in OUTPUTS
+            if result.get(key) is not None
+        },
+    }
+
+
+def main() -> None:
+    cases = [run(name, settings) for name, settings in CASES]
+    path = Path(__file__).with_suffix(".json")
+    path.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+
+
+main()
