@@ -4,6 +4,7 @@
  * @module
  */
 export * from "./ia3.ts";
+export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
 export * from "./prefix-tuning.ts";
 export * from "./vera.ts";
