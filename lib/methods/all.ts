@@ -3,6 +3,7 @@
  *
  * @module
  */
+export * from "./adalora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
