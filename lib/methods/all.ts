@@ -4,6 +4,7 @@
  * @module
  */
 export * from "./adalora.ts";
+export * from "./adaption-prompt.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
