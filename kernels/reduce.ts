@@ -273,12 +273,14 @@ function rows(text: Text): { main: string[]; workgroups: readonly [number, numbe
     `var total = ${none};`,
     `if (result < ${all}) {`,
     ...place,
+    // Read once, before the loops.
+    `let step = ${step};`,
+    `let lanes = ${lanes};`,
     // Blocks of a few elements, and then their sums.
-    `for (var b = lane; b < end; b += ${step}) {`,
+    "for (var b = lane; b < end; b += step) {",
     `var block = ${none};`,
-    `for (var u = b; u < min(end, b + ${step}); u += ${lanes}) { block = ${
-      combine("block", read)
-    }; }`,
+    "let stop = min(end, b + step);",
+    `for (var u = b; u < stop; u += lanes) { block = ${combine("block", read)}; }`,
     `total = ${combine("total", "block")};`,
     "}",
     "}",
@@ -340,11 +342,15 @@ function columns(text: Text): { main: string[]; workgroups: readonly [number, nu
     `let column = ${byAcross.remainder("id")} * ${width}u;`,
     `let part = ${byAcross.quotient("id")};`,
     ...place,
+    // Read once, before the loops.
+    `let rows = ${block};`,
+    `let stride = ${columns};`,
     `var total = ${none};`,
-    `for (var b = start; b < end; b += ${block}) {`,
+    "for (var b = start; b < end; b += rows) {",
     `var block = ${none};`,
-    `for (var r = b; r < min(end, b + ${block}); r++) { block = ${
-      combine("block", `${read}(first + r * ${columns})`)
+    "let stop = min(end, b + rows);",
+    `for (var r = b; r < stop; r++) { block = ${
+      combine("block", `${read}(first + r * stride)`)
     }; }`,
     `total = ${combine("total", "block")};`,
     "}",
