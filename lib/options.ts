@@ -24,83 +24,75 @@ export interface OptionRule {
  */
 export type OptionRules<T> = { readonly [K in keyof Required<T>]: OptionRule | null };
 
+/** A rule from its words and its check. */
+export function rule(must: string, holds: OptionRule["holds"], type?: string): OptionRule {
+  return { must, holds, type };
+}
+
+/** A rule for finite numbers. */
+export function number(must: string, holds: (value: number) => boolean): OptionRule {
+  return rule(must, (x) => isFiniteNumber(x) && holds(x), "number");
+}
+
 /** `true` or `false`. */
-export const BOOLEAN: OptionRule = {
-  must: "true or false",
-  holds: (x) => typeof x === "boolean",
-  type: "boolean",
-};
+export const BOOLEAN: OptionRule = rule(
+  "true or false",
+  (x) => typeof x === "boolean",
+  "boolean",
+);
 
 /** A function. */
-export const FUNCTION: OptionRule = {
-  must: "a function",
-  holds: (x) => typeof x === "function",
-};
+export const FUNCTION: OptionRule = rule("a function", (x) => typeof x === "function");
 
 /** A string that is not empty. */
-export const TEXT: OptionRule = {
-  must: "a string that is not empty",
-  holds: (x) => typeof x === "string" && x !== "",
-  type: "string",
-};
+export const TEXT: OptionRule = rule(
+  "a string that is not empty",
+  (x) => typeof x === "string" && x !== "",
+);
 
 /** Names of adapters. */
-export const NAMES: OptionRule = { must: "a list of adapters' names", holds: Array.isArray };
+export const NAMES: OptionRule = rule("a list of adapters' names", Array.isArray);
+
+/** A signal of an `AbortController`. */
+export const SIGNAL: OptionRule = rule(
+  "an AbortSignal",
+  (x) => x instanceof AbortSignal,
+  "AbortSignal",
+);
+
+/** A finite number. */
+export const FINITE: OptionRule = number("a finite number", () => true);
 
 /** A number above 0. */
-export const POSITIVE: OptionRule = {
-  must: "a number above 0",
-  holds: (x) => isFiniteNumber(x) && x > 0,
-  type: "number",
-};
+export const POSITIVE: OptionRule = number("a number above 0", (x) => x > 0);
 
 /** A number from 0 on. */
-export const NOT_NEGATIVE: OptionRule = {
-  must: "a number from 0 on",
-  holds: (x) => isFiniteNumber(x) && x >= 0,
-  type: "number",
-};
+export const NOT_NEGATIVE: OptionRule = number("a number from 0 on", (x) => x >= 0);
+
+/** A whole number of any sign. */
+export const WHOLE: OptionRule = number("a whole number", Number.isSafeInteger);
 
 /** A number from `minimum` to `maximum`. */
 export function numberIn(minimum: number, maximum: number): OptionRule {
-  return {
-    must: `a number from ${minimum} to ${maximum}`,
-    holds: (x) => typeof x === "number" && x >= minimum && x <= maximum,
-    type: "number",
-  };
+  return number(`a number from ${minimum} to ${maximum}`, (x) => x >= minimum && x <= maximum);
 }
-
-/** A whole number of any sign. */
-export const WHOLE: OptionRule = {
-  must: "a whole number",
-  holds: (x) => Number.isSafeInteger(x),
-  type: "number",
-};
-
-/** A signal of an `AbortController`. */
-export const SIGNAL: OptionRule = {
-  must: "an AbortSignal",
-  holds: (x) => x instanceof AbortSignal,
-  type: "AbortSignal",
-};
 
 /** A whole number from `minimum` on. */
 export function wholeFrom(minimum: number): OptionRule {
-  return {
-    must: `a whole number ${minimum === 1 ? "above 0" : `from ${minimum} on`}`,
-    holds: (x) => Number.isSafeInteger(x) && x as number >= minimum,
-    type: "number",
-  };
+  return number(
+    `a whole number ${minimum === 1 ? "above 0" : `from ${minimum} on`}`,
+    (x) => Number.isSafeInteger(x) && x >= minimum,
+  );
 }
 
 /** A rule with what tools show of the option; without a rule another place checks the value. */
 export function documented(rule: OptionRule | null, doc: string, type = rule?.type): OptionRule {
-  return { ...rule ?? { must: "what it says", holds: () => true }, doc, type };
+  return { must: "what it says", holds: () => true, ...rule, doc, type };
 }
 
 /** One of these strings. */
 export function oneOf(names: readonly string[]): OptionRule {
-  return { must: `one of ${names.join(", ")}`, holds: (x) => names.includes(x as string) };
+  return rule(`one of ${names.join(", ")}`, (x) => names.includes(x as string));
 }
 
 /** Whether a value can be gone through, perhaps asynchronously. */
@@ -124,7 +116,7 @@ export function isFiniteNumber(x: unknown): x is number {
  */
 export function checkOptions<T>(
   options: T,
-  rules: OptionRules<T>,
+  rules: OptionRules<NoInfer<T>>,
   about: { readonly code: string; readonly of: string },
 ): void {
   const { code, of } = about;

@@ -4,7 +4,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import { BOOLEAN, checkOptions, oneOf, type OptionRules } from "../options.ts";
+import { BOOLEAN, checkOptions, oneOf } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { isFloating } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -26,12 +26,6 @@ export interface CastAdapterOptions {
    */
   readonly autocastAdapterDtype?: boolean;
 }
-
-const OPTIONS: OptionRules<CastAdapterOptions> = {
-  adapterName: null,
-  dtype: oneOf(["f32", "f16", "bf16"]),
-  autocastAdapterDtype: BOOLEAN,
-};
 
 /**
  * The model with one adapter in another number type: everything that its file holds, that is its
@@ -63,7 +57,11 @@ const OPTIONS: OptionRules<CastAdapterOptions> = {
  * ```
  */
 export function castAdapterDtype(model: PeftModel, options: CastAdapterOptions = {}): PeftModel {
-  checkOptions(options, OPTIONS, { code: "CAST_OPTION", of: "castAdapterDtype" });
+  checkOptions(options, {
+    adapterName: null,
+    dtype: oneOf(["f32", "f16", "bf16"]),
+    autocastAdapterDtype: BOOLEAN,
+  }, { code: "CAST_OPTION", of: "castAdapterDtype" });
   const { adapterName = "default", dtype, autocastAdapterDtype } = options;
   if (dtype !== undefined && autocastAdapterDtype !== undefined) {
     throw new ValueError(

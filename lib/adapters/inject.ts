@@ -51,11 +51,6 @@ const INJECT: OptionRules<InjectOptions> = {
   calibration: null,
 };
 
-const GET_PEFT_MODEL: OptionRules<InjectOptions & { readonly adapterName?: string }> = {
-  adapterName: null,
-  ...INJECT,
-};
-
 /**
  * A model with one new adapter, which is active and trainable. The base stays as it is, and its
  * weights are shared. What the adapter's leaves start from is computed when they are first needed.
@@ -84,7 +79,10 @@ export function getPeftModel(
   config: PeftConfig,
   options: InjectOptions & { readonly adapterName?: string } = {},
 ): PeftModel {
-  checkOptions(options, GET_PEFT_MODEL, { code: "INJECT_OPTION", of: "getPeftModel" });
+  checkOptions(options, {
+    adapterName: null,
+    ...INJECT,
+  }, { code: "INJECT_OPTION", of: "getPeftModel" });
   const { adapterName = "default" } = options;
   const empty = emptyModel(base);
   const adapter = createAdapter(base, config, { ...options, adapterName });

@@ -17,8 +17,6 @@ export interface SetAdapterOptions {
   readonly train?: readonly string[];
 }
 
-const SET_ADAPTER: OptionRules<SetAdapterOptions> = { train: null };
-
 const REQUIRES_GRAD: OptionRules<{ readonly requiresGrad: boolean }> = { requiresGrad: BOOLEAN };
 
 /**
@@ -49,7 +47,7 @@ export function setAdapter(
   options: SetAdapterOptions = {},
 ): PeftModel {
   checkPeft(model);
-  checkOptions(options, SET_ADAPTER, { code: "ADAPTER_LIST", of: "setAdapter" });
+  checkOptions(options, { train: null }, { code: "ADAPTER_LIST", of: "setAdapter" });
   const active = Array.isArray(adapters) ? [...adapters] : [adapters as string];
   const chosen = active.map((name) => adapterOf(model, name));
   const twice = active.find((name, i) => active.indexOf(name) !== i);

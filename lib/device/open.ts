@@ -4,7 +4,7 @@
  * @module
  */
 import { DeviceError, ValueError } from "../errors.ts";
-import { checkOptions, type OptionRules, show, wholeFrom } from "../options.ts";
+import { checkOptions, show, wholeFrom } from "../options.ts";
 import type { Device } from "./device.ts";
 
 /**
@@ -21,8 +21,6 @@ export interface OpenDeviceOptions {
   /** Threads of the CPU device; all cores by default. */
   readonly threads?: number;
 }
-
-const DEVICE_OPTIONS: OptionRules<OpenDeviceOptions> = { threads: wholeFrom(1) };
 
 /**
  * Opens a device. A WebGPU adapter that runs in software is taken only when `"webgpu-fallback"`
@@ -47,7 +45,7 @@ export async function openDevice(
   device: DeviceName | Device,
   options: OpenDeviceOptions = {},
 ): Promise<Device> {
-  checkOptions(options, DEVICE_OPTIONS, { code: "DEVICE_OPTION", of: "openDevice" });
+  checkOptions(options, { threads: wholeFrom(1) }, { code: "DEVICE_OPTION", of: "openDevice" });
   if (typeof device === "object" && device !== null && "compile" in device) return device;
   // Neither runtime is loaded before it is needed.
   switch (device) {

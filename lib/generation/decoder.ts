@@ -12,7 +12,7 @@ import { runInputs, traceModel, virtualRows } from "../adapters/trace-model.ts";
 import type { Executable, State } from "../device/device.ts";
 import { ConfigError, UnsupportedError, ValueError } from "../errors.ts";
 import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
-import { checkOptions, type OptionRules, show, SIGNAL, wholeFrom } from "../options.ts";
+import { checkOptions, show, SIGNAL, wholeFrom } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import {
   cacheCapacity,
@@ -22,13 +22,6 @@ import {
   promptChunks,
   readLength,
 } from "./kv-cache.ts";
-
-const OPTIONS: OptionRules<NonNullable<Parameters<typeof openDecoder>[2]>> = {
-  expected: wholeFrom(0),
-  adapterNames: null,
-  taskIds: null,
-  signal: SIGNAL,
-};
 
 /** A batch of texts, and the scores of the token that comes next in each. */
 export interface Decoder extends Disposable {
@@ -71,7 +64,12 @@ export async function openDecoder(
   } = {},
 ): Promise<Decoder> {
   const base = baseOf(model);
-  checkOptions(options, OPTIONS, { code: "DECODER_OPTION", of: "openDecoder" });
+  checkOptions(options, {
+    expected: wholeFrom(0),
+    adapterNames: null,
+    taskIds: null,
+    signal: SIGNAL,
+  }, { code: "DECODER_OPTION", of: "openDecoder" });
   checkRows(model, prompts);
   checkWrites(base);
   const { architecture, config, device } = base;

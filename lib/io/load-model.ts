@@ -78,14 +78,6 @@ const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   numLabels: wholeFrom(1),
 };
 
-const LOAD_OPTIONS: OptionRules<LoadModelOptions> = {
-  ...DEVICE_OPTIONS,
-  file: TEXT,
-  dequantize: BOOLEAN,
-  dtype: oneOf(["f32", "f16", "bf16"]),
-  ...HUB_RULES,
-};
-
 /**
  * Loads a model. Only headers are read; weights follow when the model runs.
  *
@@ -112,7 +104,13 @@ export async function loadModel(
   source: string | URL,
   options: LoadModelOptions = {},
 ): Promise<ModelGraph> {
-  checkOptions(options, LOAD_OPTIONS, { code: "LOAD_OPTION", of: "loadModel" });
+  checkOptions(options, {
+    ...DEVICE_OPTIONS,
+    file: TEXT,
+    dequantize: BOOLEAN,
+    dtype: oneOf(["f32", "f16", "bf16"]),
+    ...HUB_RULES,
+  }, { code: "LOAD_OPTION", of: "loadModel" });
   const checkpoint = await openCheckpoint(source, options);
   const architecture = architectureOf(checkpoint.config, options.architectures ?? ARCHITECTURES);
   const { dequantize = false, dtype } = options;

@@ -6,7 +6,7 @@
 import { basename, dirname, join, resolve } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
 import { type ModelGraph, structureOf } from "../model/model-graph.ts";
-import { checkOptions, oneOf, type OptionRules, POSITIVE } from "../options.ts";
+import { checkOptions, oneOf, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { byteLength, isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -30,12 +30,6 @@ export interface SaveModelOptions {
    */
   readonly tokenizer?: Tokenizer | false;
 }
-
-const SAVE_OPTIONS: OptionRules<SaveModelOptions> = {
-  dtype: oneOf(["f32", "f16", "bf16"]),
-  maxShardSize: POSITIVE,
-  tokenizer: null,
-};
 
 /** transformers' names of types in `config.json`. */
 const TORCH_DTYPES: Readonly<Record<string, string>> = {
@@ -85,7 +79,11 @@ export async function saveModel(
       "saveModel saves a model without adapters. Merge them before (mergeAndUnload), or save them alone (savePretrained).",
     );
   }
-  checkOptions(options, SAVE_OPTIONS, { code: "SAVE_OPTION", of: "saveModel" });
+  checkOptions(options, {
+    dtype: oneOf(["f32", "f16", "bf16"]),
+    maxShardSize: POSITIVE,
+    tokenizer: null,
+  }, { code: "SAVE_OPTION", of: "saveModel" });
   const target = resolve(pathOf(folder));
   if (await Deno.stat(target).then((found) => !found.isDirectory, () => false)) {
     throw new FileError(

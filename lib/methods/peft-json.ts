@@ -25,14 +25,6 @@ export interface PeftJsonOptions {
 
 const FROM_JSON: OptionRules<PeftJsonOptions> = { registry: REGISTRY };
 
-const TO_JSON: OptionRules<PeftJsonOptions & { readonly schema?: ConfigSchema }> = {
-  ...FROM_JSON,
-  schema: {
-    must: "the schema of a config",
-    holds: (x) => typeof (x as ConfigSchema | null)?.fields === "object",
-  },
-};
-
 /**
  * A config as the text of an `adapter_config.json`, byte for byte as PEFT 0.21 writes the same
  * fields: sorted keys, two spaces, no newline at the end, and `inference_mode` always true. (Lists
@@ -52,7 +44,13 @@ export function toPeftJson(
   config: PeftConfig,
   options: PeftJsonOptions & { readonly schema?: ConfigSchema } = {},
 ): string {
-  checkOptions(options, TO_JSON, { code: "PEFT_JSON_OPTION", of: "toPeftJson" });
+  checkOptions(options, {
+    ...FROM_JSON,
+    schema: {
+      must: "the schema of a config",
+      holds: (x) => typeof (x as ConfigSchema | null)?.fields === "object",
+    },
+  }, { code: "PEFT_JSON_OPTION", of: "toPeftJson" });
   if (typeof config?.peftType !== "string") {
     throw new ConfigError(
       "CONFIG_TYPE",

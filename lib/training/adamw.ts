@@ -4,14 +4,7 @@
  * @module
  */
 import { add, div, mul, sqrt, sub } from "../ops/elementwise.ts";
-import {
-  checkOptions,
-  isFiniteNumber,
-  NOT_NEGATIVE,
-  type OptionRule,
-  type OptionRules,
-  POSITIVE,
-} from "../options.ts";
+import { checkOptions, NOT_NEGATIVE, number, type OptionRules, POSITIVE } from "../options.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 /** The optimizer's settings. */
@@ -26,10 +19,7 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
-const DECAY: OptionRule = {
-  must: "a number from 0 up to, but not including, 1",
-  holds: (x) => isFiniteNumber(x) && x >= 0 && x < 1,
-};
+const DECAY = number("a number from 0 up to, but not including, 1", (x) => x >= 0 && x < 1);
 
 /** What the settings may be. */
 export const ADAMW_RULES: OptionRules<AdamWOptions> = {

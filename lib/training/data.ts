@@ -36,15 +36,6 @@ export interface TokenizeOptions {
   readonly appendEos?: boolean;
 }
 
-const TOKENIZE_RULES: OptionRules<TokenizeOptions> = {
-  tokenizer: null,
-  maxLength: {
-    must: "a whole number from 2 on",
-    holds: (x) => x === Infinity || wholeFrom(2).holds(x),
-  },
-  appendEos: BOOLEAN,
-};
-
 /**
  * The tokens of examples and the labels that belong to them: all of a text, the completion of a
  * prompt, the assistant's turns of a chat, each turn with the tokens that the template ends it
@@ -71,7 +62,14 @@ export function tokenizeExamples(
   examples: readonly Example[],
   options: TokenizeOptions,
 ): TokenizedExample[] {
-  checkOptions(options, TOKENIZE_RULES, { code: "DATA_OPTION", of: "tokenizeExamples" });
+  checkOptions(options, {
+    tokenizer: null,
+    maxLength: {
+      must: "a whole number from 2 on",
+      holds: (x) => x === Infinity || wholeFrom(2).holds(x),
+    },
+    appendEos: BOOLEAN,
+  }, { code: "DATA_OPTION", of: "tokenizeExamples" });
   if (!options.tokenizer) {
     throw new ValueError("DATA_OPTION", "tokenizeExamples needs a tokenizer; see tokenizerOf.");
   }

@@ -5,7 +5,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import { checkOptions, NOT_NEGATIVE, type OptionRules, POSITIVE } from "../options.ts";
+import { checkOptions, NOT_NEGATIVE, POSITIVE } from "../options.ts";
 import { adamW, ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
 import type { Optimizer, TrainedLeaf } from "./optimizer.ts";
 
@@ -20,13 +20,6 @@ export interface LoraPlusOptions extends Omit<AdamWOptions, "weightDecay"> {
 }
 
 const { weightDecay: _, ...ADAM_RULES } = ADAMW_RULES;
-
-const RULES: OptionRules<LoraPlusOptions> = {
-  ...ADAM_RULES,
-  loraplusLrRatio: POSITIVE,
-  loraplusLrEmbedding: POSITIVE,
-  loraplusWeightDecay: NOT_NEGATIVE,
-};
 
 /**
  * The optimizer of LoRA+.
@@ -48,7 +41,12 @@ const RULES: OptionRules<LoraPlusOptions> = {
  * ```
  */
 export function loraPlus(options: LoraPlusOptions): Optimizer {
-  checkOptions(options, RULES, { code: "OPTIMIZER_OPTION", of: "loraPlus" });
+  checkOptions(options, {
+    ...ADAM_RULES,
+    loraplusLrRatio: POSITIVE,
+    loraplusLrEmbedding: POSITIVE,
+    loraplusWeightDecay: NOT_NEGATIVE,
+  }, { code: "OPTIMIZER_OPTION", of: "loraPlus" });
   const { loraplusLrRatio, loraplusLrEmbedding = 1e-6, loraplusWeightDecay = 0, ...adam } = options;
   if (loraplusLrRatio === undefined) {
     throw new ValueError("OPTIMIZER_OPTION", "loraPlus needs a loraplusLrRatio, such as 16.");

@@ -105,11 +105,6 @@ const RULES: OptionRules<TrainOptions> = {
   ...ADAMW_RULES,
 };
 
-const CHECKPOINT_RULES: OptionRules<NonNullable<TrainOptions["checkpoint"]>> = {
-  folder: TEXT,
-  every: wholeFrom(1),
-};
-
 /**
  * Refuses settings that cannot be.
  *
@@ -130,7 +125,12 @@ export function checkTrainOptions(options: TrainOptions): void {
       }: ${own[1]} }).`,
     );
   }
-  if (options.checkpoint) checkOptions(options.checkpoint, CHECKPOINT_RULES, about);
+  if (options.checkpoint) {
+    checkOptions(options.checkpoint, {
+      folder: TEXT,
+      every: wholeFrom(1),
+    }, about);
+  }
   if (options.evalEvery !== undefined && !options.evalData) {
     throw new ValueError("TRAIN_OPTIONS", "evalEvery is given, but no evalData to evaluate on.");
   }

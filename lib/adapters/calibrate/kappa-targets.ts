@@ -6,14 +6,7 @@
 import { ValueError } from "../../errors.ts";
 import { leadingSvd, matrixOf } from "../../methods/linalg.ts";
 import { parameterOf } from "../../model/model-graph.ts";
-import {
-  checkOptions,
-  FUNCTION,
-  numberIn,
-  type OptionRules,
-  POSITIVE,
-  wholeFrom,
-} from "../../options.ts";
+import { checkOptions, FUNCTION, numberIn, POSITIVE, wholeFrom } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { getBaseModel } from "../status/model-info.ts";
 import type { AnyModel } from "../peft-model.ts";
@@ -53,14 +46,6 @@ export interface KappaTargets {
   readonly conditionNumbers: ReadonlyMap<string, number>;
 }
 
-const OPTIONS: OptionRules<KappaTargetOptions> = {
-  topP: numberIn(0, 1),
-  numModules: wholeFrom(1),
-  threshold: POSITIVE,
-  maxDimension: wholeFrom(1),
-  onProgress: FUNCTION,
-};
-
 /** What is added to the smallest singular value, so that a singular matrix has a number too. */
 const SMALLEST = 1e-8;
 
@@ -93,7 +78,13 @@ export async function findKappaTargetModules(
   model: AnyModel,
   options: KappaTargetOptions = {},
 ): Promise<KappaTargets> {
-  checkOptions(options, OPTIONS, { code: "KAPPA_OPTION", of: "findKappaTargetModules" });
+  checkOptions(options, {
+    topP: numberIn(0, 1),
+    numModules: wholeFrom(1),
+    threshold: POSITIVE,
+    maxDimension: wholeFrom(1),
+    onProgress: FUNCTION,
+  }, { code: "KAPPA_OPTION", of: "findKappaTargetModules" });
   const { maxDimension = 16384, onProgress } = options;
   const ways = (["topP", "numModules", "threshold"] as const)
     .filter((name) => options[name] !== undefined);

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { checkOptions, type OptionRules } from "../../options.ts";
+import { checkOptions } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type KeyMapping, mapKeys } from "./key-mapping.ts";
 import { ADAPTER_SOURCE_RULES, type AdapterSource, readAdapter } from "./read-adapter.ts";
@@ -13,11 +13,6 @@ export interface LoadPeftWeightsOptions extends AdapterSource {
   /** As `loadAdapter` has it. */
   readonly keyMapping?: KeyMapping;
 }
-
-const OPTIONS: OptionRules<LoadPeftWeightsOptions> = {
-  ...ADAPTER_SOURCE_RULES,
-  keyMapping: null,
-};
 
 /**
  * The tensors of an adapter under PEFT's keys, to look at or to give to `setAdapterStateDict`; they
@@ -50,7 +45,10 @@ export async function loadPeftWeights(
   source: string | URL,
   options: LoadPeftWeightsOptions = {},
 ): Promise<ReadonlyMap<string, Tensor>> {
-  checkOptions(options, OPTIONS, { code: "LOAD_OPTION", of: "loadPeftWeights" });
+  checkOptions(options, {
+    ...ADAPTER_SOURCE_RULES,
+    keyMapping: null,
+  }, { code: "LOAD_OPTION", of: "loadPeftWeights" });
   const { tensors } = await readAdapter(source, options);
   return mapKeys(tensors, options.keyMapping ?? {}).tensors;
 }

@@ -14,7 +14,7 @@ import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
 import { toPeftJson } from "../../methods/peft-json.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
-import { BOOLEAN, checkOptions, NAMES, type OptionRules } from "../../options.ts";
+import { BOOLEAN, checkOptions, NAMES } from "../../options.ts";
 import { hashBase } from "../hash-base.ts";
 import { cardFile } from "./model-card.ts";
 import { adaptedPaths } from "../parts.ts";
@@ -47,14 +47,6 @@ export interface SaveOptions extends StateDictOptions {
   /** Methods to look up how configs are written; adapters know it themselves by default. */
   readonly registry?: MethodRegistry;
 }
-
-const SAVE_OPTIONS: OptionRules<SaveOptions> = {
-  selectedAdapters: NAMES,
-  saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS,
-  recordBase: BOOLEAN,
-  pathInitialModelForWeightConversion: null,
-  registry: REGISTRY,
-};
 
 /**
  * Saves adapters as `adapter_config.json` and `adapter_model.safetensors`, with a model card: the
@@ -91,7 +83,13 @@ export async function savePretrained(
   options: SaveOptions = {},
 ): Promise<void> {
   checkPeft(model);
-  checkOptions(options, SAVE_OPTIONS, { code: "SAVE_OPTION", of: "savePretrained" });
+  checkOptions(options, {
+    selectedAdapters: NAMES,
+    saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS,
+    recordBase: BOOLEAN,
+    pathInitialModelForWeightConversion: null,
+    registry: REGISTRY,
+  }, { code: "SAVE_OPTION", of: "savePretrained" });
   const { selectedAdapters = [...model.adapters.keys()], recordBase = true } = options;
   const adapters = [...new Set(selectedAdapters)].map((name) => adapterOf(model, name));
   const root = pathOf(folder);

@@ -5,7 +5,7 @@
  */
 import { CheckpointError, nearestNames, UnsupportedError } from "../../errors.ts";
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
-import { BOOLEAN, checkOptions, type OptionRule, type OptionRules } from "../../options.ts";
+import { BOOLEAN, checkOptions, type OptionRule } from "../../options.ts";
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import { isFloating, isHalf } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
@@ -58,15 +58,6 @@ export const SAVE_EMBEDDING_LAYERS: OptionRule = {
   holds: (x) => x === "auto" || BOOLEAN.holds(x),
 };
 
-const STATE_DICT: OptionRules<StateDictOptions> = { saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS };
-
-const SET_STATE_DICT: OptionRules<SetStateDictOptions> = {
-  adapterName: null,
-  strict: BOOLEAN,
-  autocastAdapterDtype: BOOLEAN,
-  lowMemory: BOOLEAN,
-};
-
 /** What happened when tensors were put into an adapter. */
 export interface LoadReport {
   /** Keys whose tensors are used. */
@@ -116,7 +107,10 @@ export function getAdapterStateDict(
   options: StateDictOptions = {},
 ): ReadonlyMap<string, Tensor> {
   const adapter = adapterOf(model, adapterName);
-  checkOptions(options, STATE_DICT, { code: "STATE_DICT_OPTION", of: "getAdapterStateDict" });
+  checkOptions(options, { saveEmbeddingLayers: SAVE_EMBEDDING_LAYERS }, {
+    code: "STATE_DICT_OPTION",
+    of: "getAdapterStateDict",
+  });
   const keys = adapterKeys(pristineBase(model), adapter, options.saveEmbeddingLayers ?? "auto");
   return new Map([...keys].map(([key, target]) => [key, tensorAt(model, adapter, target)]));
 }
@@ -164,7 +158,12 @@ export async function setAdapterStateDict(
   tensors: ReadonlyMap<string, Tensor>,
   options: SetStateDictOptions = {},
 ): Promise<{ readonly model: PeftModel; readonly report: LoadReport }> {
-  checkOptions(options, SET_STATE_DICT, { code: "STATE_DICT_OPTION", of: "setAdapterStateDict" });
+  checkOptions(options, {
+    adapterName: null,
+    strict: BOOLEAN,
+    autocastAdapterDtype: BOOLEAN,
+    lowMemory: BOOLEAN,
+  }, { code: "STATE_DICT_OPTION", of: "setAdapterStateDict" });
   const { adapterName = "default", strict = true, autocastAdapterDtype = true } = options;
   const adapter = adapterOf(model, adapterName);
   checkTensorMap(tensors, "The tensors of an adapter (getAdapterStateDict)");

@@ -7,7 +7,7 @@ import { UnsupportedError, ValueError } from "../../errors.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import {
   checkOptions,
-  isFiniteNumber,
+  FINITE,
   type OptionRule,
   type OptionRules,
   show,
@@ -31,7 +31,7 @@ export interface ScaleAdapterOptions extends RegistryOptions {
 }
 
 const SCALE_OPTIONS: OptionRules<ScaleAdapterOptions> = {
-  factor: { must: "a finite number", holds: isFiniteNumber },
+  factor: FINITE,
   as: null,
   registry: REGISTRY,
 };
@@ -110,12 +110,6 @@ export interface AddAdaptersOptions extends RegistryOptions {
   readonly weights?: readonly number[];
 }
 
-const ADD_OPTIONS: OptionRules<AddAdaptersOptions> = {
-  as: null,
-  weights: null,
-  registry: REGISTRY,
-};
-
 /**
  * The model with an adapter that adds exactly what each of these adds, together: for LoRA, what
  * they give when they are active at once. It is neither active nor trainable. At each module that
@@ -148,7 +142,11 @@ export function addAdapters(
   adapterNames: readonly string[],
   options: AddAdaptersOptions,
 ): PeftModel {
-  checkOptions(options, ADD_OPTIONS, { code: "ADD_OPTION", of: "addAdapters" });
+  checkOptions(options, {
+    as: null,
+    weights: null,
+    registry: REGISTRY,
+  }, { code: "ADD_OPTION", of: "addAdapters" });
   const { as, weights = Array.isArray(adapterNames) ? adapterNames.map(() => 1) : [] } = options;
   checkNewName(model, as);
   checkWeights(adapterNames, weights);

@@ -4,7 +4,7 @@
  * @module
  */
 import { ValueError } from "../../errors.ts";
-import { checkOptions, NAMES, type OptionRules, TEXT, wholeFrom } from "../../options.ts";
+import { checkOptions, NAMES, TEXT, wholeFrom } from "../../options.ts";
 import { LOAD_ADAPTER_OPTIONS, loadAdapter, type LoadAdapterOptions } from "../checkpoint/load.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
 import type { AdapterParts } from "../checkpoint/read-adapter.ts";
@@ -32,13 +32,6 @@ export interface PrepareHotswapOptions {
   /** Which adapters; by default all whose rank can be changed. */
   readonly adapterNames?: readonly string[];
 }
-
-const SWAP: OptionRules<SwapOptions> = { adapterName: TEXT, otherName: TEXT };
-
-const PREPARE: OptionRules<PrepareHotswapOptions> = {
-  targetRank: wholeFrom(1),
-  adapterNames: NAMES,
-};
 
 /**
  * The model with the values of an adapter replaced by those of another, from a file. The model then
@@ -114,7 +107,10 @@ export function swapAdapter(
   other: PeftModel,
   options: SwapOptions = {},
 ): PeftModel {
-  checkOptions(options, SWAP, { code: "HOTSWAP_OPTION", of: "swapAdapter" });
+  checkOptions(options, { adapterName: TEXT, otherName: TEXT }, {
+    code: "HOTSWAP_OPTION",
+    of: "swapAdapter",
+  });
   const { adapterName = "default" } = options;
   const resident = checkSwappable(model, adapterName);
   checkPeft(other);
@@ -155,7 +151,10 @@ export function prepareModelForCompiledHotswap(
   options: PrepareHotswapOptions = {},
 ): PeftModel {
   checkPeft(model);
-  checkOptions(options, PREPARE, {
+  checkOptions(options, {
+    targetRank: wholeFrom(1),
+    adapterNames: NAMES,
+  }, {
     code: "HOTSWAP_OPTION",
     of: "prepareModelForCompiledHotswap",
   });

@@ -22,7 +22,7 @@ import {
 } from "../../methods/lora/lora-factors.ts";
 import { isConvertible } from "../../methods/site-rule.ts";
 import { type MethodRegistry, REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
-import { checkOptions, FUNCTION, type OptionRules, show } from "../../options.ts";
+import { checkOptions, FUNCTION, show } from "../../options.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
 import { createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
 import { loadAdapter } from "../checkpoint/load.ts";
@@ -77,13 +77,6 @@ export interface ConvertedSite {
   readonly relativeError: number;
 }
 
-const OPTIONS: OptionRules<ConvertOptions> = {
-  rank: null,
-  adapterName: null,
-  onProgress: FUNCTION,
-  registry: REGISTRY,
-};
-
 /**
  * Whether {@link convertToLora} can make a LoRA of an adapter: whether what its method adds to a
  * weight is a delta that a product of two matrices can stand for.
@@ -133,7 +126,12 @@ export async function convertToLora(
   model: PeftModel,
   options: ConvertOptions,
 ): Promise<ConvertedLora> {
-  checkOptions(options, OPTIONS, { code: "CONVERT_OPTION", of: "convertToLora" });
+  checkOptions(options, {
+    rank: null,
+    adapterName: null,
+    onProgress: FUNCTION,
+    registry: REGISTRY,
+  }, { code: "CONVERT_OPTION", of: "convertToLora" });
   const { rank, adapterName = "default", registry } = options;
   const adapter = adapterOf(model, adapterName);
   checkRank(rank);

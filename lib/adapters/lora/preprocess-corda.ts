@@ -19,7 +19,7 @@ import { decomposes } from "../../methods/lora/lora-init.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
-import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, SIGNAL } from "../../options.ts";
+import { BOOLEAN, checkOptions, FUNCTION, SIGNAL } from "../../options.ts";
 import { isHalf } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import {
@@ -69,16 +69,6 @@ export type CordaProgress =
     readonly total: number;
   };
 
-const OPTIONS: OptionRules<PreprocessCordaOptions> = {
-  batches: null,
-  covariances: { must: "a Map of tensors by module path", holds: (x) => x instanceof Map },
-  hookedModel: null,
-  onProgress: FUNCTION,
-  signal: SIGNAL,
-  allowUnmatched: BOOLEAN,
-  registry: REGISTRY,
-};
-
 /**
  * Runs a model on batches and finds the part of each weight that a CorDA adapter begins with, by the
  * covariance C of what goes into the layer: r columns of the singular value decomposition of W·C,
@@ -119,7 +109,15 @@ export async function preprocessCorda(
   options: PreprocessCordaOptions = {},
 ): Promise<CordaCalibration> {
   baseOf(model);
-  checkOptions(options, OPTIONS, { code: "CALIBRATION_OPTION", of: "preprocessCorda" });
+  checkOptions(options, {
+    batches: null,
+    covariances: { must: "a Map of tensors by module path", holds: (x) => x instanceof Map },
+    hookedModel: null,
+    onProgress: FUNCTION,
+    signal: SIGNAL,
+    allowUnmatched: BOOLEAN,
+    registry: REGISTRY,
+  }, { code: "CALIBRATION_OPTION", of: "preprocessCorda" });
   const base = pristineBase(model);
   const { registry, allowUnmatched } = options;
   const plan = checkPlan(planAdapter(base, config, { registry }), { allowUnmatched });

@@ -4,7 +4,7 @@
  * @module
  */
 import { nearestNames, ValueError } from "../../errors.ts";
-import { checkOptions, type OptionRules, showName, TEXT } from "../../options.ts";
+import { checkOptions, showName, TEXT } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkMergeable } from "./merge.ts";
 import { siteChange } from "./merge-site.ts";
@@ -17,8 +17,6 @@ export interface DeltaWeightOptions {
   /** Its name, active or not; `"default"` by default. */
   readonly adapterName?: string;
 }
-
-const OPTIONS: OptionRules<DeltaWeightOptions> = { adapterName: TEXT };
 
 /**
  * What an adapter adds to the weight of a module, in f32 and as the layer stores it: [out, in] of a
@@ -46,7 +44,7 @@ export function getDeltaWeight(
   path: string,
   options: DeltaWeightOptions = {},
 ): Tensor {
-  checkOptions(options, OPTIONS, { code: "DELTA_OPTION", of: "getDeltaWeight" });
+  checkOptions(options, { adapterName: TEXT }, { code: "DELTA_OPTION", of: "getDeltaWeight" });
   const { adapterName = "default" } = options;
   const adapter = adapterOf(model, adapterName);
   checkMergeable(adapter);

@@ -4,7 +4,7 @@
  * @module
  */
 import { ValueError } from "../../errors.ts";
-import { checkOptions, NOT_NEGATIVE, type OptionRules, show } from "../../options.ts";
+import { checkOptions, NOT_NEGATIVE, show } from "../../options.ts";
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import type { DType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -70,19 +70,17 @@ export interface ChangedParameter {
   readonly delta?: () => Tensor;
 }
 
-const TOLERANCE: OptionRules<MergeTolerance> = {
-  maxAbs: NOT_NEGATIVE,
-  relativeFrobenius: NOT_NEGATIVE,
-  fractionRoundedAway: NOT_NEGATIVE,
-};
-
 /**
  * Refuses what is no tolerance.
  *
  * @throws {ValueError} `MERGE_OPTION`.
  */
 export function checkTolerance(tolerance: number | MergeTolerance): void {
-  checkOptions(limitsOf(tolerance), TOLERANCE, { code: "MERGE_OPTION", of: "tolerance" });
+  checkOptions(limitsOf(tolerance), {
+    maxAbs: NOT_NEGATIVE,
+    relativeFrobenius: NOT_NEGATIVE,
+    fractionRoundedAway: NOT_NEGATIVE,
+  }, { code: "MERGE_OPTION", of: "tolerance" });
 }
 
 function limitsOf(tolerance: number | MergeTolerance): MergeTolerance {

@@ -12,7 +12,7 @@ import {
   withParameters,
 } from "../../model/model-graph.ts";
 import { isMergeable } from "../../methods/site-rule.ts";
-import { BOOLEAN, checkOptions, NAMES, oneOf, type OptionRules } from "../../options.ts";
+import { BOOLEAN, checkOptions, NAMES, oneOf } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import {
@@ -61,15 +61,6 @@ export interface CertifiedMerge<M> {
 }
 
 type AnyMergeOptions = MergeOptions | CertifiedMergeOptions;
-
-const MERGE_OPTIONS: OptionRules<
-  Omit<CertifiedMergeOptions, "certificate"> & { certificate: boolean }
-> = {
-  adapterNames: NAMES,
-  dtype: oneOf(["f32", "f16", "bf16"]),
-  certificate: BOOLEAN,
-  tolerance: null,
-};
 
 /**
  * A base model that gives what the model with its adapters gives. The model and its own base stay
@@ -241,7 +232,12 @@ export function checkMergeable(adapter: Adapter): void {
 /** The adapters that a merge is to write into the base, those that are merged already first. */
 function checkMerge(model: PeftModel, options: AnyMergeOptions, of: string): readonly Adapter[] {
   checkPeft(model);
-  checkOptions(options as CertifiedMergeOptions, MERGE_OPTIONS, { code: "MERGE_OPTION", of });
+  checkOptions(options as CertifiedMergeOptions, {
+    adapterNames: NAMES,
+    dtype: oneOf(["f32", "f16", "bf16"]),
+    certificate: BOOLEAN,
+    tolerance: null,
+  }, { code: "MERGE_OPTION", of });
   if ("tolerance" in options && options.tolerance !== undefined) {
     checkTolerance(options.tolerance);
     if (!options.certificate) {

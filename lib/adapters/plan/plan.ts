@@ -14,7 +14,7 @@ import type { PeftMethod } from "../../methods/method.ts";
 import { methodOf, REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
-import { checkOptions, type OptionRules, show } from "../../options.ts";
+import { checkOptions, show } from "../../options.ts";
 import { TASKS } from "../../tasks/mod.ts";
 import { byteLength, sizeOf } from "../../tensor/dtype.ts";
 import { modulesOf, parameterShape } from "./module-tree.ts";
@@ -78,8 +78,6 @@ export interface AdapterPlan {
 /** How to plan. */
 export type PlanOptions = RegistryOptions;
 
-const PLAN: OptionRules<PlanOptions> = { registry: REGISTRY };
-
 /**
  * Says which modules a config names, what it would train and what is wrong with it. Nothing is
  * built or read.
@@ -107,7 +105,7 @@ export function planAdapter(
   options: PlanOptions = {},
 ): AdapterPlan {
   baseOf(model);
-  checkOptions(options, PLAN, { code: "PLAN_OPTION", of: "planAdapter" });
+  checkOptions(options, { registry: REGISTRY }, { code: "PLAN_OPTION", of: "planAdapter" });
   const base = pristineBase(model);
   if (typeof config?.peftType !== "string") {
     throw new ConfigError(
