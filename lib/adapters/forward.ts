@@ -4,6 +4,7 @@
  * @module
  */
 import { compileWith, type Executable } from "../device/device.ts";
+import { remembered } from "../tensor/computed.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
   batchInputs,
@@ -52,19 +53,11 @@ export function compileModel(
 ): Promise<Compiled> {
   let known = compiled.get(model);
   if (!known) compiled.set(model, known = new Map());
-  let found = known.get(key);
-  if (!found) {
-    found = (async () => {
-      const traced = make();
-      return {
-        traced,
-        executable: await compileWith(baseOf(model).device, traced.program, traced.bindings),
-      };
-    })();
-    found.catch(() => known.delete(key));
-    known.set(key, found);
-  }
-  return found;
+  return remembered(known, key, async () => {
+    const traced = make();
+    const { program, bindings } = traced;
+    return { traced, executable: await compileWith(baseOf(model).device, program, bindings) };
+  });
 }
 
 /**

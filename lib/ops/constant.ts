@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { sizeOf, type TypedArray } from "../tensor/dtype.ts";
+import { arrayOf, sizeOf } from "../tensor/dtype.ts";
 import { type OnnxContext, onnxTypeOf } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes } from "./shapes.ts";
@@ -32,6 +32,11 @@ export function constant(
   return graph.node("constant", [], { value, shape, dtype: spec.dtype }, spec);
 }
 
+/** The number that fills a constant, if one does. */
+export function scalarOf({ op, attributes: { value } }: Value): number | undefined {
+  return op === "constant" && typeof value === "number" ? value : undefined;
+}
+
 function emitConstant({ node, constant: initializer, scalar, emit, ints }: OnnxContext): string {
   const { value } = node.attributes;
   const type = onnxTypeOf(node.dtype);
@@ -39,22 +44,9 @@ function emitConstant({ node, constant: initializer, scalar, emit, ints }: OnnxC
     const x = scalar(value, type);
     return node.shape.length ? emit("Expand", [x, ints(node.shape)]) : x;
   }
-  return initializer(arrayOf(value as readonly number[], node.dtype), node.shape, type);
-}
-
-function arrayOf(values: readonly number[], dtype: ValueType): TypedArray {
-  switch (dtype) {
-    case "i32":
-      return Int32Array.from(values);
-    case "u32":
-      return Uint32Array.from(values);
-    case "u8":
-      return Uint8Array.from(values);
-    case "bool":
-      return Uint8Array.from(values, (v) => v ? 1 : 0);
-    default:
-      return Float32Array.from(values);
-  }
+  const numbers = value as readonly number[];
+  const stored = type === "bool" ? numbers.map((v) => v ? 1 : 0) : numbers;
+  return initializer(arrayOf(type, stored), node.shape, type);
 }
 
 /** The rules of `constant`. */

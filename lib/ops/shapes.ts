@@ -3,12 +3,24 @@
  *
  * @module
  */
+import { STORAGE, storageBytes } from "../../kernels/wgsl.ts";
 import { ShapeError } from "../errors.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import type { Spec } from "./value.ts";
 
 /** A spec as text, such as `f32[2,3]`. */
 export function showSpec(spec: Spec): string {
   return `${spec.dtype}[${spec.shape}]`;
+}
+
+/** Bytes of a value's storage buffer, a multiple of 16. */
+export function bytesOf({ dtype, shape }: Spec): number {
+  return storageBytes(dtype, sizeOf(shape));
+}
+
+/** Exact bytes of a value in a storage buffer, a multiple of 4. */
+export function exactBytes({ dtype, shape }: Spec): number {
+  return Math.ceil(sizeOf(shape) / STORAGE[dtype].perWord) * 4;
 }
 
 /** Throws a {@link ShapeError} that names the operation and what it got, unless `condition` holds. */

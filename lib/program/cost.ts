@@ -4,10 +4,11 @@
  * @module
  */
 import { operationOf } from "../ops/mod.ts";
+import { bytesOf } from "../ops/shapes.ts";
 import type { Value } from "../ops/value.ts";
 import { fuse } from "./fuse.ts";
 import { lower } from "./lower.ts";
-import { bytesOf, plan } from "./plan.ts";
+import { plan } from "./plan.ts";
 import type { Program } from "./program.ts";
 
 /** The cost of one run. */

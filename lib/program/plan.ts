@@ -6,8 +6,8 @@
  *
  * @module
  */
-import { STORAGE, storageBytes } from "../../kernels/wgsl.ts";
 import { operationOf } from "../ops/mod.ts";
+import { bytesOf, exactBytes } from "../ops/shapes.ts";
 import type { Value } from "../ops/value.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { FusedProgram } from "./fuse.ts";
@@ -72,16 +72,6 @@ interface Resident {
   to: number;
   /** Number of the buffer, once it has one. */
   buffer: number;
-}
-
-/** Bytes of a value's buffer. */
-export function bytesOf(value: Value): number {
-  return storageBytes(value.dtype, sizeOf(value.shape));
-}
-
-/** Exact bytes of a value, for copies. */
-function exactBytes(value: Value): number {
-  return Math.ceil(sizeOf(value.shape) / STORAGE[value.dtype].perWord) * 4;
 }
 
 /** Assigns a buffer to every value. */

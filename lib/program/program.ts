@@ -4,11 +4,11 @@
  * @module
  */
 import { ShapeError } from "../errors.ts";
+import { sameShape, showSpec } from "../ops/shapes.ts";
 import {
   type Attributes,
   createGraph,
   type Graph,
-  type Spec,
   stringify,
   textOf,
   type Value,
@@ -61,12 +61,12 @@ export function programOf(
   }
   for (const [from, to] of Object.entries(updates)) {
     const i = inputs.get(from), o = outputs[to];
-    if (!i || !o || i.shape.join() !== o.shape.join() || i.dtype !== o.dtype) {
+    if (!i || !o || !sameShape(i.shape, o.shape) || i.dtype !== o.dtype) {
       throw new ShapeError(
         "STATE_UPDATE",
         `The state "${from}" (${
-          i ? show(i) : "no such input"
-        }) cannot be updated from the output "${to}" (${o ? show(o) : "no such output"}).`,
+          i ? showSpec(i) : "no such input"
+        }) cannot be updated from the output "${to}" (${o ? showSpec(o) : "no such output"}).`,
       );
     }
   }
@@ -99,10 +99,6 @@ function keyOf(
   return lines.join("\n");
 }
 
-function show(spec: Spec): string {
-  return `${spec.dtype}[${spec.shape}]`;
-}
-
 /** The program as text, one node per line, for people. */
 export function printProgram(program: Program): string {
   const number = new Map(program.nodes.map((v, i) => [v, i]));
@@ -110,7 +106,7 @@ export function printProgram(program: Program): string {
     const attributes: Attributes = v.attributes;
     const text = Object.keys(attributes).length ? ` ${stringify(attributes)}` : "";
     return `%${i} = ${v.op}(${v.inputs.map((x) => `%${number.get(x)}`).join(", ")})${text} : ${
-      show(v)
+      showSpec(v)
     }`;
   });
   for (const [name, v] of program.outputs) lines.push(`return ${name} = %${number.get(v)}`);

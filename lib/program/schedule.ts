@@ -3,9 +3,8 @@
  *
  * @module
  */
-import { storageBytes } from "../../kernels/wgsl.ts";
+import { bytesOf } from "../ops/shapes.ts";
 import type { Value } from "../ops/value.ts";
-import { sizeOf } from "../tensor/dtype.ts";
 import type { Group } from "./groups.ts";
 import type { Program } from "./program.ts";
 import type { View } from "./views.ts";
@@ -50,8 +49,7 @@ export function schedule(
 
   const shrinks = (g: Group) => {
     const read = new Set(g.reads.map((r) => views.get(r)!.root).filter((r) => maker.has(r)));
-    const bytes = (values: Iterable<Value>) =>
-      [...values].reduce((n, v) => n + storageBytes(v.dtype, sizeOf(v.shape)), 0);
+    const bytes = (values: Iterable<Value>) => [...values].reduce((n, v) => n + bytesOf(v), 0);
     return bytes(g.outputs) < bytes(read);
   };
   const done = new Set<Group>();

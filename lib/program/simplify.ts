@@ -6,7 +6,7 @@
 import { add, div, mul, neg, sub } from "../ops/elementwise.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { cast } from "../ops/cast.ts";
-import { constant } from "../ops/constant.ts";
+import { constant, scalarOf } from "../ops/constant.ts";
 import { reshapeThrough } from "../ops/reshape.ts";
 import { sameShape } from "../ops/shapes.ts";
 import { transpose } from "../ops/transpose.ts";
@@ -20,15 +20,15 @@ export function simplify(program: Program): Program {
 
 function simpler(node: Value, inputs: readonly Value[]): Value | undefined {
   const [a, b] = inputs;
+  const filled = (x: number) => constant(a.graph, x, { shape: node.shape, dtype: a.dtype });
+  const x = a && scalarOf(a);
   switch (node.op) {
     case "stopGradient":
       return a;
     case "cast":
       return cast(a, node.dtype);
     case "reshape":
-      return a.op === "constant" && typeof a.attributes.value === "number"
-        ? constant(a.graph, a.attributes.value, { shape: node.shape, dtype: a.dtype })
-        : reshapeThrough(a, node.shape);
+      return x === undefined ? reshapeThrough(a, node.shape) : filled(x);
     case "transpose": {
       const order = node.attributes.permutation as readonly number[];
       if (a.op !== "transpose") return undefined;
@@ -36,29 +36,16 @@ function simpler(node: Value, inputs: readonly Value[]): Value | undefined {
       return transpose(a.inputs[0], order.map((i) => inner[i]));
     }
     case "broadcast":
-      return a.op === "constant" && typeof a.attributes.value === "number"
-        ? constant(a.graph, a.attributes.value, { shape: node.shape, dtype: a.dtype })
-        : undefined;
-    case "unary": {
-      const x = scalarOf(a);
-      if (node.attributes.fn === "neg") {
-        if (x !== undefined) return constant(a.graph, -x, { shape: node.shape, dtype: a.dtype });
-        if (a.op === "unary" && a.attributes.fn === "neg") return a.inputs[0];
-      }
-      return undefined;
-    }
+      return x === undefined ? undefined : filled(x);
+    case "unary":
+      if (node.attributes.fn !== "neg") return undefined;
+      if (x !== undefined) return filled(-x);
+      return a.op === "unary" && a.attributes.fn === "neg" ? a.inputs[0] : undefined;
     case "binary":
       return simplerBinary(node, a, b);
     default:
       return undefined;
   }
-}
-
-/** The number that fills a constant, if one does. */
-function scalarOf(value: Value): number | undefined {
-  return value.op === "constant" && typeof value.attributes.value === "number"
-    ? value.attributes.value
-    : undefined;
 }
 
 function simplerBinary(node: Value, a: Value, b: Value): Value | undefined {

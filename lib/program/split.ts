@@ -4,12 +4,12 @@
  *
  * @module
  */
-import { storageBytes } from "../../kernels/wgsl.ts";
 import { add, and, greaterEqual, less, max, min, sub } from "../ops/elementwise.ts";
 import { concat } from "../ops/concat.ts";
 import { operationOf } from "../ops/mod.ts";
 import { reshape } from "../ops/reshape.ts";
 import { select } from "../ops/select.ts";
+import { bytesOf } from "../ops/shapes.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import { broadcastRows, type Cut, rows } from "../ops/split-rule.ts";
 import type { Attributes, Spec, Value } from "../ops/value.ts";
@@ -48,10 +48,6 @@ interface Draft extends Spec {
 interface Block {
   readonly start: number;
   readonly size: number;
-}
-
-function bytesOf(v: Spec): number {
-  return storageBytes(v.dtype, sizeOf(v.shape));
 }
 
 /** The node itself, or what it splits into; parts that are still too large are split again. */

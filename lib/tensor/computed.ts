@@ -17,6 +17,20 @@ export function once<T>(make: () => Promise<T>): () => Promise<T> {
   };
 }
 
+/** What is known under a key, made at most once, and again only after it failed. */
+export function remembered<K, T>(
+  known: Map<K, Promise<T>>,
+  key: K,
+  make: () => Promise<T>,
+): Promise<T> {
+  const found = known.get(key);
+  if (found) return found;
+  const made = make();
+  known.set(key, made);
+  made.catch(() => known.delete(key));
+  return made;
+}
+
 /** An f32 tensor whose contents are made once, when they are first read. */
 export function computedTensor(
   shape: readonly number[],

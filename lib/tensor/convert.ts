@@ -5,7 +5,14 @@
  */
 import { UnsupportedError, ValueError } from "../errors.ts";
 import { dequantizeBlocks } from "./blocks.ts";
-import { type DType, isBlockType, type ScalarType, sizeOf, type TypedArray } from "./dtype.ts";
+import {
+  arrayOf,
+  type DType,
+  isBlockType,
+  type ScalarType,
+  sizeOf,
+  type TypedArray,
+} from "./dtype.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** The types that hold a real number in 16 or 8 bits and that {@link float32ToBits} can write. */
@@ -214,7 +221,8 @@ function cast(data: TypedArray, from: Tensor, to: DType): TypedArray {
 function toIntegers(values: TypedArray, from: DType, to: DType): TypedArray {
   const [low, high] = RANGES[to];
   const wide = to === "i64" || to === "u64";
-  const out = newIntegers(to, values.length);
+  // deno-lint-ignore no-explicit-any -- written by index with numbers or bigints, as the type demands
+  const out: any = arrayOf(to, values.length);
   for (let i = 0; i < values.length; i++) {
     const value = values[i];
     if (to === "bool") {
@@ -231,27 +239,5 @@ function toIntegers(values: TypedArray, from: DType, to: DType): TypedArray {
     }
     out[i] = wide ? BigInt(whole) : Number(whole);
   }
-  return out as TypedArray;
-}
-
-// deno-lint-ignore no-explicit-any -- written by index with numbers or bigints, as the type demands
-function newIntegers(dtype: DType, length: number): any {
-  switch (dtype) {
-    case "i64":
-      return new BigInt64Array(length);
-    case "u64":
-      return new BigUint64Array(length);
-    case "i32":
-      return new Int32Array(length);
-    case "u32":
-      return new Uint32Array(length);
-    case "i16":
-      return new Int16Array(length);
-    case "u16":
-      return new Uint16Array(length);
-    case "i8":
-      return new Int8Array(length);
-    default:
-      return new Uint8Array(length);
-  }
+  return out;
 }

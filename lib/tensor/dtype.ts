@@ -138,6 +138,13 @@ export function viewAs(bytes: Uint8Array, dtype: DType): TypedArray {
   return new array(aligned.buffer, aligned.byteOffset, aligned.byteLength / unit);
 }
 
+/** The array that holds elements of a type: so many zeros, or these numbers. */
+export function arrayOf(dtype: DType, contents: number | readonly number[]): TypedArray {
+  const { array } = INFO[dtype];
+  if (typeof contents === "number") return new array(contents);
+  return /^[iu]64$/.test(dtype) ? array.from(contents, BigInt) : array.from(contents);
+}
+
 /** The dtype that a typed array holds when nothing else is said (a `Uint16Array` is `u16`). */
 export function dtypeOf(array: TypedArray): ScalarType {
   if (array instanceof Float32Array) return "f32";

@@ -5,7 +5,15 @@
  */
 import { ShapeError } from "../errors.ts";
 import { show } from "../options.ts";
-import { byteLength, type DType, dtypeOf, sizeOf, type TypedArray, viewAs } from "./dtype.ts";
+import {
+  arrayOf,
+  byteLength,
+  type DType,
+  dtypeOf,
+  sizeOf,
+  type TypedArray,
+  viewAs,
+} from "./dtype.ts";
 
 /**
  * An immutable n-dimensional array in row-major order. The contents may lie in memory, in a file or
@@ -119,26 +127,14 @@ function flatten(data: NestedNumbers, out: number[]): void {
   }
 }
 
+/** Types that plain numbers are stored as. */
+const PLAIN: readonly DType[] = ["f64", "f32", "i32", "u32", "i64", "u8", "bool"];
+
 function fromNumbers(values: readonly number[], dtype: DType): TypedArray {
-  switch (dtype) {
-    case "f64":
-      return Float64Array.from(values);
-    case "f32":
-      return Float32Array.from(values);
-    case "i32":
-      return Int32Array.from(values);
-    case "u32":
-      return Uint32Array.from(values);
-    case "i64":
-      return BigInt64Array.from(values, BigInt);
-    case "u8":
-    case "bool":
-      return Uint8Array.from(values);
-    default:
-      throw new ShapeError(
-        "TENSOR_DTYPE",
-        `Plain numbers cannot be stored as ${dtype}; make an f32 tensor and convert it.`,
-        { dtype },
-      );
-  }
+  if (PLAIN.includes(dtype)) return arrayOf(dtype, values);
+  throw new ShapeError(
+    "TENSOR_DTYPE",
+    `Plain numbers cannot be stored as ${dtype}; make an f32 tensor and convert it.`,
+    { dtype },
+  );
 }

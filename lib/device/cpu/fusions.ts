@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { scalarOf } from "../../ops/constant.ts";
 import { MICROSOFT, type OnnxContext } from "../../ops/onnx-rule.ts";
 import { sameShape } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
@@ -34,11 +35,6 @@ export function fuse(node: Value, scope: FusionScope): string | undefined {
 
 function once(v: Value, scope: FusionScope): boolean {
   return scope.uses.get(v) === 1;
-}
-
-function scalarOf(v: Value): number | undefined {
-  const { value } = v.attributes;
-  return v.op === "constant" && typeof value === "number" ? value : undefined;
 }
 
 /** x · sigmoid(x) in one pass, where the sigmoid is not needed for a gradient. */

@@ -5,7 +5,6 @@
  */
 import { operationOf } from "../../ops/mod.ts";
 import {
-  ONNX_TYPES,
   type OnnxAttributes,
   type OnnxContext,
   type OnnxType,
@@ -14,7 +13,7 @@ import {
 import { sameShape } from "../../ops/shapes.ts";
 import type { Spec, Value } from "../../ops/value.ts";
 import type { Program } from "../../program/program.ts";
-import { sizeOf, type TypedArray } from "../../tensor/dtype.ts";
+import { arrayOf, dtypeOf, sizeOf, type TypedArray } from "../../tensor/dtype.ts";
 import { type MaskInput, maskInput } from "./dropout.ts";
 import { fuse } from "./fusions.ts";
 import { mergeProducts } from "./merge-products.ts";
@@ -92,7 +91,7 @@ function createBuilder(options: LowerOptions) {
   let count = 0;
 
   function constant(data: TypedArray, shape: readonly number[], type?: OnnxType): string {
-    const element = type ?? typeOf(data);
+    const element = type ?? dtypeOf(data) as OnnxType;
     let key = `${element}[${shape}]${digest(data)}`;
     for (let known; (known = initializers.get(key)); key += "+") {
       if (sameContents(known.data!, data)) return known.name;
@@ -151,7 +150,7 @@ function createBuilder(options: LowerOptions) {
       },
       constant,
       ints,
-      scalar: (value, type = "f32") => constant(scalarArray(value, type), [], type),
+      scalar: (value, type = "f32") => constant(arrayOf(type, [value]), [], type),
       embeddable,
       embed(index, { shape, type, label, prepare }) {
         const sources = weightsOf(node.inputs[index]);
@@ -318,33 +317,6 @@ function attributeText(attributes: OnnxAttributes): string {
   let text = "";
   for (const key in attributes) text += ` ${key}=${JSON.stringify(attributes[key])}`;
   return text;
-}
-
-function typeOf(data: TypedArray): OnnxType {
-  if (data instanceof Float32Array) return "f32";
-  if (data instanceof Int32Array) return "i32";
-  if (data instanceof BigInt64Array) return "i64";
-  if (data instanceof Uint32Array) return "u32";
-  if (data instanceof Uint8Array) return "u8";
-  throw new TypeError(`No ONNX constant is made of ${data.constructor.name}.`);
-}
-
-function scalarArray(value: number, type: OnnxType): TypedArray {
-  switch (type) {
-    case "f32":
-      return Float32Array.of(value);
-    case "i32":
-      return Int32Array.of(value);
-    case "i64":
-      return BigInt64Array.of(BigInt(value));
-    case "u32":
-      return Uint32Array.of(value);
-    case "u8":
-    case "bool":
-      return Uint8Array.of(value);
-    default:
-      throw new TypeError(`No scalar of type ${type} (${ONNX_TYPES[type]}) is needed.`);
-  }
 }
 
 /** A number that equal contents share, and few others do. */

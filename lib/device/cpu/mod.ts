@@ -4,9 +4,9 @@
  * @module
  */
 import { DeviceError } from "../../errors.ts";
-import { onnxTypeOf } from "../../ops/onnx-rule.ts";
 import type { ValueType } from "../../ops/value.ts";
 import type { Program } from "../../program/program.ts";
+import { remembered } from "../../tensor/computed.ts";
 import { isFloating, type ScalarType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
@@ -81,17 +81,10 @@ export async function createCpuDevice(options: CpuDeviceOptions = {}): Promise<C
     description: `ONNX Runtime ${
       runtime.env.versions.node ?? runtime.env.versions.common
     }, ${threads} thread${threads === 1 ? "" : "s"}`,
-    weightType: (dtype: ScalarType): ValueType =>
-      isFloating(dtype) ? onnxTypeOf("f32") as "f32" : dtype as ValueType,
+    weightType: (dtype: ScalarType): ValueType => isFloating(dtype) ? "f32" : dtype as ValueType,
     compile(program) {
       context.check();
-      let executable = executables.get(program.key);
-      if (!executable) {
-        executables.set(program.key, executable = open(program));
-        // A program that was refused once may be tried again.
-        executable.catch(() => executables.delete(program.key));
-      }
-      return executable;
+      return remembered(executables, program.key, () => open(program));
     },
     // Weights are read where they lie.
     preload: () => Promise.resolve(),

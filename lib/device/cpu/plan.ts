@@ -5,6 +5,7 @@
  */
 import { ShapeError } from "../../errors.ts";
 import type { Role } from "../../ops/input.ts";
+import { sameShape, showSpec } from "../../ops/shapes.ts";
 import type { Spec, Value } from "../../ops/value.ts";
 import { type Program, programOf } from "../../program/program.ts";
 import type { TypedArray } from "../../tensor/dtype.ts";
@@ -140,11 +141,11 @@ export function checkState(plan: Plan, state: CpuState | undefined): void {
   for (const [name, { spec, role }] of plan.inputs) {
     if (role !== "state") continue;
     const found = stateOf(state, name).specs[name];
-    if (!found || found.dtype !== spec.dtype || found.shape.join() !== spec.shape.join()) {
+    if (!found || found.dtype !== spec.dtype || !sameShape(found.shape, spec.shape)) {
       throw new ShapeError(
         "STATE",
-        `The program's state "${name}" is ${spec.dtype}[${spec.shape}], but the given state ${
-          found ? `has ${found.dtype}[${found.shape}]` : "does not hold it"
+        `The program's state "${name}" is ${showSpec(spec)}, but the given state ${
+          found ? `has ${showSpec(found)}` : "does not hold it"
         }.`,
         { name },
       );

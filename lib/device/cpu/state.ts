@@ -6,9 +6,9 @@
 import { DeviceError, ShapeError } from "../../errors.ts";
 import { onnxTypeOf } from "../../ops/onnx-rule.ts";
 import { sameShape, showSpec } from "../../ops/shapes.ts";
-import type { Spec, ValueType } from "../../ops/value.ts";
+import type { Spec } from "../../ops/value.ts";
 import { float32ToBits, toFloat32 } from "../../tensor/convert.ts";
-import { isFloating, sizeOf, type TypedArray } from "../../tensor/dtype.ts";
+import { arrayOf, isFloating, sizeOf, type TypedArray } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import type { State } from "../device.ts";
 import { type Feed, feedOf, type Runtime } from "./session.ts";
@@ -29,7 +29,7 @@ export class CpuState implements State {
     this.specs = specs;
     this.#onDispose = onDispose;
     for (const [name, spec] of Object.entries(specs)) {
-      this.replace(name, zeros(spec.dtype, sizeOf(spec.shape)));
+      this.replace(name, arrayOf(onnxTypeOf(spec.dtype), sizeOf(spec.shape)));
     }
   }
 
@@ -110,18 +110,4 @@ export function hostTensor(array: TypedArray, spec: Spec): Tensor {
     ? float32ToBits(array as Float32Array, dtype)
     : array;
   return tensor(data, { dtype, shape });
-}
-
-function zeros(dtype: ValueType, size: number): TypedArray {
-  switch (dtype) {
-    case "i32":
-      return new Int32Array(size);
-    case "u32":
-      return new Uint32Array(size);
-    case "u8":
-    case "bool":
-      return new Uint8Array(size);
-    default:
-      return new Float32Array(size);
-  }
 }

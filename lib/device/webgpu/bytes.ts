@@ -29,11 +29,6 @@ function encodeArray(data: TypedArray, dtype: ValueType): Uint8Array<ArrayBuffer
   return padded;
 }
 
-/** Exact bytes of a value in a storage buffer, a multiple of 4. */
-export function copyBytes(spec: Spec): number {
-  return Math.ceil(sizeOf(spec.shape) / STORAGE[spec.dtype].perWord) * 4;
-}
-
 /** The tensor that bytes in storage format stand for; the bytes are not copied where that can be helped. */
 export function decode(bytes: Uint8Array, spec: Spec): Tensor {
   const { dtype, shape } = spec;

@@ -5,12 +5,12 @@
  */
 import { DeviceError } from "../../errors.ts";
 import { operationOf } from "../../ops/mod.ts";
-import { showSpec } from "../../ops/shapes.ts";
+import { bytesOf, showSpec } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
 import { fuse, type FusedProgram } from "../../program/fuse.ts";
 import type { Group } from "../../program/groups.ts";
 import { lower } from "../../program/lower.ts";
-import { bytesOf, isLeading, type Location, type Plan, plan } from "../../program/plan.ts";
+import { isLeading, type Location, type Plan, plan } from "../../program/plan.ts";
 import type { Program } from "../../program/program.ts";
 import { splitLarge } from "../../program/split.ts";
 import { sizeOf, type TypedArray } from "../../tensor/dtype.ts";

@@ -5,16 +5,14 @@
  */
 import { DeviceError, GraftError, ShapeError, ValueError } from "../../errors.ts";
 import type { Role } from "../../ops/input.ts";
-import { sameShape, showSpec } from "../../ops/shapes.ts";
+import { bytesOf, exactBytes, sameShape, showSpec } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
 import type { Place } from "../../program/plan.ts";
 import type { Program } from "../../program/program.ts";
-import { sizeOf } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { SIZES_BINDING } from "../../../kernels/sizes.ts";
-import { storageBytes } from "../../../kernels/wgsl.ts";
 import type { Executable, State } from "../device.ts";
-import { copyBytes, decode, encode } from "./bytes.ts";
+import { decode, encode } from "./bytes.ts";
 import type { Blueprint, Command } from "./compile.ts";
 import type { Core } from "./core.ts";
 import type { DeviceBuffer } from "./memory.ts";
@@ -122,8 +120,7 @@ export function createExecutable(
         return buffer;
       });
       const slots = new Map<string, Slot>(data.map(([name, v]) => {
-        const bytes = storageBytes(v.dtype, sizeOf(v.shape));
-        return [name, { buffer: create(bytes, `The input "${name}"`), last: null }];
+        return [name, { buffer: create(bytesOf(v), `The input "${name}"`), last: null }];
       }));
       const { byteLength } = blueprint.sizes;
       const sizes = byteLength ? create(byteLength, "The sizes of a program", "uniform") : null;
@@ -288,7 +285,7 @@ export function createExecutable(
       encodeCommands(encoder, commands, { groups, buffer: of });
       const results = read.map((name) => {
         const value = blueprint.program.outputs.get(name)!;
-        return { name, value, bytes: copyBytes(value), at: 0 };
+        return { name, value, bytes: exactBytes(value), at: 0 };
       });
       let total = 0;
       for (const r of results) {

@@ -3,10 +3,12 @@
  *
  * @module
  */
+import { STORAGE } from "../../../kernels/wgsl.ts";
 import { DeviceError, UnsupportedError } from "../../errors.ts";
 import type { Spec, ValueType } from "../../ops/value.ts";
 import type { Program } from "../../program/program.ts";
-import type { ScalarType } from "../../tensor/dtype.ts";
+import { remembered } from "../../tensor/computed.ts";
+import { isFloating, type ScalarType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Device, DeviceMemory, State } from "../device.ts";
 import { type AdapterOptions, openAdapter } from "./adapter.ts";
@@ -160,13 +162,16 @@ export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<W
     const { key } = program;
     const known = executables.get(key);
     if (known) {
+      // The one that was used last is the last to go.
       executables.delete(key);
       executables.set(key, known);
       return await known;
     }
-    const made = compileProgram(core, program).then((b) => createExecutable(core, program, b));
-    executables.set(key, made);
-    made.catch(() => executables.delete(key));
+    const made = remembered(
+      executables,
+      key,
+      async () => createExecutable(core, program, await compileProgram(core, program)),
+    );
     if (executables.size > maxExecutables) {
       const [[oldest, evicted]] = executables;
       executables.delete(oldest);
@@ -209,28 +214,11 @@ export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<W
 }
 
 function weightType(dtype: ScalarType, f16: boolean): ValueType {
-  switch (dtype) {
-    case "f32":
-    case "bf16":
-    case "u8":
-    case "u32":
-    case "bool":
-      return dtype;
-    case "f16":
-      return f16 ? "f16" : "f32";
-    case "f64":
-      return "f32";
-    case "i64":
-    case "i32":
-    case "i16":
-    case "i8":
-    case "u64":
-    case "u16":
-      return "i32";
-    case "c64":
-      throw new UnsupportedError("DTYPE_DEVICE", "Complex numbers cannot be used on a device.");
-    default:
-      // Every value of an 8-bit or smaller float is one of bf16, too.
-      return "bf16";
+  if (dtype === "c64") {
+    throw new UnsupportedError("DTYPE_DEVICE", "Complex numbers cannot be used on a device.");
   }
+  if (dtype === "f64" || (dtype === "f16" && !f16)) return "f32";
+  if (dtype in STORAGE) return dtype as ValueType;
+  // Every value of an 8-bit or smaller float is one of bf16, too.
+  return isFloating(dtype) ? "bf16" : "i32";
 }

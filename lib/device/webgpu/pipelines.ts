@@ -6,6 +6,7 @@
 import type { KernelDispatch } from "../../../kernels/kernel.ts";
 import { SIZES_BINDING } from "../../../kernels/sizes.ts";
 import { DeviceError } from "../../errors.ts";
+import { remembered } from "../../tensor/computed.ts";
 import type { Memory } from "./memory.ts";
 
 /** A pipeline and what its bind groups look like. */
@@ -82,13 +83,7 @@ export function createPipelineCache(gpu: GPUDevice, memory: Memory): PipelineCac
   return {
     get({ source, sizes }, { bindings, what }) {
       const key = `${sizes.key()}\n${source}`;
-      let pipeline = pipelines.get(key);
-      if (!pipeline) {
-        pipeline = compile(sizes.complete(source), bindings, what);
-        pipelines.set(key, pipeline);
-        pipeline.catch(() => pipelines.delete(key));
-      }
-      return pipeline;
+      return remembered(pipelines, key, () => compile(sizes.complete(source), bindings, what));
     },
   };
 }

@@ -93,14 +93,8 @@ export async function profileRun(
   await executable.runWith(inputs, options, encode);
   const ticks: bigint[] = [];
   for (const { set, buffer, count } of sets) {
-    const target = core.staging.take(count * 8);
-    const encoder = gpu.createCommandEncoder();
-    encoder.copyBufferToBuffer(buffer, 0, target.gpu, 0, count * 8);
-    gpu.queue.submit([encoder.finish()]);
-    await target.gpu.mapAsync(GPUMapMode.READ);
-    ticks.push(...new BigUint64Array(target.gpu.getMappedRange()).subarray(0, count));
-    target.gpu.unmap();
-    core.staging.give(target);
+    const { buffer: bytes } = await core.read({ gpu: buffer }, count * 8);
+    ticks.push(...new BigUint64Array(bytes));
     buffer.destroy();
     set.destroy();
   }

@@ -4,13 +4,11 @@
  * @module
  */
 import { DeviceError, ShapeError, ValueError } from "../../errors.ts";
-import { sameShape, showSpec } from "../../ops/shapes.ts";
+import { bytesOf, exactBytes, sameShape, showSpec } from "../../ops/shapes.ts";
 import type { Spec } from "../../ops/value.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { storageBytes } from "../../../kernels/wgsl.ts";
-import { sizeOf } from "../../tensor/dtype.ts";
 import type { State } from "../device.ts";
-import { copyBytes, decode, encode } from "./bytes.ts";
+import { decode, encode } from "./bytes.ts";
 import type { DeviceBuffer, Memory } from "./memory.ts";
 
 /** How a state reaches the device it lives on. */
@@ -22,7 +20,7 @@ export interface StateHost {
   /** Writes bytes to a buffer. */
   write(buffer: DeviceBuffer, bytes: Uint8Array<ArrayBuffer>): void;
   /** Copies the start of a buffer to the host. */
-  read(buffer: DeviceBuffer, bytes: number): Promise<Uint8Array>;
+  read(buffer: Pick<DeviceBuffer, "gpu">, bytes: number): Promise<Uint8Array>;
 }
 
 /** Named buffers that programs update in place. */
@@ -39,8 +37,8 @@ export class GpuState implements State {
     this.#buffers = new Map();
     try {
       for (const [name, spec] of Object.entries(specs)) {
-        const bytes = storageBytes(spec.dtype, sizeOf(spec.shape));
-        this.#buffers.set(name, host.memory.create(bytes, { what: `The state "${name}"` }));
+        const what = `The state "${name}"`;
+        this.#buffers.set(name, host.memory.create(bytesOf(spec), { what }));
       }
     } catch (error) {
       this[Symbol.dispose]();
@@ -78,7 +76,7 @@ export class GpuState implements State {
 
   async read(name: string): Promise<Tensor> {
     const buffer = this.buffer(name), spec = this.specs[name];
-    return decode(await this.host.read(buffer, copyBytes(spec)), spec);
+    return decode(await this.host.read(buffer, exactBytes(spec)), spec);
   }
 
   [Symbol.dispose](): void {

@@ -4,10 +4,11 @@
  * @module
  */
 import { SIZES_BINDING } from "../../../kernels/sizes.ts";
-import { storageBytes } from "../../../kernels/wgsl.ts";
 import type { Kernel } from "../../../kernels/kernel.ts";
 import { operationOf } from "../../ops/mod.ts";
+import { bytesOf } from "../../ops/shapes.ts";
 import { stringify, type Value } from "../../ops/value.ts";
+import { remembered } from "../../tensor/computed.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 import type { DeviceBuffer, Memory } from "./memory.ts";
 import type { PipelineCache } from "./pipelines.ts";
@@ -54,8 +55,8 @@ export function createTuner(
       return buffer;
     };
     try {
-      const inputs = node.inputs.map((x) => create(storageBytes(x.dtype, sizeOf(x.shape))));
-      const output = create(storageBytes(node.dtype, sizeOf(node.shape)));
+      const inputs = node.inputs.map((x) => create(bytesOf(x)));
+      const output = create(bytesOf(node));
       let winner = variants[0].variant, shortest = Infinity;
       for (const kernel of variants) {
         const temporaries = (kernel.temporaries ?? []).map((bytes) => create(bytes));
@@ -129,23 +130,16 @@ export function createTuner(
 
   return {
     async choose(node, variants) {
-      const bytes = [node, ...node.inputs].reduce(
-        (n, v) => n + storageBytes(v.dtype, sizeOf(v.shape)),
-        0,
-      );
+      const bytes = [node, ...node.inputs].reduce((n, v) => n + bytesOf(v), 0);
       if (
         variants.length === 1 || bytes > LARGEST || operationOf(node).flops(node) < WORTHWHILE
       ) return variants[0];
-      const key = classOf(node);
-      let choice = best.get(key);
-      if (!choice) {
+      const name = await remembered(best, classOf(node), () => {
         // One at a time, so that measurements do not disturb each other.
-        choice = last.then(() => measureAll(node, variants));
+        const choice = last.then(() => measureAll(node, variants));
         last = choice.catch(() => {});
-        best.set(key, choice);
-        choice.catch(() => best.delete(key));
-      }
-      const name = await choice;
+        return choice;
+      });
       return variants.find((v) => v.variant === name) ?? variants[0];
     },
   };
