@@ -20,6 +20,12 @@ export interface CliContext {
   onInterrupt(callback: () => void): () => void;
 }
 
+/** What a command gets. */
+export interface CommandContext extends CliContext {
+  /** Takes the exit code of the command. */
+  finish(code: number): void;
+}
+
 /** This process. */
 export function processContext(): CliContext {
   const encoder = new TextEncoder();

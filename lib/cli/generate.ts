@@ -8,7 +8,7 @@ import type { AnyModel } from "../adapters/peft-model.ts";
 import { generate, generateStream } from "../generation/generate.ts";
 import type { GenerateOptions } from "../generation/generate-options.ts";
 import type { Prompt } from "../generation/prompt.ts";
-import { type CliContext, INTERRUPTED, interruptible } from "./context.ts";
+import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
 import {
   addModelOptions,
   integer,
@@ -36,18 +36,13 @@ interface GenerateFlags extends ModelFlags {
 }
 
 /** Adds the command. */
-export function addGenerateCommand(
-  program: Command,
-  context: CliContext,
-  finish: (code: number) => void,
-): void {
+export function addGenerateCommand(program: Command, context: CommandContext): void {
   const command = program.command("generate")
     .summary("generate text")
     .description(
       "Generates text from one prompt, as it comes, or from several, when all are done. Without any option of sampling, the most probable " +
         "token is taken each time. The prompt is read from the standard input where none is given.",
     )
-    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
     .option("--prompt <text...>", "text to go on from; several make a batch")
     .option(
       "--adapter <folder...>",
@@ -85,7 +80,7 @@ Examples:
   generate ./llama --adapter ./out --prompt "Call me" --temperature 0.8 --top-p 0.95 --seed 7
   echo "Once upon a time" | generate ./llama --max-new-tokens 50`,
   ).action(async (source: string, flags: GenerateFlags) => {
-    finish(
+    context.finish(
       await interruptible(context, async (signal) => {
         const prompts = await promptsOf(flags, context, command);
         return await withModel(source, flags, async (base) => {
@@ -99,7 +94,7 @@ Examples:
 
 async function promptsOf(
   flags: GenerateFlags,
-  context: CliContext,
+  context: CommandContext,
   command: Command,
 ): Promise<Prompt[]> {
   if (!flags.prompt && !context.piped) {
@@ -118,7 +113,7 @@ async function run(
   prompts: readonly Prompt[],
   { flags, context, signal }: {
     readonly flags: GenerateFlags;
-    readonly context: CliContext;
+    readonly context: CommandContext;
     readonly signal: AbortSignal;
   },
 ): Promise<number> {

@@ -11,7 +11,7 @@ import { exists, locate } from "../io/locate.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import { byteLength, type DType, sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { CliContext } from "./context.ts";
+import type { CommandContext } from "./context.ts";
 import { bytes, count, table } from "./format.ts";
 
 interface InspectFlags {
@@ -32,11 +32,7 @@ interface Contents {
 }
 
 /** Adds the command. */
-export function addInspectCommand(
-  program: Command,
-  context: CliContext,
-  finish: (code: number) => void,
-): void {
+export function addInspectCommand(program: Command, context: CommandContext): void {
   program.command("inspect")
     .summary("show the config, tensors and sizes of a checkpoint or adapter")
     .description(
@@ -62,7 +58,7 @@ Examples:
           ? JSON.stringify(asJson(path, contents), null, 2) + "\n"
           : asText(path, contents),
       );
-      finish(0);
+      context.finish(0);
     });
 }
 

@@ -10,7 +10,7 @@ import { ValueError } from "../errors.ts";
 import { saveModel } from "../io/save-model.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import type { CliContext } from "./context.ts";
+import type { CommandContext } from "./context.ts";
 import { bytes } from "./format.ts";
 import {
   addModelOptions,
@@ -31,18 +31,13 @@ interface MergeFlags extends ModelFlags {
 }
 
 /** Adds the command. */
-export function addMergeCommand(
-  program: Command,
-  context: CliContext,
-  finish: (code: number) => void,
-): void {
+export function addMergeCommand(program: Command, context: CommandContext): void {
   const command = program.command("merge")
     .summary("write a full checkpoint with an adapter merged into it")
     .description(
       "Puts adapters into the weights of their base and writes a checkpoint folder that needs no adapter any more: config.json, " +
         "model.safetensors (in shards where it is large) and the tokenizer. The folder appears when it is complete.",
     )
-    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
     .requiredOption(
       "--adapter <folder...>",
       "adapter to merge: a folder, or an id on the hub; several are merged in order",
@@ -74,7 +69,7 @@ Examples:
   merge SmolLM2-135M-Instruct.Q4_1.gguf --adapter ./out --out ./merged --save-dtype bf16`,
   ).action(async (source: string, flags: MergeFlags) => {
     await refuseExisting(flags);
-    finish(
+    context.finish(
       await withModel(source, flags, async (base) => {
         const model = await withAdapters(base, flags.adapter);
         if (model.type !== "peft") {

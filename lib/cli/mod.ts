@@ -67,7 +67,7 @@ export async function main(
       addInspectCommand,
     ]
   ) {
-    add(program, context, finish);
+    add(program, { ...context, finish });
   }
   for (const command of program.commands) command.option("--verbose", "print the stack of errors");
   program.addHelpText(

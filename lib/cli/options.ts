@@ -68,9 +68,10 @@ export interface ModelFlags {
   readonly file?: string;
 }
 
-/** Options of every command that loads a model. */
+/** The argument and the options of every command that loads a model. */
 export function addModelOptions(command: Command, defaults: { device?: DeviceName } = {}): Command {
   return command
+    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
     .addOption(
       new Option("--device <name>", "where to run: hardware WebGPU or else the CPU, or one of them")
         .choices(DEVICE_NAMES).default(defaults.device ?? "auto"),
@@ -162,14 +163,9 @@ export function addLoraOptions(command: Command): Command {
 }
 
 /** The LoRA config that the options of a command make. */
-export function loraConfigOf(flags: Readonly<Record<string, unknown>>): LoraConfig {
-  return loraConfig(
-    Object.fromEntries(
-      LORA_OPTIONS.map((option) => option.attributeName())
-        .filter((name) => flags[name] !== undefined)
-        .map((name) => [name, flags[name]]),
-    ),
-  );
+export function loraConfigOf(flags: object): LoraConfig {
+  const names = new Set(LORA_OPTIONS.map((option) => option.attributeName()));
+  return loraConfig(Object.fromEntries(Object.entries(flags).filter(([name]) => names.has(name))));
 }
 
 /** The options of LoRA, by flag, that the user has given. */

@@ -7,6 +7,7 @@ import type { Command } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
 import { trainableLeaves } from "../adapters/leaves.ts";
 import { type AdapterPlan, planAdapter } from "../adapters/plan/plan.ts";
+import { formatCounts } from "../adapters/status/trainable-parameters.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { type Cost, cost } from "../program/cost.ts";
 import { nextToken } from "../tasks/causal-lm.ts";
@@ -15,7 +16,7 @@ import { tensor } from "../tensor/tensor.ts";
 import { adamW } from "../training/adamw.ts";
 import { packLeaves } from "../training/packing.ts";
 import { traceStep } from "../training/step-program.ts";
-import type { CliContext } from "./context.ts";
+import type { CommandContext } from "./context.ts";
 import { bytes, count, scaled, table } from "./format.ts";
 import {
   addLoraOptions,
@@ -33,18 +34,13 @@ interface PlanFlags extends ModelFlags {
 }
 
 /** Adds the command. */
-export function addPlanCommand(
-  program: Command,
-  context: CliContext,
-  finish: (code: number) => void,
-): void {
+export function addPlanCommand(program: Command, context: CommandContext): void {
   const command = program.command("plan")
     .summary("show which modules an adapter would adapt, and its cost")
     .description(
       "Shows which modules the options name, how much would be trained, and what one training step would cost. Nothing is trained. " +
         "Ends with code 1 where the options do not fit the model.",
-    )
-    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub");
+    );
   addLoraOptions(command)
     .option("--batch-size <n>", "rows of the training step", integer(1), 4)
     .option("--max-length <n>", "tokens in a row of the training step", integer(2), 512)
@@ -57,12 +53,14 @@ Examples:
   plan ./llama --target-modules q_proj,v_proj --layers-to-transform 0,1 --json
   plan ./llama --target-modules '.*\\.layers\\.\\d+\\.mlp\\..*'`,
   ).action(async (source: string, flags: PlanFlags) => {
-    finish(await withModel(source, flags, (model) => Promise.resolve(run(model, flags, context))));
+    context.finish(
+      await withModel(source, flags, (model) => Promise.resolve(run(model, flags, context))),
+    );
   });
 }
 
-function run(model: ModelGraph, flags: PlanFlags, context: CliContext): number {
-  const config = loraConfigOf(flags as unknown as Readonly<Record<string, unknown>>);
+function run(model: ModelGraph, flags: PlanFlags, context: CommandContext): number {
+  const config = loraConfigOf(flags);
   const plan = planAdapter(model, config);
   const step = plan.problems.length === 0 ? stepCost(model, plan, flags) : null;
   context.out(
@@ -89,13 +87,12 @@ function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags): Cost 
   return cost(program);
 }
 
-function totals(plan: AdapterPlan): { readonly all: number; readonly percent: number } {
-  const all = plan.baseParameters + plan.trainableParameters;
-  return { all, percent: 100 * plan.trainableParameters / all };
+function allParameters(plan: AdapterPlan): number {
+  return plan.baseParameters + plan.trainableParameters;
 }
 
 function asJson(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): unknown {
-  const { all, percent } = totals(plan);
+  const all = allParameters(plan);
   return {
     config: plan.config,
     patterns: plan.patterns,
@@ -108,7 +105,7 @@ function asJson(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): unknown
     layers: [...plan.layers].map(([layer, sites]) => ({ layer, sites })),
     trainableParameters: plan.trainableParameters,
     allParameters: all,
-    trainablePercent: percent,
+    trainablePercent: 100 * plan.trainableParameters / all,
     bytes: plan.bytes,
     step: step && { batchSize: flags.batchSize, length: flags.maxLength, ...step },
     notes: plan.notes,
@@ -117,7 +114,6 @@ function asJson(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): unknown
 }
 
 function asText(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): string {
-  const { all, percent } = totals(plan);
   const rows = plan.patterns.map(({ field, pattern, modules, leftOut, nearest }) => [
     field,
     pattern,
@@ -132,9 +128,7 @@ function asText(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): string 
   const lines = [
     table([["field", "pattern", "modules", "such as"], ...rows], { right: [2] }),
     `sites: ${count(plan.sites.length)} in ${count(layers.length)} layers\n`,
-    `trainable params: ${count(plan.trainableParameters)} || all params: ${
-      count(all)
-    } || trainable%: ${percent.toFixed(4)}\n`,
+    `${formatCounts({ trainable: plan.trainableParameters, all: allParameters(plan) })}\n`,
     `adapter file: ${bytes(plan.bytes)}\n`,
   ];
   if (step) {

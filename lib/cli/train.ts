@@ -6,16 +6,15 @@
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
-import { trainableLeaves } from "../adapters/leaves.ts";
 import { loadAdapter } from "../adapters/checkpoint/load.ts";
 import type { PeftModel } from "../adapters/peft-model.ts";
 import { savePretrained } from "../adapters/checkpoint/save.ts";
+import { formatCounts, getNbTrainableParameters } from "../adapters/status/trainable-parameters.ts";
 import { ValueError } from "../errors.ts";
 import { maxPositionsOf } from "../generation/prompt.ts";
 import { wrap } from "../io/byte-source.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import { sizeOf } from "../tensor/dtype.ts";
 import type { TrainingBatch } from "../training/batch.ts";
 import {
   packExamples,
@@ -26,7 +25,7 @@ import {
 import { readJsonl } from "../training/examples.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
 import { train } from "../training/train.ts";
-import { type CliContext, INTERRUPTED, interruptible } from "./context.ts";
+import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
 import { count } from "./format.ts";
 import {
   addLoraOptions,
@@ -70,11 +69,7 @@ interface TrainFlags extends ModelFlags {
 }
 
 /** Adds the command. */
-export function addTrainCommand(
-  program: Command,
-  context: CliContext,
-  finish: (code: number) => void,
-): void {
+export function addTrainCommand(program: Command, context: CommandContext): void {
   const command = program.command("train")
     .summary("train a LoRA on JSON lines")
     .description(
@@ -82,7 +77,6 @@ export function addTrainCommand(
         '{"messages"}: all of a text is learned, of the others only the completion and the assistant\'s turns. Ctrl-C ends the run after ' +
         "the current step with a checkpoint, from which --resume goes on, and code 130.",
     )
-    .argument("<model>", "checkpoint folder, .gguf file, or id on the Hugging Face hub")
     .requiredOption("--data <file>", "JSON lines to train on")
     .option("--eval-data <file>", "JSON lines to evaluate on")
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
@@ -171,7 +165,7 @@ Examples:
         `error: --adapter brings its own config, so ${given.join(", ")} cannot be given beside it`,
       );
     }
-    finish(
+    context.finish(
       await interruptible(
         context,
         (signal) => withModel(source, flags, (base) => run(base, { flags, context, signal })),
@@ -184,14 +178,14 @@ async function run(
   base: ModelGraph,
   { flags, context, signal }: {
     readonly flags: TrainFlags;
-    readonly context: CliContext;
+    readonly context: CommandContext;
     readonly signal: AbortSignal;
   },
 ): Promise<number> {
   await refuseExisting(flags);
   const data = await readData(base, flags);
   const model = flags.adapter === undefined
-    ? getPeftModel(base, loraConfigOf(flags as unknown as Readonly<Record<string, unknown>>), {
+    ? getPeftModel(base, loraConfigOf(flags), {
       seed: flags.seed,
     })
     : await loadAdapter(base, flags.adapter, { isTrainable: true });
@@ -275,21 +269,15 @@ function stepsOf(epoch: Data["epoch"], flags: TrainFlags): number {
 }
 
 function describe(
-  context: CliContext,
+  context: CommandContext,
   model: PeftModel,
   { examples, tokens, steps }: { examples: number; tokens: number; steps: number },
 ): void {
-  const size = (shapes: Iterable<{ readonly shape: readonly number[] }>) =>
-    [...shapes].reduce((n, { shape }) => n + sizeOf(shape), 0);
-  const trainable = size(trainableLeaves(model).values());
-  const all = trainable + size(model.base.parameters.values());
   context.err(
     `${count(examples)} examples, ${count(tokens)} tokens, ${
       count(steps)
     } steps on ${model.base.device.description}\n` +
-      `trainable params: ${count(trainable)} || all params: ${count(all)} || trainable%: ${
-        (100 * trainable / all).toFixed(4)
-      }\n`,
+      `${formatCounts(getNbTrainableParameters(model))}\n`,
   );
 }
 

@@ -5,6 +5,7 @@
  */
 import { basename, dirname, join } from "node:path";
 import { onDisk } from "./atomic.ts";
+import { exists } from "./locate.ts";
 
 /** One file of a group. */
 export interface GroupedFile {
@@ -56,19 +57,11 @@ export async function writeFilesAtomic(files: readonly GroupedFile[]): Promise<v
 /** Makes a folder and those above it; gives the ones that did not exist, outermost first. */
 async function makeFolders(folder: string): Promise<readonly string[]> {
   const missing: string[] = [];
-  for (let at = folder; !(await exists(at)); at = dirname(at)) missing.unshift(at);
+  for (let at = folder; !(await onDisk(folder, () => exists(at))); at = dirname(at)) {
+    missing.unshift(at);
+  }
   await onDisk(folder, () => Deno.mkdir(folder, { recursive: true }));
   return missing;
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await Deno.stat(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    return true;
-  }
 }
 
 async function moveIfFile(path: string, to: string): Promise<boolean> {

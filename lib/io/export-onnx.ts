@@ -7,13 +7,12 @@ import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import { lower } from "../device/cpu/lower.ts";
 import { encodeModel, type OnnxInitializer } from "../device/cpu/onnx-model.ts";
+import { contentsFor, fits } from "../device/cpu/residency.ts";
 import { ShapeError, ValueError } from "../errors.ts";
-import { onnxTypeOf } from "../ops/onnx-rule.ts";
-import { sameShape, showSpec } from "../ops/shapes.ts";
+import { showSpec } from "../ops/shapes.ts";
 import { show } from "../options.ts";
 import type { Program } from "../program/program.ts";
-import { toFloat32 } from "../tensor/convert.ts";
-import { isFloating, sizeOf, type TypedArray } from "../tensor/dtype.ts";
+import { sizeOf, type TypedArray } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { writeFileAtomic } from "./atomic.ts";
 
@@ -71,7 +70,7 @@ export async function exportOnnx(program: Program, options: ExportOnnxOptions): 
   // Several initializers may be made of one weight, which is then read once.
   const contents = async function* (): AsyncGenerator<readonly [number, TypedArray]> {
     for (const source of new Set(embedded.map((e) => e.sources[0]))) {
-      const data = await contentsOf(weights[source]);
+      const data = await contentsFor(weights[source], program.inputs.get(source)!);
       for (const [i, e] of embedded.entries()) {
         if (e.sources[0] === source) yield [i, e.prepare(data)];
       }
@@ -79,18 +78,20 @@ export async function exportOnnx(program: Program, options: ExportOnnxOptions): 
   };
   const lengths = embedded.map((e) => sizeOf(e.shape) * (e.type === "u8" ? 1 : 4));
   const total = lengths.reduce((a, b) => a + b, 0);
+  const initializers: OnnxInitializer[] = [];
+  const writeModel = () =>
+    writeFileAtomic(
+      path,
+      encodeModel({ ...graph, initializers: [...graph.initializers, ...initializers] }),
+    );
   if (total <= largestFile) {
-    const initializers: OnnxInitializer[] = [];
     for await (const [i, data] of contents()) {
       const { name, type, shape } = embedded[i];
       initializers.push({ name, type, shape, data });
     }
-    const all = [...graph.initializers, ...initializers];
-    await writeFileAtomic(path, encodeModel({ ...graph, initializers: all }));
-    return;
+    return await writeModel();
   }
   const location = `${basename(path)}_data`;
-  const initializers: OnnxInitializer[] = [];
   let offset = 0;
   const pieces = async function* (): AsyncGenerator<Uint8Array> {
     for await (const [i, data] of contents()) {
@@ -106,12 +107,7 @@ export async function exportOnnx(program: Program, options: ExportOnnxOptions): 
   };
   // The data first: a model never refers to what is not there.
   await writeFileAtomic(`${path}_data`, pieces());
-  const all = [...graph.initializers, ...initializers];
-  await writeFileAtomic(path, encodeModel({ ...graph, initializers: all }));
-}
-
-async function contentsOf(weight: Tensor): Promise<TypedArray> {
-  return isFloating(weight.dtype) ? await toFloat32(weight) : await weight.data();
+  await writeModel();
 }
 
 function checkWeight(
@@ -121,9 +117,7 @@ function checkWeight(
 ): void {
   const spec = program.inputs.get(name)!;
   const weight = Object.hasOwn(weights, name) ? weights[name] : undefined;
-  const fits = weight && sameShape(weight.shape, spec.shape) &&
-    (onnxTypeOf(spec.dtype) === "f32" ? isFloating(weight.dtype) : weight.dtype === spec.dtype);
-  if (fits) return;
+  if (weight && fits(weight, spec)) return;
   throw new ShapeError(
     "EXPORT_WEIGHT",
     `The program's weight "${name}" is ${showSpec(spec)}, but ${

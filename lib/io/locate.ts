@@ -31,7 +31,7 @@ export async function locate(source: string | URL): Promise<Place> {
     const { isDirectory } = await Deno.stat(path);
     return { kind: isDirectory ? "folder" : "file", path };
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) {
+    if (!isMissing(error)) {
       throw wrap(error, "FILE_UNREADABLE", `${path} could not be looked at`, { path });
     }
   }
@@ -52,9 +52,11 @@ export async function exists(path: string): Promise<boolean> {
     await Deno.stat(path);
     return true;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
-      return false;
-    }
+    if (isMissing(error)) return false;
     throw error;
   }
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory;
 }

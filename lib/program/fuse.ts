@@ -149,17 +149,13 @@ function mustStore(program: Program, views: ReadonlyMap<Value, View>): Set<Value
 function plainGroups(context: Context): Group[] {
   const groups: Group[] = [];
   for (const v of context.program.nodes) {
-    const rule = operationOf(v).kernel;
-    if (rule === undefined) {
-      throw new TypeError(`The operation "${v.op}" has no kernel rule.`);
-    }
-    if (rule.kind === "decompose") {
+    const { kind } = operationOf(v).kernel;
+    if (kind === "decompose") {
       throw new TypeError(`The operation "${v.op}" must be decomposed before fusion.`);
     }
-    if (rule.kind === "reduce") groups.push({ kind: "reduce", node: v, outputs: [v], reads: [] });
-    if (rule.kind === "kernel") groups.push({ kind: "kernel", node: v, outputs: [v], reads: [] });
-    if (rule.kind === "concat") groups.push({ kind: "concat", node: v, outputs: [v], reads: [] });
-    if (isFusable(v) && context.stored.has(v) && !isUploaded(v)) {
+    if (kind === "reduce" || kind === "kernel" || kind === "concat") {
+      groups.push({ kind, node: v, outputs: [v], reads: [] });
+    } else if (isFusable(v) && context.stored.has(v) && !isUploaded(v)) {
       groups.push({ kind: "elementwise", node: null, outputs: [v], reads: [] });
     }
   }

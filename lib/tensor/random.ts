@@ -22,7 +22,8 @@ export function randomBits({ seed, stream = 0, index }: RandomPlace): number {
   return mix(index ^ mix(stream ^ mix(seed)));
 }
 
-function mix(x: number): number {
+/** Ellis's "lowbias32". */
+export function mix(x: number): number {
   x ^= x >>> 16;
   x = Math.imul(x, 0x7feb352d);
   x ^= x >>> 15;

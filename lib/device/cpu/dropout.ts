@@ -4,6 +4,7 @@
  * @module
  */
 import type { Attributes } from "../../ops/value.ts";
+import { mix } from "../../tensor/random.ts";
 
 /** A mask that a session is fed. */
 export interface MaskInput {
@@ -47,10 +48,4 @@ export function fillMask(
     x = Math.imul(x ^ x >>> 15, 0x846ca68b);
     out[i] = ((x ^ x >>> 16) ^ 0x80000000) >= threshold ? 1 : 0;
   }
-}
-
-function mix(x: number): number {
-  x = Math.imul(x ^ x >>> 16, 0x7feb352d);
-  x = Math.imul(x ^ x >>> 15, 0x846ca68b);
-  return x ^ x >>> 16;
 }

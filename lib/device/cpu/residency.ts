@@ -55,8 +55,7 @@ export function createResidency(runtime: Runtime): Residency {
       const known = entries.get(tensor);
       checkInput(tensor, name, spec);
       if (known) return known;
-      const float = onnxTypeOf(spec.dtype) === "f32";
-      const array = float ? await toFloat32(tensor) : await tensor.data();
+      const array = await contentsFor(tensor, spec);
       // Another run may have loaded it in the meantime.
       const meanwhile = entries.get(tensor);
       if (meanwhile) return meanwhile;
@@ -87,12 +86,20 @@ export function createResidency(runtime: Runtime): Residency {
   };
 }
 
+/** Whether a tensor can be the contents of a value: any float where that is computed in f32. */
+export function fits(tensor: Tensor, { dtype, shape }: Spec): boolean {
+  const holds = onnxTypeOf(dtype) === "f32" ? isFloating(tensor.dtype) : tensor.dtype === dtype;
+  return holds && sameShape(tensor.shape, shape);
+}
+
+/** The contents of a tensor as programs read them for a value that it {@link fits}. */
+export async function contentsFor(tensor: Tensor, { dtype }: Spec): Promise<TypedArray> {
+  return onnxTypeOf(dtype) === "f32" ? await toFloat32(tensor) : await tensor.data();
+}
+
 /** Throws unless a tensor fits an input. */
 export function checkInput(tensor: Tensor, name: string, spec: Spec): void {
-  const fits = onnxTypeOf(spec.dtype) === "f32"
-    ? isFloating(tensor.dtype)
-    : tensor.dtype === spec.dtype;
-  if (!fits || !sameShape(tensor.shape, spec.shape)) {
+  if (!fits(tensor, spec)) {
     throw new ShapeError(
       "INPUT",
       `The program's input "${name}" is ${

@@ -5,12 +5,13 @@
  */
 import { DeviceError, ShapeError } from "../../errors.ts";
 import { onnxTypeOf } from "../../ops/onnx-rule.ts";
-import { sameShape, showSpec } from "../../ops/shapes.ts";
+import { showSpec } from "../../ops/shapes.ts";
 import type { Spec } from "../../ops/value.ts";
-import { float32ToBits, toFloat32 } from "../../tensor/convert.ts";
-import { arrayOf, isFloating, sizeOf, type TypedArray } from "../../tensor/dtype.ts";
+import { float32ToBits } from "../../tensor/convert.ts";
+import { arrayOf, sizeOf, type TypedArray } from "../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import type { State } from "../device.ts";
+import { contentsFor, fits } from "./residency.ts";
 import { type Feed, feedOf, type Runtime } from "./session.ts";
 
 /** State of the CPU device. */
@@ -35,11 +36,7 @@ export class CpuState implements State {
 
   async write(name: string, value: Tensor): Promise<void> {
     const spec = this.#spec(name);
-    const float = onnxTypeOf(spec.dtype) === "f32";
-    if (
-      !sameShape(spec.shape, value.shape) ||
-      !(float ? isFloating(value.dtype) : value.dtype === spec.dtype)
-    ) {
+    if (!fits(value, spec)) {
       throw new ShapeError(
         "STATE",
         `The state "${name}" is ${
@@ -48,8 +45,7 @@ export class CpuState implements State {
         { name },
       );
     }
-    const data = float ? await toFloat32(value) : await value.data();
-    this.replace(name, data.slice() as TypedArray);
+    this.replace(name, (await contentsFor(value, spec)).slice() as TypedArray);
   }
 
   read(name: string): Promise<Tensor> {
