@@ -89,6 +89,12 @@ export function nearestNames(name: string, known: Iterable<string>, count = 3): 
   return scored.filter(alike).slice(0, count).map((s) => s.k);
 }
 
+/** Those names as messages show them after a name that does not exist: " (nearest: rank)". */
+export function nearestHint(name: unknown, known: Iterable<string>, count?: number): string {
+  const near = typeof name === "string" ? nearestNames(name, known, count) : [];
+  return near.length ? ` (nearest: ${near.join(", ")})` : "";
+}
+
 function editDistance(a: string, b: string): number {
   let previous = Array.from({ length: b.length + 1 }, (_, i) => i);
   for (let i = 1; i <= a.length; i++) {

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { nearestNames, ValueError } from "./errors.ts";
+import { nearestHint, ValueError } from "./errors.ts";
 
 /** What the value of one option must be. */
 export interface OptionRule {
@@ -126,13 +126,13 @@ export function checkOptions<T>(
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;
     if (!Object.hasOwn(rules, name)) {
-      const near = nearestNames(camelCase(name), Object.keys(rules));
+      const known = Object.keys(rules), near = nearestHint(camelCase(name), known);
       throw new ValueError(
         code,
-        `${of} has no option ${JSON.stringify(name)}${
-          near.length ? ` (nearest: ${near.join(", ")})` : ""
-        }; its options are ${Object.keys(rules).join(", ") || "none"}.`,
-        { name, known: Object.keys(rules) },
+        `${of} has no option ${JSON.stringify(name)}${near}; its options are ${
+          known.join(", ") || "none"
+        }.`,
+        { name, known },
       );
     }
     const rule = rules[name as keyof T];

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
-import { BOOLEAN, checkOptions, type OptionRules, show, showName } from "../options.ts";
+import { nearestHint, UnsupportedError, ValueError } from "../errors.ts";
+import { BOOLEAN, checkOptions, show, showName } from "../options.ts";
 import type { PartPlace } from "./parts.ts";
 import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 
@@ -16,8 +16,6 @@ export interface SetAdapterOptions {
    */
   readonly train?: readonly string[];
 }
-
-const REQUIRES_GRAD: OptionRules<{ readonly requiresGrad: boolean }> = { requiresGrad: BOOLEAN };
 
 /**
  * The model with these adapters active, in this order, and trainable. Adapters that were merged
@@ -89,7 +87,10 @@ export function setRequiresGrad(
   requiresGrad = true,
 ): PeftModel {
   const names = checkNames(model, Array.isArray(adapters) ? adapters : [adapters as string]);
-  checkOptions({ requiresGrad }, REQUIRES_GRAD, { code: "REQUIRES_GRAD", of: "setRequiresGrad" });
+  checkOptions({ requiresGrad }, { requiresGrad: BOOLEAN }, {
+    code: "REQUIRES_GRAD",
+    of: "setRequiresGrad",
+  });
   const others = model.trainable.filter((name) => !names.includes(name));
   return { ...model, trainable: requiresGrad ? [...others, ...names] : others };
 }
@@ -210,12 +211,11 @@ export function adapterOf(model: PeftModel, name: string): Adapter {
   const adapter = model.adapters.get(name);
   if (adapter) return adapter;
   const names = [...model.adapters.keys()];
-  const near = typeof name === "string" ? nearestNames(name, names, 1) : [];
   throw new ValueError(
     "ADAPTER_UNKNOWN",
-    `The model has no adapter named ${showName(name)}${
-      near.length ? ` (nearest: ${near[0]})` : ""
-    }; it has ${names.join(", ") || "none"}.`,
+    `The model has no adapter named ${showName(name)}${nearestHint(name, names, 1)}; it has ${
+      names.join(", ") || "none"
+    }.`,
     { name, names },
   );
 }

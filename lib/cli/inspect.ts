@@ -58,7 +58,6 @@ Examples:
           ? JSON.stringify(asJson(path, contents), null, 2) + "\n"
           : asText(path, contents),
       );
-      context.finish(0);
     });
 }
 

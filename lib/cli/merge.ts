@@ -69,26 +69,23 @@ Examples:
   merge SmolLM2-135M-Instruct.Q4_1.gguf --adapter ./out --out ./merged --save-dtype bf16`,
   ).action(async (source: string, flags: MergeFlags) => {
     await refuseExisting(flags);
-    context.finish(
-      await withModel(source, flags, async (base) => {
-        const model = await withAdapters(base, flags.adapter);
-        if (model.type !== "peft") {
-          throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
-        }
-        const dtype = flags.saveDtype ?? weightType(base);
-        const { tolerance } = flags;
-        const { model: merged, certificate } = tolerance === undefined
-          ? { model: mergeAndUnload(model, { dtype }), certificate: undefined }
-          : await mergeAndUnload(model, { dtype, certificate: true, tolerance });
-        await saveModel(merged, flags.out, {
-          dtype: flags.saveDtype,
-          maxShardSize: flags.maxShardSize,
-        });
-        if (certificate) context.out(describeCertificate(certificate));
-        context.out(`${flags.out}: ${bytes(await folderSize(flags.out))}\n`);
-        return 0;
-      }),
-    );
+    await withModel(source, flags, async (base) => {
+      const model = await withAdapters(base, flags.adapter);
+      if (model.type !== "peft") {
+        throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
+      }
+      const dtype = flags.saveDtype ?? weightType(base);
+      const { tolerance } = flags;
+      const { model: merged, certificate } = tolerance === undefined
+        ? { model: mergeAndUnload(model, { dtype }), certificate: undefined }
+        : await mergeAndUnload(model, { dtype, certificate: true, tolerance });
+      await saveModel(merged, flags.out, {
+        dtype: flags.saveDtype,
+        maxShardSize: flags.maxShardSize,
+      });
+      if (certificate) context.out(describeCertificate(certificate));
+      context.out(`${flags.out}: ${bytes(await folderSize(flags.out))}\n`);
+    });
   });
 }
 

@@ -78,6 +78,15 @@ const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   numLabels: wholeFrom(1),
 };
 
+/** What each option of {@link loadModel} must be. */
+export const LOAD_MODEL_OPTIONS: OptionRules<LoadModelOptions> = {
+  ...DEVICE_OPTIONS,
+  file: TEXT,
+  dequantize: BOOLEAN,
+  dtype: oneOf(["f32", "f16", "bf16"]),
+  ...HUB_RULES,
+};
+
 /**
  * Loads a model. Only headers are read; weights follow when the model runs.
  *
@@ -104,13 +113,7 @@ export async function loadModel(
   source: string | URL,
   options: LoadModelOptions = {},
 ): Promise<ModelGraph> {
-  checkOptions(options, {
-    ...DEVICE_OPTIONS,
-    file: TEXT,
-    dequantize: BOOLEAN,
-    dtype: oneOf(["f32", "f16", "bf16"]),
-    ...HUB_RULES,
-  }, { code: "LOAD_OPTION", of: "loadModel" });
+  checkOptions(options, LOAD_MODEL_OPTIONS, { code: "LOAD_OPTION", of: "loadModel" });
   const checkpoint = await openCheckpoint(source, options);
   const architecture = architectureOf(checkpoint.config, options.architectures ?? ARCHITECTURES);
   const { dequantize = false, dtype } = options;

@@ -4,7 +4,7 @@
  * @module
  */
 import { z } from "zod";
-import { ConfigError, nearestNames } from "../errors.ts";
+import { ConfigError, nearestHint } from "../errors.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import type { Calibration } from "./calibration.ts";
@@ -293,10 +293,7 @@ export function unknownFields(
   unknown: readonly string[],
   known: readonly string[],
 ): ConfigError {
-  const parts = unknown.map((name) => {
-    const near = nearestNames(name, known);
-    return near.length ? `"${name}" (nearest: ${near.join(", ")})` : `"${name}"`;
-  });
+  const parts = unknown.map((name) => `"${name}"${nearestHint(name, known)}`);
   return new ConfigError(
     "CONFIG_UNKNOWN_FIELD",
     `A ${schema.peftType} config has no field ${parts.join(", no field ")}. Its fields are ${

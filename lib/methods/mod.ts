@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { nearestNames, UnsupportedError, ValueError } from "../errors.ts";
+import { nearestHint, UnsupportedError, ValueError } from "../errors.ts";
 import { isIterable, type OptionRule, show, showName } from "../options.ts";
 import * as all from "./all.ts";
 import type { PeftConfig } from "./config.ts";
@@ -159,11 +159,10 @@ export function methodOf(
   checkRegistry(registry);
   const method = registry.get(peftType);
   if (method) return method;
-  const near = typeof peftType === "string" ? nearestNames(peftType, registry.keys(), 1) : [];
   throw new UnsupportedError(
     "METHOD_UNKNOWN",
     `No PEFT method of the type ${showName(peftType)} is registered${
-      near.length ? ` (nearest: ${near[0]})` : ""
+      nearestHint(peftType, registry.keys(), 1)
     }; registered are ${[...registry.keys()].join(", ") || "none"}.`,
     { peftType },
   );

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Device } from "../device/device.ts";
-import { CheckpointError, nearestNames } from "../errors.ts";
+import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
@@ -111,8 +111,7 @@ export function createModelGraph(
     if (tied.has(name)) continue;
     const tensor = given.get(name);
     if (!tensor) {
-      const near = nearestNames(name, given.keys(), 2);
-      problems.push(`missing ${name}${near.length ? ` (nearest: ${near.join(", ")})` : ""}`);
+      problems.push(`missing ${name}${nearestHint(name, given.keys(), 2)}`);
     } else if (tensor.shape.join() !== shape.join()) {
       problems.push(`${name} has shape [${tensor.shape}], expected [${shape}]`);
     } else {

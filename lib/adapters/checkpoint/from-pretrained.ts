@@ -5,9 +5,9 @@
  */
 import { resolve } from "node:path";
 import { FileError, ValueError } from "../../errors.ts";
-import { loadModel, type LoadModelOptions } from "../../io/load-model.ts";
+import { LOAD_MODEL_OPTIONS, loadModel, type LoadModelOptions } from "../../io/load-model.ts";
 import { exists, locate } from "../../io/locate.ts";
-import { checkOptions, type OptionRules } from "../../options.ts";
+import { checkOptions } from "../../options.ts";
 import { emptyModel } from "../inject.ts";
 import { attachAdapter, LOAD_ADAPTER_OPTIONS, type LoadAdapterOptions } from "./load.ts";
 import type { PeftModel } from "../peft-model.ts";
@@ -17,31 +17,7 @@ import { type AdapterFiles, readAdapter } from "./read-adapter.ts";
  * How to load an adapter and its base. `revision` is the adapter's; that of the base is in the
  * adapter's config.
  */
-export interface FromPretrainedOptions extends
-  LoadAdapterOptions,
-  Pick<
-    LoadModelOptions,
-    | "device"
-    | "threads"
-    | "architectures"
-    | "taskType"
-    | "numLabels"
-    | "dequantize"
-    | "dtype"
-    | "file"
-  > {}
-
-const OPTIONS: OptionRules<FromPretrainedOptions> = {
-  ...LOAD_ADAPTER_OPTIONS,
-  device: null,
-  threads: null,
-  architectures: null,
-  taskType: null,
-  numLabels: null,
-  dequantize: null,
-  dtype: null,
-  file: null,
-};
+export interface FromPretrainedOptions extends LoadAdapterOptions, LoadModelOptions {}
 
 /**
  * Loads an adapter and the base that its config names (`base_model_name_or_path` at `revision`).
@@ -67,47 +43,29 @@ export async function fromPretrained(
   source: string | URL,
   options: FromPretrainedOptions = {},
 ): Promise<PeftModel> {
-  checkOptions(options, OPTIONS, { code: "LOAD_OPTION", of: "fromPretrained" });
-  const {
-    device,
-    threads,
-    architectures,
-    taskType,
-    numLabels,
-    dequantize,
-    dtype,
-    file,
-    ...adapterOptions
-  } = options;
+  checkOptions(options, { ...LOAD_MODEL_OPTIONS, ...LOAD_ADAPTER_OPTIONS }, {
+    code: "LOAD_OPTION",
+    of: "fromPretrained",
+  });
   if (typeof source !== "string" && !(source instanceof URL)) {
     throw new ValueError(
       "ADAPTER_SOURCE",
       "fromPretrained needs a folder or an id on the hub. For an adapter in memory, load its base with loadModel and give both to loadAdapter.",
     );
   }
-  const files = await readAdapter(source, adapterOptions);
-  const { cacheDir, fetch, token, offline, onProgress } = adapterOptions;
-  const named = baseNameOf(files);
-  const base = await loadModel(await placeOfBase(named.base, files), {
-    device,
-    threads,
-    architectures,
-    taskType,
-    numLabels,
-    dequantize,
-    dtype,
-    file,
-    revision: named.revision,
-    cacheDir,
-    fetch,
-    token,
-    offline,
-    onProgress,
+  const files = await readAdapter(source, options);
+  const { base: name, revision } = baseNameOf(files);
+  const ofBase = Object.entries(options).filter(([name]) =>
+    Object.hasOwn(LOAD_MODEL_OPTIONS, name)
+  );
+  const base = await loadModel(await placeOfBase(name, files), {
+    ...Object.fromEntries(ofBase),
+    revision,
   });
   try {
-    return await attachAdapter(emptyModel(base), files, adapterOptions);
+    return await attachAdapter(emptyModel(base), files, options);
   } catch (error) {
-    if (base.device !== device) base.device[Symbol.dispose]();
+    if (base.device !== options.device) base.device[Symbol.dispose]();
     throw error;
   }
 }

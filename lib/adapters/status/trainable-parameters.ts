@@ -3,14 +3,12 @@
  *
  * @module
  */
-import { checkOptions, FUNCTION, type OptionRules } from "../../options.ts";
+import { checkOptions, FUNCTION } from "../../options.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
 import type { Part } from "../parts.ts";
 import { savedCopies } from "./saved-modules.ts";
-
-const PRINT: OptionRules<{ readonly write?: (line: string) => void }> = { write: FUNCTION };
 
 /** Numbers of parameters. */
 export interface ParameterCounts {
@@ -98,7 +96,10 @@ export function printTrainableParameters(
   model: AnyModel,
   options: { readonly write?: (line: string) => void } = {},
 ): string {
-  checkOptions(options, PRINT, { code: "PRINT_OPTION", of: "printTrainableParameters" });
+  checkOptions(options, { write: FUNCTION }, {
+    code: "PRINT_OPTION",
+    of: "printTrainableParameters",
+  });
   const { write = console.log } = options;
   const line = formatCounts(getNbTrainableParameters(model));
   write(line);
