@@ -29,9 +29,8 @@ export function rule(must: string, holds: OptionRule["holds"], type?: string): O
   return { must, holds, type };
 }
 
-/** A rule for finite numbers. */
-export function number(must: string, holds: (value: number) => boolean): OptionRule {
-  return rule(must, (x) => isFiniteNumber(x) && holds(x), "number");
+function number(must: string, holds: (value: number) => boolean): OptionRule {
+  return rule(must, (x) => Number.isFinite(x) && holds(x as number), "number");
 }
 
 /** `true` or `false`. */
@@ -69,6 +68,9 @@ export const POSITIVE: OptionRule = number("a number above 0", (x) => x > 0);
 /** A number from 0 on. */
 export const NOT_NEGATIVE: OptionRule = number("a number from 0 on", (x) => x >= 0);
 
+/** A number from 0 up to, but not including, 1. */
+export const BELOW_ONE: OptionRule = number("a number from 0 below 1", (x) => x >= 0 && x < 1);
+
 /** A whole number of any sign. */
 export const WHOLE: OptionRule = number("a whole number", Number.isSafeInteger);
 
@@ -99,11 +101,6 @@ export function oneOf(names: readonly string[]): OptionRule {
 export function isIterable(x: unknown): boolean {
   return typeof x === "object" && x !== null &&
     (Symbol.iterator in x || Symbol.asyncIterator in x);
-}
-
-/** Whether a value is a number and neither infinite nor NaN. */
-export function isFiniteNumber(x: unknown): x is number {
-  return Number.isFinite(x);
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 import { ConfigError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
+import { BOOLEAN, FINITE, oneOf, type OptionRule, wholeFrom } from "../options.ts";
 
 /**
  * Reads fields. One that is absent or null has its default, and is an error where there is none.
@@ -27,7 +28,7 @@ export function configReader(config: ModelConfig): ConfigReader {
   const read = <T>(
     name: string,
     otherwise: T | undefined,
-    rule: { readonly must: string; readonly holds: (value: unknown) => boolean },
+    rule: OptionRule,
   ): T => {
     const value = config[name] ?? otherwise;
     if (value !== undefined && rule.holds(value)) return value as T;
@@ -45,21 +46,12 @@ export function configReader(config: ModelConfig): ConfigReader {
       { name, value: config[name] },
     );
   };
-  const isSize = (value: unknown) => Number.isSafeInteger(value) && value as number > 0;
-  const size = { must: "a whole number above 0", holds: isSize };
+  const size = wholeFrom(1);
   return {
     size: (name, otherwise) => read(name, otherwise, size),
     optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
-    number: (name, otherwise) =>
-      read(name, otherwise, { must: "a number", holds: Number.isFinite }),
-    boolean: (name, otherwise) =>
-      read(name, otherwise, { must: "true or false", holds: (x) => typeof x === "boolean" }),
-    choice: (name, otherwise, table) =>
-      table[
-        read(name, otherwise, {
-          must: `one of ${Object.keys(table).join(", ")}`,
-          holds: (x) => typeof x === "string" && Object.hasOwn(table, x),
-        })
-      ],
+    number: (name, otherwise) => read(name, otherwise, FINITE),
+    boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
+    choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };
 }

@@ -8,15 +8,9 @@ import type { AnyModel } from "../adapters/peft-model.ts";
 import { generate, generateStream } from "../generation/generate.ts";
 import type { GenerateOptions } from "../generation/generate-options.ts";
 import type { Prompt } from "../generation/prompt.ts";
+import { NOT_NEGATIVE, numberIn, POSITIVE, wholeFrom } from "../options.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
-import {
-  addModelOptions,
-  integer,
-  type ModelFlags,
-  number,
-  withAdapters,
-  withModel,
-} from "./options.ts";
+import { addModelOptions, type ModelFlags, numeric, withAdapters, withModel } from "./options.ts";
 
 interface GenerateFlags extends ModelFlags {
   readonly prompt?: readonly string[];
@@ -50,25 +44,25 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     )
     .option("--chat", "put prompts into the model's chat template as a user's message")
     .option("--system <text>", "system message of the chat")
-    .option("--max-new-tokens <n>", "tokens to add at most", integer(1), 128)
+    .option("--max-new-tokens <n>", "tokens to add at most", numeric(wholeFrom(1)), 128)
     .option("--do-sample", "draw tokens at random")
     .option(
       "--temperature <x>",
       "flattens (above 1) or sharpens the distribution; 0 is the most probable token",
-      number({ from: 0 }),
+      numeric(NOT_NEGATIVE),
     )
-    .option("--top-k <n>", "draw from the k most probable tokens", integer(0))
+    .option("--top-k <n>", "draw from the k most probable tokens", numeric(wholeFrom(0)))
     .option(
       "--top-p <p>",
       "draw from the most probable tokens that make up this much",
-      number({ from: 0, to: 1 }),
+      numeric(numberIn(0, 1)),
     )
     .option(
       "--repetition-penalty <x>",
       "above 1 makes tokens less likely that have occurred",
-      number({ above: 0 }),
+      numeric(POSITIVE),
     )
-    .option("--seed <n>", "the same seed gives the same text", integer(0), 0)
+    .option("--seed <n>", "the same seed gives the same text", numeric(wholeFrom(0)), 0)
     .option("--stop <text...>", "strings that end a text")
     .option("--include-stop", "keep the stop string")
     .option("--json", "print a JSON line for each prompt");

@@ -9,6 +9,7 @@ import type { MergeCertificate } from "../adapters/merge/merge-certificate.ts";
 import { ValueError } from "../errors.ts";
 import { saveModel } from "../io/save-model.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { NOT_NEGATIVE } from "../options.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { CommandContext } from "./context.ts";
 import { bytes } from "./format.ts";
@@ -16,7 +17,7 @@ import {
   addModelOptions,
   byteSize,
   type ModelFlags,
-  number,
+  numeric,
   withAdapters,
   withModel,
 } from "./options.ts";
@@ -58,7 +59,7 @@ export function addMergeCommand(program: Command, context: CommandContext): void
         "--tolerance <share>",
         "say how exact the merge is, and refuse where more than this share of the adapter's change " +
           "to a layer is lost to rounding",
-      ).argParser(number({ from: 0 })),
+      ).argParser(numeric(NOT_NEGATIVE)),
     )
     .option("--overwrite", "replace a checkpoint that is there");
   addModelOptions(command, { device: "cpu" }).addHelpText(

@@ -12,41 +12,14 @@ import { loadModel } from "../io/load-model.ts";
 import { type LoraConfig, loraConfig } from "../methods/lora/lora-config.ts";
 import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { BELOW_ONE, FINITE, type OptionRule, wholeFrom } from "../options.ts";
 
-/** Reads a whole number. */
-export function integer(minimum: number): (text: string) => number {
+/** Reads a number that follows a rule. */
+export function numeric(rule: OptionRule): (text: string) => number {
   return (text) => {
-    const value = Number(text);
-    if (text.trim() === "" || !Number.isInteger(value) || value < minimum) {
-      throw new InvalidArgumentError(`It must be a whole number from ${minimum} on.`);
-    }
-    return value;
-  };
-}
-
-/** Which numbers an option takes. */
-export interface NumberRange {
-  /** The smallest. */
-  readonly from?: number;
-  /** All are larger than this. */
-  readonly above?: number;
-  /** All are smaller than this. */
-  readonly below?: number;
-  /** The largest. */
-  readonly to?: number;
-}
-
-/** Reads a number. */
-export function number(range: NumberRange = {}): (text: string) => number {
-  const { from = -Infinity, above = -Infinity, below = Infinity, to = Infinity } = range;
-  const limits = Object.entries(range).map(([word, limit]) => ` ${word} ${limit}`).join("");
-  return (text) => {
-    const value = Number(text);
-    const inside = value >= from && value > above && value < below && value <= to;
-    if (text.trim() === "" || !Number.isFinite(value) || !inside) {
-      throw new InvalidArgumentError(`It must be a number${limits}.`);
-    }
-    return value;
+    const value = text.trim() === "" ? NaN : Number(text);
+    if (rule.holds(value)) return value;
+    throw new InvalidArgumentError(`It must be ${rule.must}.`);
   };
 }
 
@@ -76,7 +49,11 @@ export function addModelOptions(command: Command, defaults: { device?: DeviceNam
       new Option("--device <name>", "where to run: hardware WebGPU or else the CPU, or one of them")
         .choices(DEVICE_NAMES).default(defaults.device ?? "auto"),
     )
-    .option("--threads <n>", "threads of the CPU device (default: all cores)", integer(1))
+    .option(
+      "--threads <n>",
+      "threads of the CPU device (default: all cores)",
+      numeric(wholeFrom(1)),
+    )
     .addOption(
       new Option("--dtype <type>", "type of the base's plain weights (default: as stored)")
         .choices(["f32", "f16", "bf16"]),
@@ -117,11 +94,11 @@ const LIST = "names, separated by commas";
 
 /** PEFT's options of LoRA, by PEFT's names. */
 const LORA_OPTIONS: readonly Option[] = [
-  new Option("--r <n>", "rank of the update (default: 8)").argParser(integer(1)),
+  new Option("--r <n>", "rank of the update (default: 8)").argParser(numeric(wholeFrom(1))),
   new Option("--lora-alpha <x>", "the update is scaled by alpha / r (default: 8)")
-    .argParser(number()),
+    .argParser(numeric(FINITE)),
   new Option("--lora-dropout <p>", "dropout before the update (default: 0)").argParser(
-    number({ from: 0, below: 1 }),
+    numeric(BELOW_ONE),
   ),
   new Option(
     "--target-modules <names>",
@@ -191,7 +168,7 @@ function namesOrPattern(text: string): string[] | string {
 }
 
 function wholeNumbers(text: string): number[] {
-  return names(text).map(integer(0));
+  return names(text).map(numeric(wholeFrom(0)));
 }
 
 function jsonObject(text: string): Record<string, unknown> {

@@ -9,6 +9,7 @@ import { trainableLeaves } from "../adapters/leaves.ts";
 import { type AdapterPlan, planAdapter } from "../adapters/plan/plan.ts";
 import { formatCounts } from "../adapters/status/trainable-parameters.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { wholeFrom } from "../options.ts";
 import { type Cost, cost } from "../program/cost.ts";
 import { nextToken } from "../tasks/causal-lm.ts";
 import { sizeOf } from "../tensor/dtype.ts";
@@ -21,9 +22,9 @@ import { bytes, count, scaled, table } from "./format.ts";
 import {
   addLoraOptions,
   addModelOptions,
-  integer,
   loraConfigOf,
   type ModelFlags,
+  numeric,
   withModel,
 } from "./options.ts";
 
@@ -42,8 +43,8 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
         "Ends with code 1 where the options do not fit the model.",
     );
   addLoraOptions(command)
-    .option("--batch-size <n>", "rows of the training step", integer(1), 4)
-    .option("--max-length <n>", "tokens in a row of the training step", integer(2), 512)
+    .option("--batch-size <n>", "rows of the training step", numeric(wholeFrom(1)), 4)
+    .option("--max-length <n>", "tokens in a row of the training step", numeric(wholeFrom(2)), 512)
     .option("--json", "print JSON");
   addModelOptions(command, { device: "cpu" }).addHelpText(
     "after",

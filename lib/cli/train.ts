@@ -15,6 +15,7 @@ import { maxPositionsOf } from "../generation/prompt.ts";
 import { wrap } from "../io/byte-source.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, wholeFrom } from "../options.ts";
 import type { TrainingBatch } from "../training/batch.ts";
 import {
   packExamples,
@@ -31,10 +32,9 @@ import {
   addLoraOptions,
   addModelOptions,
   givenLoraOptions,
-  integer,
   loraConfigOf,
   type ModelFlags,
-  number,
+  numeric,
   withModel,
 } from "./options.ts";
 import { createProgress } from "./progress.ts";
@@ -82,18 +82,23 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
     .option("--adapter <folder>", "go on with this adapter instead of a new one");
   addLoraOptions(command).optionsGroup("Training:")
-    .option("--learning-rate <x>", "peak learning rate", number({ above: 0 }), 2e-4)
+    .option("--learning-rate <x>", "peak learning rate", numeric(POSITIVE), 2e-4)
     .option(
       "--max-steps, --steps <n>",
       "optimizer steps (default: as many as the epochs have)",
-      integer(1),
+      numeric(wholeFrom(1)),
     )
-    .option("--num-train-epochs, --epochs <n>", "passes over the data", integer(1), 1)
-    .option("--per-device-train-batch-size, --batch-size <n>", "rows of a batch", integer(1), 4)
+    .option("--num-train-epochs, --epochs <n>", "passes over the data", numeric(wholeFrom(1)), 1)
+    .option(
+      "--per-device-train-batch-size, --batch-size <n>",
+      "rows of a batch",
+      numeric(wholeFrom(1)),
+      4,
+    )
     .option(
       "--max-length <n>",
       "tokens in a row at most; longer texts are cut into several",
-      integer(2),
+      numeric(wholeFrom(2)),
       512,
     )
     .option("--packing", "put several examples into a row, which do not see each other")
@@ -101,49 +106,63 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     .option(
       "--gradient-accumulation-steps, --gradient-accumulation <n>",
       "batches of an optimizer step",
-      integer(1),
+      numeric(wholeFrom(1)),
       1,
     )
     .addOption(
       new Option("--lr-scheduler-type, --schedule <name>", "course of the learning rate")
         .choices(SCHEDULES).default("constant"),
     )
-    .option("--warmup-steps <n>", "steps over which the learning rate rises from 0", integer(0), 0)
-    .option("--weight-decay <x>", "decoupled weight decay (default: 0.01)", number({ from: 0 }))
+    .option(
+      "--warmup-steps <n>",
+      "steps over which the learning rate rises from 0",
+      numeric(wholeFrom(0)),
+      0,
+    )
+    .option("--weight-decay <x>", "decoupled weight decay (default: 0.01)", numeric(NOT_NEGATIVE))
     .option(
       "--adam-beta1, --beta1 <x>",
       "decay of the mean of gradients (default: 0.9)",
-      number({ from: 0, below: 1 }),
+      numeric(BELOW_ONE),
     )
     .option(
       "--adam-beta2, --beta2 <x>",
       "decay of the mean of squared gradients (default: 0.999)",
-      number({ from: 0, below: 1 }),
+      numeric(BELOW_ONE),
     )
     .option(
       "--adam-epsilon, --epsilon <x>",
       "added to AdamW's denominator (default: 1e-8)",
-      number({ above: 0 }),
+      numeric(POSITIVE),
     )
     .option(
       "--max-grad-norm, --max-gradient-norm <x>",
       "scale down larger gradients",
-      number({ above: 0 }),
+      numeric(POSITIVE),
     )
     .option("--gradient-checkpointing", "less memory for a third more time")
     .option(
       "--seed <n>",
       "decides the adapter's start, dropout and the order of the data",
-      integer(0),
+      numeric(wholeFrom(0)),
       0,
     )
     .option(
       "--eval-steps, --eval-every <n>",
       "evaluate every n steps, not only at the end",
-      integer(1),
+      numeric(wholeFrom(1)),
     )
-    .option("--save-steps, --save-every <n>", "write a checkpoint every n steps", integer(1))
-    .option("--logging-steps <n>", "steps from one line of progress to the next", integer(1), 10)
+    .option(
+      "--save-steps, --save-every <n>",
+      "write a checkpoint every n steps",
+      numeric(wholeFrom(1)),
+    )
+    .option(
+      "--logging-steps <n>",
+      "steps from one line of progress to the next",
+      numeric(wholeFrom(1)),
+      10,
+    )
     .option(
       "--resume-from-checkpoint, --resume [folder]",
       "go on from a checkpoint, or from the latest one in --out",

@@ -4,7 +4,7 @@
  * @module
  */
 import { add, div, mul, sqrt, sub } from "../ops/elementwise.ts";
-import { checkOptions, NOT_NEGATIVE, number, type OptionRules, POSITIVE } from "../options.ts";
+import { BELOW_ONE, checkOptions, NOT_NEGATIVE, type OptionRules, POSITIVE } from "../options.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 /** The optimizer's settings. */
@@ -19,12 +19,10 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
-const DECAY = number("a number from 0 up to, but not including, 1", (x) => x >= 0 && x < 1);
-
 /** What the settings may be. */
 export const ADAMW_RULES: OptionRules<AdamWOptions> = {
-  beta1: DECAY,
-  beta2: DECAY,
+  beta1: BELOW_ONE,
+  beta2: BELOW_ONE,
   epsilon: POSITIVE,
   weightDecay: NOT_NEGATIVE,
 };

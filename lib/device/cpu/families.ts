@@ -6,7 +6,7 @@
  * @module
  */
 import { sameShape } from "../../ops/shapes.ts";
-import type { Lowered } from "./lower.ts";
+import { type Lowered, sameContents } from "./lower.ts";
 import type { OnnxGraph, OnnxInitializer, OnnxValueInfo } from "./onnx-model.ts";
 import type { PlanSession } from "./session.ts";
 
@@ -92,8 +92,7 @@ function isEqual(a: Lowered, b: Lowered): boolean {
 }
 
 function sameConstant(a: OnnxInitializer, b: OnnxInitializer): boolean {
-  return sameShape(a.shape, b.shape) &&
-    a.data!.every((x: number | bigint, i: number) => Object.is(x, b.data![i]));
+  return sameShape(a.shape, b.shape) && sameContents(a.data!, b.data!);
 }
 
 /** The graph of two programs of one structure: what differs between them has a name, and what differs alike has the same one. */

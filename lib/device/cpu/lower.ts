@@ -328,6 +328,7 @@ function digest(data: TypedArray): number {
   return hash >>> 0;
 }
 
-function sameContents(a: TypedArray, b: TypedArray): boolean {
+/** Whether two arrays hold the same, bit for bit. */
+export function sameContents(a: TypedArray, b: TypedArray): boolean {
   return a.length === b.length && a.every((v: number | bigint, i: number) => Object.is(v, b[i]));
 }

@@ -24,11 +24,11 @@ export type RunOptions = Parameters<Executable["run"]>[1];
 
 /** An executable whose buffers can be given up and come back. */
 export interface GpuExecutable extends Executable {
-  /** Runs with a look at each command: `around` encodes it. Used by profiles. */
-  runWith(
+  /** Runs the program; profiles encode its commands in their own way. */
+  run(
     inputs: Readonly<Record<string, Tensor>>,
-    options: RunOptions,
-    encodeCommands: EncodeCommands,
+    options?: RunOptions,
+    encodeCommands?: EncodeCommands,
   ): Promise<Readonly<Record<string, Tensor>>>;
   /** Gives up its buffers; the next run makes them again. */
   release(): void;
@@ -38,7 +38,7 @@ export interface GpuExecutable extends Executable {
 export type EncodeCommands = (
   encoder: GPUCommandEncoder,
   commands: readonly Command[],
-  bound: { readonly groups: readonly GPUBindGroup[]; readonly buffer: (place: Place) => GPUBuffer },
+  bound: { readonly groups: readonly GPUBindGroup[]; readonly buffer: BufferOf },
 ) => void;
 
 interface Slot {
@@ -225,7 +225,7 @@ export function createExecutable(
     return core.gpu.createBindGroup({ layout: dispatch.pipeline.layout, entries });
   }
 
-  async function runWith(
+  async function run(
     given: Readonly<Record<string, Tensor>>,
     options: RunOptions = {},
     encodeCommands: EncodeCommands = encodeAll,
@@ -357,15 +357,19 @@ export function createExecutable(
     }
   }
 
-  return {
-    program,
-    run: (given, options) => runWith(given, options),
-    runWith,
-    release,
-  };
+  return { program, run, release };
 }
 
 type BufferOf = (place: Place) => GPUBuffer;
+
+/** Writes a copy to an encoder, outside of any pass. */
+export function encodeCopy(
+  encoder: GPUCommandEncoder,
+  { from, to, bytes }: Extract<Command, { kind: "copy" }>,
+  of: BufferOf,
+): void {
+  encoder.copyBufferToBuffer(of(from.place), from.offset, of(to.place), to.offset, bytes);
+}
 
 /** All dispatches in as few passes as the copies between them allow. */
 const encodeAll: EncodeCommands = (encoder, commands, { groups, buffer }) => {
@@ -376,13 +380,7 @@ const encodeAll: EncodeCommands = (encoder, commands, { groups, buffer }) => {
     if (c.kind === "copy") {
       pass?.end();
       pass = pipeline = null;
-      encoder.copyBufferToBuffer(
-        buffer(c.from.place),
-        c.from.offset,
-        buffer(c.to.place),
-        c.to.offset,
-        c.bytes,
-      );
+      encodeCopy(encoder, c, buffer);
       continue;
     }
     pass ??= encoder.beginComputePass();

@@ -6,7 +6,12 @@
 import { UnsupportedError } from "../../errors.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Core } from "./core.ts";
-import type { EncodeCommands, GpuExecutable, RunOptions } from "./executable.ts";
+import {
+  type EncodeCommands,
+  encodeCopy,
+  type GpuExecutable,
+  type RunOptions,
+} from "./executable.ts";
 
 /** What one command of a run took. */
 export interface KernelTime {
@@ -61,13 +66,7 @@ export async function profileRun(
     }
     for (const c of commands) {
       if (c.kind === "copy") {
-        encoder.copyBufferToBuffer(
-          buffer(c.from.place),
-          c.from.offset,
-          buffer(c.to.place),
-          c.to.offset,
-          c.bytes,
-        );
+        encodeCopy(encoder, c, buffer);
         continue;
       }
       const { set } = sets[Math.floor(2 * n / MOST)], first = 2 * n % MOST;
@@ -90,7 +89,7 @@ export async function profileRun(
     }
     for (const { set, buffer, count } of sets) encoder.resolveQuerySet(set, 0, count, buffer, 0);
   };
-  await executable.runWith(inputs, options, encode);
+  await executable.run(inputs, options, encode);
   const ticks: bigint[] = [];
   for (const { set, buffer, count } of sets) {
     const { buffer: bytes } = await core.read({ gpu: buffer }, count * 8);
