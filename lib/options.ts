@@ -74,6 +74,12 @@ export const BELOW_ONE: OptionRule = number("a number from 0 below 1", (x) => x 
 /** A whole number of any sign. */
 export const WHOLE: OptionRule = number("a whole number", Number.isSafeInteger);
 
+/** Batches, one after the other. */
+export const BATCHES: OptionRule = rule(
+  "a list or another iterable of batches such as { inputIds }",
+  isIterable,
+);
+
 /** A number from `minimum` to `maximum`. */
 export function numberIn(minimum: number, maximum: number): OptionRule {
   return number(`a number from ${minimum} to ${maximum}`, (x) => x >= minimum && x <= maximum);
@@ -133,13 +139,22 @@ export function checkOptions<T>(
       );
     }
     const rule = rules[name as keyof T];
-    if (rule && !rule.holds(value)) {
-      throw new ValueError(code, `${name} must be ${rule.must}; found ${show(value)}.`, {
-        name,
-        value,
-      });
-    }
+    if (rule) checkValue(value, rule, { code, of: name });
   }
+}
+
+/**
+ * Checks one value.
+ *
+ * @throws {ValueError} that says what it must be and what was found.
+ */
+export function checkValue(
+  value: unknown,
+  { must, holds }: OptionRule,
+  { code, of }: { readonly code: string; readonly of: string },
+): void {
+  if (holds(value)) return;
+  throw new ValueError(code, `${of} must be ${must}; found ${show(value)}.`, { name: of, value });
 }
 
 /** A name as messages show it: quoted, or as what it is where it is no string. */

@@ -8,7 +8,7 @@
  */
 import { isScalable } from "../methods/site-rule.ts";
 import { ArgumentTypeError, ValueError } from "../errors.ts";
-import { show } from "../options.ts";
+import { checkValue, FINITE, show } from "../options.ts";
 import { checkPeft, type PeftModel } from "./peft-model.ts";
 import { adapterOf, disableAdapters, pristine, setAdapter } from "./select.ts";
 
@@ -192,12 +192,7 @@ function checkFactor(factor: unknown): void {
       `An adapter's scale must be multiplied by a number, not by ${show(factor)}.`,
     );
   }
-  if (!Number.isFinite(factor)) {
-    throw new ValueError(
-      "ADAPTER_SCALE",
-      `An adapter's scale must be multiplied by a finite number, not by ${show(factor)}.`,
-    );
-  }
+  checkValue(factor, FINITE, { code: "ADAPTER_SCALE", of: "The factor of an adapter's scale" });
 }
 
 function nothingToScale(model: PeftModel, names: readonly string[]): ValueError {

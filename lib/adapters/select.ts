@@ -4,7 +4,7 @@
  * @module
  */
 import { nearestHint, UnsupportedError, ValueError } from "../errors.ts";
-import { BOOLEAN, checkOptions, show, showName } from "../options.ts";
+import { BOOLEAN, checkOptions, checkValue, NAMES, showName } from "../options.ts";
 import type { PartPlace } from "./parts.ts";
 import { type Adapter, checkPeft, type PeftModel } from "./peft-model.ts";
 
@@ -45,7 +45,7 @@ export function setAdapter(
   options: SetAdapterOptions = {},
 ): PeftModel {
   checkPeft(model);
-  checkOptions(options, { train: null }, { code: "ADAPTER_LIST", of: "setAdapter" });
+  checkOptions(options, { train: NAMES }, { code: "ADAPTER_LIST", of: "setAdapter" });
   const active = Array.isArray(adapters) ? [...adapters] : [adapters as string];
   const chosen = active.map((name) => adapterOf(model, name));
   const twice = active.find((name, i) => active.indexOf(name) !== i);
@@ -87,21 +87,12 @@ export function setRequiresGrad(
   requiresGrad = true,
 ): PeftModel {
   const names = checkNames(model, Array.isArray(adapters) ? adapters : [adapters as string]);
-  checkOptions({ requiresGrad }, { requiresGrad: BOOLEAN }, {
-    code: "REQUIRES_GRAD",
-    of: "setRequiresGrad",
-  });
+  checkValue(requiresGrad, BOOLEAN, { code: "REQUIRES_GRAD", of: "requiresGrad" });
   const others = model.trainable.filter((name) => !names.includes(name));
   return { ...model, trainable: requiresGrad ? [...others, ...names] : others };
 }
 
 function checkNames(model: PeftModel, names: readonly string[]): readonly string[] {
-  if (!Array.isArray(names)) {
-    throw new ValueError(
-      "ADAPTER_LIST",
-      `A list of adapters' names is needed; found ${show(names)}.`,
-    );
-  }
   for (const name of names) adapterOf(model, name);
   return [...new Set(names)];
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { nearestHint, UnsupportedError, ValueError } from "../errors.ts";
-import { isIterable, type OptionRule, show, showName } from "../options.ts";
+import { checkValue, isIterable, type OptionRule, rule, show, showName } from "../options.ts";
 import * as all from "./all.ts";
 import type { PeftConfig } from "./config.ts";
 import type { PeftMethod } from "./method.ts";
@@ -19,19 +19,10 @@ export interface RegistryOptions {
 }
 
 /** A registry, as the value of an option. */
-export const REGISTRY: OptionRule = {
-  must: "a registry of methods (registerPeftMethod)",
-  holds: (x) => x instanceof Map && [...x.values()].every((method) => method?.config),
-};
-
-/** Refuses what is no registry. */
-function checkRegistry(registry: MethodRegistry): void {
-  if (REGISTRY.holds(registry)) return;
-  throw new ValueError(
-    "REGISTRY",
-    `The registry must be ${REGISTRY.must}; found ${show(registry)}.`,
-  );
-}
+export const REGISTRY: OptionRule = rule(
+  "a registry of methods (registerPeftMethod)",
+  (x) => x instanceof Map && [...x.values()].every((method) => method?.config),
+);
 
 /**
  * A registry with one more method: the same call for the library's own methods and for those from
@@ -59,7 +50,7 @@ export function registerPeftMethod<C extends PeftConfig>(
   registry: MethodRegistry,
   method: PeftMethod<C>,
 ): MethodRegistry {
-  checkRegistry(registry);
+  checkValue(registry, REGISTRY, { code: "REGISTRY", of: "registry" });
   const given = (method ?? {}) as PeftMethod<C>;
   const { name, config, leaves } = given, prefix = prefixOf(given);
   const refuse = (code: string, message: string) => new ValueError(code, message, { name, prefix });
@@ -128,9 +119,10 @@ export function prefixOf({ name, prefix = `${String(name)}_` }: PeftMethod): str
  * ```
  */
 export function createMethodRegistry(methods: Iterable<PeftMethod>): MethodRegistry {
-  if (!isIterable(methods)) {
-    throw new ValueError("METHOD_ENTRY", `A list of methods is needed; found ${show(methods)}.`);
-  }
+  checkValue(methods, rule("a list of methods", isIterable), {
+    code: "METHOD_ENTRY",
+    of: "methods",
+  });
   let registry: MethodRegistry = new Map();
   for (const method of methods) registry = registerPeftMethod(registry, method);
   return registry;
@@ -156,7 +148,7 @@ export function methodOf(
   peftType: string,
   registry: MethodRegistry = defaultMethods,
 ): PeftMethod {
-  checkRegistry(registry);
+  checkValue(registry, REGISTRY, { code: "REGISTRY", of: "registry" });
   const method = registry.get(peftType);
   if (method) return method;
   throw new UnsupportedError(

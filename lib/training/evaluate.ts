@@ -5,8 +5,8 @@
  */
 import type { PreparedBatch } from "../adapters/batch.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
-import { TrainingError, ValueError } from "../errors.ts";
-import { checkOptions, isIterable, show } from "../options.ts";
+import { TrainingError } from "../errors.ts";
+import { BATCHES, checkOptions, checkValue } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
 import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
@@ -91,12 +91,7 @@ async function* prepared(
   batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
   objective: Objective,
 ): AsyncGenerator<PreparedBatch> {
-  if (!isIterable(batches)) {
-    throw new ValueError(
-      "TRAIN_DATA",
-      `Evaluation needs a list or another iterable of batches; found ${show(batches)}.`,
-    );
-  }
+  checkValue(batches, BATCHES, { code: "TRAIN_DATA", of: "batches" });
   for await (const batch of batches) yield await prepareTraining(model, batch, objective);
 }
 

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { TrainingError, ValueError } from "../errors.ts";
-import { isIterable, show } from "../options.ts";
+import { TrainingError } from "../errors.ts";
+import { BATCHES, checkValue, isIterable, type OptionRule, rule } from "../options.ts";
 import type { TrainingBatch } from "./batch.ts";
 
 /**
@@ -16,6 +16,11 @@ export type TrainingData =
   | AsyncIterable<TrainingBatch>
   | ((epoch: number) => Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>);
 
+const DATA: OptionRule = rule(
+  "a list or another iterable of batches, or a function that gives those of an epoch",
+  (x) => isIterable(x) || typeof x === "function",
+);
+
 /**
  * Refuses what is no data.
  *
@@ -23,16 +28,7 @@ export type TrainingData =
  */
 export function checkData(data: TrainingData): void {
   if (Array.isArray(data) && data.length === 0) throw noBatch();
-  if (!isIterable(data) && typeof data !== "function") throw noData(data);
-}
-
-function noData(data: unknown): ValueError {
-  return new ValueError(
-    "TRAIN_DATA",
-    `Training needs batches: a list or another iterable of them, or a function of the epoch; found ${
-      show(data)
-    }.`,
-  );
+  checkValue(data, DATA, { code: "TRAIN_DATA", of: "data" });
 }
 
 /** The error for data without batches. */
@@ -47,7 +43,7 @@ export async function* batchesOf(data: TrainingData, skip: number): AsyncGenerat
   for (let epoch = 0; epoch === 0 || again; epoch++) {
     let count = 0;
     const batches = typeof data === "function" ? data(epoch) : data;
-    if (!isIterable(batches)) throw noData(batches);
+    checkValue(batches, BATCHES, { code: "TRAIN_DATA", of: "data of an epoch" });
     for await (const batch of batches) {
       count++;
       if (left > 0) left--;

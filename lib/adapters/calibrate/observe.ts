@@ -10,7 +10,7 @@ import { concat } from "../../ops/concat.ts";
 import { input } from "../../ops/input.ts";
 import { reshape } from "../../ops/reshape.ts";
 import type { Value } from "../../ops/value.ts";
-import { isIterable, show } from "../../options.ts";
+import { BATCHES, checkValue } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import {
   batchInputs,
@@ -90,14 +90,7 @@ export async function observeModel(
 ): Promise<Observed> {
   const { device } = baseOf(model);
   const { batches, reduction, onBatch, signal } = options;
-  if (!isIterable(batches)) {
-    throw new ValueError(
-      "CALIBRATION_BATCHES",
-      `batches must be a list of { inputIds }, or something else to go through; found ${
-        show(batches)
-      }.`,
-    );
-  }
+  checkValue(batches, BATCHES, { code: "CALIBRATION_BATCHES", of: "batches" });
   const compiled = new Map<string, Traced & { readonly executable: Executable }>();
   let state: State | undefined, groups: readonly Observation[] = [];
   let rows = 0, count = 0;
