@@ -10,6 +10,7 @@ import type { LeafRule, PeftMethod } from "../../methods/method.ts";
 import type { RegistryOptions } from "../../methods/mod.ts";
 import { createTorchRandom, type TorchRandom } from "../../methods/torch-random.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
+import { weakly } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { planOfParts } from "./combined-plan.ts";
 import { checkedLeaf, siteLeaves, weightOutIn } from "../lazy-leaves.ts";
@@ -17,7 +18,6 @@ import { leavesAt, type Part, partsOf, sitePart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import type { PlannedSite } from "../plan/plan-targets.ts";
 import { adapterOf } from "../select.ts";
-import { weakly } from "../weakly.ts";
 
 /** Adapters that are to be combined, and how. */
 export interface Combination extends RegistryOptions {
