@@ -5,6 +5,7 @@
  */
 import { resolve } from "node:path";
 import { FileError, ValueError } from "../../errors.ts";
+import { HUB_RULES } from "../../io/hub.ts";
 import { loadModel, type LoadModelOptions } from "../../io/load-model.ts";
 import { exists, locate } from "../../io/locate.ts";
 import { checkOptions, type OptionRules } from "../../options.ts";
@@ -31,8 +32,10 @@ export interface FromPretrainedOptions extends
     | "file"
   > {}
 
-const OPTIONS: OptionRules<FromPretrainedOptions> = {
-  ...LOAD_ADAPTER_OPTIONS,
+type BaseOptions = Omit<FromPretrainedOptions, keyof LoadAdapterOptions>;
+
+/** Options that are the base's; `loadModel` checks them. */
+const BASE: OptionRules<BaseOptions> = {
   device: null,
   threads: null,
   architectures: null,
@@ -67,47 +70,27 @@ export async function fromPretrained(
   source: string | URL,
   options: FromPretrainedOptions = {},
 ): Promise<PeftModel> {
-  checkOptions(options, OPTIONS, { code: "LOAD_OPTION", of: "fromPretrained" });
-  const {
-    device,
-    threads,
-    architectures,
-    taskType,
-    numLabels,
-    dequantize,
-    dtype,
-    file,
-    ...adapterOptions
-  } = options;
+  checkOptions(options, { ...LOAD_ADAPTER_OPTIONS, ...BASE }, {
+    code: "LOAD_OPTION",
+    of: "fromPretrained",
+  });
   if (typeof source !== "string" && !(source instanceof URL)) {
     throw new ValueError(
       "ADAPTER_SOURCE",
       "fromPretrained needs a folder or an id on the hub. For an adapter in memory, load its base with loadModel and give both to loadAdapter.",
     );
   }
-  const files = await readAdapter(source, adapterOptions);
-  const { cacheDir, fetch, token, offline, onProgress } = adapterOptions;
-  const named = baseNameOf(files);
-  const base = await loadModel(await placeOfBase(named.base, files), {
-    device,
-    threads,
-    architectures,
-    taskType,
-    numLabels,
-    dequantize,
-    dtype,
-    file,
-    revision: named.revision,
-    cacheDir,
-    fetch,
-    token,
-    offline,
-    onProgress,
+  const files = await readAdapter(source, options);
+  const { base: name, revision } = baseNameOf(files);
+  const own = Object.entries(options).filter(([option]) => option in BASE || option in HUB_RULES);
+  const base = await loadModel(await placeOfBase(name, files), {
+    ...Object.fromEntries(own),
+    revision,
   });
   try {
-    return await attachAdapter(emptyModel(base), files, adapterOptions);
+    return await attachAdapter(emptyModel(base), files, options);
   } catch (error) {
-    if (base.device !== device) base.device[Symbol.dispose]();
+    if (base.device !== options.device) base.device[Symbol.dispose]();
     throw error;
   }
 }
