@@ -23,6 +23,7 @@ import {
   type PeftModel,
   pristineBase,
 } from "./peft-model.ts";
+import { moduleOf } from "./plan/module-tree.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
 
 /** How to make an adapter. */
@@ -268,8 +269,8 @@ export function parameterKey(
   adapted: Pick<ReadonlySet<string>, "has">,
   name: string,
 ): string {
-  const at = name.lastIndexOf("."), path = name.slice(0, at);
-  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(at)}` : name;
+  const path = moduleOf(name);
+  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(path.length)}` : name;
   return `${method.config.keyPrefix ?? KEY_PREFIX}${inside}`;
 }
 

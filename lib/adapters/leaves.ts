@@ -13,6 +13,7 @@ import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, type AnyModel, baseOf, type PeftModel, takingPart } from "./peft-model.ts";
 import { leavesOf, mapLeaves, parameterPart, single, sitePart, tensorOf } from "./parts.ts";
+import { moduleOf } from "./plan/module-tree.ts";
 import { checkTensorMap } from "./tensor-map.ts";
 
 /**
@@ -153,10 +154,10 @@ export function parameterLeaf(
     const { tensor, owner } = single(adapter, part);
     return { leaf: leafName(position, owner, ""), tensor };
   }
-  const end = name.lastIndexOf("."), path = name.slice(0, end);
+  const path = moduleOf(name);
   const rule = sitePart(adapter, path) && ruleAt(adapter, base.sites.get(path)!.kind);
   if (!rule || !("replaces" in rule) || rule.rows) return undefined;
-  const leaf = rule.replaces[name.slice(end + 1) as keyof typeof rule.replaces];
+  const leaf = rule.replaces[name.slice(path.length + 1) as keyof typeof rule.replaces];
   const held = leaf === undefined ? undefined : sitePart(adapter, path)!.leaves[leaf];
   return held && { leaf: leafName(position, path, leaf!), tensor: tensorOf(adapter, held) };
 }

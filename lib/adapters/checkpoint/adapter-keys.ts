@@ -6,13 +6,13 @@
 import { isTargetConfig } from "../../methods/config.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
 import { ruleAt } from "../../methods/site-rule.ts";
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { parameterKey } from "../inject.ts";
 import { KEY_PREFIX } from "../lazy-leaves.ts";
 import { adaptedPaths, leavesOf, parameterPart, sitePart, tokensPart } from "../parts.ts";
 import type { Adapter } from "../peft-model.ts";
-import { inputEmbedding, moduleOf, outputHead } from "../plan/module-tree.ts";
+import { moduleOf, outputHead } from "../plan/module-tree.ts";
 import { EMBEDDING_NAMES } from "../plan/resolve-config.ts";
 
 /** What a key stands for. */

@@ -4,17 +4,14 @@
  * @module
  */
 import { FileError } from "../../errors.ts";
-import { defaultMethods, type MethodRegistry } from "../../methods/mod.ts";
+import { defaultMethods } from "../../methods/mod.ts";
 import { PeftType } from "../../methods/peft-types.ts";
 import { checkOptions } from "../../options.ts";
-import { PEFT_CONFIG_OPTIONS } from "./load-peft-config.ts";
-import { type AdapterSource, readAdapterConfig } from "./read-adapter.ts";
+import { type LoadPeftConfigOptions, PEFT_CONFIG_OPTIONS } from "./load-peft-config.ts";
+import { readAdapterConfig } from "./read-adapter.ts";
 
 /** How to look for an adapter. */
-export interface CheckPeftOptions extends AdapterSource {
-  /** Methods that count beside PEFT's; the library's own by default. */
-  readonly registry?: MethodRegistry;
-}
+export type CheckPeftOptions = LoadPeftConfigOptions;
 
 /**
  * Whether a source holds an adapter: an `adapter_config.json` that names a method of PEFT's, or a

@@ -79,7 +79,6 @@ export function scaleAdapter(
       adapters: [adapterName],
       weights: [factor],
       adapterName: name,
-      options: { combinationType: rule.exact, majoritySignMethod: "total" },
       registry,
     }),
   );
@@ -152,14 +151,13 @@ export function addAdapters(
   const { as, weights = Array.isArray(adapterNames) ? adapterNames.map(() => 1) : [] } = options;
   checkNewName(model, as);
   checkWeights(adapterNames, weights);
-  const { rule } = ruleOf(model, adapterNames, "added up");
+  ruleOf(model, adapterNames, "added up");
   return withAdapter(
     model,
     combineAdapters(model, {
       adapters: adapterNames,
       weights,
       adapterName: as,
-      options: { combinationType: rule.exact, majoritySignMethod: "total" },
       registry: options.registry,
     }),
   );

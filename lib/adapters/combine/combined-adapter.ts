@@ -27,8 +27,8 @@ export interface Combination extends RegistryOptions {
   readonly weights: readonly number[];
   /** Name of the combined adapter. */
   readonly adapterName: string;
-  /** How. */
-  readonly options: CombineOptions;
+  /** How; so that the sum of what they add is exact by default. */
+  readonly options?: CombineOptions;
   /** Seed of random numbers; 0 by default. */
   readonly seed?: number;
 }
@@ -106,8 +106,10 @@ export function partOf(
  * @throws {UnsupportedError} where no single adapter can stand for them.
  */
 export function combineAdapters(model: PeftModel, combination: Combination): Adapter {
-  const { adapters, weights, adapterName, options, seed = 0, registry } = combination;
+  const { adapters, weights, adapterName, seed = 0, registry } = combination;
   const { rule, method } = ruleOf(model, adapters, "combined");
+  const exact: CombineOptions = { combinationType: rule.exact, majoritySignMethod: "total" };
+  const { options = exact } = combination;
   const parts = adapters.map((name, i) => partOf(model, name, weights[i]));
   const { adapter, sites } = planOfParts(model, {
     adapterName,

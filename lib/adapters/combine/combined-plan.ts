@@ -4,7 +4,6 @@
  * @module
  */
 import { ConfigError, UnsupportedError, ValueError } from "../../errors.ts";
-import { unionOfPatterns } from "../../methods/combine-patterns.ts";
 import type { CombinePart, CombineRule } from "../../methods/combine.ts";
 import type { TargetConfig } from "../../methods/config.ts";
 import type { RegistryOptions } from "../../methods/mod.ts";
@@ -138,6 +137,37 @@ function planCombined(base: ModelGraph, of: CombinedTargets): AdapterPlan {
   const plan = checkPlan(planAdapter(base, byPath, { registry }), { allowUnmatched: true });
   if (!hasSites(plan, paths)) throw notOneConfig(paths, plan);
   return checked(plan, of);
+}
+
+/**
+ * What a field of several configs names together: a list of all entries, or one regular expression
+ * for all of them.
+ *
+ * @param parts The configs and whose they are.
+ * @param field A field that holds a list of names, or a regular expression.
+ * @throws {ValueError} `COMBINE_TARGETS` where some hold a list and others an expression.
+ */
+function unionOfPatterns(
+  parts: readonly CombinePart<TargetConfig>[],
+  field: keyof TargetConfig & string,
+): readonly string[] | string {
+  const values = parts.map(({ config }) => config[field] as readonly string[] | string | null);
+  const expressions = values.filter((value) => typeof value === "string");
+  if (expressions.length === 0) return [...new Set(values.flatMap((value) => value ?? []))];
+  if (expressions.length < values.length) {
+    throw new ValueError(
+      "COMBINE_TARGETS",
+      `All adapters must give ${field} in the same way, as a list or as a regular expression; ${
+        parts.map(({ adapter }, i) =>
+          `${JSON.stringify(adapter)} has ${
+            typeof values[i] === "string" ? JSON.stringify(values[i]) : "a list"
+          }`
+        ).join(", ")
+      }.`,
+      { field, adapters: parts.map(({ adapter }) => adapter) },
+    );
+  }
+  return expressions.map((pattern) => `(${pattern})`).join("|");
 }
 
 /** Expressions that are valid apart may not be so together. */

@@ -17,7 +17,7 @@ import type { ModelGraph } from "../../model/model-graph.ts";
 import { checkOptions, type OptionRules, show } from "../../options.ts";
 import { TASKS } from "../../tasks/mod.ts";
 import { byteLength, sizeOf } from "../../tensor/dtype.ts";
-import { modulesOf, parameterShape } from "./module-tree.ts";
+import { modulesOf } from "./module-tree.ts";
 import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
 import { planParameters } from "./plan-parameters.ts";
 import {
@@ -249,7 +249,7 @@ function countElements(
     frozen += count(site.frozen);
   }
   for (const name of new Set(parts.parameters.values())) {
-    trained += sizeOf(parameterShape(base, name)!);
+    trained += sizeOf(base.shapes.get(name)!);
   }
   for (const { indices, width } of new Set(parts.tokens.values())) {
     trained += indices.length * width;
