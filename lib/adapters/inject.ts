@@ -12,7 +12,7 @@ import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { gatheredRows, KEY_PREFIX, lazyParts } from "./lazy-leaves.ts";
+import { gatheredRows, keyStart, lazyParts } from "./lazy-leaves.ts";
 import { BASE_ROW } from "./mixed-batch.ts";
 import { type AdapterLeaf, type Part, partsOf } from "./parts.ts";
 import {
@@ -271,11 +271,11 @@ export function parameterKey(
 ): string {
   const path = moduleOf(name);
   const inside = adapted.has(path) ? `${path}.base_layer${name.slice(path.length)}` : name;
-  return `${method.config.keyPrefix ?? KEY_PREFIX}${inside}`;
+  return `${keyStart(method)}${inside}`;
 }
 
 function tokenRows(base: ModelGraph, plan: AdapterPlan): readonly Part[] {
-  const start = plan.method.config.keyPrefix ?? KEY_PREFIX;
+  const start = keyStart(plan.method);
   const owners = new Map<string, string>();
   return [...plan.tokens].map(([path, { owner: source, indices, width }]): Part => {
     const owner = owners.get(source), shape = [indices.length, width];

@@ -13,7 +13,7 @@ import type { ModelGraph } from "../../model/model-graph.ts";
 import { weakly } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { planOfParts } from "./combined-plan.ts";
-import { checkedLeaf, siteLeaves, weightOutIn } from "../lazy-leaves.ts";
+import { checkedLeaf, combinedPart, weightOutIn } from "../lazy-leaves.ts";
 import { leavesAt, type Part, partsOf, sitePart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import type { PlannedSite } from "../plan/plan-targets.ts";
@@ -161,12 +161,7 @@ function combinedParts(base: ModelGraph, of: ToCombine): readonly Part[] {
         return await checkedLeaf(made, { leaf, shape, config, verb: "combined it to" }).data();
       },
     });
-    const trained = Object.entries(planned.rules).filter(([, { kind }]) => kind !== "fixed");
-    const rules = { ...planned, tied: {}, rules: Object.fromEntries(trained) };
-    return {
-      place: { kind: "site", path: site.path },
-      leaves: siteLeaves(rules, method, contents),
-    };
+    return combinedPart(planned, method, contents);
   });
 }
 

@@ -51,19 +51,6 @@ export function loraLeafShapes(
   };
 }
 
-/**
- * Shapes of the fixed leaves of one site: the initial factors that PiSSA, OLoRA and CorDA took out
- * of the base.
- */
-export function loraFrozenShapes(
-  config: LoraConfig,
-  site: Site,
-): Readonly<Record<string, readonly number[]>> {
-  if (!decomposes(config, site)) return {};
-  const { lora_A, lora_B } = loraLeafShapes(config, site);
-  return { lora_A_init: lora_A, lora_B_init: lora_B };
-}
-
 /** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
 export function loraLeaves(
   { config, site }: SitePlace<LoraConfig>,
@@ -76,8 +63,10 @@ export function loraLeaves(
   for (const [leaf, shape] of Object.entries(loraLeafShapes(config, site))) {
     rules[leaf] = { shape, init: init(leaf), ...KEYS[leaf] };
   }
-  for (const [leaf, shape] of Object.entries(loraFrozenShapes(config, site))) {
-    rules[leaf] = { shape, init: init(leaf), kind: "fixed" };
+  // The initial factors that PiSSA, OLoRA and CorDA took out of the base.
+  for (const leaf of decomposes(config, site) ? ["lora_A", "lora_B"] : []) {
+    const initial = `${leaf}_init`;
+    rules[initial] = { shape: rules[leaf].shape, init: init(initial), kind: "fixed" };
   }
   return rules;
 }
@@ -97,23 +86,20 @@ export async function initLora(
   context: LoraStart,
 ): Promise<Readonly<Record<string, Leaf>>> {
   const { config, site } = context;
-  if (decomposes(config, site)) {
-    const { lora_A_init, lora_B_init } = await decompose(context);
-    const factors = { lora_A: lora_A_init, lora_B: lora_B_init, lora_A_init, lora_B_init };
-    if (!config.useDora) return factors;
-    const norms = magnitudes(await context.weight(), { site });
-    return { ...factors, lora_magnitude_vector: Float32Array.from(norms) };
-  }
-  const factors = site.kind === "embedding" ? drawEmbedding(context) : drawLinear(context);
+  const factors = decomposes(config, site)
+    ? await decompose(context)
+    : site.kind === "embedding"
+    ? drawEmbedding(context)
+    : drawLinear(context);
   if (!config.useDora) return factors;
   // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
   // alone.
-  const { lora_A: a, lora_B: b, lora_embedding_A: c, lora_embedding_B: d } = factors;
   const { r, scale } = loraShape(config, site), { inFeatures, outFeatures } = site;
+  const [a, b] = Object.values(factors) as Float32Array[];
   const change = config.initLoraWeights === false
     ? {
-      a: flatMatrix(a ?? c, { rows: r, columns: inFeatures }),
-      b: flatMatrix(b ?? d, { rows: outFeatures, columns: r }),
+      a: flatMatrix(a, { rows: r, columns: inFeatures }),
+      b: flatMatrix(b, { rows: outFeatures, columns: r }),
       scale,
     }
     : undefined;
@@ -295,5 +281,6 @@ function sketchedSvd(
 }
 
 function factorTensors(a: FlatMatrix, b: FlatMatrix): Leaves {
-  return { lora_A_init: matrixTensor(a), lora_B_init: matrixTensor(b) };
+  const [lora_A, lora_B] = [matrixTensor(a), matrixTensor(b)];
+  return { lora_A, lora_B, lora_A_init: lora_A, lora_B_init: lora_B };
 }
