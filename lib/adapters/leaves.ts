@@ -6,7 +6,7 @@
  */
 import { nearestNames, ShapeError, ValueError } from "../errors.ts";
 import { ruleAt } from "../methods/site-rule.ts";
-import type { ForwardPass } from "../model/forward-pass.ts";
+import type { ForwardPass, ParameterSource } from "../model/forward-pass.ts";
 import { type ModelGraph, withParameters } from "../model/model-graph.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
@@ -131,14 +131,6 @@ export function multiplierLeaf(position: number): string {
   return `a${position}.multiplier`;
 }
 
-/** A leaf's name in programs, and its tensor. */
-export interface NamedLeaf {
-  /** Free of the adapter's own name. */
-  readonly leaf: string;
-  /** The contents. */
-  readonly tensor: Tensor;
-}
-
 /**
  * What stands for a parameter of the base while an adapter is active: a trained copy, one that its
  * file brought along, or a leaf of a site whose rule replaces parameters. What is tied shares a leaf.
@@ -147,7 +139,7 @@ export function parameterLeaf(
   adapter: Adapter,
   base: ModelGraph,
   at: { readonly name: string; readonly position: number },
-): NamedLeaf | undefined {
+): ReturnType<ParameterSource> {
   const { name, position } = at;
   const part = parameterPart(adapter, name);
   if (part) {

@@ -36,27 +36,21 @@ export interface PartsToPlan extends RegistryOptions {
   readonly config: TargetConfig;
 }
 
-/** An adapter that is made from parts, but for its leaves. */
-export interface PlannedCombination {
-  /** The adapter, which holds what it replaces in the base, and nothing at any site yet. */
-  readonly adapter: Adapter;
-  /** The sites that it is to adapt, in order of execution. */
-  readonly sites: readonly PlannedSite[];
-}
-
 /**
  * Plans an adapter that adapts what any of its parts adapts, and replaces in the base what any of
  * them replaces.
  *
  * @param model A model that holds the parts.
  * @param of The new adapter's name, its parts, and its config but for what says which modules.
+ * @returns The adapter, which holds what it replaces in the base and nothing at any site yet, and
+ * the sites that it is to adapt, in order of execution.
  * @throws {ValueError} where two parts replace the same, or name modules in different ways.
  * @throws {UnsupportedError} where no config names what they adapt and replace together.
  */
 export function planOfParts(
   model: PeftModel,
   of: PartsToPlan,
-): PlannedCombination {
+): { readonly adapter: Adapter; readonly sites: readonly PlannedSite[] } {
   const { adapterName, parts } = of;
   const sources = parts.map((part) => adapterOf(model, part.adapter));
   const base = pristineBase(model);

@@ -141,12 +141,13 @@ export function planAdapter(
     sites: targets.sites.map(({ site }) => site),
   }) ?? {};
   const shared = { leaves: shapesOf(rules, "trained"), frozen: shapesOf(rules, "fixed") };
-  const { trained, frozen } = countElements(base, {
+  const parts = {
     sites: targets.sites,
     shared,
     parameters: saved.parameters,
     tokens: tokens.tokens,
-  });
+  };
+  const { trained, frozen } = countElements(base, parts);
   const patterns = [
     ...targets.patterns,
     ...saved.patterns,
@@ -156,10 +157,7 @@ export function planAdapter(
   return {
     method,
     config: targeted.config,
-    sites: targets.sites,
-    shared,
-    parameters: saved.parameters,
-    tokens: tokens.tokens,
+    ...parts,
     patterns,
     unmatched: patterns.filter(({ modules }) => modules.length === 0),
     layers,
