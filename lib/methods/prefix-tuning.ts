@@ -180,43 +180,40 @@ function leafRules(
 ): Readonly<Record<string, LeafRule>> {
   const { tokens, dim } = promptSizes(config);
   const zero = config.initWeights === "zero";
-  const table = (shape: readonly number[], key: string | null, zero: boolean): LeafRule => ({
+  const rule = (
+    shape: readonly number[],
+    draw: (random: TorchRandom) => Float32Array<ArrayBuffer>,
+    { key = null, zero = false }: { readonly key?: string | null; readonly zero?: boolean } = {},
+  ): LeafRule => ({
     shape,
     key,
-    init({ random }) {
-      const drawn = random.normal(sizeOf(shape));
-      return zero ? drawn.fill(0) : drawn;
-    },
+    init: ({ random }) => zero ? draw(random).fill(0) : draw(random),
   });
-  if (!isProjected(config)) return { [PREFIX]: table([tokens, width(config)], PREFIX, zero) };
-  const hidden = config.encoderHiddenSize ?? dim;
-  const linear = (name: string, [outputs, features]: readonly [number, number], zero: boolean) => {
-    const rule = (
-      shape: readonly number[],
-      draw: (random: TorchRandom) => Float32Array<ArrayBuffer>,
-    ): LeafRule => ({
-      shape,
-      key: null,
-      init: ({ random }) => zero ? draw(random).fill(0) : draw(random),
-    });
+  const table = (shape: readonly number[]) => (random: TorchRandom) => random.normal(sizeOf(shape));
+  const prefix = [tokens, width(config)];
+  if (!isProjected(config)) return { [PREFIX]: rule(prefix, table(prefix), { key: PREFIX, zero }) };
+  const hidden = config.encoderHiddenSize ?? dim, embeddings = [tokens, dim];
+  const linear = (name: string, [outputs, features]: readonly [number, number], zero = false) => {
     const size = outputs * features, bound = 1 / Math.sqrt(features);
     return {
       [`${name}_weight`]: rule(
         [outputs, features],
         (random) => kaimingUniform(random, { size, features }),
+        { zero },
       ),
       [`${name}_bias`]: rule(
         [outputs],
         (random) => random.uniform(outputs, { low: -bound, high: bound }),
+        { zero },
       ),
     };
   };
   return {
-    embedding_weight: table([tokens, dim], null, false),
-    ...linear("transform_0", [hidden, dim], false),
+    embedding_weight: rule(embeddings, table(embeddings)),
+    ...linear("transform_0", [hidden, dim]),
     ...linear("transform_2", [width(config), hidden], zero),
     [PREFIX]: {
-      shape: [tokens, width(config)],
+      shape: prefix,
       kind: "derived",
       saved: (leaves) => projected(leaves, model),
     },

@@ -12,7 +12,6 @@ import {
   type FlatMatrix,
   flatMatrix,
   leadingQr,
-  type LeadingSvd,
   leadingSvd,
   matrixProduct,
   matrixTensor,
@@ -136,10 +135,6 @@ export function checkLoraCalibration(
   }
 }
 
-function isIterative({ initLoraWeights: init }: LoraConfig): boolean {
-  return typeof init === "string" && init.startsWith("pissa_niter_");
-}
-
 type Draw = Pick<LoraStart, "config" | "site" | "random">;
 
 function drawEmbedding({ config, site, random }: Draw): Record<string, Float32Array<ArrayBuffer>> {
@@ -216,11 +211,8 @@ function drawOrthogonal(
     );
   const a = rowProducts(transposed(everySecond(0)), draw(inFeatures, half));
   const b = matrixProduct(transposed(draw(half, outFeatures)), everySecond(1));
+  const tenth = ({ data }: FlatMatrix) => Float32Array.from(data, (x) => x / 10);
   return { lora_A: tenth(a), lora_B: tenth(b) };
-}
-
-function tenth({ data }: FlatMatrix): Float32Array<ArrayBuffer> {
-  return Float32Array.from(data, (x) => x / 10);
 }
 
 /**
@@ -228,26 +220,22 @@ function tenth({ data }: FlatMatrix): Float32Array<ArrayBuffer> {
  * adapter takes over.
  */
 async function decompose(context: LoraStart): Promise<Leaves> {
-  const { config, site, random } = context;
+  const { config, site, random } = context, init = config.initLoraWeights as string;
   const { inFeatures: columns, outFeatures: rows } = site;
   const { r, scale } = loraShape(config, site);
   const rank = Math.min(r, rows, columns);
   skipLinear(random, { r, site, config });
-  const isQr = (config.initLoraWeights as string).toLowerCase() === "olora";
+  const isQr = init.toLowerCase() === "olora";
   if (!isQr && !(scale > 0)) {
     throw new ConfigError(
       "CONFIG_LORA_SCALE",
-      `initLoraWeights ${
-        JSON.stringify(config.initLoraWeights)
-      } needs a loraAlpha above 0; it gives the scale ${scale} ` +
-        `for ${site.path}.`,
+      `initLoraWeights ${JSON.stringify(init)} needs a loraAlpha above 0; it gives the scale ` +
+        `${scale} for ${site.path}.`,
     );
   }
-  if (config.initLoraWeights === "corda") {
-    const { a, b } = await cordaFactors(context.calibration!.sites.get(site.path)!, {
-      site,
-      scale,
-    });
+  if (init === "corda") {
+    const parts = context.calibration!.sites.get(site.path)!;
+    const { a, b } = await cordaFactors(parts, { site, scale });
     return factorTensors(a, b);
   }
   const weight = flatMatrix(await context.weight(), { rows, columns });
@@ -255,29 +243,16 @@ async function decompose(context: LoraStart): Promise<Leaves> {
     const { q, r: upper } = leadingQr(weight, rank);
     return factorTensors(upper, q);
   }
-  const svd = isIterative(config)
-    ? sketchedSvd(weight, { r, rank, random, init: config.initLoraWeights as string })
+  const [, iterations] = init.split("_niter_"), smaller = Math.min(rows, columns);
+  const start = iterations
+    ? flatMatrix(random.normal(smaller * r), { rows: smaller, columns: r })
+    : undefined;
+  // As many columns as the weight has span it whole, and nothing is left to approximate.
+  const svd = start && rank < smaller
+    ? approximateSvd(weight, { start, iterations: Number(iterations) })
     : leadingSvd(weight, rank);
   const roots = svd.s.map((s) => Math.sqrt(s / scale));
   return factorTensors(scaledRows(svd.v, roots), transposed(scaledRows(svd.u, roots)));
-}
-
-function sketchedSvd(
-  weight: FlatMatrix,
-  options: {
-    readonly r: number;
-    readonly rank: number;
-    readonly random: TorchRandom;
-    readonly init: string;
-  },
-): LeadingSvd {
-  const { r, rank, random, init } = options;
-  const rows = Math.min(weight.rows, weight.columns);
-  const start = flatMatrix(random.normal(rows * r), { rows, columns: r });
-  // As many columns as the weight has span it whole, and nothing is left to approximate.
-  return rank < rows
-    ? approximateSvd(weight, { start, iterations: Number(init.split("_niter_")[1]) })
-    : leadingSvd(weight, rank);
 }
 
 function factorTensors(a: FlatMatrix, b: FlatMatrix): Leaves {
