@@ -30,7 +30,7 @@ import { toFloat32 } from "../lib/tensor/convert.ts";
 import type { Tensor } from "../lib/tensor/tensor.ts";
 import { train } from "../lib/training/train.ts";
 import { golden, goldenBase } from "./adapters/bases.ts";
-import { testOnceOnWebGpu } from "./devices.ts";
+import { testDevice, testOnceOnWebGpu } from "./devices.ts";
 import {
   assertLogits,
   batchOf,
@@ -194,7 +194,7 @@ for (const { name, kind, folder } of single) {
   Deno.test(`PEFT's files of prefix tuning are read and written: ${name}`, async () => {
     const expected = await expectedOf({ folder });
     const record = expected.record as CaseRecord & { readonly all_parameters: number };
-    const base = await goldenBase(kind);
+    const base = await goldenBase(kind, await testDevice("cpu"));
     const { tensors } = await openSafetensors(`${folder}adapter_model.safetensors`);
     const loaded = await loadAdapter(base, folder);
     await assertSameTensors(getAdapterStateDict(loaded), tensors, 0);

@@ -12,7 +12,7 @@ import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { gatheredRows, KEY_PREFIX, lazyParts } from "./lazy-leaves.ts";
+import { gatheredRows, keyStart, lazyParts } from "./lazy-leaves.ts";
 import { BASE_ROW } from "./mixed-batch.ts";
 import { type AdapterLeaf, type Part, partsOf } from "./parts.ts";
 import {
@@ -23,6 +23,7 @@ import {
   type PeftModel,
   pristineBase,
 } from "./peft-model.ts";
+import { moduleOf } from "./plan/module-tree.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
 
 /** How to make an adapter. */
@@ -266,13 +267,13 @@ export function parameterKey(
   adapted: Pick<ReadonlySet<string>, "has">,
   name: string,
 ): string {
-  const at = name.lastIndexOf("."), path = name.slice(0, at);
-  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(at)}` : name;
-  return `${method.config.keyPrefix ?? KEY_PREFIX}${inside}`;
+  const path = moduleOf(name);
+  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(path.length)}` : name;
+  return `${keyStart(method)}${inside}`;
 }
 
 function tokenRows(base: ModelGraph, plan: AdapterPlan): readonly Part[] {
-  const start = plan.method.config.keyPrefix ?? KEY_PREFIX;
+  const start = keyStart(plan.method);
   const owners = new Map<string, string>();
   return [...plan.tokens].map(([path, { owner: source, indices, width }]): Part => {
     const owner = owners.get(source), shape = [indices.length, width];

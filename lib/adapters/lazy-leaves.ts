@@ -50,72 +50,72 @@ export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part
   });
   const shared = method.leaves.adapter?.(placeOfAdapter(base, plan)) ?? {};
   return [
-    ...sites.map((planned): Part => {
-      const { path } = planned.site;
-      return {
-        place: { kind: "site", path },
-        leaves: siteLeaves(planned, method, (rule, leaf) => lazy(rule, leaf, path)),
-      };
-    }),
+    ...sites.map(({ site: { path }, rules, tied }): Part => ({
+      place: { kind: "site", path },
+      leaves: leavesOf(rules, {
+        start: `${keyStart(method)}${path}.`,
+        tied,
+        contents: (rule, leaf) => lazy(rule, leaf, path),
+      }),
+    })),
     ...(Object.keys(shared).length
       ? [{
         place: { kind: "adapter" } as const,
-        leaves: Object.fromEntries(
-          Object.entries(shared).map(([leaf, rule]) => [
-            leaf,
-            leafOf(rule, {
-              key: keyOf(leaf, rule),
-              tensor: rule.kind === "derived" ? undefined : lazy(rule, leaf, "shared"),
-            }),
-          ]),
-        ),
+        leaves: leavesOf(shared, { contents: (rule, leaf) => lazy(rule, leaf, "shared") }),
       }]
       : []),
   ];
 }
 
-/** The leaves of a planned site, with contents as they are given. */
-export function siteLeaves(
-  { site, rules, tied }: PlannedSite,
+/**
+ * The part at a planned site of an adapter that is made of others: only what is trained, and nothing
+ * tied.
+ */
+export function combinedPart(
+  { site: { path }, rules }: PlannedSite,
   method: PeftMethod,
   contents: (rule: LeafRule, leaf: string) => Tensor,
-): AdapterLeaves {
-  const start = `${method.config.keyPrefix ?? KEY_PREFIX}${site.path}.`;
-  return Object.fromEntries(
-    Object.entries(rules).map(([leaf, rule]) => {
-      const end = keyOf(leaf, rule), tie = tied[leaf];
-      return [
-        leaf,
-        leafOf(rule, {
-          key: end === null ? null : start + end,
-          ...(tie
-            ? { tie: { part: tie.path, leaf: tie.leaf, transposed: !tie.asIs } }
-            : { tensor: contents(rule, leaf) }),
-        }),
-      ];
-    }),
-  );
-}
-
-/** What keys of modules start with, where a method says nothing else. */
-export const KEY_PREFIX = "base_model.model.";
-
-function keyOf(leaf: string, { key, kind }: LeafRule): string | null {
-  return key === undefined ? kind === "fixed" ? null : leaf : key;
-}
-
-function leafOf(
-  { shape, kind = "trained", accepts, idleKey, saved }: LeafRule,
-  rest: Pick<AdapterLeaf, "key" | "tensor" | "tie">,
-): AdapterLeaf {
+): Part {
+  const trained = Object.entries(rules).filter(([, { kind }]) => kind !== "fixed");
+  const start = `${keyStart(method)}${path}.`;
   return {
-    kind,
-    shape,
-    ...(accepts && { accepts }),
-    ...(idleKey !== undefined && { idleKey }),
-    ...(saved && { saved }),
-    ...rest,
+    place: { kind: "site", path },
+    leaves: leavesOf(Object.fromEntries(trained), { start, contents }),
   };
+}
+
+/** What keys of modules start with in files. */
+export function keyStart({ config }: PeftMethod): string {
+  return config.keyPrefix ?? "base_model.model.";
+}
+
+/** Leaves of a part as their rules say. */
+function leavesOf(
+  rules: Rules,
+  of: {
+    /** What their keys start with. */
+    readonly start?: string;
+    readonly tied?: PlannedSite["tied"];
+    readonly contents: (rule: LeafRule, leaf: string) => Tensor;
+  },
+): AdapterLeaves {
+  const { start = "", tied = {}, contents } = of;
+  const leaves = Object.entries(rules).map(([leaf, rule]): [string, AdapterLeaf] => {
+    const { shape, kind = "trained", accepts, idleKey, saved } = rule, tie = tied[leaf];
+    const { key = kind === "fixed" ? null : leaf } = rule;
+    return [leaf, {
+      kind,
+      shape,
+      accepts,
+      idleKey,
+      saved,
+      key: key === null ? null : start + key,
+      ...(tie
+        ? { tie: { part: tie.path, leaf: tie.leaf, transposed: !tie.asIs } }
+        : kind !== "derived" && { tensor: contents(rule, leaf) }),
+    }];
+  });
+  return Object.fromEntries(leaves);
 }
 
 function placeOfAdapter(model: ModelGraph, { config, sites }: AdapterPlan) {

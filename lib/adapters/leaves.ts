@@ -6,13 +6,14 @@
  */
 import { nearestNames, ShapeError, ValueError } from "../errors.ts";
 import { ruleAt } from "../methods/site-rule.ts";
-import type { ForwardPass } from "../model/forward-pass.ts";
+import type { ForwardPass, ParameterSource } from "../model/forward-pass.ts";
 import { type ModelGraph, withParameters } from "../model/model-graph.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, type AnyModel, baseOf, type PeftModel, takingPart } from "./peft-model.ts";
 import { leavesOf, mapLeaves, parameterPart, single, sitePart, tensorOf } from "./parts.ts";
+import { moduleOf } from "./plan/module-tree.ts";
 import { checkTensorMap } from "./tensor-map.ts";
 
 /**
@@ -130,14 +131,6 @@ export function multiplierLeaf(position: number): string {
   return `a${position}.multiplier`;
 }
 
-/** A leaf's name in programs, and its tensor. */
-export interface NamedLeaf {
-  /** Free of the adapter's own name. */
-  readonly leaf: string;
-  /** The contents. */
-  readonly tensor: Tensor;
-}
-
 /**
  * What stands for a parameter of the base while an adapter is active: a trained copy, one that its
  * file brought along, or a leaf of a site whose rule replaces parameters. What is tied shares a leaf.
@@ -146,17 +139,17 @@ export function parameterLeaf(
   adapter: Adapter,
   base: ModelGraph,
   at: { readonly name: string; readonly position: number },
-): NamedLeaf | undefined {
+): ReturnType<ParameterSource> {
   const { name, position } = at;
   const part = parameterPart(adapter, name);
   if (part) {
     const { tensor, owner } = single(adapter, part);
     return { leaf: leafName(position, owner, ""), tensor };
   }
-  const end = name.lastIndexOf("."), path = name.slice(0, end);
+  const path = moduleOf(name);
   const rule = sitePart(adapter, path) && ruleAt(adapter, base.sites.get(path)!.kind);
   if (!rule || !("replaces" in rule) || rule.rows) return undefined;
-  const leaf = rule.replaces[name.slice(end + 1) as keyof typeof rule.replaces];
+  const leaf = rule.replaces[name.slice(path.length + 1) as keyof typeof rule.replaces];
   const held = leaf === undefined ? undefined : sitePart(adapter, path)!.leaves[leaf];
   return held && { leaf: leafName(position, path, leaf!), tensor: tensorOf(adapter, held) };
 }

@@ -37,7 +37,6 @@ export function mixedBatch(
 ): MixedBatch | undefined {
   if (adapterNames === undefined) return undefined;
   checkPeft(model);
-  if (model.type !== "peft") return undefined;
   const refuse = (message: string) => new ValueError("ADAPTER_ROWS", message, { adapterNames });
   if (!Array.isArray(adapterNames) || adapterNames.length !== batch) {
     throw refuse(

@@ -81,7 +81,7 @@ function isMap(entries: ReadonlyMap<unknown, unknown> | undefined): boolean {
  *
  * @throws {ValueError} `NOT_PEFT`, {ValueError} `NOT_A_MODEL`.
  */
-export function checkPeft(model: AnyModel): void {
+export function checkPeft(model: AnyModel): asserts model is PeftModel {
   baseOf(model);
   if (model.type === "peft") return;
   throw new ValueError(

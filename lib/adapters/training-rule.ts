@@ -12,6 +12,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { leafName, trainableLeaves } from "./leaves.ts";
 import { adaptedPaths, leavesAt, partsOfKind, withContents } from "./parts.ts";
 import { type AnyModel, type PeftModel, pristineBase, takingPart } from "./peft-model.ts";
+import { withAdapter } from "./select.ts";
 
 /** A rule that steps follow beside objective and optimizer. */
 export interface TrainingRule extends StepRule {
@@ -76,8 +77,5 @@ async function finished(
     const { path } = part.place;
     parts.set(path, withContents(part, sites.get(path)!));
   }
-  return {
-    ...model,
-    adapters: new Map([...model.adapters, [name, { ...adapter, config, parts }]]),
-  };
+  return withAdapter(model, { ...adapter, config, parts });
 }

@@ -18,6 +18,7 @@ import { sum } from "../ops/reduce.ts";
 import type { Value } from "../ops/value.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
+import { rowsOf } from "../tensor/rows.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import {
   commonFields,
@@ -396,20 +397,21 @@ async function allocate(
 }
 
 /** Leaves of a site with the ranks that a mask keeps. */
-async function withRanks(leaves: Leaves, mask: readonly boolean[]): Promise<Leaves> {
-  const kept = mask.flatMap((keep, k) => keep ? [k] : []);
-  const [a, b, e] = await Promise.all(
-    [leaves.lora_A, leaves.lora_B, leaves.lora_E].map(toFloat32),
+async function withRanks(
+  { lora_A, lora_E, lora_B }: Leaves,
+  mask: readonly boolean[],
+): Promise<Leaves> {
+  const kept = mask.flatMap((keep, k) => keep ? [k] : []), count = kept.length;
+  const rows = async (all: Tensor) =>
+    tensor(await rowsOf(all, kept), { shape: [count, all.shape[1]] });
+  const b = await toFloat32(lora_B), [outputs, r] = lora_B.shape;
+  const columns = Float32Array.from(
+    { length: outputs * count },
+    (_, i) => b[Math.floor(i / count) * r + kept[i % count]],
   );
-  const inputs = leaves.lora_A.shape[1], [outputs, r] = leaves.lora_B.shape;
-  const A = new Float32Array(kept.length * inputs), B = new Float32Array(outputs * kept.length);
-  kept.forEach((k, i) => {
-    A.set(a.subarray(k * inputs, (k + 1) * inputs), i * inputs);
-    for (let o = 0; o < outputs; o++) B[o * kept.length + i] = b[o * r + k];
-  });
   return {
-    lora_A: tensor(A, { shape: [kept.length, inputs] }),
-    lora_E: tensor(Float32Array.from(kept, (k) => e[k]), { shape: [kept.length, 1] }),
-    lora_B: tensor(B, { shape: [outputs, kept.length] }),
+    lora_A: await rows(lora_A),
+    lora_E: await rows(lora_E),
+    lora_B: tensor(columns, { shape: [outputs, count] }),
   };
 }

@@ -5,7 +5,7 @@
  */
 import type { Site } from "../model/site.ts";
 import type { PeftConfig } from "./config.ts";
-import type { Leaves } from "./method.ts";
+import type { InitSource, Leaves } from "./method.ts";
 import type { RefitRule } from "./refit.ts";
 import type { TorchRandom } from "./torch-random.ts";
 
@@ -57,15 +57,9 @@ export interface CombineSite<C extends PeftConfig> {
   readonly options: CombineOptions;
 }
 
-/** What a rule gets to combine one site. */
-export interface CombineContext<C extends PeftConfig> extends CombineSite<C> {
-  /** Random numbers as torch's global generator gives them when it comes to this site. */
-  readonly random: TorchRandom;
-  /**
-   * The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out].
-   */
-  weight(): Promise<Float32Array>;
-}
+/** What a rule gets to combine one site; random numbers as torch has them when it comes there. */
+export interface CombineContext<C extends PeftConfig>
+  extends CombineSite<C>, Pick<InitSource, "random" | "weight"> {}
 
 /** What a rule gets to lower the rank of one site. */
 export interface CompressContext<C extends PeftConfig> {

@@ -206,20 +206,12 @@ export function targetFields(): ConfigFields<
  * ```
  */
 export function checkTargets(config: TargetConfig): void {
-  const { targetModules, layersToTransform = null, layersPattern = null } = config;
-  if (typeof targetModules === "string" && layersToTransform !== null) {
+  for (const field of ["layersToTransform", "layersPattern"] as const) {
+    if (typeof config.targetModules !== "string" || (config[field] ?? null) === null) continue;
     throw new ConfigError(
       "CONFIG_LAYERS",
-      `layersToTransform cannot be used when targetModules is a string, here ${
-        show(targetModules)
-      }: put the layers into the regular expression, or give a list of names.`,
-    );
-  }
-  if (typeof targetModules === "string" && layersPattern !== null) {
-    throw new ConfigError(
-      "CONFIG_LAYERS",
-      `layersPattern cannot be used when targetModules is a string, here ${
-        show(targetModules)
+      `${field} cannot be used when targetModules is a string, here ${
+        show(config.targetModules)
       }: put the layers into the regular expression, or give a list of names.`,
     );
   }

@@ -22,6 +22,7 @@ import {
   field,
   parseConfig,
   type PeftConfig,
+  type TargetConfig,
   targetFields,
 } from "./config.ts";
 import { IA3_FEEDFORWARD, IA3_TARGETS } from "./default-targets.ts";
@@ -30,16 +31,13 @@ import { pythonRegExp } from "./python-regex.ts";
 import type { ChangeRule, SiteValues } from "./site-rule.ts";
 
 /** An (IA)³ config with every field, as {@link ia3Config} makes it. */
-export interface Ia3Config extends PeftConfig {
+export interface Ia3Config extends
+  PeftConfig,
+  Required<
+    Pick<TargetConfig, "targetModules" | "excludeModules" | "modulesToSave" | "fanInFanOut">
+  > {
   /** `"IA3"`. */
   readonly peftType: "IA3";
-  /**
-   * Which modules: a list of full paths or of their endings, a regular expression for the whole
-   * path, or `"all-linear"`; `null` (default) for what is usual for the architecture.
-   */
-  readonly targetModules: readonly string[] | string | null;
-  /** Modules to leave out, as a list or as a regular expression; comes before everything else. */
-  readonly excludeModules: readonly string[] | string | null;
   /**
    * Which of the targets have their input scaled, and not their output, as the second layer of a
    * feed-forward block has in the paper: names that `targetModules` holds too, or a regular
@@ -47,13 +45,6 @@ export interface Ia3Config extends PeftConfig {
    * `null` (default) for what is usual for the architecture.
    */
   readonly feedforwardModules: readonly string[] | string | null;
-  /**
-   * Whether the adapted weights are stored [in, out]. Corrected by what the modules are, so it need
-   * not be set.
-   */
-  readonly fanInFanOut: boolean;
-  /** Modules that are trained and saved as a whole. */
-  readonly modulesToSave: readonly string[] | null;
   /**
    * Whether all factors start as 1 (default), so that the adapter changes nothing at first. With
    * `false` they are normal random numbers, for tests.

@@ -12,13 +12,15 @@ import {
   type ConfigSchema,
   parseConfig,
   type PeftConfig,
+  type TargetConfig,
   targetFields,
 } from "./config.ts";
 import type { PeftMethod } from "./method.ts";
 import type { ReplaceRule } from "./site-rule.ts";
 
 /** An LN tuning config with every field, as {@link lnTuningConfig} makes it. */
-export interface LnTuningConfig extends PeftConfig {
+export interface LnTuningConfig
+  extends PeftConfig, Required<Pick<TargetConfig, "excludeModules" | "modulesToSave">> {
   /** `"LN_TUNING"`. */
   readonly peftType: "LN_TUNING";
   /**
@@ -27,10 +29,6 @@ export interface LnTuningConfig extends PeftConfig {
    * embeddings can be trained whole, too.
    */
   readonly targetModules: readonly string[] | string | null;
-  /** Modules to leave out, as a list or as a regular expression; comes before everything else. */
-  readonly excludeModules: readonly string[] | string | null;
-  /** Modules that are trained and saved as a whole beside the targets, such as a head. */
-  readonly modulesToSave: readonly string[] | null;
 }
 
 const NORMS: readonly string[] = ["input_layernorm", "post_attention_layernorm", "norm"];

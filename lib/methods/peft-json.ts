@@ -15,13 +15,10 @@ import {
   unknownFields,
 } from "./config.ts";
 import { checkOptions, type OptionRules, show } from "../options.ts";
-import { defaultMethods, methodOf, type MethodRegistry, REGISTRY } from "./mod.ts";
+import { defaultMethods, methodOf, REGISTRY, type RegistryOptions } from "./mod.ts";
 
 /** Which methods exist. */
-export interface PeftJsonOptions {
-  /** The library's own methods by default. */
-  readonly registry?: MethodRegistry;
-}
+export type PeftJsonOptions = RegistryOptions;
 
 const FROM_JSON: OptionRules<PeftJsonOptions> = { registry: REGISTRY };
 

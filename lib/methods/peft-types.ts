@@ -4,54 +4,6 @@
  * @module
  */
 
-/** PEFT's name of a method, which its files carry as `peft_type`. */
-export type PeftType =
-  | "PROMPT_TUNING"
-  | "MULTITASK_PROMPT_TUNING"
-  | "P_TUNING"
-  | "PREFIX_TUNING"
-  | "LORA"
-  | "ADALORA"
-  | "ADAMSS"
-  | "BOFT"
-  | "ADAPTION_PROMPT"
-  | "IA3"
-  | "BEFT"
-  | "LILY"
-  | "LOHA"
-  | "LOKR"
-  | "OFT"
-  | "POLY"
-  | "LN_TUNING"
-  | "VERA"
-  | "FROD"
-  | "PVERA"
-  | "FOURIERFT"
-  | "GLORA"
-  | "XLORA"
-  | "HRA"
-  | "VBLORA"
-  | "UNILORA"
-  | "CPT"
-  | "MISS"
-  | "RANDLORA"
-  | "ROAD"
-  | "TRAINABLE_TOKENS"
-  | "HIRA"
-  | "SHIRA"
-  | "C3A"
-  | "WAVEFT"
-  | "OSF"
-  | "DELORA"
-  | "GRALORA"
-  | "CARTRIDGE"
-  | "TINYLORA"
-  | "PSOFT"
-  | "PEANUT"
-  | "SHADOW"
-  | "SUPERTUNING"
-  | "DEFT";
-
 /**
  * The methods of PEFT 0.21, in its order. Which of them are here, the registry says
  * (`defaultMethods`); one from outside may have any other name.
@@ -63,7 +15,7 @@ export type PeftType =
  * console.log(Object.values(PeftType).length); // 45
  * ```
  */
-export const PeftType: { readonly [K in PeftType]: K } = Object.freeze({
+export const PeftType = {
   PROMPT_TUNING: "PROMPT_TUNING",
   MULTITASK_PROMPT_TUNING: "MULTITASK_PROMPT_TUNING",
   P_TUNING: "P_TUNING",
@@ -109,6 +61,10 @@ export const PeftType: { readonly [K in PeftType]: K } = Object.freeze({
   SHADOW: "SHADOW",
   SUPERTUNING: "SUPERTUNING",
   DEFT: "DEFT",
-});
+} as const;
+Object.freeze(PeftType);
+
+/** PEFT's name of a method, which its files carry as `peft_type`. */
+export type PeftType = keyof typeof PeftType;
 
 export { TASK_TYPES, TaskType } from "../model/task-type.ts";

@@ -25,6 +25,7 @@ import {
   field,
   parseConfig,
   type PeftConfig,
+  type TargetConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -32,20 +33,14 @@ import type { InitSource, PeftMethod, SiteTrace } from "./method.ts";
 import type { ForwardRule } from "./site-rule.ts";
 
 /** A Poly config with every field, as {@link polyConfig} makes it. */
-export interface PolyConfig extends PeftConfig {
+export interface PolyConfig
+  extends
+    PeftConfig,
+    Required<Pick<TargetConfig, "targetModules" | "excludeModules" | "modulesToSave">> {
   /** `"POLY"`. */
   readonly peftType: "POLY";
   /** Rank of a skill. 8 by default. */
   readonly r: number;
-  /**
-   * Which modules: a list of full paths or of their endings, a regular expression for the whole
-   * path, or `"all-linear"`; `null` (default) for what is usual for the architecture.
-   */
-  readonly targetModules: readonly string[] | string | null;
-  /** Modules to leave out, as a list or as a regular expression; comes before everything else. */
-  readonly excludeModules: readonly string[] | string | null;
-  /** Modules that are trained and saved as a whole. */
-  readonly modulesToSave: readonly string[] | null;
   /** Whether an adapter begins as nothing; with random skills otherwise. */
   readonly initWeights: boolean;
   /** `"poly"`. */

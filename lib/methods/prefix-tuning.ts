@@ -11,17 +11,26 @@
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import { attentionLayers, type ModelGraph, writtenSequence } from "../model/model-graph.ts";
+import { computedOn } from "../model/computed.ts";
 import { add, tanh } from "../ops/elementwise.ts";
+import { input } from "../ops/input.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
-import type { Value } from "../ops/value.ts";
-import { toFloat32 } from "../tensor/convert.ts";
+import { createGraph, type Value } from "../ops/value.ts";
+import { castTensor } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { commonFields, type ConfigSchema, field, parseConfig } from "./config.ts";
 import { kaimingUniform } from "./lora/lora-init.ts";
-import type { AdapterTrace, CachePrefix, LeafRule, Leaves, PeftMethod } from "./method.ts";
+import type {
+  AdapterPlace,
+  AdapterTrace,
+  CachePrefix,
+  LeafRule,
+  Leaves,
+  PeftMethod,
+} from "./method.ts";
 import {
   completePromptConfig,
   optionalSize,
@@ -147,7 +156,7 @@ const PREFIX = "prompt_embeddings";
 export const prefixTuning: PeftMethod<PrefixTuningConfig> = {
   name: "prefix_tuning",
   config: schema,
-  leaves: { adapter: ({ config }) => leafRules(config) },
+  leaves: { adapter: leafRules },
   pass: {
     virtualTokens: (config) => promptSizes(config).tokens,
     memory: tracePrefix,
@@ -166,48 +175,47 @@ function width(config: PrefixTuningConfig): number {
 }
 
 /** Takes the random numbers that torch's embedding and linear layers take, in PEFT's order. */
-function leafRules(config: PrefixTuningConfig): Readonly<Record<string, LeafRule>> {
+function leafRules(
+  { config, model }: AdapterPlace<PrefixTuningConfig>,
+): Readonly<Record<string, LeafRule>> {
   const { tokens, dim } = promptSizes(config);
   const zero = config.initWeights === "zero";
-  const table = (shape: readonly number[], key: string | null, zero: boolean): LeafRule => ({
+  const rule = (
+    shape: readonly number[],
+    draw: (random: TorchRandom) => Float32Array<ArrayBuffer>,
+    { key = null, zero = false }: { readonly key?: string | null; readonly zero?: boolean } = {},
+  ): LeafRule => ({
     shape,
     key,
-    init({ random }) {
-      const drawn = random.normal(sizeOf(shape));
-      return zero ? drawn.fill(0) : drawn;
-    },
+    init: ({ random }) => zero ? draw(random).fill(0) : draw(random),
   });
-  if (!isProjected(config)) return { [PREFIX]: table([tokens, width(config)], PREFIX, zero) };
-  const hidden = config.encoderHiddenSize ?? dim;
-  const linear = (name: string, [outputs, features]: readonly [number, number], zero: boolean) => {
-    const rule = (
-      shape: readonly number[],
-      draw: (random: TorchRandom) => Float32Array<ArrayBuffer>,
-    ): LeafRule => ({
-      shape,
-      key: null,
-      init: ({ random }) => zero ? draw(random).fill(0) : draw(random),
-    });
+  const table = (shape: readonly number[]) => (random: TorchRandom) => random.normal(sizeOf(shape));
+  const prefix = [tokens, width(config)];
+  if (!isProjected(config)) return { [PREFIX]: rule(prefix, table(prefix), { key: PREFIX, zero }) };
+  const hidden = config.encoderHiddenSize ?? dim, embeddings = [tokens, dim];
+  const linear = (name: string, [outputs, features]: readonly [number, number], zero = false) => {
     const size = outputs * features, bound = 1 / Math.sqrt(features);
     return {
       [`${name}_weight`]: rule(
         [outputs, features],
         (random) => kaimingUniform(random, { size, features }),
+        { zero },
       ),
       [`${name}_bias`]: rule(
         [outputs],
         (random) => random.uniform(outputs, { low: -bound, high: bound }),
+        { zero },
       ),
     };
   };
   return {
-    embedding_weight: table([tokens, dim], null, false),
-    ...linear("transform_0", [hidden, dim], false),
+    embedding_weight: rule(embeddings, table(embeddings)),
+    ...linear("transform_0", [hidden, dim]),
     ...linear("transform_2", [width(config), hidden], zero),
     [PREFIX]: {
-      shape: [tokens, width(config)],
+      shape: prefix,
       kind: "derived",
-      saved: (leaves) => projectedTensor(config, leaves),
+      saved: (leaves) => projected(leaves, model),
     },
   };
 }
@@ -237,48 +245,15 @@ function traceProjection(shared: Readonly<Record<string, Value>>): Value {
   return layer(tanh(layer(shared.embedding_weight, 0)), 2);
 }
 
-/** What the encoder makes of its embeddings, computed on the host when it is asked for. */
-function projectedTensor(config: PrefixTuningConfig, leaves: Leaves): Tensor {
-  const { tokens } = promptSizes(config);
-  let contents: Promise<Float32Array<ArrayBuffer>> | undefined;
-  return {
-    dtype: "f32",
-    shape: [tokens, width(config)],
-    where: "host",
-    data: () => contents ??= project(leaves, tokens),
-  };
-}
-
-async function project(leaves: Leaves, tokens: number): Promise<Float32Array<ArrayBuffer>> {
-  const [e, w1, b1, w2, b2] = await Promise.all([
-    leaves.embedding_weight,
-    leaves.transform_0_weight,
-    leaves.transform_0_bias,
-    leaves.transform_2_weight,
-    leaves.transform_2_bias,
-  ].map(toFloat32));
-  const hidden = affine(e, { weight: w1, bias: b1, rows: tokens }).map(Math.tanh);
-  return new Float32Array(affine(hidden, { weight: w2, bias: b2, rows: tokens }));
-}
-
-/** x·wᵀ + b, summed in f64. */
-function affine(
-  x: Float32Array | Float64Array,
-  layer: {
-    readonly weight: Float32Array;
-    readonly bias: Float32Array;
-    readonly rows: number;
-  },
-): Float64Array {
-  const { weight, bias, rows } = layer;
-  const features = x.length / rows, outputs = bias.length;
-  const y = new Float64Array(rows * outputs);
-  for (let o = 0; o < outputs; o++) {
-    for (let row = 0; row < rows; row++) {
-      let sum = bias[o];
-      for (let i = 0; i < features; i++) sum += x[row * features + i] * weight[o * features + i];
-      y[row * outputs + o] = sum;
-    }
-  }
-  return y;
+/** What the encoder makes of its embeddings, computed when it is asked for. */
+function projected(leaves: Leaves, { device }: ModelGraph): Tensor {
+  const graph = createGraph();
+  const inputs = Object.entries(leaves).map(([name, leaf]) =>
+    [name, castTensor(leaf, "f32")] as const
+  );
+  const values = inputs.map(([name, { shape }]) =>
+    [name, input(graph, name, { shape, dtype: "f32" })] as const
+  );
+  const output = traceProjection(Object.fromEntries(values));
+  return computedOn(device, { output }, Object.fromEntries(inputs)).output;
 }

@@ -46,24 +46,14 @@ export function promptFields(): Omit<ConfigFields<PromptLearningConfig>, keyof P
   };
 }
 
-/** The sizes of a prompt-learning config that met its model. */
-export interface PromptSizes {
-  /** Number N of virtual tokens. */
-  readonly tokens: number;
-  /** Size of what stands for a token. */
-  readonly dim: number;
-  /** Number of attention heads. */
-  readonly heads: number;
-  /** Number of layers. */
-  readonly layers: number;
-}
-
 /**
- * The sizes of a complete config.
+ * The sizes of a complete config: numbers of virtual tokens, heads and layers, and the size of a token.
  *
  * @throws {ConfigError} where one is still `null`.
  */
-export function promptSizes(config: PromptLearningConfig): PromptSizes {
+export function promptSizes(
+  config: PromptLearningConfig,
+): Readonly<Record<"tokens" | "dim" | "heads" | "layers", number>> {
   const { numVirtualTokens, tokenDim, numAttentionHeads, numLayers } = config;
   const sizes = { numVirtualTokens, tokenDim, numAttentionHeads, numLayers };
   for (const [name, size] of Object.entries(sizes)) {

@@ -6,8 +6,7 @@
  */
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
-import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
-import type { Site } from "../model/site.ts";
+import { inputEmbedding, type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { concat } from "../ops/concat.ts";
 import { reshape } from "../ops/reshape.ts";
@@ -129,13 +128,8 @@ export const promptTuning: PeftMethod<PromptTuningConfig> = {
   },
 };
 
-/** The table of the tokens' embeddings. */
-function tokenEmbedding({ sites }: ModelGraph): Site {
-  return [...sites.values()].find(({ kind }) => kind === "embedding")!;
-}
-
 function checkWidth(tokenDim: number, model: ModelGraph): void {
-  const { outFeatures } = tokenEmbedding(model);
+  const { outFeatures } = inputEmbedding(model)!;
   if (tokenDim === outFeatures) return;
   throw new ConfigError(
     "CONFIG_SIZE",
@@ -152,7 +146,7 @@ async function begin(
   // PEFT draws them also where others then take their place.
   const drawn = random.normal(rows * promptSizes(config).dim);
   if (config.promptTuningInit === "RANDOM") return drawn;
-  const embedding = tokenEmbedding(model);
+  const embedding = inputEmbedding(model)!;
   const ids = config.promptTuningInit === "SAMPLE_VOCAB"
     ? [...random.integers(rows, embedding.inFeatures)]
     : await tokenize!(config.promptTuningInitText!, config.tokenizerNameOrPath!);

@@ -6,10 +6,10 @@
  */
 import type { Site } from "../model/site.ts";
 import type { PeftConfig } from "./config.ts";
-import type { Leaves } from "./method.ts";
+import type { InitSource, Leaves } from "./method.ts";
 
 /** What a rule gets to refit one site. */
-export interface RefitContext<C extends PeftConfig> {
+export interface RefitContext<C extends PeftConfig> extends Pick<InitSource, "weight"> {
   /** The site. */
   readonly site: Site;
   /** The config whose shapes and scale the leaves are to fit. */
@@ -21,10 +21,6 @@ export interface RefitContext<C extends PeftConfig> {
   readonly from?: { readonly config: C; readonly leaves: Leaves };
   /** The site whose leaves these are the transposes of, where they are tied. */
   readonly tiedTo?: Site;
-  /**
-   * The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out].
-   */
-  weight(): Promise<Float32Array>;
 }
 
 /** How leaves of a method are made to fit another config. */

@@ -6,7 +6,7 @@
  */
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
-import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
+import { inputEmbedding, parameterOf } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import { rowsOf } from "../tensor/rows.ts";
 import { commonFields, type ConfigSchema, field, parseConfig, type PeftConfig } from "./config.ts";
@@ -43,13 +43,9 @@ const schema: ConfigSchema<TrainableTokensConfig> = {
   },
   fit: (config, model) => ({
     ...config,
-    targetModules: config.targetModules ?? inputEmbedding(model),
+    targetModules: config.targetModules ?? inputEmbedding(model)?.path ?? null,
   }),
 };
-
-function inputEmbedding({ sites }: ModelGraph): string | null {
-  return [...sites.values()].find(({ kind }) => kind === "embedding")?.path ?? null;
-}
 
 /**
  * A complete config of trainable tokens.

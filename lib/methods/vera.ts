@@ -22,6 +22,7 @@ import {
   field,
   parseConfig,
   type PeftConfig,
+  type TargetConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -30,7 +31,14 @@ import type { DeltaRule } from "./site-rule.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
 /** A VeRA config with every field, as {@link veraConfig} makes it. */
-export interface VeraConfig extends PeftConfig {
+export interface VeraConfig extends
+  PeftConfig,
+  Required<
+    Pick<
+      TargetConfig,
+      "targetModules" | "modulesToSave" | "fanInFanOut" | "layersToTransform" | "layersPattern"
+    >
+  > {
   /** `"VERA"`. */
   readonly peftType: "VERA";
   /**
@@ -38,11 +46,6 @@ export interface VeraConfig extends PeftConfig {
    * LoRA, as a site trains only `r` and its output features.
    */
   readonly r: number;
-  /**
-   * Which modules: a list of full paths or of their endings, a regular expression for the whole
-   * path, or `"all-linear"`; `null` (default) for what is usual for the architecture.
-   */
-  readonly targetModules: readonly string[] | string | null;
   /** Seed of the random numbers that the projections consist of. 0 by default. */
   readonly projectionPrngKey: number;
   /**
@@ -58,30 +61,15 @@ export interface VeraConfig extends PeftConfig {
   /** Value that `vera_lambda_d` starts from. 0.1 by default. */
   readonly dInitial: number;
   /**
-   * Whether the adapted weights are stored [in, out]. Corrected by what the modules are, so it need
-   * not be set.
-   */
-  readonly fanInFanOut: boolean;
-  /**
    * Which biases of the base are trained too: `"none"` (default), `"all"`, or `"vera_only"`, those
    * of the adapted modules.
    */
   readonly bias: "none" | "all" | "vera_only";
-  /** Modules that are trained and saved as a whole. */
-  readonly modulesToSave: readonly string[] | null;
   /**
    * Whether the adapter starts by changing nothing (default). With `false`, `vera_lambda_d` is
    * normal random and `vera_lambda_b` is 1, for tests.
    */
   readonly initWeights: boolean;
-  /**
-   * Only these layers, by number. Applies to endings; not to full paths or to a regular expression.
-   */
-  readonly layersToTransform: readonly number[] | number | null;
-  /**
-   * Name of the list that holds the layers, such as `layers` or `h`, where it cannot be guessed.
-   */
-  readonly layersPattern: readonly string[] | string | null;
 }
 
 const { targetModules, modulesToSave, layersToTransform, layersPattern } = targetFields();

@@ -189,9 +189,14 @@ export function writtenSequence(model: Pick<ModelGraph, "sites">): "tokens" | "d
   return attentionLayers(model, "decoderTokens").length ? "decoderTokens" : "tokens";
 }
 
+/** The input embedding: the first site that is one. */
+export function inputEmbedding(model: Pick<ModelGraph, "sites">): Site | undefined {
+  return [...model.sites.values()].find(({ kind }) => kind === "embedding");
+}
+
 /** Number of ids that a model's token embedding knows. */
 export function vocabularySize(model: Pick<ModelGraph, "sites">): number {
-  return [...model.sites.values()].find(({ kind }) => kind === "embedding")?.inFeatures ?? Infinity;
+  return inputEmbedding(model)?.inFeatures ?? Infinity;
 }
 
 /** How many positions a model has learned, where they are a table; without it there is no end. */

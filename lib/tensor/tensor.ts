@@ -138,3 +138,9 @@ function fromNumbers(values: readonly number[], dtype: DType): TypedArray {
     { dtype },
   );
 }
+
+/** A tensor with the same contents in memory, whatever becomes of where they are. */
+export async function onHost(stored: Tensor): Promise<Tensor> {
+  const { dtype, shape } = stored;
+  return tensor(await stored.data(), { dtype, shape });
+}

@@ -14,6 +14,7 @@ import type { ModelGraph } from "../../lib/model/model-graph.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { golden, goldenBase } from "../adapters/bases.ts";
+import { testDevice } from "../devices.ts";
 import { type LeafRules, makeLeaves } from "./make-leaves.ts";
 import index from "../golden/prefix_tuning/index.json" with { type: "json" };
 
@@ -148,7 +149,7 @@ for (const { name, kind, seed, config, next_uniform } of index.init) {
 }
 
 Deno.test("what an encoder computes is saved in its place", async () => {
-  const base = await goldenBase("llama");
+  const base = await goldenBase("llama", await testDevice("cpu"));
   const config = completed(
     prefixTuningConfig({ numVirtualTokens: 2, prefixProjection: true, encoderHiddenSize: 3 }),
     base,

@@ -6,13 +6,13 @@
 import { isTargetConfig } from "../../methods/config.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
 import { ruleAt } from "../../methods/site-rule.ts";
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { parameterKey } from "../inject.ts";
-import { KEY_PREFIX } from "../lazy-leaves.ts";
+import { keyStart } from "../lazy-leaves.ts";
 import { adaptedPaths, leavesOf, parameterPart, sitePart, tokensPart } from "../parts.ts";
 import type { Adapter } from "../peft-model.ts";
-import { inputEmbedding, moduleOf, outputHead } from "../plan/module-tree.ts";
+import { moduleOf, outputHead } from "../plan/module-tree.ts";
 import { EMBEDDING_NAMES } from "../plan/resolve-config.ts";
 
 /** What a key stands for. */
@@ -75,7 +75,7 @@ export function optionalKeys(
  * PEFT's files hold it where the module is an embedding or a head; it follows from the base.
  */
 export function isRemainder(key: string, adapter: Adapter): boolean {
-  const start = adapter.method.config.keyPrefix ?? KEY_PREFIX, end = ".base_layer.weight";
+  const start = keyStart(adapter.method), end = ".base_layer.weight";
   return key.startsWith(start) && key.endsWith(end) &&
     startsFromWeight(adapter, key.slice(start.length, -end.length));
 }

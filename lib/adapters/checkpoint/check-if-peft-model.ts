@@ -3,22 +3,15 @@
  *
  * @module
  */
-import { join } from "node:path";
 import { FileError } from "../../errors.ts";
-import { downloadFromHub } from "../../io/hub.ts";
-import { readJsonFile } from "../../io/json.ts";
-import { exists, locate } from "../../io/locate.ts";
-import { defaultMethods, type MethodRegistry } from "../../methods/mod.ts";
+import { defaultMethods } from "../../methods/mod.ts";
 import { PeftType } from "../../methods/peft-types.ts";
 import { checkOptions } from "../../options.ts";
-import { PEFT_CONFIG_OPTIONS } from "./load-peft-config.ts";
-import { ADAPTER_FILES, type AdapterSource } from "./read-adapter.ts";
+import { type LoadPeftConfigOptions, PEFT_CONFIG_OPTIONS } from "./load-peft-config.ts";
+import { readAdapterConfig } from "./read-adapter.ts";
 
 /** How to look for an adapter. */
-export interface CheckPeftOptions extends AdapterSource {
-  /** Methods that count beside PEFT's; the library's own by default. */
-  readonly registry?: MethodRegistry;
-}
+export type CheckPeftOptions = LoadPeftConfigOptions;
 
 /**
  * Whether a source holds an adapter: an `adapter_config.json` that names a method of PEFT's, or a
@@ -48,29 +41,18 @@ export async function checkIfPeftModel(
 ): Promise<boolean> {
   checkOptions(options, PEFT_CONFIG_OPTIONS, { code: "LOAD_OPTION", of: "checkIfPeftModel" });
   const { registry = defaultMethods } = options;
-  const path = await findConfig(source, options);
-  if (path === undefined) return false;
-  const { peft_type: type } = await readJsonFile(path);
-  return typeof type === "string" && (Object.hasOwn(PeftType, type) || registry.has(type));
-}
-
-/** The path of an adapter's config; `undefined` where there is none. */
-async function findConfig(
-  source: string | URL,
-  options: AdapterSource,
-): Promise<string | undefined> {
-  const name = join(options.subfolder ?? "", ADAPTER_FILES.config);
   try {
-    const place = await locate(source);
-    if (place.kind === "hub") {
-      const wanted = { ...options, files: [name.replaceAll("\\", "/")], optionalFiles: [] };
-      return join((await downloadFromHub(place.id, wanted)).folder, name);
-    }
-    const path = place.kind === "folder" ? join(place.path, name) : undefined;
-    return path !== undefined && await exists(path) ? path : undefined;
+    const { peft_type: type } = await readAdapterConfig(source, options);
+    return typeof type === "string" && (Object.hasOwn(PeftType, type) || registry.has(type));
   } catch (error) {
-    const absent = ["FILE_NOT_FOUND", "HUB_NOT_FOUND", "HUB_FILE_MISSING"];
-    if (error instanceof FileError && absent.includes(error.code)) return undefined;
+    if (error instanceof FileError && ABSENT.includes(error.code)) return false;
     throw error;
   }
 }
+
+const ABSENT: readonly string[] = [
+  "FILE_NOT_FOUND",
+  "HUB_FILE_MISSING",
+  "HUB_NOT_FOUND",
+  "NOT_A_FOLDER",
+];

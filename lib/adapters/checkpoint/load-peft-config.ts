@@ -3,16 +3,11 @@
  *
  * @module
  */
-import { join } from "node:path";
-import { FileError } from "../../errors.ts";
-import { downloadFromHub } from "../../io/hub.ts";
-import { readJsonFile } from "../../io/json.ts";
-import { locate } from "../../io/locate.ts";
 import type { PeftConfig } from "../../methods/config.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { fromPeftJson } from "../../methods/peft-json.ts";
 import { checkOptions, type OptionRules } from "../../options.ts";
-import { ADAPTER_FILES, ADAPTER_SOURCE_RULES, type AdapterSource } from "./read-adapter.ts";
+import { ADAPTER_SOURCE_RULES, type AdapterSource, readAdapterConfig } from "./read-adapter.ts";
 
 /** How to find a config. */
 export interface LoadPeftConfigOptions extends AdapterSource, RegistryOptions {}
@@ -52,20 +47,6 @@ export async function loadPeftConfig(
   options: LoadPeftConfigOptions = {},
 ): Promise<PeftConfig> {
   checkOptions(options, PEFT_CONFIG_OPTIONS, { code: "LOAD_OPTION", of: "loadPeftConfig" });
-  const { subfolder = "", registry, ...hub } = options;
-  const name = join(subfolder, ADAPTER_FILES.config);
-  const place = await locate(source);
-  if (place.kind !== "folder" && place.kind !== "hub") {
-    throw new FileError(
-      "NOT_A_FOLDER",
-      `${source} is no folder; loadPeftConfig needs a folder with ${ADAPTER_FILES.config}, or the ` +
-        "id of an adapter on the hub. Give a parsed file to fromPeftJson.",
-    );
-  }
-  const folder = place.kind === "folder" ? place.path : (await downloadFromHub(place.id, {
-    ...hub,
-    files: [name.replaceAll("\\", "/")],
-    optionalFiles: [],
-  })).folder;
-  return fromPeftJson(await readJsonFile(join(folder, name)), { registry });
+  const { registry } = options;
+  return fromPeftJson(await readAdapterConfig(source, options), { registry });
 }

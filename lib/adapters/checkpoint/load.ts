@@ -4,7 +4,6 @@
  * @module
  */
 import { CheckpointError, FileError, TargetError, ValueError } from "../../errors.ts";
-import type { HubOptions } from "../../io/hub.ts";
 import { isObject } from "../../io/json.ts";
 import type { Calibration } from "../../methods/calibration.ts";
 import type { PeftConfig } from "../../methods/config.ts";
@@ -21,6 +20,7 @@ import {
   ADAPTER_SOURCE_RULES,
   type AdapterFiles,
   type AdapterParts,
+  type AdapterSource,
   configOf,
   readAdapter,
 } from "./read-adapter.ts";
@@ -38,13 +38,11 @@ export interface AdapterLoadReport extends LoadReport {
 }
 
 /** How to load an adapter. */
-export interface LoadAdapterOptions extends HubOptions, RegistryOptions {
+export interface LoadAdapterOptions extends AdapterSource, RegistryOptions {
   /** Its name in the model; `"default"` by default. */
   readonly adapterName?: string;
   /** Whether training changes it; false by default. */
   readonly isTrainable?: boolean;
-  /** A folder inside the source, such as the name of an adapter that is not `default`. */
-  readonly subfolder?: string;
   /**
    * Whether keys that are missing or unexpected, other shapes and another base are errors. True by
    * default.

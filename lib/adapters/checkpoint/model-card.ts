@@ -65,35 +65,10 @@ export async function cardFile(
   config: PeftConfig,
 ): Promise<GroupedFile> {
   const path = join(folder, ADAPTER_FILES.card);
-  const text = modelCard({
-    config,
-    baseModel: config.baseModelNameOrPath || base.source || null,
-    quantization: quantizationOf(base),
-    existing: await exists(path) ? await readTextFile(path) : undefined,
-    path,
-  });
-  return { path, write: (staged) => Deno.writeTextFile(staged, text) };
-}
-
-interface ModelCard {
-  readonly config: PeftConfig;
-  /** Name of the base; `null` where it has none. */
-  readonly baseModel: string | null;
-  /** How many weights of the base have each block type. */
-  readonly quantization: ReadonlyMap<string, number>;
-  /** The card that is there already. */
-  readonly existing: string | undefined;
-  /** Its path, for messages. */
-  readonly path: string;
-}
-
-/** What comes before the name of the base in the tag by which the hub links an adapter to it. */
-const BASE_TAG = "base_model:adapter:";
-
-function modelCard(card: ModelCard): string {
-  const { config, baseModel, quantization, existing } = card;
+  const existing = await exists(path) ? await readTextFile(path) : undefined;
   const { front, body } = split(existing ?? "");
-  const data = parseFront(front, card.path);
+  const data = parseFront(front, path);
+  const baseModel = config.baseModelNameOrPath || base.source;
   if (baseModel) data.set("base_model", baseModel);
   data.set("library_name", "peft");
   if (!data.get("pipeline_tag") && config.taskType === "CAUSAL_LM") {
@@ -108,8 +83,12 @@ function modelCard(card: ModelCard): string {
   data.set("tags", [...new Set([...kept, ...own])].sort());
   const metadata = data.toString({ lineWidth: 0, indentSeq: false });
   const text = existing === undefined ? newBody(config, baseModel) : body;
-  return `---\n${metadata}---\n${withVersion(withQuantization(text, quantization))}`;
+  const card = `---\n${metadata}---\n${withVersion(withQuantization(text, quantizationOf(base)))}`;
+  return { path, write: (staged) => Deno.writeTextFile(staged, card) };
 }
+
+/** What comes before the name of the base in the tag by which the hub links an adapter to it. */
+const BASE_TAG = "base_model:adapter:";
 
 /** How many weights are stored in each block type, as GGUF calls it. */
 function quantizationOf({ parameters }: ModelGraph): ReadonlyMap<string, number> {

@@ -6,7 +6,7 @@
 import { join } from "node:path";
 import { FileError } from "../../errors.ts";
 import { downloadFromHub, HUB_RULES, type HubOptions } from "../../io/hub.ts";
-import { readJsonFile } from "../../io/json.ts";
+import { type JsonObject, readJsonFile } from "../../io/json.ts";
 import { exists, locate } from "../../io/locate.ts";
 import { openSafetensors } from "../../io/safetensors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
@@ -67,7 +67,7 @@ export async function readAdapter(
   source: string | URL,
   options: AdapterSource = {},
 ): Promise<AdapterFiles> {
-  const folder = join(await folderOf(source, options), options.subfolder ?? "");
+  const folder = await folderOf(source, options, [ADAPTER_FILES.config, ADAPTER_FILES.weights]);
   const weights = join(folder, ADAPTER_FILES.weights);
   const config = await readJsonFile(join(folder, ADAPTER_FILES.config));
   if (!await exists(weights) && await exists(join(folder, "adapter_model.bin"))) {
@@ -82,16 +82,36 @@ export async function readAdapter(
   return { config, tensors, metadata, source: String(source), folder };
 }
 
-async function folderOf(source: string | URL, options: AdapterSource): Promise<string> {
+/**
+ * Reads the config of an adapter, and no other of its files.
+ *
+ * @throws {FileError} where it is missing or damaged.
+ */
+export async function readAdapterConfig(
+  source: string | URL,
+  options: AdapterSource = {},
+): Promise<JsonObject> {
+  const folder = await folderOf(source, options, [ADAPTER_FILES.config]);
+  return await readJsonFile(join(folder, ADAPTER_FILES.config));
+}
+
+/** The folder that holds these files of an adapter, where it has them. */
+async function folderOf(
+  source: string | URL,
+  options: AdapterSource,
+  names: readonly string[],
+): Promise<string> {
+  const { subfolder = "" } = options;
   const place = await locate(source);
-  if (place.kind === "folder") return place.path;
+  if (place.kind === "folder") return join(place.path, subfolder);
   if (place.kind === "hub") {
-    const at = options.subfolder ? `${options.subfolder}/` : "";
-    const files = [`${at}${ADAPTER_FILES.config}`, `${at}${ADAPTER_FILES.weights}`];
-    return (await downloadFromHub(place.id, { ...options, files, optionalFiles: [] })).folder;
+    const files = names.map((name) => join(subfolder, name).replaceAll("\\", "/"));
+    const { folder } = await downloadFromHub(place.id, { ...options, files, optionalFiles: [] });
+    return join(folder, subfolder);
   }
   throw new FileError(
     "NOT_A_FOLDER",
-    `${source} is no folder; an adapter is a folder with ${ADAPTER_FILES.config} and ${ADAPTER_FILES.weights}, or an id on the hub.`,
+    `${source} is no folder; an adapter is a folder with ${ADAPTER_FILES.config} and ${ADAPTER_FILES.weights}, or an id on the hub. ` +
+      "Give a parsed config to fromPeftJson, and one with its tensors to loadAdapter.",
   );
 }

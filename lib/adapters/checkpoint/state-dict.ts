@@ -8,7 +8,7 @@ import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, type OptionRule } from "../../options.ts";
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import { isFloating, isHalf } from "../../tensor/dtype.ts";
-import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import { onHost, type Tensor } from "../../tensor/tensor.ts";
 import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
 import { parameterKey, replacement } from "../inject.ts";
 import {
@@ -171,12 +171,11 @@ export async function setAdapterStateDict(
   if (strict) checkReport(report, [...adapterKeys(pristineBase(model), adapter, false).keys()]);
   const loaded = new Map<string, Tensor>();
   for (const key of accepted.keys()) {
-    const stored = tensors.get(key)!;
-    const keep = !autocastAdapterDtype && isHalf(stored.dtype);
-    loaded.set(
-      key,
-      options.lowMemory ? keep ? stored : lazily(stored) : await onHost(stored, keep),
-    );
+    const stored = tensors.get(key)!, { dtype } = stored;
+    const keeps = !isFloating(dtype) || (isHalf(dtype) && !autocastAdapterDtype);
+    const wanted = keeps ? stored : castTensor(stored, "f32");
+    // An adapter must not depend on a file that is replaced when it is saved again.
+    loaded.set(key, options.lowMemory ? wanted : await onHost(wanted));
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return { model: withAdapter(model, changed), report };
@@ -278,22 +277,6 @@ function nearest(key: string, names: readonly string[]): string {
   // Keys are long and alike: what differs is looked for among few.
   const [near] = nearestNames(key, names.slice(0, 200), 1);
   return near ? ` (nearest: ${near})` : "";
-}
-
-/**
- * The tensor in memory, floats as f32 unless they keep their type. An adapter must not depend on a
- * file that is replaced when it is saved again.
- */
-async function onHost(stored: Tensor, keepType: boolean): Promise<Tensor> {
-  const { shape, dtype } = stored;
-  return isFloating(dtype) && !keepType
-    ? tensor(await toFloat32(stored), { shape })
-    : tensor(await stored.data(), { shape, dtype });
-}
-
-/** The tensor as f32, read each time that it is needed. */
-function lazily(stored: Tensor): Tensor {
-  return isFloating(stored.dtype) ? castTensor(stored, "f32") : stored;
 }
 
 async function withTensors(

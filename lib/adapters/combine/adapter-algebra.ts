@@ -16,7 +16,7 @@ import {
 import { combineAdapters, partOf, ruleOf } from "./combined-adapter.ts";
 import { planOfParts } from "./combined-plan.ts";
 import { checkNewName } from "../inject.ts";
-import { siteLeaves } from "../lazy-leaves.ts";
+import { combinedPart } from "../lazy-leaves.ts";
 import { type Part, partsOf } from "../parts.ts";
 import type { PeftModel } from "../peft-model.ts";
 import { adapterOf, withAdapter } from "../select.ts";
@@ -79,7 +79,6 @@ export function scaleAdapter(
       adapters: [adapterName],
       weights: [factor],
       adapterName: name,
-      options: { combinationType: rule.exact, majoritySignMethod: "total" },
       registry,
     }),
   );
@@ -150,14 +149,13 @@ export function addAdapters(
   const { as, weights = Array.isArray(adapterNames) ? adapterNames.map(() => 1) : [] } = options;
   checkNewName(model, as);
   checkWeights(adapterNames, weights);
-  const { rule } = ruleOf(model, adapterNames, "added up");
+  ruleOf(model, adapterNames, "added up");
   return withAdapter(
     model,
     combineAdapters(model, {
       adapters: adapterNames,
       weights,
       adapterName: as,
-      options: { combinationType: rule.exact, majoritySignMethod: "total" },
       registry: options.registry,
     }),
   );
@@ -251,11 +249,7 @@ export async function compressAdapter(
   for (const at of planned) {
     const { site } = at;
     const made = await compress.site({ site, part, rank: compress.rank(adapter.config, site) });
-    const rules = { ...at, tied: {}, rules: pick(at.rules, Object.keys(made.leaves)) };
-    parts.push({
-      place: { kind: "site", path: site.path },
-      leaves: siteLeaves(rules, method, (_, leaf) => made.leaves[leaf]),
-    });
+    parts.push(combinedPart(at, method, (_, leaf) => made.leaves[leaf]));
     residuals.set(site.path, share(made));
     total += made.total;
     lost += made.lost;
@@ -267,10 +261,6 @@ export async function compressAdapter(
     }),
     residual: { total: share({ total, lost }), sites: residuals },
   };
-}
-
-function pick<T>(all: Readonly<Record<string, T>>, names: readonly string[]): Record<string, T> {
-  return Object.fromEntries(names.map((name) => [name, all[name]]));
 }
 
 /** The share of a norm that is lost, from squares. */

@@ -10,14 +10,14 @@ import type { LeafRule, PeftMethod } from "../../methods/method.ts";
 import type { RegistryOptions } from "../../methods/mod.ts";
 import { createTorchRandom, type TorchRandom } from "../../methods/torch-random.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
+import { weakly } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { planOfParts } from "./combined-plan.ts";
-import { checkedLeaf, siteLeaves, weightOutIn } from "../lazy-leaves.ts";
+import { checkedLeaf, combinedPart, weightOutIn } from "../lazy-leaves.ts";
 import { leavesAt, type Part, partsOf, sitePart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import type { PlannedSite } from "../plan/plan-targets.ts";
 import { adapterOf } from "../select.ts";
-import { weakly } from "../weakly.ts";
 
 /** Adapters that are to be combined, and how. */
 export interface Combination extends RegistryOptions {
@@ -27,8 +27,8 @@ export interface Combination extends RegistryOptions {
   readonly weights: readonly number[];
   /** Name of the combined adapter. */
   readonly adapterName: string;
-  /** How. */
-  readonly options: CombineOptions;
+  /** How; so that the sum of what they add is exact by default. */
+  readonly options?: CombineOptions;
   /** Seed of random numbers; 0 by default. */
   readonly seed?: number;
 }
@@ -106,8 +106,10 @@ export function partOf(
  * @throws {UnsupportedError} where no single adapter can stand for them.
  */
 export function combineAdapters(model: PeftModel, combination: Combination): Adapter {
-  const { adapters, weights, adapterName, options, seed = 0, registry } = combination;
+  const { adapters, weights, adapterName, seed = 0, registry } = combination;
   const { rule, method } = ruleOf(model, adapters, "combined");
+  const exact: CombineOptions = { combinationType: rule.exact, majoritySignMethod: "total" };
+  const { options = exact } = combination;
   const parts = adapters.map((name, i) => partOf(model, name, weights[i]));
   const { adapter, sites } = planOfParts(model, {
     adapterName,
@@ -159,12 +161,7 @@ function combinedParts(base: ModelGraph, of: ToCombine): readonly Part[] {
         return await checkedLeaf(made, { leaf, shape, config, verb: "combined it to" }).data();
       },
     });
-    const trained = Object.entries(planned.rules).filter(([, { kind }]) => kind !== "fixed");
-    const rules = { ...planned, tied: {}, rules: Object.fromEntries(trained) };
-    return {
-      place: { kind: "site", path: site.path },
-      leaves: siteLeaves(rules, method, contents),
-    };
+    return combinedPart(planned, method, contents);
   });
 }
 

@@ -4,7 +4,6 @@
  * @module
  */
 import { ConfigError, UnsupportedError, ValueError } from "../../errors.ts";
-import { unionOfPatterns } from "../../methods/combine-patterns.ts";
 import type { CombinePart, CombineRule } from "../../methods/combine.ts";
 import type { TargetConfig } from "../../methods/config.ts";
 import type { RegistryOptions } from "../../methods/mod.ts";
@@ -37,27 +36,21 @@ export interface PartsToPlan extends RegistryOptions {
   readonly config: TargetConfig;
 }
 
-/** An adapter that is made from parts, but for its leaves. */
-export interface PlannedCombination {
-  /** The adapter, which holds what it replaces in the base, and nothing at any site yet. */
-  readonly adapter: Adapter;
-  /** The sites that it is to adapt, in order of execution. */
-  readonly sites: readonly PlannedSite[];
-}
-
 /**
  * Plans an adapter that adapts what any of its parts adapts, and replaces in the base what any of
  * them replaces.
  *
  * @param model A model that holds the parts.
  * @param of The new adapter's name, its parts, and its config but for what says which modules.
+ * @returns The adapter, which holds what it replaces in the base and nothing at any site yet, and
+ * the sites that it is to adapt, in order of execution.
  * @throws {ValueError} where two parts replace the same, or name modules in different ways.
  * @throws {UnsupportedError} where no config names what they adapt and replace together.
  */
 export function planOfParts(
   model: PeftModel,
   of: PartsToPlan,
-): PlannedCombination {
+): { readonly adapter: Adapter; readonly sites: readonly PlannedSite[] } {
   const { adapterName, parts } = of;
   const sources = parts.map((part) => adapterOf(model, part.adapter));
   const base = pristineBase(model);
@@ -138,6 +131,37 @@ function planCombined(base: ModelGraph, of: CombinedTargets): AdapterPlan {
   const plan = checkPlan(planAdapter(base, byPath, { registry }), { allowUnmatched: true });
   if (!hasSites(plan, paths)) throw notOneConfig(paths, plan);
   return checked(plan, of);
+}
+
+/**
+ * What a field of several configs names together: a list of all entries, or one regular expression
+ * for all of them.
+ *
+ * @param parts The configs and whose they are.
+ * @param field A field that holds a list of names, or a regular expression.
+ * @throws {ValueError} `COMBINE_TARGETS` where some hold a list and others an expression.
+ */
+function unionOfPatterns(
+  parts: readonly CombinePart<TargetConfig>[],
+  field: keyof TargetConfig & string,
+): readonly string[] | string {
+  const values = parts.map(({ config }) => config[field] as readonly string[] | string | null);
+  const expressions = values.filter((value) => typeof value === "string");
+  if (expressions.length === 0) return [...new Set(values.flatMap((value) => value ?? []))];
+  if (expressions.length < values.length) {
+    throw new ValueError(
+      "COMBINE_TARGETS",
+      `All adapters must give ${field} in the same way, as a list or as a regular expression; ${
+        parts.map(({ adapter }, i) =>
+          `${JSON.stringify(adapter)} has ${
+            typeof values[i] === "string" ? JSON.stringify(values[i]) : "a list"
+          }`
+        ).join(", ")
+      }.`,
+      { field, adapters: parts.map(({ adapter }) => adapter) },
+    );
+  }
+  return expressions.map((pattern) => `(${pattern})`).join("|");
 }
 
 /** Expressions that are valid apart may not be so together. */

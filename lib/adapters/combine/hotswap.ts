@@ -8,7 +8,7 @@ import { checkOptions, NAMES, TEXT, wholeFrom } from "../../options.ts";
 import { LOAD_ADAPTER_OPTIONS, loadAdapter, type LoadAdapterOptions } from "../checkpoint/load.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
 import type { AdapterParts } from "../checkpoint/read-adapter.ts";
-import { adapterOf } from "../select.ts";
+import { adapterOf, withAdapter } from "../select.ts";
 import { canResize, resizedAdapter, swappedAdapter } from "./swapped-adapter.ts";
 
 /** How to load what is swapped in, and where to. */
@@ -119,8 +119,7 @@ export function swapAdapter(
     other,
     options.otherName ?? (other.adapters.has(adapterName) ? adapterName : only),
   );
-  const swapped = swappedAdapter(pristineBase(model), resident, from);
-  return { ...model, adapters: new Map([...model.adapters, [adapterName, swapped]]) };
+  return withAdapter(model, swappedAdapter(pristineBase(model), resident, from));
 }
 
 /**

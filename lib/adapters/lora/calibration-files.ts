@@ -10,7 +10,7 @@ import { openSafetensors, writeSafetensors } from "../../io/safetensors.ts";
 import { CORDA_PARTS, type CordaCalibration } from "../../methods/lora/corda.ts";
 import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
-import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import { onHost, type Tensor, tensor } from "../../tensor/tensor.ts";
 import { transposed } from "../parts.ts";
 import { type AnyModel, pristineBase } from "../peft-model.ts";
 import { initialParts, type InitialState } from "./plain-lora.ts";
@@ -96,10 +96,7 @@ export async function readTensors(path: string | URL): Promise<ReadonlyMap<strin
   try {
     const { tensors } = await openSafetensors(path);
     return new Map(
-      await Promise.all([...tensors].map(async ([key, { dtype, shape, ...rest }]) => {
-        const data = await rest.data();
-        return [key, tensor(data, { dtype, shape })] as const;
-      })),
+      await Promise.all([...tensors].map(async ([key, t]) => [key, await onHost(t)] as const)),
     );
   } catch (cause) {
     if (!(cause instanceof FileError) || !await isPickle(path)) throw cause;

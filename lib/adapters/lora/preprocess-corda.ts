@@ -21,7 +21,7 @@ import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { BOOLEAN, checkOptions, FUNCTION, SIGNAL } from "../../options.ts";
 import { isHalf } from "../../tensor/dtype.ts";
-import { type Tensor, tensor } from "../../tensor/tensor.ts";
+import { onHost, type Tensor } from "../../tensor/tensor.ts";
 import {
   loadCalibration,
   readTensors,
@@ -298,8 +298,7 @@ async function kept(
 ): Promise<ReadonlyMap<string, Tensor>> {
   const copies = new Map<Tensor, Tensor>();
   for (const source of sites.map(({ path }) => tensors.get(path)!)) {
-    const { dtype, shape } = source;
-    if (!copies.has(source)) copies.set(source, tensor(await source.data(), { dtype, shape }));
+    if (!copies.has(source)) copies.set(source, await onHost(source));
   }
   return new Map(sites.map(({ path }) => [path, copies.get(tensors.get(path)!)!]));
 }

@@ -3,14 +3,13 @@
  *
  * @module
  */
-import type { Executable } from "../../device/device.ts";
+import { computedOn } from "../../model/computed.ts";
 import { createForwardPass, type ForwardPass } from "../../model/forward-pass.ts";
-import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
+import { parameterOf } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { add, mul, sub } from "../../ops/elementwise.ts";
 import { constant } from "../../ops/constant.ts";
 import { createGraph, type Graph, type Value } from "../../ops/value.ts";
-import { type Program, programOf } from "../../program/program.ts";
 import { castTensor } from "../../tensor/convert.ts";
 import { isBlockType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -20,7 +19,6 @@ import { inputOrder, traceMultiplier, traceRows, traceShared } from "../adaptati
 import { traceLeaves } from "../leaves.ts";
 import { parameterPart, single, tokensPart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
-import { weakly } from "../weakly.ts";
 
 /** Which adapters are merged at which site. */
 export interface SiteMerge {
@@ -89,13 +87,11 @@ function trace(
       values = { ...values, weight: mergedRows(values.weight, old, { rows, indices }) };
     }
   }
-  const outputs: Record<string, Value> = { weight: result(values.weight, weight) };
-  if (bias && values.bias && values.bias !== bias) outputs.bias = result(values.bias, bias);
-  const compute = computed(programOf(outputs), {
-    model: model.base,
-    inputs: Object.fromEntries(pass.bindings),
-  });
-  return { weight: compute("weight"), ...(outputs.bias ? { bias: compute("bias") } : {}) };
+  const merged = { weight: result(values.weight, weight) };
+  const outputs = bias && values.bias && values.bias !== bias
+    ? { ...merged, bias: result(values.bias, bias) }
+    : merged;
+  return computedOn(model.base.device, outputs, Object.fromEntries(pass.bindings));
 }
 
 /** v − start, where v was made of start: sums and products of elements are taken apart. */
@@ -160,28 +156,4 @@ function sitePass(
     leaf: (name, tensor) => inner.leaf(local(name), tensor),
   };
   return { pass, weight, bias };
-}
-
-/**
- * The outputs of a program as tensors, computed when they are read and kept as long as somebody
- * holds them.
- */
-function computed(
-  program: Program,
-  run: { readonly model: ModelGraph; readonly inputs: Readonly<Record<string, Tensor>> },
-): (output: string) => Tensor {
-  const { device } = run.model;
-  let executable: Promise<Executable> | undefined;
-  return (output) => {
-    const compute = async () => {
-      const { run: execute } = await (executable ??= device.compile(program));
-      return await (await execute(run.inputs, { read: [output] }))[output].data();
-    };
-    return {
-      dtype: "f32",
-      shape: program.outputs.get(output)!.shape,
-      where: "device",
-      data: weakly(compute),
-    };
-  };
 }

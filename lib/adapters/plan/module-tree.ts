@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import { endingsOf, layerNumbering } from "./match-modules.ts";
 import type { Site, SiteKind } from "../../model/site.ts";
 
@@ -62,16 +62,6 @@ export function parametersOf(model: ModelGraph, path: string): readonly string[]
 /** Path of the module that a parameter belongs to. */
 export function moduleOf(parameter: string): string {
   return parameter.slice(0, parameter.lastIndexOf("."));
-}
-
-/** Shape of a parameter by its checkpoint name, tied ones included. */
-export function parameterShape(model: ModelGraph, name: string): readonly number[] | undefined {
-  return model.shapes.get(name);
-}
-
-/** The input embedding: the first site that is one. */
-export function inputEmbedding(model: ModelGraph): Site | undefined {
-  return [...model.sites.values()].find((site) => site.kind === "embedding");
 }
 
 /** The output head. */

@@ -6,9 +6,9 @@
  */
 import { TargetError } from "../../errors.ts";
 import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import { TASKS } from "../../tasks/mod.ts";
-import { inputEmbedding, modulesOf, parametersOf } from "./module-tree.ts";
+import { modulesOf, parametersOf } from "./module-tree.ts";
 import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
 
 /** Which parameters are trained, and what stands in the way. */

@@ -7,10 +7,10 @@ import { GraftError, nearestNames, TargetError, UnsupportedError } from "../../e
 import type { TargetConfig } from "../../methods/config.ts";
 import type { LeafRule, PeftMethod } from "../../methods/method.ts";
 import { siteKinds } from "../../methods/site-rule.ts";
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { createMatcher, layerNumbering } from "./match-modules.ts";
-import { inputEmbedding, type Module, modulesOf } from "./module-tree.ts";
+import { type Module, modulesOf } from "./module-tree.ts";
 import { isAllLinear, type ResolvedConfig } from "./resolve-config.ts";
 
 /** A site that an adapter takes part at. */

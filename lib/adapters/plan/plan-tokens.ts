@@ -5,9 +5,9 @@
  */
 import { ConfigError, type GraftError, TargetError } from "../../errors.ts";
 import type { TargetConfig } from "../../methods/config.ts";
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
-import { inputEmbedding, modulesOf, tiedToEmbedding } from "./module-tree.ts";
+import { modulesOf, tiedToEmbedding } from "./module-tree.ts";
 import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
 
 /** Rows of one module. */

@@ -17,7 +17,7 @@ import type { ModelGraph } from "../../model/model-graph.ts";
 import { checkOptions, show } from "../../options.ts";
 import { TASKS } from "../../tasks/mod.ts";
 import { byteLength, sizeOf } from "../../tensor/dtype.ts";
-import { modulesOf, parameterShape } from "./module-tree.ts";
+import { modulesOf } from "./module-tree.ts";
 import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
 import { planParameters } from "./plan-parameters.ts";
 import {
@@ -139,12 +139,13 @@ export function planAdapter(
     sites: targets.sites.map(({ site }) => site),
   }) ?? {};
   const shared = { leaves: shapesOf(rules, "trained"), frozen: shapesOf(rules, "fixed") };
-  const { trained, frozen } = countElements(base, {
+  const parts = {
     sites: targets.sites,
     shared,
     parameters: saved.parameters,
     tokens: tokens.tokens,
-  });
+  };
+  const { trained, frozen } = countElements(base, parts);
   const patterns = [
     ...targets.patterns,
     ...saved.patterns,
@@ -154,10 +155,7 @@ export function planAdapter(
   return {
     method,
     config: targeted.config,
-    sites: targets.sites,
-    shared,
-    parameters: saved.parameters,
-    tokens: tokens.tokens,
+    ...parts,
     patterns,
     unmatched: patterns.filter(({ modules }) => modules.length === 0),
     layers,
@@ -247,7 +245,7 @@ function countElements(
     frozen += count(site.frozen);
   }
   for (const name of new Set(parts.parameters.values())) {
-    trained += sizeOf(parameterShape(base, name)!);
+    trained += sizeOf(base.shapes.get(name)!);
   }
   for (const { indices, width } of new Set(parts.tokens.values())) {
     trained += indices.length * width;

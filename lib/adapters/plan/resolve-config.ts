@@ -8,10 +8,10 @@ import { ConfigError } from "../../errors.ts";
 import type { TargetConfig } from "../../methods/config.ts";
 import type { PeftMethod } from "../../methods/method.ts";
 import { pythonRegExp } from "../../methods/python-regex.ts";
-import type { ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { createMatcher, endingsOf } from "./match-modules.ts";
-import { inputEmbedding, type Module, modulesOf, tiedToEmbedding } from "./module-tree.ts";
+import { type Module, modulesOf, tiedToEmbedding } from "./module-tree.ts";
 
 /** A config whose fields stand for this model, and what they ask to tie. */
 export interface ResolvedConfig {

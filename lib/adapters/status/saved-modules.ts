@@ -25,7 +25,7 @@ export function savedModules(base: ModelGraph, adapter: Adapter): readonly strin
   // Of the parameters outside of named modules, biases are trained in place; a weight is tied.
   const tied = trainedParameters(adapter)
     .filter((name) => name.endsWith(".weight") && !isInside(name, named))
-    .map((name) => moduleOf(name));
+    .map(moduleOf);
   const all = new Set([...named, ...tied]);
   return paths.filter((path) => all.has(path));
 }

@@ -51,16 +51,6 @@ export function cordaShapes(
   return { S_WC: [r], U_WC: [outFeatures, r], V_WC: [inFeatures, r] };
 }
 
-/** A layer that an adapter takes a part of. */
-export interface CordaLayer {
-  /** The site. */
-  readonly site: Site;
-  /** Its weight [out, in]. */
-  readonly weight: FlatMatrix;
-  /** The covariance of its inputs [in, in], as {@link dampedCovariance} gives it. */
-  readonly covariance: FlatMatrix;
-}
-
 /**
  * The part of a weight W that an adapter takes over: with U·S·Vᵀ for the singular value
  * decomposition of W·C, `r` columns of U·S·(Vᵀ·C⁻¹).
@@ -68,12 +58,13 @@ export interface CordaLayer {
  * PEFT inverts C. As U·S·Vᵀ·C⁻¹ is W itself, the rows of Vᵀ·C⁻¹ are Uᵀ·W divided by S, which is
  * exact however small the eigenvalues of C are.
  *
- * @param layer The layer.
+ * @param layer The site, its weight [out, in], and the covariance of its inputs [in, in] as
+ * {@link dampedCovariance} gives it.
  * @param options How many columns, and by which method.
  * @throws {ConfigError} where the weight has fewer than `r`.
  */
 export function cordaEigens(
-  layer: CordaLayer,
+  layer: { readonly site: Site; readonly weight: FlatMatrix; readonly covariance: FlatMatrix },
   options: { readonly r: number; readonly method: CordaConfig["cordaMethod"] },
 ): Readonly<Record<string, Tensor>> {
   const { site, weight, covariance } = layer;

@@ -20,14 +20,19 @@ import type {
   CombineRule,
   CombineSite,
 } from "../combine.ts";
-import { type FlatMatrix, leadingSvd, matrixProduct, transposed } from "../linalg.ts";
+import {
+  type FlatMatrix,
+  type LeadingSvd,
+  leadingSvd,
+  matrixProduct,
+  transposed,
+} from "../linalg.ts";
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import {
   factorLeaves,
   type Factors,
   factorsOf,
   leadingFactors,
-  type LeadingSvd,
   magnitudes,
   outIn,
   productSvd,
@@ -256,7 +261,7 @@ interface WeightedFactors extends Factors {
 }
 
 async function combine(context: Context): Promise<Leaves> {
-  const { site, config, parts, options } = context;
+  const { site, config, parts, options, random } = context;
   const present: WeightedFactors[] = [];
   for (const part of parts) {
     const leaves = part.leavesAt(site.path);
@@ -266,11 +271,28 @@ async function combine(context: Context): Promise<Leaves> {
   }
   const { r } = loraShape(config, site);
   const type = typeOf(parts, options);
+  const { density = 1, majoritySignMethod, svdClamp } = options;
+  const merge: Merge = (tasks, weights) => ({
+    ...tasks[0],
+    data: mergeTasks(tasks.map(({ data }) => data), {
+      kind: mergeKind(type)!,
+      density,
+      majoritySignMethod,
+      random,
+      weights,
+    }),
+  });
   const combined = type === SUM || type === "cat"
     ? weightedStack(present)
     : type.endsWith("svd")
-    ? decomposed(present, { ...context, type, rank: r })
-    : mergedFactors(present, { ...context, type });
+    ? leadingFactors(
+      type === "svd"
+        ? productSvd(weightedStack(present))
+        : mergedSvd(site, present, { merge, rank: r }),
+      r,
+      svdClamp,
+    )
+    : mergedFactors(present, merge);
   return {
     ...factorLeaves(site, combined, r),
     ...(config.loraBias && { lora_bias: await combinedBias(context) }),
@@ -278,62 +300,36 @@ async function combine(context: Context): Promise<Leaves> {
   };
 }
 
+/** Merges matrices of one shape, element by element. */
+type Merge = (tasks: readonly FlatMatrix[], weights: readonly number[]) => FlatMatrix;
+
 function weightedStack(present: readonly WeightedFactors[]): Factors {
   return stacked(present.map(({ a, b, scale, weight }) => ({ a: scaled(a, weight * scale), b })));
 }
 
 /** A and B merged apart from each other. */
-function mergedFactors(
-  present: readonly WeightedFactors[],
-  how: Context & { readonly type: string },
-): Factors {
+function mergedFactors(present: readonly WeightedFactors[], merge: Merge): Factors {
   const strengths = present.map(({ scale, weight }) => weight * scale);
   const roots = strengths.map((x) => Math.sqrt(Math.abs(x)));
-  const merge = (matrices: readonly FlatMatrix[], weights: readonly number[]): FlatMatrix => ({
-    ...matrices[0],
-    data: mergeTasks(matrices.map(({ data }) => data), { ...mergeOptions(how), weights }),
-  });
   // In this order, as the random numbers are drawn.
   const a = merge(present.map((p) => p.a), roots.map((x, i) => strengths[i] < 0 ? -x : x));
   const b = merge(present.map((p) => p.b), roots);
   return { a, b };
 }
 
-function mergeOptions({ options, random, type }: Context & { readonly type: string }) {
-  const { density = 1, majoritySignMethod } = options;
-  return { kind: mergeKind(type)!, density, majoritySignMethod, random };
-}
-
-/** The leading singular vectors of the combined change of the weight. */
-function decomposed(
-  present: readonly WeightedFactors[],
-  how: Context & { readonly type: string; readonly rank: number },
-): Factors {
-  const { site, rank, type, options } = how;
-  const svd = type === "svd"
-    ? productSvd(weightedStack(present))
-    : denseSvd(site, { present, how, rank });
-  return leadingFactors(svd, rank, options.svdClamp);
-}
-
-function denseSvd(
+/** The leading singular vectors of the merged changes of the weight. */
+function mergedSvd(
   site: Site,
-  of: {
-    readonly present: readonly WeightedFactors[];
-    readonly how: Context & { readonly type: string };
-    readonly rank: number;
-  },
+  present: readonly WeightedFactors[],
+  { merge, rank }: { readonly merge: Merge; readonly rank: number },
 ): LeadingSvd {
-  const { present, how, rank } = of;
-  const { inFeatures, outFeatures, kind } = site;
   // As the layer stores it, because that is the order in which random numbers are drawn.
   const changes = present.map(({ a, b, scale }) => {
     const change = matrixProduct(scaled(b, scale), a);
-    return (kind === "linear" ? change : transposed(change)).data;
+    return site.kind === "linear" ? change : transposed(change);
   });
-  const weights = present.map(({ weight }) => weight);
-  const merged = mergeTasks(changes, { ...mergeOptions(how), weights });
-  return leadingSvd(outIn(site, merged), Math.min(rank, inFeatures, outFeatures));
+  const { data } = merge(changes, present.map(({ weight }) => weight));
+  return leadingSvd(outIn(site, data), Math.min(rank, site.inFeatures, site.outFeatures));
 }
 
 /** The weighted sum of the biases of B, which no way prunes. */

@@ -332,20 +332,15 @@ export function loraConfig(config: LoraFields = {}): LoraConfig {
   return parseConfig(loraSchema, config);
 }
 
-/** Rank and scale of a LoRA at one site. */
-export interface LoraShape {
-  /** Rank. */
-  readonly r: number;
-  /** Factor of the update. */
-  readonly scale: number;
-}
-
 /**
- * Rank and scale at a site, with the patterns applied.
+ * Rank, and factor of the update, at a site, with the patterns applied.
  *
  * @throws {ConfigError} where the site cannot have what the config asks for.
  */
-export function loraShape(config: LoraConfig, site: Site): LoraShape {
+export function loraShape(
+  config: LoraConfig,
+  site: Site,
+): { readonly r: number; readonly scale: number } {
   const r = patternValue(config.rankPattern, site.path) ?? config.r;
   const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
   if (site.kind === "embedding") {

@@ -22,8 +22,6 @@ import {
 } from "../linalg.ts";
 import type { Leaves } from "../method.ts";
 
-export type { LeadingSvd };
-
 /** Two factors of a change of a weight, B·A [out, in]. */
 export interface Factors {
   /** [rank, in] */

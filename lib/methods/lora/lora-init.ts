@@ -12,7 +12,6 @@ import {
   type FlatMatrix,
   flatMatrix,
   leadingQr,
-  type LeadingSvd,
   leadingSvd,
   matrixProduct,
   matrixTensor,
@@ -51,19 +50,6 @@ export function loraLeafShapes(
   };
 }
 
-/**
- * Shapes of the fixed leaves of one site: the initial factors that PiSSA, OLoRA and CorDA took out
- * of the base.
- */
-export function loraFrozenShapes(
-  config: LoraConfig,
-  site: Site,
-): Readonly<Record<string, readonly number[]>> {
-  if (!decomposes(config, site)) return {};
-  const { lora_A, lora_B } = loraLeafShapes(config, site);
-  return { lora_A_init: lora_A, lora_B_init: lora_B };
-}
-
 /** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
 export function loraLeaves(
   { config, site }: SitePlace<LoraConfig>,
@@ -76,8 +62,10 @@ export function loraLeaves(
   for (const [leaf, shape] of Object.entries(loraLeafShapes(config, site))) {
     rules[leaf] = { shape, init: init(leaf), ...KEYS[leaf] };
   }
-  for (const [leaf, shape] of Object.entries(loraFrozenShapes(config, site))) {
-    rules[leaf] = { shape, init: init(leaf), kind: "fixed" };
+  // The initial factors that PiSSA, OLoRA and CorDA took out of the base.
+  for (const leaf of decomposes(config, site) ? ["lora_A", "lora_B"] : []) {
+    const initial = `${leaf}_init`;
+    rules[initial] = { shape: rules[leaf].shape, init: init(initial), kind: "fixed" };
   }
   return rules;
 }
@@ -97,23 +85,20 @@ export async function initLora(
   context: LoraStart,
 ): Promise<Readonly<Record<string, Leaf>>> {
   const { config, site } = context;
-  if (decomposes(config, site)) {
-    const { lora_A_init, lora_B_init } = await decompose(context);
-    const factors = { lora_A: lora_A_init, lora_B: lora_B_init, lora_A_init, lora_B_init };
-    if (!config.useDora) return factors;
-    const norms = magnitudes(await context.weight(), { site });
-    return { ...factors, lora_magnitude_vector: Float32Array.from(norms) };
-  }
-  const factors = site.kind === "embedding" ? drawEmbedding(context) : drawLinear(context);
+  const factors = decomposes(config, site)
+    ? await decompose(context)
+    : site.kind === "embedding"
+    ? drawEmbedding(context)
+    : drawLinear(context);
   if (!config.useDora) return factors;
   // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
   // alone.
-  const { lora_A: a, lora_B: b, lora_embedding_A: c, lora_embedding_B: d } = factors;
   const { r, scale } = loraShape(config, site), { inFeatures, outFeatures } = site;
+  const [a, b] = Object.values(factors) as Float32Array[];
   const change = config.initLoraWeights === false
     ? {
-      a: flatMatrix(a ?? c, { rows: r, columns: inFeatures }),
-      b: flatMatrix(b ?? d, { rows: outFeatures, columns: r }),
+      a: flatMatrix(a, { rows: r, columns: inFeatures }),
+      b: flatMatrix(b, { rows: outFeatures, columns: r }),
       scale,
     }
     : undefined;
@@ -148,10 +133,6 @@ export function checkLoraCalibration(
       } on such modules does not begin with one. Leave it out, or set initLoraWeights to "corda".`,
     );
   }
-}
-
-function isIterative({ initLoraWeights: init }: LoraConfig): boolean {
-  return typeof init === "string" && init.startsWith("pissa_niter_");
 }
 
 type Draw = Pick<LoraStart, "config" | "site" | "random">;
@@ -230,11 +211,8 @@ function drawOrthogonal(
     );
   const a = rowProducts(transposed(everySecond(0)), draw(inFeatures, half));
   const b = matrixProduct(transposed(draw(half, outFeatures)), everySecond(1));
+  const tenth = ({ data }: FlatMatrix) => Float32Array.from(data, (x) => x / 10);
   return { lora_A: tenth(a), lora_B: tenth(b) };
-}
-
-function tenth({ data }: FlatMatrix): Float32Array<ArrayBuffer> {
-  return Float32Array.from(data, (x) => x / 10);
 }
 
 /**
@@ -242,26 +220,22 @@ function tenth({ data }: FlatMatrix): Float32Array<ArrayBuffer> {
  * adapter takes over.
  */
 async function decompose(context: LoraStart): Promise<Leaves> {
-  const { config, site, random } = context;
+  const { config, site, random } = context, init = config.initLoraWeights as string;
   const { inFeatures: columns, outFeatures: rows } = site;
   const { r, scale } = loraShape(config, site);
   const rank = Math.min(r, rows, columns);
   skipLinear(random, { r, site, config });
-  const isQr = (config.initLoraWeights as string).toLowerCase() === "olora";
+  const isQr = init.toLowerCase() === "olora";
   if (!isQr && !(scale > 0)) {
     throw new ConfigError(
       "CONFIG_LORA_SCALE",
-      `initLoraWeights ${
-        JSON.stringify(config.initLoraWeights)
-      } needs a loraAlpha above 0; it gives the scale ${scale} ` +
-        `for ${site.path}.`,
+      `initLoraWeights ${JSON.stringify(init)} needs a loraAlpha above 0; it gives the scale ` +
+        `${scale} for ${site.path}.`,
     );
   }
-  if (config.initLoraWeights === "corda") {
-    const { a, b } = await cordaFactors(context.calibration!.sites.get(site.path)!, {
-      site,
-      scale,
-    });
+  if (init === "corda") {
+    const parts = context.calibration!.sites.get(site.path)!;
+    const { a, b } = await cordaFactors(parts, { site, scale });
     return factorTensors(a, b);
   }
   const weight = flatMatrix(await context.weight(), { rows, columns });
@@ -269,31 +243,19 @@ async function decompose(context: LoraStart): Promise<Leaves> {
     const { q, r: upper } = leadingQr(weight, rank);
     return factorTensors(upper, q);
   }
-  const svd = isIterative(config)
-    ? sketchedSvd(weight, { r, rank, random, init: config.initLoraWeights as string })
+  const [, iterations] = init.split("_niter_"), smaller = Math.min(rows, columns);
+  const start = iterations
+    ? flatMatrix(random.normal(smaller * r), { rows: smaller, columns: r })
+    : undefined;
+  // As many columns as the weight has span it whole, and nothing is left to approximate.
+  const svd = start && rank < smaller
+    ? approximateSvd(weight, { start, iterations: Number(iterations) })
     : leadingSvd(weight, rank);
   const roots = svd.s.map((s) => Math.sqrt(s / scale));
   return factorTensors(scaledRows(svd.v, roots), transposed(scaledRows(svd.u, roots)));
 }
 
-function sketchedSvd(
-  weight: FlatMatrix,
-  options: {
-    readonly r: number;
-    readonly rank: number;
-    readonly random: TorchRandom;
-    readonly init: string;
-  },
-): LeadingSvd {
-  const { r, rank, random, init } = options;
-  const rows = Math.min(weight.rows, weight.columns);
-  const start = flatMatrix(random.normal(rows * r), { rows, columns: r });
-  // As many columns as the weight has span it whole, and nothing is left to approximate.
-  return rank < rows
-    ? approximateSvd(weight, { start, iterations: Number(init.split("_niter_")[1]) })
-    : leadingSvd(weight, rank);
-}
-
 function factorTensors(a: FlatMatrix, b: FlatMatrix): Leaves {
-  return { lora_A_init: matrixTensor(a), lora_B_init: matrixTensor(b) };
+  const [lora_A, lora_B] = [matrixTensor(a), matrixTensor(b)];
+  return { lora_A, lora_B, lora_A_init: lora_A, lora_B_init: lora_B };
 }
