@@ -3,16 +3,9 @@
  *
  * @module
  */
-import { UnsupportedError, ValueError } from "../../errors.ts";
+import { UnsupportedError } from "../../errors.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
-import {
-  checkOptions,
-  FINITE,
-  type OptionRule,
-  type OptionRules,
-  show,
-  wholeFrom,
-} from "../../options.ts";
+import { checkOptions, checkValue, FINITE, type OptionRules, wholeFrom } from "../../options.ts";
 import { combineAdapters, partOf, ruleOf } from "./combined-adapter.ts";
 import { planOfParts } from "./combined-plan.ts";
 import { checkNewName } from "../inject.ts";
@@ -67,7 +60,7 @@ export function scaleAdapter(
   checkOptions(options, SCALE_OPTIONS, { code: "SCALE_OPTION", of: "scaleAdapter" });
   const adapter = adapterOf(model, adapterName);
   const { factor, as, registry } = options;
-  required("scaleAdapter", "factor", SCALE_OPTIONS.factor!, factor);
+  checkValue(factor, FINITE, { code: "OPTION_MISSING", of: "factor" });
   const { source, name } = placeOf(model, adapterName, as);
   const { rule } = ruleOf(model, [adapterName], "scaled");
   const strength = factor * (source.multipliers.get(adapterName) ?? 1);
@@ -222,7 +215,7 @@ export async function compressAdapter(
 ): Promise<CompressedAdapter> {
   checkOptions(options, COMPRESS_OPTIONS, { code: "COMPRESS_OPTION", of: "compressAdapter" });
   const { rank, as, registry } = options;
-  required("compressAdapter", "rank", COMPRESS_OPTIONS.rank!, rank);
+  checkValue(rank, COMPRESS_OPTIONS.rank!, { code: "OPTION_MISSING", of: "rank" });
   const { source, name } = placeOf(model, adapterName, as);
   const { rule, method } = ruleOf(model, [adapterName], "compressed");
   const { compress } = rule;
@@ -266,13 +259,4 @@ export async function compressAdapter(
 /** The share of a norm that is lost, from squares. */
 function share(of: { readonly total: number; readonly lost: number }): number {
   return of.total > 0 ? Math.sqrt(of.lost / of.total) : 0;
-}
-
-function required(of: string, name: string, rule: OptionRule, value: unknown): void {
-  if (rule.holds(value)) return;
-  throw new ValueError(
-    "OPTION_MISSING",
-    `${of} needs ${name}, ${rule.must}; found ${show(value)}.`,
-    { name, value },
-  );
 }

@@ -9,10 +9,13 @@ import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import {
   BOOLEAN,
   checkOptions,
+  checkValue,
+  FINITE,
   numberIn,
   oneOf,
   type OptionRules,
   show,
+  showName,
   WHOLE,
   wholeFrom,
 } from "../../options.ts";
@@ -180,12 +183,8 @@ export function checkWeights(adapters: readonly string[], weights: readonly numb
       { adapters, weights },
     );
   }
-  const odd = weights.findIndex((weight) => !Number.isFinite(weight));
-  if (odd >= 0) {
-    throw new ValueError(
-      "COMBINE_WEIGHTS",
-      `The weight of ${show(adapters[odd])} must be a finite number; found ${show(weights[odd])}.`,
-      { adapter: adapters[odd], weight: weights[odd] },
-    );
+  for (const [i, name] of adapters.entries()) {
+    const of = `The weight of ${showName(name)}`;
+    checkValue(weights[i], FINITE, { code: "COMBINE_WEIGHTS", of });
   }
 }
