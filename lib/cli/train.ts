@@ -7,15 +7,18 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
 import { loadAdapter } from "../adapters/checkpoint/load.ts";
-import type { PeftModel } from "../adapters/peft-model.ts";
+import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
 import { savePretrained } from "../adapters/checkpoint/save.ts";
 import { formatCounts, getNbTrainableParameters } from "../adapters/status/trainable-parameters.ts";
-import { ValueError } from "../errors.ts";
+import { FileError, TrainingError, ValueError } from "../errors.ts";
+import { generate } from "../generation/generate.ts";
 import { maxPositionsOf } from "../generation/prompt.ts";
+import { writeFileAtomic } from "../io/atomic.ts";
 import { wrap } from "../io/byte-source.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, wholeFrom } from "../options.ts";
+import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
+import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "../training/batch.ts";
 import {
   packExamples,
@@ -24,7 +27,9 @@ import {
   tokenizeExamples,
 } from "../training/data.ts";
 import { readJsonl } from "../training/examples.ts";
+import type { HistoryEntry } from "../training/report.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
+import { stepsOf, type TrainOptions } from "../training/train-options.ts";
 import { train } from "../training/train.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
 import { count } from "./format.ts";
@@ -38,6 +43,9 @@ import {
   withModel,
 } from "./options.ts";
 import { createProgress } from "./progress.ts";
+
+/** Tokens of a sample while training. */
+const SAMPLE_TOKENS = 48;
 
 interface TrainFlags extends ModelFlags {
   readonly data: string;
@@ -62,9 +70,16 @@ interface TrainFlags extends ModelFlags {
   readonly gradientCheckpointing?: boolean;
   readonly seed: number;
   readonly evalEvery?: number;
+  readonly evalSplit?: number;
   readonly saveEvery?: number;
+  readonly saveTotalLimit?: number;
+  readonly loadBestModelAtEnd?: boolean;
+  readonly earlyStoppingPatience?: number;
+  readonly earlyStoppingThreshold?: number;
+  readonly samplePrompt?: readonly string[];
   readonly loggingSteps: number;
   readonly resume?: string | true;
+  readonly resumeAnyway?: boolean;
   readonly overwrite?: boolean;
 }
 
@@ -78,7 +93,14 @@ export function addTrainCommand(program: Command, context: CommandContext): void
         "the current step with a checkpoint, from which --resume goes on, and code 130.",
     )
     .requiredOption("--data <file>", "JSON lines to train on")
-    .option("--eval-data <file>", "JSON lines to evaluate on")
+    .addOption(
+      new Option("--eval-data <file>", "JSON lines to evaluate on").conflicts("evalSplit"),
+    )
+    .option(
+      "--eval-split <share>",
+      "share of the examples to evaluate on instead of learning them",
+      numeric(rule("a number above 0 and below 1", (x) => Number(x) > 0 && Number(x) < 1)),
+    )
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
     .option("--adapter <folder>", "go on with this adapter instead of a new one");
   addLoraOptions(command).optionsGroup("Training:")
@@ -164,9 +186,33 @@ export function addTrainCommand(program: Command, context: CommandContext): void
       10,
     )
     .option(
+      "--sample-prompt <text...>",
+      "write how the model goes on with these prompts at each evaluation",
+    )
+    .option(
+      "--save-total-limit <n>",
+      "checkpoints to keep: the latest, and the best",
+      numeric(wholeFrom(1)),
+    )
+    .option(
+      "--load-best-model-at-end",
+      "save the adapter of the evaluation with the smallest loss, not the last",
+    )
+    .option(
+      "--early-stopping-patience <n>",
+      "end after n evaluations in a row that are no better",
+      numeric(wholeFrom(1)),
+    )
+    .option(
+      "--early-stopping-threshold <x>",
+      "by how much an evaluation must be better to count",
+      numeric(NOT_NEGATIVE),
+    )
+    .option(
       "--resume-from-checkpoint, --resume [folder]",
       "go on from a checkpoint, or from the latest one in --out",
     )
+    .option("--resume-anyway", "go on although data or adapter are not those of the run")
     .option("--overwrite", "replace what an earlier run has left in --out")
     .optionsGroup("Options:");
   addModelOptions(command).addHelpText(
@@ -208,11 +254,7 @@ async function run(
       seed: flags.seed,
     })
     : await loadAdapter(base, flags.adapter, { isTrainable: true });
-  const steps = flags.steps ?? stepsOf(data.epoch, flags);
-  describe(context, model, { ...data, steps });
-  if (flags.overwrite && flags.resume === undefined) await removeCheckpoints(flags.out);
-  const progress = createProgress(context, { every: flags.loggingSteps });
-  const { model: trained, history, stopped, checkpoint } = await train(model, data.epoch, {
+  const options: TrainOptions = {
     learningRate: flags.learningRate,
     schedule: flags.schedule,
     warmupSteps: flags.warmupSteps,
@@ -225,12 +267,31 @@ async function run(
     weightDecay: flags.weightDecay,
     seed: flags.seed,
     evalEvery: flags.evalEvery,
-    steps,
+    steps: flags.steps,
+    epochs: flags.epochs,
     evalData: data.evaluation,
-    checkpoint: { folder: flags.out, every: flags.saveEvery },
+    loadBest: flags.loadBestModelAtEnd,
+    earlyStopping: flags.earlyStoppingPatience === undefined ? undefined : {
+      patience: flags.earlyStoppingPatience,
+      threshold: flags.earlyStoppingThreshold,
+    },
+    checkpoint: { folder: flags.out, every: flags.saveEvery, limit: flags.saveTotalLimit },
     resume: flags.resume === true ? flags.out : flags.resume,
+    resumeAnyway: flags.resumeAnyway,
+  };
+  const steps = stepsOf(data.epoch, options);
+  describe(context, model, { ...data, steps });
+  if (flags.overwrite && flags.resume === undefined) await removeCheckpoints(flags.out);
+  const progress = createProgress(context, { every: flags.loggingSteps });
+  let taken = 0;
+  const { model: trained, history, stopped, checkpoint, best } = await train(model, data.epoch, {
+    ...options,
     signal,
-    onStep: (report) => progress.step(report),
+    onStep: (report) => {
+      taken++;
+      progress.step(report);
+    },
+    onEvaluation: flags.samplePrompt && ((_, model) => writeSamples(context, model, flags)),
   }).finally(() => progress.stop());
   if (stopped) {
     context.err(
@@ -238,15 +299,63 @@ async function run(
     );
     return INTERRUPTED;
   }
-  await savePretrained(trained, flags.out);
+  if (taken === 0) {
+    context.err(
+      `Nothing is left to train: the run has taken ${history.length} of ${steps} steps. Ask for more with --max-steps or --num-train-epochs.\n`,
+    );
+  }
+  const folder = await saveSomewhere(context, trained, flags.out);
+  await writeRecords(folder, history, { ...options, batchSize: flags.batchSize });
   const [first, last] = [history[0], history[history.length - 1]];
+  const shown = flags.loadBestModelAtEnd && best ? history[best.step - 1] : last;
   context.out(
-    `${flags.out}: adapter after ${last.step} step${last.step === 1 ? "" : "s"}, loss ${
+    `${folder}: adapter after ${shown.step} step${shown.step === 1 ? "" : "s"}, loss ${
       first.loss.toFixed(4)
-    } → ${last.loss.toFixed(4)}` +
-      (last.evalLoss === undefined ? "\n" : `, eval loss ${last.evalLoss.toFixed(4)}\n`),
+    } → ${shown.loss.toFixed(4)}` +
+      (shown.evalLoss === undefined ? "\n" : `, eval loss ${shown.evalLoss.toFixed(4)}\n`),
   );
-  return 0;
+  return folder === flags.out ? 0 : 1;
+}
+
+/** Saves what hours have trained, in another place where the one that was asked for fails. */
+async function saveSomewhere(
+  context: CommandContext,
+  model: PeftModel,
+  out: string,
+): Promise<string> {
+  try {
+    await savePretrained(model, out);
+    return out;
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    const other = await Deno.makeTempDir({ prefix: "graft-adapter-" });
+    await savePretrained(model, other);
+    context.err(`${error.message}\nThe adapter was saved in ${other} instead.\n`);
+    return other;
+  }
+}
+
+/** What was learned when, and with which settings, for those who find the adapter later. */
+async function writeRecords(
+  folder: string,
+  history: readonly HistoryEntry[],
+  settings: TrainOptions & { readonly batchSize: number },
+): Promise<void> {
+  const { evalData: _data, checkpoint: _folder, resume: _path, ...kept } = settings;
+  const lines = history.map((entry) => `${JSON.stringify(entry)}\n`);
+  await writeFileAtomic(join(folder, "history.jsonl"), lines.join(""));
+  await writeFileAtomic(join(folder, "training_options.json"), JSON.stringify(kept, null, 2));
+}
+
+async function writeSamples(
+  context: CommandContext,
+  model: AnyModel,
+  { samplePrompt = [] }: TrainFlags,
+): Promise<void> {
+  const samples = await generate(model, samplePrompt, { maxNewTokens: SAMPLE_TOKENS });
+  for (const [i, { text }] of samples.entries()) {
+    context.err(`${JSON.stringify(samplePrompt[i])} → ${JSON.stringify(text)}\n`);
+  }
 }
 
 interface Data {
@@ -264,7 +373,18 @@ async function readData(base: ModelGraph, flags: TrainFlags): Promise<Data> {
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   const read = async (file: string): Promise<TokenizedExample[]> =>
     tokenizeExamples(await readJsonl(file), { tokenizer, maxLength });
-  const examples = await read(flags.data);
+  const all = await read(flags.data);
+  // Those held back do not depend on how often or in which order the others are learned.
+  const order = randomOrder(all.length, { seed: flags.seed, stream: -1 });
+  const held = Math.ceil(all.length * (flags.evalSplit ?? 0));
+  if (held === all.length) {
+    throw new TrainingError(
+      "DATASET_EMPTY",
+      `--eval-split ${flags.evalSplit} holds back all of ${all.length} examples; nothing is left to learn.`,
+    );
+  }
+  const heldBack = new Set(order.slice(0, held));
+  const examples = all.filter((_, i) => !heldBack.has(i));
   return {
     epoch: (epoch) => {
       const options = { batchSize, padId, epoch, seed: flags.shuffle ? flags.seed : undefined };
@@ -272,19 +392,14 @@ async function readData(base: ModelGraph, flags: TrainFlags): Promise<Data> {
         ? packExamples(examples, { ...options, length: maxLength })
         : padExamples(examples, options);
     },
-    evaluation: flags.evalData === undefined
-      ? undefined
-      : padExamples(await read(flags.evalData), { batchSize, padId }),
+    evaluation: flags.evalData !== undefined
+      ? padExamples(await read(flags.evalData), { batchSize, padId })
+      : held
+      ? padExamples(all.filter((_, i) => heldBack.has(i)), { batchSize, padId })
+      : undefined,
     examples: examples.length,
     tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
   };
-}
-
-/** Steps of all epochs; how many batches an epoch packs into depends on its order. */
-function stepsOf(epoch: Data["epoch"], flags: TrainFlags): number {
-  let batches = 0;
-  for (let i = 0; i < flags.epochs; i++) batches += epoch(i).length;
-  return Math.ceil(batches / flags.gradientAccumulation);
 }
 
 function describe(

@@ -3,11 +3,13 @@
  *
  * @module
  */
+import { z } from "zod";
 import { FileError, TrainingError } from "../errors.ts";
-import { onDisk, writeFileAtomic } from "../io/atomic.ts";
+import { onDisk, writeAll, writeFileAtomic } from "../io/atomic.ts";
 import { wrap } from "../io/byte-source.ts";
 import { readJsonFile } from "../io/json.ts";
 import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
+import type { Fingerprint } from "./fingerprint.ts";
 import type { HistoryEntry } from "./report.ts";
 import type { SavedState } from "./state.ts";
 
@@ -21,9 +23,15 @@ export interface Progress {
   readonly seed: number;
   /** What has been recorded so far. */
   readonly history: readonly HistoryEntry[];
+  /** What it has learned from; not there in checkpoints of older versions. */
+  readonly fingerprint?: Fingerprint;
 }
 
 const FORMAT = 1;
+/** How the names of checkpoints begin that are being written. */
+const TEMPORARY = ".checkpoint-";
+/** How the name of one ends that another takes the place of. */
+const REPLACED = "-old";
 
 /**
  * Writes `<folder>/checkpoint-<step>`: trained leaves, the optimizer's state and that of rules by
@@ -62,21 +70,73 @@ export async function writeCheckpoint(
 function makeTemporary(folder: string): Promise<string> {
   return onDisk(folder, async () => {
     await Deno.mkdir(folder, { recursive: true });
-    return await Deno.makeTempDir({ dir: folder, prefix: ".checkpoint-" });
+    return await Deno.makeTempDir({ dir: folder, prefix: TEMPORARY });
   });
 }
 
 /**
- * Makes a run's folder, and sees whether checkpoints can be written into it.
+ * Makes a run's folder, and sees whether a checkpoint can be written into it; what a process that
+ * was killed has left half-written is removed.
  *
- * @throws {FileError} `WRITE_FAILED` where they cannot.
+ * @param folder The run's folder.
+ * @param bytes Size of what will be written.
+ * @throws {FileError} `WRITE_FAILED` where it cannot, for want of permission or of room.
  */
-export async function checkFolder(folder: string): Promise<void> {
-  await Deno.remove(await makeTemporary(folder));
+export async function checkFolder(folder: string, bytes: number): Promise<void> {
+  const temporary = await makeTemporary(folder);
+  try {
+    const piece = new Uint8Array(Math.min(bytes, 1 << 22));
+    await onDisk(folder, async () => {
+      using file = await Deno.open(`${temporary}/room`, { write: true, createNew: true });
+      for (let left = bytes; left > 0; left -= piece.length) {
+        await writeAll(file, piece.subarray(0, Math.min(left, piece.length)));
+      }
+    });
+  } finally {
+    await Deno.remove(temporary, { recursive: true }).catch(() => {});
+  }
+  for (const name of await namesIn(folder)) {
+    const path = `${folder}/${name}`;
+    if (name.startsWith(TEMPORARY)) await Deno.remove(path, { recursive: true });
+    else if (name.startsWith("checkpoint-") && name.endsWith(REPLACED)) {
+      const whole = path.slice(0, -REPLACED.length);
+      if ((await namesIn(folder)).includes(name.slice(0, -REPLACED.length))) {
+        await Deno.remove(path, { recursive: true });
+      } else await Deno.rename(path, whole);
+    }
+  }
+}
+
+/**
+ * Removes all but the latest checkpoints of a run.
+ *
+ * @param limit How many stay, those of `kept` steps included.
+ */
+export async function removeOldCheckpoints(
+  folder: string,
+  { limit, kept }: { readonly limit: number; readonly kept: readonly (number | undefined)[] },
+): Promise<void> {
+  const steps = await checkpointSteps(folder);
+  const spare = steps.filter((step) => !kept.includes(step)).sort((a, b) => a - b);
+  const extra = steps.length - limit;
+  for (const step of spare.slice(0, Math.max(0, extra))) {
+    await Deno.remove(`${folder}/checkpoint-${step}`, { recursive: true });
+  }
+}
+
+async function checkpointSteps(folder: string): Promise<number[]> {
+  return (await namesIn(folder)).flatMap((name) => {
+    const match = /^checkpoint-(\d+)$/.exec(name);
+    return match ? [Number(match[1])] : [];
+  });
+}
+
+function namesIn(folder: string): Promise<string[]> {
+  return Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
 }
 
 async function replaceFolder(from: string, to: string): Promise<void> {
-  const old = `${from}-old`;
+  const old = `${to}${REPLACED}`;
   const existed = await Deno.rename(to, old).then(() => true, () => false);
   try {
     await Deno.rename(from, to);
@@ -125,6 +185,29 @@ export async function readCheckpoint(
   return { folder, progress, state: file.tensors };
 }
 
+const COUNT = z.int().nonnegative();
+const NUMBER = z.number();
+
+/** What `trainer_state.json` must hold. */
+const PROGRESS = z.object({
+  step: COUNT,
+  batches: COUNT,
+  seed: z.int(),
+  history: z.array(z.object({
+    step: COUNT,
+    loss: NUMBER,
+    learningRate: NUMBER,
+    gradientNorm: NUMBER,
+    tokens: COUNT,
+    evalLoss: NUMBER.optional(),
+  })),
+  fingerprint: z.object({
+    data: z.string(),
+    gradientAccumulation: COUNT,
+    adapters: z.record(z.string(), z.record(z.string(), z.unknown())),
+  }).optional(),
+}).refine(({ step, history }) => history.length === step);
+
 async function readProgress(path: string): Promise<Progress> {
   const { format, ...state } = await readJsonFile(path);
   if (format !== FORMAT) {
@@ -136,31 +219,32 @@ async function readProgress(path: string): Promise<Progress> {
       { path, format },
     );
   }
-  const { step, batches, seed, history } = state;
-  const whole = [step, batches].every((n) => Number.isSafeInteger(n) && n as number >= 0);
-  if (whole && Number.isSafeInteger(seed) && Array.isArray(history) && history.length === step) {
+  const checked = PROGRESS.safeParse(state);
+  if (checked.success && checked.data.history.every(({ step }, i) => step === i + 1)) {
     return state as unknown as Progress;
   }
   throw new FileError(
     "CHECKPOINT_FORMAT",
-    `${path} is damaged: it needs whole numbers step, batches and seed, and one entry of history for each step. ` +
-      "Resume from another checkpoint.",
+    `${path} is damaged: it needs whole numbers step, batches and seed, and one entry of history for each step, ` +
+      `with finite numbers${
+        checked.error
+          ? ` (${checked.error.issues[0].path.join(".")}: ${checked.error.issues[0].message})`
+          : ""
+      }. Resume from another checkpoint.`,
     { path },
   );
 }
 
 async function latestCheckpoint(path: string): Promise<string> {
-  const found: number[] = [];
+  let found: readonly number[];
   try {
-    for await (const entry of Deno.readDir(path)) {
-      if (entry.name === "trainer_state.json") return path;
-      const match = /^checkpoint-(\d+)$/.exec(entry.name);
-      if (match) found.push(Number(match[1]));
-    }
+    if ((await namesIn(path)).includes("trainer_state.json")) return path;
+    found = await checkpointSteps(path);
   } catch (cause) {
     if (!(cause instanceof Deno.errors.NotFound)) {
       throw wrap(cause, "FILE_UNREADABLE", `${path} is no folder with checkpoints`, { path });
     }
+    found = [];
   }
   if (found.length === 0) {
     throw new TrainingError("RESUME_MISSING", `There is no checkpoint to resume from in ${path}.`);

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { AnyModel } from "../adapters/peft-model.ts";
 import type { TrainingRule } from "../adapters/training-rule.ts";
 import { ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
@@ -10,6 +11,7 @@ import {
   BOOLEAN,
   checkOptions,
   FUNCTION,
+  NOT_NEGATIVE,
   oneOf,
   type OptionRules,
   POSITIVE,
@@ -22,9 +24,9 @@ import type { Objective } from "../tasks/objective.ts";
 import { adamW, ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
 import { OBJECTIVE, type TrainingBatch } from "./batch.ts";
 import type { Optimizer } from "./optimizer.ts";
-import type { StepReport } from "./report.ts";
+import type { HistoryEntry, StepReport } from "./report.ts";
 import { type Schedule, SCHEDULES } from "./schedule.ts";
-import type { TrainingData } from "./training-data.ts";
+import { countSteps, type TrainingData } from "./training-data.ts";
 
 /** Settings of {@link train}. Those of AdamW stand for `optimizer: adamW({ … })`. */
 export interface TrainOptions extends AdamWOptions {
@@ -38,13 +40,19 @@ export interface TrainOptions extends AdamWOptions {
   readonly rules?: readonly TrainingRule[];
   /** Optimizer steps; by default one pass over the data. */
   readonly steps?: number;
-  /** Passes over the data, where `steps` is not given and the data is an array. */
+  /**
+   * Passes over the data, where `steps` is not given; more than one of an array, or of a function
+   * that gives the batches of each.
+   */
   readonly epochs?: number;
   /** Course of the learning rate; `constant` by default. */
   readonly schedule?: Schedule;
   /** Steps over which the learning rate rises from 0. */
   readonly warmupSteps?: number;
-  /** Batches per optimizer step; 1 by default. Each label of them has equal weight. */
+  /**
+   * Batches per optimizer step; 1 by default. Each label of them has equal weight. The last step of
+   * an epoch takes those that are left.
+   */
   readonly gradientAccumulation?: number;
   /** Gradients of a larger norm are scaled down to it; off by default. */
   readonly maxGradientNorm?: number;
@@ -62,14 +70,35 @@ export interface TrainOptions extends AdamWOptions {
   /** Evaluates every so many steps, and after the last. */
   readonly evalEvery?: number;
   /**
-   * Where and how often (in steps) to write checkpoints; one more is written when the signal stops
-   * the run.
+   * Gives the model as it was where its loss on `evalData` was smallest, not as it is after the last
+   * step; with checkpoints, each best one is written and kept.
    */
-  readonly checkpoint?: { readonly folder: string; readonly every?: number };
-  /** A checkpoint, or a run's folder, to go on from. The data begins where the run left off. */
+  readonly loadBest?: boolean;
+  /**
+   * Ends the run after so many evaluations in a row (`patience`) whose loss is not smaller than the
+   * best one before by more than `threshold` (0 by default).
+   */
+  readonly earlyStopping?: { readonly patience: number; readonly threshold?: number };
+  /**
+   * Where and how often (in steps) to write checkpoints; one more is written after the last step, and
+   * when the signal stops the run. `limit` is how many are kept: the latest ones, and the best where `loadBest` is set.
+   */
+  readonly checkpoint?: {
+    readonly folder: string;
+    readonly every?: number;
+    readonly limit?: number;
+  };
+  /**
+   * A checkpoint, or a run's folder, to go on from. The data begins where the run left off; what it
+   * has learned from must be the same, in the same order, and so must the adapter's config.
+   */
   readonly resume?: string;
+  /** Goes on also where data, order, batches or the adapter's config are others than before. */
+  readonly resumeAnyway?: boolean;
   /** Ends the run after the step at which it is aborted. */
   readonly signal?: AbortSignal;
+  /** Is told about each evaluation, with the model as it is then, and waited for. */
+  readonly onEvaluation?: (report: HistoryEntry, model: AnyModel) => void | Promise<void>;
   /** Is told about each step. */
   readonly onStep?: (report: StepReport) => void;
 }
@@ -98,9 +127,16 @@ const RULES: OptionRules<TrainOptions> = {
   seed: WHOLE,
   evalData: { must: "a list of batches", holds: Array.isArray },
   evalEvery: wholeFrom(1),
+  loadBest: BOOLEAN,
+  earlyStopping: {
+    must: "an object with a patience",
+    holds: (x) => isObject(x) && "patience" in x,
+  },
   checkpoint: { must: "an object with a folder", holds: (x) => isObject(x) && "folder" in x },
   resume: TEXT,
+  resumeAnyway: BOOLEAN,
   signal: SIGNAL,
+  onEvaluation: FUNCTION,
   onStep: FUNCTION,
   ...ADAMW_RULES,
 };
@@ -126,13 +162,18 @@ export function checkTrainOptions(options: TrainOptions): void {
     );
   }
   if (options.checkpoint) {
-    checkOptions(options.checkpoint, {
-      folder: TEXT,
-      every: wholeFrom(1),
+    const rules = { folder: TEXT, every: wholeFrom(1), limit: wholeFrom(1) };
+    checkOptions(options.checkpoint, rules, about);
+  }
+  if (options.earlyStopping) {
+    checkOptions(options.earlyStopping, {
+      patience: wholeFrom(1),
+      threshold: NOT_NEGATIVE,
     }, about);
   }
-  if (options.evalEvery !== undefined && !options.evalData) {
-    throw new ValueError("TRAIN_OPTIONS", "evalEvery is given, but no evalData to evaluate on.");
+  for (const name of ["evalEvery", "loadBest", "earlyStopping", "onEvaluation"] as const) {
+    if (!options[name] || options.evalData) continue;
+    throw new ValueError("TRAIN_OPTIONS", `${name} is given, but no evalData to evaluate on.`);
   }
 }
 
@@ -151,16 +192,23 @@ function adamWOptions({ beta1, beta2, epsilon, weightDecay }: AdamWOptions): Ada
  * @throws {ValueError} `TRAIN_OPTIONS` where settings need a length that the data does not have.
  */
 export function stepsOf(data: TrainingData, options: TrainOptions): number {
-  const { epochs, schedule = "constant" } = options;
+  const { epochs, schedule = "constant", gradientAccumulation: group = 1 } = options;
   if (options.steps !== undefined) return options.steps;
-  if (Array.isArray(data)) {
-    return Math.ceil(data.length / (options.gradientAccumulation ?? 1)) * (epochs ?? 1);
+  const again = typeof data === "function" || Array.isArray(data);
+  if (epochs !== undefined && epochs > 1 && !again) {
+    throw new ValueError(
+      "TRAIN_OPTIONS",
+      `${epochs} epochs need data that can be gone through again: give an array of batches, or a function of the epoch.`,
+    );
   }
-  if (epochs === undefined && schedule === "constant") return Infinity;
+  // A function without a number of epochs may have no end.
+  const steps = typeof data === "function" && epochs === undefined
+    ? undefined
+    : countSteps(data, { epochs: epochs ?? 1, group });
+  if (steps !== undefined) return steps;
+  if (schedule === "constant") return Infinity;
   throw new ValueError(
     "TRAIN_OPTIONS",
-    `${
-      epochs === undefined ? `The schedule "${schedule}"` : "epochs"
-    } needs data whose length is known: give an array of batches, or steps.`,
+    `The schedule "${schedule}" needs data whose length is known: give an array of batches, a function that gives arrays with epochs, or steps.`,
   );
 }

@@ -3,23 +3,32 @@
  *
  * @module
  */
+import { dirname, join } from "node:path";
 import type { PreparedBatch } from "../adapters/batch.ts";
 import { savePretrained } from "../adapters/checkpoint/save.ts";
 import { trainableLeaves, withLeaves } from "../adapters/leaves.ts";
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { methodRules } from "../adapters/training-rule.ts";
 import { TrainingError } from "../errors.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import { prepareTraining, trainingObjective } from "./batch.ts";
-import { checkFolder, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import {
+  checkFolder,
+  type Progress,
+  readCheckpoint,
+  removeOldCheckpoints,
+  writeCheckpoint,
+} from "./checkpoint.ts";
 import { evaluateWith, prepareEvaluation } from "./evaluate.ts";
+import { checkFingerprint, digestWith, newFingerprint } from "./fingerprint.ts";
 import { packFor } from "./optimizer.ts";
 import { nothingToTrain } from "./packing.ts";
 import { createPace, type HistoryEntry } from "./report.ts";
 import { learningRateFactor } from "./schedule.ts";
 import { openSession, type TrainingSession } from "./session.ts";
-import { savedShapes } from "./state.ts";
+import { savedShapes, type SavedState } from "./state.ts";
 import { checkTrainOptions, optimizerOf, stepsOf, type TrainOptions } from "./train-options.ts";
-import { batchesOf, checkData, noBatch, type TrainingData } from "./training-data.ts";
+import { checkData, noBatch, type TrainingData, windowsOf } from "./training-data.ts";
 
 /** What {@link train} gives. */
 export interface TrainResult<M extends AnyModel> {
@@ -31,6 +40,8 @@ export interface TrainResult<M extends AnyModel> {
   readonly stopped: boolean;
   /** The last checkpoint that was written. */
   readonly checkpoint?: string;
+  /** The step after which the loss on `evalData` was smallest, where there was an evaluation. */
+  readonly best?: { readonly step: number; readonly evalLoss: number };
 }
 
 /**
@@ -81,10 +92,13 @@ export async function train<M extends AnyModel>(
   let progress: Progress = resumed?.progress ??
     { step: 0, batches: 0, seed: options.seed ?? 0, history: [] };
   checkSeed(options.seed, progress.seed);
+  let fingerprint = newFingerprint(model, group);
+  const recorded = options.resumeAnyway ? undefined : resumed?.progress.fingerprint;
+  let bestState = options.loadBest && resumed ? await bestOf(resumed, savedShapes(run)) : undefined;
   // What is wrong with them must not come up after hours of training.
   const evaluation = options.evalData &&
     await prepareEvaluation(model, options.evalData, objective);
-  if (checkpoint) await checkFolder(checkpoint.folder);
+  if (checkpoint) await checkFolder(checkpoint.folder, sizeOfState(savedShapes(run)));
   using session = await openSession(model, leaves, { ...run, dropout: options.dropout ?? true });
   const { state } = session;
   if (resumed) await state.write(resumed.state);
@@ -109,26 +123,43 @@ export async function train<M extends AnyModel>(
   const save = async () => {
     if (!checkpoint || written?.endsWith(`-${progress.step}`)) return;
     const trained = await read();
-    written = await writeCheckpoint(checkpoint.folder, { progress, state: await state.read() }, {
+    written = await writeCheckpoint(checkpoint.folder, {
+      progress: { ...progress, fingerprint },
+      state: await state.read(),
+    }, {
       beside: async (folder) => {
         if (trained.type === "peft") await savePretrained(trained, folder);
       },
     });
+    if (checkpoint.limit === undefined) return;
+    const best = options.loadBest ? bestEntry(progress.history)?.step : undefined;
+    await removeOldCheckpoints(checkpoint.folder, {
+      limit: checkpoint.limit,
+      kept: [progress.step, best],
+    });
   };
 
   const pace = createPace();
-  const source = batchesOf(data, progress.batches);
+  const epochs = options.steps === undefined ? options.epochs : undefined;
+  const source = windowsOf(data, { group, skip: progress.batches, epochs });
   try {
     while (progress.step < steps && !signal?.aborted) {
-      const batches: PreparedBatch[] = [];
-      while (batches.length < group) {
-        const next = await source.next();
-        if (next.done) break;
-        batches.push(await prepareTraining(model, next.value, objective));
-      }
-      if (batches.length === 0) {
+      const next = await source.next();
+      if (next.done) {
         if (progress.batches > 0) break; // data that cannot be gone through again has ended
         throw noBatch();
+      }
+      for (const batch of next.value.skipped) {
+        const prepared = await prepareTraining(model, batch, objective);
+        fingerprint = { ...fingerprint, data: await digestWith(fingerprint.data, prepared) };
+      }
+      const batches: PreparedBatch[] = [];
+      for (const batch of next.value.batches) {
+        batches.push(await prepareTraining(model, batch, objective));
+      }
+      if (batches.length === 0) continue;
+      if (recorded && progress.step === resumed!.progress.step) {
+        checkFingerprint(recorded, fingerprint, { ...progress, folder: resumed!.folder });
       }
       const entry = await takeStep(session, batches, {
         ...options,
@@ -138,6 +169,9 @@ export async function train<M extends AnyModel>(
         firstBatch: progress.batches,
         lastCheckpoint: lastGood(),
       });
+      for (const batch of batches) {
+        fingerprint = { ...fingerprint, data: await digestWith(fingerprint.data, batch) };
+      }
       for (const rule of rules) {
         const batch = progress.batches + batches.length - 1;
         await rule.betweenSteps?.(
@@ -156,14 +190,71 @@ export async function train<M extends AnyModel>(
         history: [...progress.history, evaluated],
       };
       options.onStep?.({ ...evaluated, steps, ...pace.step(entry.tokens, steps - entry.step) });
-      if (checkpoint?.every && entry.step % checkpoint.every === 0) await save();
+      if (evaluated.evalLoss !== undefined) await options.onEvaluation?.(evaluated, await read());
+      const isBest = evaluated.evalLoss !== undefined &&
+        bestEntry(progress.history)?.step === entry.step;
+      if (options.loadBest && isBest) {
+        bestState = await state.read();
+        await save();
+      } else if (checkpoint?.every && entry.step % checkpoint.every === 0) await save();
+      if (options.earlyStopping && isStuck(progress.history, options.earlyStopping)) break;
     }
   } finally {
     await source.return?.(undefined);
   }
   const stopped = signal?.aborted === true && progress.step < steps;
-  if (stopped) await save();
-  return { model: await read(), history: progress.history, stopped, checkpoint: written };
+  if (stopped || checkpoint?.every) await save();
+  if (!stopped && bestState) await state.write(bestState);
+  return {
+    model: await read(),
+    history: progress.history,
+    stopped,
+    checkpoint: written,
+    best: bestEntry(progress.history),
+  };
+}
+
+/** The evaluation with the smallest loss, the first of equal ones. */
+function bestEntry(
+  history: readonly HistoryEntry[],
+): { readonly step: number; readonly evalLoss: number } | undefined {
+  const evaluated = history.flatMap(({ step, evalLoss }) =>
+    evalLoss === undefined ? [] : [{ step, evalLoss }]
+  );
+  return evaluated.reduce<typeof evaluated[number] | undefined>(
+    (best, entry) => best && best.evalLoss <= entry.evalLoss ? best : entry,
+    undefined,
+  );
+}
+
+/** The state of a run's best step, which its checkpoints have kept. */
+async function bestOf(
+  resumed: Awaited<ReturnType<typeof readCheckpoint>>,
+  shapes: ReadonlyMap<string, readonly number[]>,
+): Promise<SavedState | undefined> {
+  const { progress: { history, step }, folder, state } = resumed;
+  const best = bestEntry(history);
+  if (!best || best.step === step) return best && state;
+  return (await readCheckpoint(join(dirname(folder), `checkpoint-${best.step}`), shapes)).state;
+}
+
+/** Whether the last evaluations brought nothing. */
+function isStuck(
+  history: readonly HistoryEntry[],
+  { patience, threshold = 0 }: NonNullable<TrainOptions["earlyStopping"]>,
+): boolean {
+  let best = Infinity, since = 0;
+  for (const { evalLoss } of history) {
+    if (evalLoss === undefined) continue;
+    since = best - evalLoss > threshold ? 0 : since + 1;
+    best = Math.min(best, evalLoss);
+  }
+  return since >= patience;
+}
+
+/** Bytes of a checkpoint and of the adapter beside it, about. */
+function sizeOfState(shapes: ReadonlyMap<string, readonly number[]>): number {
+  return 1.5 * [...shapes.values()].reduce((n, shape) => n + 4 * sizeOf(shape), 0);
 }
 
 async function takeStep(

@@ -178,7 +178,10 @@ Deno.test("train, generate, merge: a job from data to a checkpoint", async () =>
     assertMatch(trained.err, /step 5\/15 +loss .* eval loss .* tokens\/s/);
     assertEquals(
       namesIn(out),
-      ["README.md", "adapter_config.json", "adapter_model.safetensors", "checkpoint-10"],
+      [
+        ...["README.md", "adapter_config.json", "adapter_model.safetensors"],
+        ...["checkpoint-10", "checkpoint-15", "history.jsonl", "training_options.json"],
+      ],
     );
     const config = JSON.parse(await Deno.readTextFile(`${out}/adapter_config.json`));
     assertEquals([config.r, config.lora_alpha, config.task_type], [4, 16, "CAUSAL_LM"]);
@@ -267,10 +270,96 @@ Deno.test("train: Ctrl-C leaves a checkpoint, and a resumed run goes on to the s
       await Deno.readFile(`${out}/adapter_model.safetensors`),
       await Deno.readFile(`${folder}/whole/adapter_model.safetensors`),
     );
+    const again = [...train(out), "--resume", "--save-steps", "5"];
+    assertEquals((await cli(again)).code, 0);
+    const done = await cli(again);
+    assertEquals(done.code, 0, done.err);
+    assertStringIncludes(done.err, "Nothing is left to train: the run has taken 9 of 9 steps.");
+    const other = await jsonLines(folder, "other.jsonl", [{ text: "nothing of the kind" }]);
+    const changed = [...train(out), "--data", other, "--max-steps", "12", "--resume"];
+    const mismatch = await cli(changed);
+    assertEquals(mismatch.code, 1);
+    assertStringIncludes(mismatch.err, "TrainingError [RESUME_MISMATCH]");
+    assertEquals((await cli([...changed, "--resume-anyway"])).code, 0);
     const over = await cli([...train(out), "--overwrite"], { interruptAfter: "step 2/9" });
     assertEquals(over.code, 130);
     assert(namesIn(out).includes("checkpoint-2"));
     assert(!namesIn(out).includes("checkpoint-4"));
+  });
+});
+
+Deno.test("train: a part held back, samples, the best adapter, few checkpoints, early end", async () => {
+  await inFolder(async (folder) => {
+    const model = await tinyModel(folder);
+    const lines = Array.from({ length: 10 }, (_, i) => ({ text: `line ${i} of ${i * i} lines` }));
+    const data = await jsonLines(folder, "data.jsonl", lines);
+    const out = `${folder}/out`;
+    const run = await cli([
+      ...["train", model, "--data", data, "--out", out, ...CPU, "--num-train-epochs", "20"],
+      ...["--eval-split", "0.15", "--eval-steps", "1", "--save-steps", "1", "--batch-size", "2"],
+      ...["--save-total-limit", "2", "--load-best-model-at-end", "--learning-rate", "0.5"],
+      ...["--early-stopping-patience", "2", "--sample-prompt", "line", "other"],
+    ]);
+    assertEquals(run.code, 0, run.err);
+    assertStringIncludes(run.err, "8 examples");
+    assertEquals(run.err.match(/^"line" → ".*"$/gm)?.length, run.err.match(/eval loss/g)!.length);
+    const history = (await Deno.readTextFile(`${out}/history.jsonl`)).trim().split("\n")
+      .map((line) => JSON.parse(line));
+    assert(history.length < 80, `${history.length} steps`);
+    const best = history.reduce((a, b) => b.evalLoss < a.evalLoss ? b : a);
+    assertEquals(best.step, history.length - 2);
+    assertMatch(run.out, new RegExp(`^${out}: adapter after ${best.step} steps?,`));
+    assertEquals(
+      namesIn(out).filter((name) => name.startsWith("checkpoint-")).sort(),
+      [`checkpoint-${best.step}`, `checkpoint-${history.length}`].sort(),
+    );
+    assertEquals(
+      await Deno.readFile(`${out}/adapter_model.safetensors`),
+      await Deno.readFile(`${out}/checkpoint-${best.step}/adapter_model.safetensors`),
+    );
+    const options = JSON.parse(await Deno.readTextFile(`${out}/training_options.json`));
+    assertEquals([options.learningRate, options.batchSize], [0.5, 2]);
+    assert(!JSON.stringify(options).includes(folder));
+    const all = await cli([
+      ...[
+        "train",
+        model,
+        "--data",
+        data,
+        "--out",
+        `${folder}/none`,
+        ...CPU,
+        "--eval-split",
+        "0.99",
+      ],
+    ]);
+    assertStringIncludes(all.err, "TrainingError [DATASET_EMPTY]");
+  });
+});
+
+Deno.test("train: an adapter that cannot be saved in its place is saved in another", async () => {
+  await inFolder(async (folder) => {
+    const model = await tinyModel(folder);
+    const data = await jsonLines(folder, "data.jsonl", [{ text: "some text" }]);
+    const out = `${folder}/out`;
+    const args = ["train", model, "--data", data, "--out", out, ...CPU, "--steps", "1"];
+    assertEquals((await cli(args)).code, 0);
+    const expected = await Deno.readFile(`${out}/adapter_model.safetensors`);
+    await Deno.remove(out, { recursive: true });
+    const run = cli([...args, "--logging-steps", "1"], {
+      // As a disk that fails in the last step.
+      onMessage: (text) => {
+        if (!text.startsWith("step 1/1")) return;
+        Deno.removeSync(out, { recursive: true });
+        Deno.writeTextFileSync(out, "a file in its place");
+      },
+    });
+    const { code, err, out: said } = await run;
+    assertEquals(code, 1);
+    const [, other] = /The adapter was saved in (\S+) instead/.exec(err)!;
+    assertEquals(await Deno.readFile(`${other}/adapter_model.safetensors`), expected);
+    assertStringIncludes(said, other);
+    await Deno.remove(other, { recursive: true });
   });
 });
 

@@ -18,10 +18,17 @@ export interface CliRun {
   readonly err: string;
 }
 
-/** Runs a command; `interruptAfter` sends Ctrl-C once a message holds this text. */
+/**
+ * Runs a command; `interruptAfter` sends Ctrl-C once a message holds this text, `onMessage` is told
+ * all of them.
+ */
 export async function cli(
   args: readonly string[],
-  options: { readonly input?: string; readonly interruptAfter?: string } = {},
+  options: {
+    readonly input?: string;
+    readonly interruptAfter?: string;
+    readonly onMessage?: (text: string) => void;
+  } = {},
 ): Promise<CliRun> {
   let out = "", err = "";
   const callbacks = new Set<() => void>();
@@ -36,6 +43,7 @@ export async function cli(
     },
     err: (text) => {
       err += text;
+      options.onMessage?.(text);
       interrupt(text);
     },
     terminal: false,

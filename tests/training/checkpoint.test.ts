@@ -89,6 +89,9 @@ Deno.test("a damaged checkpoint is refused, each part with its own error", () =>
       ["CHECKPOINT_FORMAT", JSON.stringify({ ...json, step: "2" }), bytes],
       ["CHECKPOINT_FORMAT", JSON.stringify({ ...json, history: null }), bytes],
       ["CHECKPOINT_FORMAT", JSON.stringify({ ...json, seed: undefined }), bytes],
+      ["CHECKPOINT_FORMAT", JSON.stringify({ ...json, history: [{}, {}] }), bytes],
+      ["CHECKPOINT_FORMAT", JSON.stringify({ ...json, history: json.history.toReversed() }), bytes],
+      ["CHECKPOINT_FORMAT", JSON.stringify({ ...json, fingerprint: { data: 1 } }), bytes],
       ["SAFETENSORS_TRUNCATED", text, bytes.subarray(0, bytes.length - 4)],
     ];
     for (const [code, contents, tensors] of cases) {
@@ -140,4 +143,81 @@ Deno.test("a folder that becomes unwritable loses nothing that was saved", () =>
     await Deno.remove(folder);
     await Deno.rename(`${folder}-moved`, folder);
     assertEquals(names(folder), ["checkpoint-1"]);
+  }));
+
+Deno.test("a run goes on with its own data, order, batches and config only", () =>
+  inFolder(async (folder) => {
+    const model = await adapted();
+    using _device = model.base.device;
+    const options: TrainOptions = {
+      learningRate: 1e-3,
+      steps: 3,
+      gradientAccumulation: 2,
+      checkpoint: { folder, every: 3 },
+    };
+    const data = [...DATA, { inputIds: [[3, 1, 4, 1]] }];
+    await train(model, data, options);
+    const resume = (given: typeof data, more: Partial<TrainOptions> = {}, from = model) =>
+      train(from, given, { ...options, steps: 5, checkpoint: undefined, resume: folder, ...more });
+    assertEquals((await resume(data)).history.length, 5);
+    const other = [...data.slice(0, 2), { inputIds: [[3, 1, 4, 2]] }];
+    const cases: readonly (readonly [string, ...Parameters<typeof resume>])[] = [
+      ["5 batches", other],
+      ["5 batches", data.toReversed()],
+      ["5 batches", [{ inputIds: [[1, 2, 3, 4], [5, 6, 7, 8]] }, data[2]]],
+      ["5 batches", data.map((batch) => ({ ...batch, attentionMask: [[0, 1, 1, 1]] }))],
+      ["gradientAccumulation was 2 and is 1", data, { gradientAccumulation: 1 }],
+      [
+        "lora_alpha of the adapter default was 8 and is 4",
+        data,
+        {},
+        getPeftModel(model.base, loraConfig({ r: 2, loraAlpha: 4, taskType: "CAUSAL_LM" })),
+      ],
+    ];
+    for (const [message, ...given] of cases) {
+      const error = await assertRejects(() => resume(...given), TrainingError, message);
+      assertEquals(error.code, "RESUME_MISMATCH");
+    }
+    assertEquals((await resume(other, { resumeAnyway: true })).history.length, 5);
+  }));
+
+Deno.test("what a killed process left in a run's folder is cleared", () =>
+  inFolder(async (folder) => {
+    const model = await adapted();
+    using _device = model.base.device;
+    const options: TrainOptions = {
+      learningRate: 1e-3,
+      steps: 2,
+      checkpoint: { folder, every: 1 },
+    };
+    await train(model, DATA, options);
+    await Deno.mkdir(`${folder}/.checkpoint-abc`);
+    await Deno.writeTextFile(`${folder}/.checkpoint-abc/optimizer.safetensors`, "half");
+    await Deno.rename(`${folder}/checkpoint-2`, `${folder}/checkpoint-2-old`);
+    await Deno.mkdir(`${folder}/checkpoint-1-old`);
+    await train(model, DATA, { ...options, steps: 3, resume: `${folder}/checkpoint-1` });
+    assertEquals(names(folder), ["checkpoint-1", "checkpoint-2", "checkpoint-3"]);
+  }));
+
+Deno.test("a resumed run knows the best step of the run before", () =>
+  inFolder(async (folder) => {
+    const model = await adapted();
+    using _device = model.base.device;
+    const options: TrainOptions = {
+      learningRate: 0.5,
+      steps: 6,
+      evalData: [{ inputIds: [[9, 9, 9, 9]] }],
+      evalEvery: 1,
+      loadBest: true,
+      checkpoint: { folder, every: 1, limit: 1 },
+    };
+    const whole = await train(model, DATA, options);
+    assertEquals(names(folder).includes(`checkpoint-${whole.best!.step}`), true);
+    await Deno.remove(folder, { recursive: true });
+    await train(model, DATA, { ...options, steps: 4 });
+    const resumed = await train(model, DATA, { ...options, resume: folder });
+    assertEquals([resumed.best, resumed.history], [whole.best, whole.history]);
+    for (const [name, leaf] of trainableLeaves(resumed.model)) {
+      assertEquals(await leaf.data(), await trainableLeaves(whole.model).get(name)!.data());
+    }
   }));
