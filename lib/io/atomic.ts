@@ -113,7 +113,7 @@ async function modeOf(path: string): Promise<number | null> {
 }
 
 /** Makes the rename itself durable, where the system lets a folder be opened. */
-async function syncFolder(folder: string): Promise<void> {
+export async function syncFolder(folder: string): Promise<void> {
   try {
     using handle = await Deno.open(folder);
     await handle.sync();

@@ -3,13 +3,14 @@
  *
  * @module
  */
-import { basename, dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
 import { type ModelGraph, structureOf } from "../model/model-graph.ts";
 import { checkOptions, oneOf, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import { byteLength, isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { type GroupedFile, writeFilesAtomic } from "./atomic-files.ts";
 import { onDisk, pathOf } from "./atomic.ts";
 import { tokenizerOf } from "./model-tokenizer.ts";
 import { writeSafetensors } from "./safetensors.ts";
@@ -47,9 +48,8 @@ const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors
  * numbered shards with `model.safetensors.index.json`, and the tokenizer. Tied parameters are
  * stored once.
  *
- * Everything is written into a folder beside the target first. A target that does not exist yet
- * appears whole or not at all; in one that exists, the files are replaced one by one when all of
- * them are complete, and other files stay.
+ * All files take their places together, those of earlier weights go: whatever ends the process, the
+ * folder holds the old model or the new one.
  *
  * @param model The model; adapters are merged before (`mergeAndUnload`).
  * @param folder Where to save it.
@@ -95,29 +95,25 @@ export async function saveModel(
     );
   }
   const parameters = storedParameters(model, options.dtype);
-  const temporary = join(
-    dirname(target),
-    `.${basename(target)}.${crypto.randomUUID().slice(0, 8)}.tmp`,
-  );
-  await onDisk(target, () => Deno.mkdir(temporary, { recursive: true }));
-  try {
-    await writeWeights(temporary, parameters, options.maxShardSize ?? 5e9);
-    const files: Record<string, unknown> = { "config.json": savedConfig(model, parameters) };
-    if (Object.keys(model.generationConfig).length) {
-      files["generation_config.json"] = model.generationConfig;
-    }
-    const tokenizer = options.tokenizer ?? await ownTokenizer(model);
-    if (tokenizer) {
-      files["tokenizer.json"] = tokenizer.files.tokenizer;
-      files["tokenizer_config.json"] = tokenizer.files.config;
-    }
-    for (const [name, contents] of Object.entries(files)) {
-      await onDisk(target, () => Deno.writeTextFile(join(temporary, name), json(contents)));
-    }
-    await onDisk(target, () => moveInto(temporary, target));
-  } finally {
-    await Deno.remove(temporary, { recursive: true }).catch(() => {}); // it has moved when all went well
+  const text = (name: string, contents: unknown): GroupedFile => ({
+    path: join(target, name),
+    write: (staged) => onDisk(target, () => Deno.writeTextFile(staged, json(contents))),
+  });
+  const files = [
+    ...weightFiles(target, parameters, options.maxShardSize ?? 5e9),
+    text("config.json", savedConfig(model, parameters)),
+  ];
+  if (Object.keys(model.generationConfig).length) {
+    files.push(text("generation_config.json", model.generationConfig));
   }
+  const tokenizer = options.tokenizer ?? await ownTokenizer(model);
+  if (tokenizer) {
+    files.push(
+      text("tokenizer.json", tokenizer.files.tokenizer),
+      text("tokenizer_config.json", tokenizer.files.config),
+    );
+  }
+  await writeFilesAtomic(files, { replaces: WEIGHT_FILES });
 }
 
 function storedParameters(
@@ -154,11 +150,12 @@ function savedConfig(
   return config;
 }
 
-async function writeWeights(
+/** The files of weights, and their index where there are several. */
+function weightFiles(
   folder: string,
   parameters: ReadonlyMap<string, Tensor>,
   maxShardSize: number,
-): Promise<void> {
+): GroupedFile[] {
   const metadata = { format: "pt" };
   const shards: Map<string, Tensor>[] = [];
   let room = 0;
@@ -173,24 +170,28 @@ async function writeWeights(
     room -= bytes;
     total += bytes;
   }
-  if (shards.length === 1) {
-    await writeSafetensors(join(folder, "model.safetensors"), shards[0], { metadata });
-    return;
-  }
+  const weights = (name: string, tensors: ReadonlyMap<string, Tensor>): GroupedFile => ({
+    path: join(folder, name),
+    write: (staged) => writeSafetensors(staged, tensors, { metadata }),
+  });
+  if (shards.length === 1) return [weights("model.safetensors", shards[0])];
   const number = (n: number) => String(n).padStart(5, "0");
   const weightMap: Record<string, string> = {};
-  for (const [i, shard] of shards.entries()) {
+  const files = shards.map((shard, i) => {
     const file = `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
-    await writeSafetensors(join(folder, file), shard, { metadata });
     for (const name of shard.keys()) weightMap[name] = file;
-  }
+    return weights(file, shard);
+  });
   const elements = [...parameters.values()].reduce((n, { shape }) => n + sizeOf(shape), 0);
   const index = {
     metadata: { total_parameters: elements, total_size: total },
     weight_map: weightMap,
   };
   const path = join(folder, "model.safetensors.index.json");
-  await onDisk(path, () => Deno.writeTextFile(path, json(index)));
+  return [...files, {
+    path,
+    write: (staged) => onDisk(path, () => Deno.writeTextFile(staged, json(index))),
+  }];
 }
 
 async function ownTokenizer(model: ModelGraph): Promise<Tokenizer | false> {
@@ -206,19 +207,4 @@ async function ownTokenizer(model: ModelGraph): Promise<Tokenizer | false> {
 function json(contents: unknown): string {
   const sorted = Object.entries(contents as object).sort(([a], [b]) => (a < b ? -1 : 1));
   return JSON.stringify(Object.fromEntries(sorted), null, 2) + "\n";
-}
-
-async function moveInto(from: string, to: string): Promise<void> {
-  try {
-    // Onto nothing, or onto an empty folder.
-    await Deno.rename(from, to);
-    return;
-  } catch (error) {
-    if (!await Deno.stat(to).then((found) => found.isDirectory, () => false)) throw error;
-  }
-  const names = [...Deno.readDirSync(from)].map((entry) => entry.name);
-  for (const name of names) await Deno.rename(join(from, name), join(to, name));
-  for (const { name } of [...Deno.readDirSync(to)]) {
-    if (WEIGHT_FILES.test(name) && !names.includes(name)) await Deno.remove(join(to, name));
-  }
 }

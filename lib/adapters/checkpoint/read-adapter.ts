@@ -5,6 +5,7 @@
  */
 import { join } from "node:path";
 import { FileError } from "../../errors.ts";
+import { withSettledFiles } from "../../io/atomic-files.ts";
 import { downloadFromHub, HUB_RULES, type HubOptions } from "../../io/hub.ts";
 import { type JsonObject, readJsonFile } from "../../io/json.ts";
 import { exists, locate } from "../../io/locate.ts";
@@ -69,17 +70,19 @@ export async function readAdapter(
 ): Promise<AdapterFiles> {
   const folder = await folderOf(source, options, [ADAPTER_FILES.config, ADAPTER_FILES.weights]);
   const weights = join(folder, ADAPTER_FILES.weights);
-  const config = await readJsonFile(join(folder, ADAPTER_FILES.config));
-  if (!await exists(weights) && await exists(join(folder, "adapter_model.bin"))) {
-    throw new FileError(
-      "ADAPTER_PICKLE",
-      `${folder} holds its weights as adapter_model.bin, a Python pickle, which is not read here because it can run code. ` +
-        `Convert it with safetensors.torch.save_file in Python.`,
-      { folder },
-    );
-  }
-  const { tensors, metadata } = await openSafetensors(weights);
-  return { config, tensors, metadata, source: String(source), folder };
+  return await withSettledFiles(folder, async () => {
+    const config = await readJsonFile(join(folder, ADAPTER_FILES.config));
+    if (!await exists(weights) && await exists(join(folder, "adapter_model.bin"))) {
+      throw new FileError(
+        "ADAPTER_PICKLE",
+        `${folder} holds its weights as adapter_model.bin, a Python pickle, which is not read here because it can run code. ` +
+          `Convert it with safetensors.torch.save_file in Python.`,
+        { folder },
+      );
+    }
+    const { tensors, metadata } = await openSafetensors(weights);
+    return { config, tensors, metadata, source: String(source), folder };
+  });
 }
 
 /**
