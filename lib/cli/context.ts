@@ -12,6 +12,8 @@ export interface CliContext {
   err(text: string): void;
   /** Whether messages go to a terminal, where a line can be drawn anew. */
   readonly terminal: boolean;
+  /** Characters in a line of it. */
+  readonly columns: number;
   /** Whether there is something to read from the standard input other than a keyboard. */
   readonly piped: boolean;
   /** Reads the standard input to its end. */
@@ -43,6 +45,7 @@ export function processContext(): CliContext {
     out: (text) => write(Deno.stdout, text),
     err: (text) => write(Deno.stderr, text),
     terminal: Deno.stderr.isTerminal(),
+    columns: columns(),
     piped: !Deno.stdin.isTerminal(),
     input: () => new Response(Deno.stdin.readable).text(),
     onInterrupt(callback) {
@@ -50,6 +53,15 @@ export function processContext(): CliContext {
       return () => Deno.removeSignalListener("SIGINT", callback);
     },
   };
+}
+
+/** Width of the terminal; 80 where there is none. */
+function columns(): number {
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return 80;
+  }
 }
 
 /** Exit code of a command that Ctrl-C ended, as shells have it. */

@@ -9,6 +9,11 @@ export function count(value: number): string {
   return value.toLocaleString("en-US");
 }
 
+/** So many of something: 1 step, 1,234 steps. */
+export function counted(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+}
+
 /** With three digits and a prefix: 1.23 G. */
 export function scaled(value: number, unit: string): string {
   const prefixes = ["", "k", "M", "G", "T", "P"];

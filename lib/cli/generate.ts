@@ -34,7 +34,7 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
   const command = program.command("generate")
     .summary("generate text")
     .description(
-      "Generates text from one prompt, as it comes, or from several, when all are done. Without any option of sampling, the most probable " +
+      "Generates text from one prompt or several, as it comes. Without any option of sampling, the most probable " +
         "token is taken each time. The prompt is read from the standard input where none is given.",
     )
     .option("--prompt <text...>", "text to go on from; several make a batch")
@@ -71,7 +71,8 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     `
 Examples:
   generate SmolLM2-135M-Instruct.Q4_1.gguf --chat --prompt "What is a sloop?"
-  generate ./llama --adapter ./out --prompt "Call me" --temperature 0.8 --top-p 0.95 --seed 7
+  generate ./llama --adapter ./out --prompt "Call me" --temperature 0.8 \\
+    --top-p 0.95 --seed 7
   echo "Once upon a time" | generate ./llama --max-new-tokens 50`,
   ).action(async (source: string, flags: GenerateFlags) => {
     context.finish(
@@ -123,16 +124,23 @@ async function run(
     includeStop: flags.includeStop,
     signal,
   };
-  if (prompts.length > 1 || flags.json) {
+  if (flags.json) {
     const results = await generate(model, prompts, options);
-    for (const [i, result] of results.entries()) {
-      if (flags.json) context.out(JSON.stringify(result) + "\n");
-      else context.out(`${i ? "\n" : ""}${result.text}\n`);
-    }
+    for (const result of results) context.out(JSON.stringify(result) + "\n");
     return 0;
   }
+  // One text after the other: those of later prompts wait until the ones before are complete.
+  const waiting = prompts.map(() => ""), ended = new Set<number>();
+  let shown = 0;
   try {
-    for await (const { text } of generateStream(model, prompts, options)) context.out(text);
+    for await (const { row, text, finishReason } of generateStream(model, prompts, options)) {
+      if (row === shown) context.out(text);
+      else waiting[row] += text;
+      if (finishReason) ended.add(row);
+      while (ended.has(shown) && shown < prompts.length - 1) {
+        context.out(`\n\n${waiting[++shown]}`);
+      }
+    }
   } catch (error) {
     if (!signal.aborted || error !== signal.reason) throw error;
     context.out("\n");

@@ -67,7 +67,8 @@ export function addMergeCommand(program: Command, context: CommandContext): void
     `
 Examples:
   merge ./llama --adapter ./out --out ./merged
-  merge SmolLM2-135M-Instruct.Q4_1.gguf --adapter ./out --out ./merged --save-dtype bf16`,
+  merge SmolLM2-135M-Instruct.Q4_1.gguf --adapter ./out --out ./merged \\
+    --save-dtype bf16`,
   ).action(async (source: string, flags: MergeFlags) => {
     await refuseExisting(flags);
     await withModel(source, flags, async (base) => {

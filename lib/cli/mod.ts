@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Help } from "commander";
 import config from "../../deno.json" with { type: "json" };
 import { GraftError } from "../errors.ts";
 import { type CliContext, processContext } from "./context.ts";
@@ -56,6 +56,22 @@ export async function main(
     .configureOutput({
       writeOut: (text) => context.out(text),
       writeErr: (text) => context.err(text),
+      getOutHelpWidth: () => context.columns,
+      getErrHelpWidth: () => context.columns,
+      // Asking the environment would need a permission, for text that has no colours.
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
+    .configureHelp({
+      minWidthToWrap: 20,
+      // One spelling beside each description; a second one takes the room of that.
+      optionTerm: ({ short, long, flags }) =>
+        short?.startsWith("--") ? flags.replace(`, ${long}`, "") : flags,
+      optionDescription(option) {
+        const { short, long } = option;
+        const text = Help.prototype.optionDescription.call(this, option);
+        return short?.startsWith("--") ? `${text} (also ${long})` : text;
+      },
     })
     .showHelpAfterError("(--help shows what there is)");
   for (
@@ -82,7 +98,7 @@ Examples:
   );
   try {
     if (args.length === 0) program.help({ error: true });
-    await program.parseAsync([...args], { from: "user" });
+    await program.parseAsync(operandFirst(program, args), { from: "user" });
     return code;
   } catch (error) {
     // Commander has said what is wrong already.
@@ -91,6 +107,28 @@ Examples:
     if (args.includes("--verbose") && error instanceof Error) context.err(`${error.stack}\n`);
     return 1;
   }
+}
+
+/**
+ * The arguments with the one that an option took without needing it in its own place: the model in
+ * `generate --prompt hi ./llama`, as `--prompt` takes several.
+ */
+function operandFirst(program: Command, args: readonly string[]): string[] {
+  const command = program.commands.find((command) => command.name() === args[0]);
+  let spare: number | undefined;
+  for (let i = 1; command && i < args.length; i++) {
+    if (args[i] === "--" || !args[i].startsWith("-")) return [...args];
+    const option = command.options.find(({ short, long }) => [short, long].includes(args[i]));
+    if (option?.required) i++;
+    if (!option?.variadic && !option?.optional) continue;
+    while (i + 1 < args.length && !args[i + 1].startsWith("-")) {
+      spare = ++i;
+      if (!option.variadic) break;
+    }
+  }
+  return spare === undefined
+    ? [...args]
+    : [args[0], args[spare], ...args.slice(1, spare), ...args.slice(spare + 1)];
 }
 
 /** An error in one line. */

@@ -32,7 +32,7 @@ import { type Schedule, SCHEDULES } from "../training/schedule.ts";
 import { stepsOf, type TrainOptions } from "../training/train-options.ts";
 import { train } from "../training/train.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
-import { count } from "./format.ts";
+import { counted } from "./format.ts";
 import {
   addLoraOptions,
   addModelOptions,
@@ -219,9 +219,11 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     "after",
     `
 Examples:
-  train SmolLM2-135M-Instruct.Q4_1.gguf --data chats.jsonl --out ./out --target-modules all-linear
-  train ./llama --data text.jsonl --eval-data held-back.jsonl --eval-steps 50 --out ./out \\
-    --r 16 --lora-alpha 32 --learning-rate 3e-4 --num-train-epochs 3 --packing
+  train SmolLM2-135M-Instruct.Q4_1.gguf --data chats.jsonl --out ./out \\
+    --target-modules all-linear
+  train ./llama --data text.jsonl --eval-data held-back.jsonl --eval-steps 50 \\
+    --out ./out --r 16 --lora-alpha 32 --learning-rate 3e-4 \\
+    --num-train-epochs 3 --packing
   train ./llama --data text.jsonl --out ./out --resume`,
   ).action(async (source: string, flags: TrainFlags) => {
     const given = givenLoraOptions(command);
@@ -301,7 +303,9 @@ async function run(
   }
   if (taken === 0) {
     context.err(
-      `Nothing is left to train: the run has taken ${history.length} of ${steps} steps. Ask for more with --max-steps or --num-train-epochs.\n`,
+      `Nothing is left to train: the run has taken ${history.length} of ${
+        counted(steps, "step")
+      }. Ask for more with --max-steps or --num-train-epochs.\n`,
     );
   }
   const folder = await saveSomewhere(context, trained, flags.out);
@@ -309,9 +313,9 @@ async function run(
   const [first, last] = [history[0], history[history.length - 1]];
   const shown = flags.loadBestModelAtEnd && best ? history[best.step - 1] : last;
   context.out(
-    `${folder}: adapter after ${shown.step} step${shown.step === 1 ? "" : "s"}, loss ${
-      first.loss.toFixed(4)
-    } → ${shown.loss.toFixed(4)}` +
+    `${folder}: adapter after ${counted(shown.step, "step")}, loss ${first.loss.toFixed(4)} → ${
+      shown.loss.toFixed(4)
+    }` +
       (shown.evalLoss === undefined ? "\n" : `, eval loss ${shown.evalLoss.toFixed(4)}\n`),
   );
   return folder === flags.out ? 0 : 1;
@@ -408,9 +412,9 @@ function describe(
   { examples, tokens, steps }: { examples: number; tokens: number; steps: number },
 ): void {
   context.err(
-    `${count(examples)} examples, ${count(tokens)} tokens, ${
-      count(steps)
-    } steps on ${model.base.device.description}\n` +
+    `${counted(examples, "example")}, ${counted(tokens, "token")}, ${
+      counted(steps, "step")
+    } on ${model.base.device.description}\n` +
       `${formatCounts(getNbTrainableParameters(model))}\n`,
   );
 }

@@ -19,6 +19,7 @@ Deno.test("help, version and usage: their texts and exit codes", async () => {
     assertEquals([own.code, own.err], [0, ""], command);
     assertStringIncludes(own.out, "Examples:");
     assertEquals((await cli(["help", command])).out, own.out);
+    assertEquals(own.out.split("\n").filter((line) => line.length > 80), [], command);
   }
   assertMatch((await cli(["--version"])).out, /^\d+\.\d+\.\d+\n$/);
   const wrong: readonly (readonly [readonly string[], string])[] = [
@@ -131,6 +132,19 @@ Deno.test("generate: prompts as arguments and from a pipe, chats, batches and JS
     const lines = two.out.trimEnd().split("\n").map((line) => JSON.parse(line));
     assertEquals(lines.length, 2);
     assertEquals(lines[0], parsed);
+    const texts = await cli(["generate", model, "--prompt", "abc", "xy", ...options]);
+    assertEquals(texts.out, `${lines[0].text}\n\n${lines[1].text}\n`);
+    for (
+      const first of [["--prompt", "abc", "xy", model, ...options], [
+        ...options,
+        "--prompt",
+        "abc",
+        "xy",
+        model,
+      ]]
+    ) {
+      assertEquals((await cli(["generate", ...first])).out, texts.out);
+    }
     const chat = await cli(
       ["generate", model, "--chat", "--system", "s", "--prompt", "hi", "--json", ...options],
     );

@@ -26,6 +26,19 @@ Deno.test("a process: exit codes, and messages apart from results", async () => 
   }
 });
 
+Deno.test("a process: help needs no permission, and what is missing is named", async () => {
+  const run = (...args: string[]) =>
+    new Deno.Command(Deno.execPath(), { args: ["run", "--no-prompt", "--no-check", CLI, ...args] })
+      .output();
+  for (const command of ["", "plan", "train", "generate", "merge", "inspect"]) {
+    const { code, stderr } = await run(...[command, "--help"].filter(Boolean));
+    assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], command);
+  }
+  const { code, stderr } = await run("inspect", "/does/not/exist");
+  assertEquals(code, 1);
+  assertStringIncludes(new TextDecoder().decode(stderr), "--allow-read");
+});
+
 Deno.test("a process: SIGINT during training ends it after the step, with a checkpoint and code 130", async () => {
   await inFolder(async (folder) => {
     const model = await tinyModel(folder);

@@ -47,6 +47,7 @@ export async function cli(
       interrupt(text);
     },
     terminal: false,
+    columns: 80,
     piped: options.input !== undefined,
     input: () => Promise.resolve(options.input ?? ""),
     onInterrupt(callback) {
