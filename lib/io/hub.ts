@@ -14,7 +14,7 @@ import {
 } from "@huggingface/hub";
 import { createHash } from "node:crypto";
 import { dirname, join, relative } from "node:path";
-import { FileError } from "../errors.ts";
+import { FileError, ValueError } from "../errors.ts";
 import { BOOLEAN, FUNCTION, type OptionRules, TEXT } from "../options.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { wrap } from "./byte-source.ts";
@@ -111,7 +111,8 @@ export const MODEL_FILES: readonly string[] = [
  * @param id The model, such as `HuggingFaceTB/SmolLM2-135M`.
  * @throws {FileError} `HUB_NOT_FOUND`, `HUB_UNAUTHORIZED`, `HUB_UNREACHABLE` (with nothing in the
  * cache), `HUB_FILE_MISSING`, `HUB_DAMAGED` where what arrives is not what was announced,
- * `HUB_FAILED` for any other answer.
+ * `HUB_FAILED` for any other answer, and for one that leads out of the cache.
+ * @throws {ValueError} `HUB_NAME` for an id or a revision that cannot be.
  *
  * @example
  * ```ts ignore
@@ -125,6 +126,12 @@ export async function downloadFromHub(
 ): Promise<Download> {
   const { revision = "main", files = [], optionalFiles = files.length ? [] : MODEL_FILES } =
     options;
+  checkName(id, { what: "id", must: "organization/name", good: ID.test(id) });
+  checkName(revision, {
+    what: "revision",
+    must: "a branch, a tag or a commit",
+    good: isInside(revision),
+  });
   const cache = join(
     options.cacheDir ?? getHFHubCachePath(),
     getRepoFolderName({ type: "model", name: id }),
@@ -139,6 +146,8 @@ export async function downloadFromHub(
   const entries: ListFileEntry[] = [];
   try {
     ({ sha } = await modelInfo({ ...access, name: id, revision, additionalFields: ["sha"] }));
+    // All that an answer says becomes a part of paths.
+    if (!HASH.test(sha)) throw unsafe(id, "commit", sha);
     for await (
       const entry of listFiles({ ...access, repo: id, revision: sha, recursive: true })
     ) {
@@ -153,7 +162,9 @@ export async function downloadFromHub(
   const folder = join(cache, "snapshots", sha);
   for (const entry of entries) {
     if (!chosen.includes(entry.path) || await exists(join(folder, entry.path))) continue;
-    const blob = join(cache, "blobs", entry.lfs?.oid ?? entry.oid ?? crypto.randomUUID());
+    const oid = entry.lfs?.oid ?? entry.oid ?? crypto.randomUUID().replaceAll("-", "");
+    if (!HASH.test(oid)) throw unsafe(id, `hash of ${entry.path}`, oid);
+    const blob = join(cache, "blobs", oid);
     await Deno.mkdir(dirname(blob), { recursive: true });
     if (!await exists(blob)) {
       try {
@@ -217,16 +228,41 @@ function choose(paths: readonly string[], wanted: Wanted): string[] {
       { id: wanted.id, files: paths },
     );
   }
-  for (const path of chosen) {
-    // The path comes from the repository and must not lead out of the cache.
-    if (/(^|[\\/])\.\.([\\/]|$)|^[\\/]|^[A-Za-z]:/.test(path)) {
-      throw new FileError("HUB_FAILED", `${wanted.id} has a file with the unsafe path ${path}.`, {
-        id: wanted.id,
-        file: path,
-      });
-    }
-  }
+  for (const path of chosen) if (!isInside(path)) throw unsafe(wanted.id, "path", path);
   return chosen;
+}
+
+/** Hashes of git and of large files, in hexadecimal digits. */
+const HASH = /^[0-9a-f]{32,64}$/;
+/** What models are called on the hub. */
+const ID = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
+
+/** Whether a path that is joined to a folder stays below it, on any system. */
+function isInside(path: string): boolean {
+  // deno-lint-ignore no-control-regex -- such are no names of files
+  return path.split("/").every((part) => !/^$|^\.\.?$|[\\:\x00-\x1f]/.test(part));
+}
+
+function unsafe(id: string, what: string, value: string): FileError {
+  return new FileError(
+    "HUB_FAILED",
+    `The hub's answer about ${id} has the unsafe ${what} ${
+      JSON.stringify(value.slice(0, 200))
+    }. Nothing was written.`,
+    { id, what, value },
+  );
+}
+
+function checkName(
+  value: string,
+  { what, must, good }: { readonly what: string; readonly must: string; readonly good: boolean },
+): void {
+  if (good) return;
+  throw new ValueError(
+    "HUB_NAME",
+    `The ${what} of a model on the hub must be ${must}; found ${JSON.stringify(value)}.`,
+    { [what]: value },
+  );
 }
 
 function list(names: readonly string[]): string {
@@ -244,6 +280,7 @@ async function fromCache(wanted: Wanted, reason?: FileError): Promise<Download> 
   const { id, cache, revision } = wanted;
   const ref = join(cache, "refs", revision);
   const sha = await exists(ref) ? (await Deno.readTextFile(ref)).trim() : revision;
+  if (!isInside(sha)) throw unsafe(id, "commit in the cache", sha);
   const folder = join(cache, "snapshots", sha);
   if (!await exists(folder)) {
     throw reason ?? new FileError(
@@ -285,6 +322,7 @@ async function* checked(
   for await (const chunk of body.stream()) {
     hash.update(chunk);
     loaded += chunk.length;
+    if (loaded > total) break; // it may have no end
     options.onProgress?.({ file: entry.path, loaded, total });
     yield chunk;
   }

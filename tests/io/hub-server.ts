@@ -9,6 +9,8 @@ export interface HubServer {
   readonly asked: string[];
   /** Called for each answer of a file; may replace it. */
   answer: (path: string, bytes: Uint8Array<ArrayBuffer>) => Response;
+  /** Changes what is said of the model and of its files, as a hub might that is not one. */
+  forge: { commit?: string; oid?: string };
   /** Whether the network is up. */
   online: boolean;
 }
@@ -41,6 +43,7 @@ export function hubServer(files: Readonly<Record<string, string | Uint8Array>>):
   const server: HubServer = {
     asked: [],
     online: true,
+    forge: {},
     answer: (_path, bytes) => new Response(bytes),
     fetch: (url, init) => {
       if (!server.online) return Promise.reject(new TypeError("network is unreachable"));
@@ -53,9 +56,14 @@ export function hubServer(files: Readonly<Record<string, string | Uint8Array>>):
         if (!allowed) return Promise.resolve(json({ error: "Invalid username or password." }, 401));
       }
       if (path === `/api/models/org/model/revision/main` || path.endsWith(`/revision/${COMMIT}`)) {
-        return Promise.resolve(json({ _id: "1", id: "org/model", sha: COMMIT, lastModified: 0 }));
+        return Promise.resolve(
+          json({ _id: "1", id: "org/model", sha: server.forge.commit ?? COMMIT, lastModified: 0 }),
+        );
       }
-      if (path === `/api/models/org/model/tree/${COMMIT}`) return Promise.resolve(json(tree));
+      if (path.startsWith("/api/models/org/model/tree/")) {
+        const { oid } = server.forge;
+        return Promise.resolve(json(oid ? tree.map((file) => ({ ...file, oid })) : tree));
+      }
       const file = path.match(new RegExp(`^/org/model/resolve/${COMMIT}/(.*)$`))?.[1];
       const bytes = file === undefined ? undefined : contents.get(file);
       if (file === undefined || bytes === undefined) {

@@ -135,3 +135,56 @@ Deno.test("unknown, private and unsafe repositories are errors of their own", ()
     const token = { ...options, token: "hf_secret" };
     assertEquals(await codeOf(downloadFromHub("org/private", token)), "HUB_NOT_FOUND");
   }));
+
+Deno.test("what a forged answer says never becomes a path outside of the cache", () =>
+  inFolder(async (folder) => {
+    const cacheDir = join(folder, "cache");
+    await Deno.mkdir(join(folder, "secret"));
+    await Deno.writeTextFile(join(folder, "secret", "config.json"), "a local file");
+    const out = "../../../secret";
+    for (const forge of [{ commit: out }, { commit: "main" }, { oid: out }, { oid: "" + "/x" }]) {
+      const server = hubServer({ "config.json": "{}" });
+      server.forge = forge;
+      const options = { cacheDir, fetch: server.fetch };
+      await assertRejects(() => downloadFromHub("org/model", options), FileError, "unsafe");
+    }
+    for (
+      const path of [
+        "/etc/x.json",
+        "a\\..\\x.json",
+        "C:x.json",
+        "a/./x.json",
+        "a//x.json",
+        "x\0.json",
+      ]
+    ) {
+      const server = hubServer({ [path]: "{}" });
+      const options = { cacheDir, fetch: server.fetch, files: [path] };
+      await assertRejects(() => downloadFromHub("org/model", options), FileError, "unsafe");
+    }
+    const server = hubServer({ "config.json": "{}" });
+    for (const revision of ["../../../secret", "/secret", "a\\b", ""]) {
+      const options = { cacheDir, fetch: server.fetch, revision };
+      assertEquals(await codeOf(downloadFromHub("org/model", options)), "HUB_NAME");
+      assertEquals(
+        await codeOf(downloadFromHub("org/model", { ...options, offline: true })),
+        "HUB_NAME",
+      );
+    }
+    for (const id of ["../secret", "a/b/c", "/secret", ""]) {
+      assertEquals(
+        await codeOf(downloadFromHub(id, { cacheDir, fetch: server.fetch })),
+        "HUB_NAME",
+      );
+    }
+    assertEquals([server.asked, namesIn(folder)], [[], ["secret"]]);
+    // A file that never ends is not waited for.
+    server.answer = () =>
+      new Response(
+        new ReadableStream({ pull: (stream) => stream.enqueue(new Uint8Array(1000)) }),
+      );
+    assertEquals(
+      await codeOf(downloadFromHub("org/model", { cacheDir, fetch: server.fetch })),
+      "HUB_DAMAGED",
+    );
+  }));
