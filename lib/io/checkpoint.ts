@@ -6,6 +6,7 @@
 import { basename, dirname, join } from "node:path";
 import { FileError } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { withSettledFiles } from "./atomic-files.ts";
 import { openGguf } from "./gguf.ts";
 import { ggufTokenizerFiles } from "./gguf-tokenizer.ts";
 import { downloadFromHub, type HubOptions, MODEL_FILES } from "./hub.ts";
@@ -85,7 +86,10 @@ export async function openCheckpoint(
   const name = place.kind === "hub" ? place.id : place.kind === "url" ? place.url : place.path;
   switch (place.kind) {
     case "folder":
-      return await openFolder(place.path, { name, file: options.file });
+      return await withSettledFiles(
+        place.path,
+        () => openFolder(place.path, { name, file: options.file }),
+      );
     case "hub": {
       const { file } = options;
       const { folder, revision } = await downloadFromHub(place.id, {

@@ -356,7 +356,12 @@ async function link(blob: string, path: string): Promise<void> {
 function hubError(cause: unknown, id: string, revision: string): FileError {
   const details = { id, revision };
   if (!(cause instanceof HubApiError)) {
-    return wrap(cause, "HUB_UNREACHABLE", `The hub could not be reached for ${id}`, details);
+    return wrap(
+      cause,
+      "HUB_UNREACHABLE",
+      `${id} is no file or folder here, and the hub could not be reached for it`,
+      details,
+    );
   }
   const status = cause.statusCode;
   const [code, advice] = status === 401 || status === 403
@@ -365,7 +370,7 @@ function hubError(cause: unknown, id: string, revision: string): FileError {
       "It is private, gated or does not exist: check the id, accept its terms on the hub, and give an access token (token, or $HF_TOKEN)",
     ]
     : status === 404
-    ? ["HUB_NOT_FOUND", "Check the id and the revision"]
+    ? ["HUB_NOT_FOUND", "Check the id and the revision, or the path if a folder is meant"]
     : ["HUB_FAILED", "Try again later"];
   return wrap(cause, code, `${id} at ${revision} cannot be had from the hub. ${advice}`, {
     ...details,

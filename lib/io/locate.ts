@@ -36,12 +36,15 @@ export async function locate(source: string | URL): Promise<Place> {
     }
   }
   const id = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
-  if (id.test(path) && !/\.(gguf|safetensors|json|bin)$/i.test(path)) {
-    return { kind: "hub", id: path };
-  }
+  const isFile = /\.(gguf|safetensors|json|bin|pt|pth)$/i.test(path), [parent] = path.split("/");
+  // What should lie in a folder that is here is a path.
+  const within = path.includes("/") && await exists(parent).catch(() => false);
+  if (id.test(path) && !isFile && !within) return { kind: "hub", id: path };
   throw new FileError(
     "FILE_NOT_FOUND",
-    `${path} does not exist, and is not the id of a model on the hub (organization/name) either.`,
+    `There is no ${isFile ? "file" : "folder"} ${path}${
+      within ? ` (${parent} is here)` : ", and that is no id of a model on the hub"
+    }. Give a path that exists, or an id such as organization/name.`,
     { path },
   );
 }

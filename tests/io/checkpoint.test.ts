@@ -149,6 +149,13 @@ Deno.test("folders without a model say what is in the way", () =>
     assertEquals(await codeOf(openCheckpoint(join(folder, "config.json"))), "CHECKPOINT_WEIGHTS");
     assertEquals(await codeOf(openCheckpoint("./no/such/folder")), "FILE_NOT_FOUND");
     assertEquals(await codeOf(openCheckpoint("missing.gguf")), "FILE_NOT_FOUND");
+    for (const path of ["tests/none", "lib/no.such", "none/", "a/b/c", "..\\none", "~/none"]) {
+      assertEquals(await codeOf(openCheckpoint(path, { offline: true })), "FILE_NOT_FOUND", path);
+    }
+    for (const id of ["gpt2", "organization/name"]) {
+      const asked = openCheckpoint(id, { offline: true, cacheDir: folder });
+      assertEquals(await codeOf(asked), "HUB_UNREACHABLE", id);
+    }
     assertEquals(await codeOf(openCheckpoint("https://example.org/model")), "CHECKPOINT_WEIGHTS");
   }));
 

@@ -14,6 +14,7 @@ import { PEFT_VERSION, type PeftConfig } from "../../methods/config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { isBlockType } from "../../tensor/dtype.ts";
 import { checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
+import { cardBaseName } from "./base-name.ts";
 import { ADAPTER_FILES } from "./read-adapter.ts";
 
 /**
@@ -68,8 +69,8 @@ export async function cardFile(
   const existing = await exists(path) ? await readTextFile(path) : undefined;
   const { front, body } = split(existing ?? "");
   const data = parseFront(front, path);
-  const baseModel = config.baseModelNameOrPath || base.source;
-  if (baseModel) data.set("base_model", baseModel);
+  const baseModel = cardBaseName(config.baseModelNameOrPath || base.source || null, base.config);
+  if (baseModel.id) data.set("base_model", baseModel.id);
   data.set("library_name", "peft");
   if (!data.get("pipeline_tag") && config.taskType === "CAUSAL_LM") {
     data.set("pipeline_tag", "text-generation");
@@ -78,11 +79,11 @@ export async function cardFile(
   const own = [
     "transformers",
     ...(config.peftType === "LORA" ? ["lora"] : []),
-    ...(baseModel ? [BASE_TAG + baseModel] : []),
+    ...(baseModel.id ? [BASE_TAG + baseModel.id] : []),
   ];
   data.set("tags", [...new Set([...kept, ...own])].sort());
   const metadata = data.toString({ lineWidth: 0, indentSeq: false });
-  const text = existing === undefined ? newBody(config, baseModel) : body;
+  const text = existing === undefined ? newBody(config, baseModel.shown) : body;
   const card = `---\n${metadata}---\n${withVersion(withQuantization(text, quantizationOf(base)))}`;
   return { path, write: (staged) => Deno.writeTextFile(staged, card) };
 }

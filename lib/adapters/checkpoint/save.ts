@@ -16,6 +16,7 @@ import { pythonRegExp } from "../../methods/python-regex.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, NAMES } from "../../options.ts";
 import { hashBase } from "../hash-base.ts";
+import { configBaseName } from "./base-name.ts";
 import { cardFile } from "./model-card.ts";
 import { adaptedPaths } from "../parts.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
@@ -52,6 +53,9 @@ export interface SaveOptions extends StateDictOptions {
  * Saves adapters as `adapter_config.json` and `adapter_model.safetensors`, with a model card: the
  * files that Python PEFT writes and reads. The adapter `default` goes into the folder itself,
  * others into subfolders of their name.
+ *
+ * A base that was loaded by an absolute path is named by the way from the adapter's folder, and in the
+ * card only if its id on the hub is known.
  *
  * All files are written under temporary names first and take their places together: when anything
  * fails, the folder is as it was.
@@ -115,7 +119,7 @@ export async function savePretrained(
       text(
         join(at, ADAPTER_FILES.config),
         toPeftJson(
-          savedConfig(base, { ...adapter, config }),
+          savedConfig(base, { ...adapter, config }, at),
           options.registry ? { registry: options.registry } : { schema: adapter.method.config },
         ),
       ),
@@ -145,13 +149,16 @@ function text(path: string, contents: string): GroupedFile {
 }
 
 /** The config with what PEFT fills in on saving. */
-function savedConfig(base: ModelGraph, adapter: Adapter): PeftConfig {
+function savedConfig(base: ModelGraph, adapter: Adapter, folder: string): PeftConfig {
   const { config } = adapter;
   return {
     ...withUnorderedPatterns(config, adaptedPaths(adapter)),
     peftVersion: PEFT_VERSION,
     inferenceMode: true,
-    baseModelNameOrPath: config.baseModelNameOrPath ?? (base.source || null),
+    baseModelNameOrPath: configBaseName(
+      config.baseModelNameOrPath ?? (base.source || null),
+      folder,
+    ),
     autoMapping: (config.taskType === null ? autoMapping(base) : null) ?? config.autoMapping,
   };
 }

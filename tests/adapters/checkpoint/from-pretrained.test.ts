@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { fromPretrained } from "../../../lib/adapters/checkpoint/from-pretrained.ts";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
 import type { AdapterLoadReport } from "../../../lib/adapters/checkpoint/load.ts";
@@ -51,6 +51,10 @@ Deno.test("an adapter brings the base that its config names", () =>
     });
     assertEquals([found.base.source, found.base.device], [BASE, noDevice]);
     assertEquals([found.active, found.trainable, report!.base], [["mine"], ["mine"], "same"]);
+    const { base_model_name_or_path: name } = await readJsonFile(
+      join(folder, "adapter_config.json"),
+    );
+    assertEquals(name, relative(folder, BASE), "no absolute path of this machine");
     const tensors = getAdapterStateDict(found, "mine");
     for (const [key, t] of getAdapterStateDict(model)) {
       assertEquals(await toFloat32(tensors.get(key)!), await toFloat32(t));

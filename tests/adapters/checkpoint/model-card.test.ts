@@ -80,8 +80,30 @@ Deno.test("what a card has of its own stays, in its order and with its comments"
   assertEquals((one.metadata.tags as string[]).includes("solo"), true);
 });
 
+Deno.test("no path of this machine is written into a card", async () => {
+  const hub = "/home/u/.cache/huggingface/hub/models--org--tiny-llama/snapshots/0123/";
+  const cases: [string, string | undefined, string | undefined][] = [
+    ["/home/user/models/tiny llama", undefined, undefined],
+    ["file:///home/user/models/tiny.gguf", undefined, undefined],
+    ["/home/user/models/tiny", "org/tiny", "org/tiny"],
+    ["/home/user/models/tiny", "/home/user/models/tiny", undefined],
+    [hub, undefined, "org/tiny-llama"],
+    ["base/llama", "org/tiny", "base/llama"],
+  ];
+  for (const [source, origin, id] of cases) {
+    const given = await model(({ config }) => ({
+      source,
+      config: { ...config, _name_or_path: origin },
+    }));
+    const { text, metadata } = await cardOf(given);
+    assertEquals(metadata.base_model, id);
+    assert(!text.includes("/home"), text);
+    assertStringIncludes(text, id ?? (source.endsWith("f") ? "`tiny.gguf`" : "`tiny"));
+  }
+});
+
 Deno.test("names are written so that they are read again", async () => {
-  for (const source of ["a: b", "yes", "123", "- x", "'q\"", "/a/b c#d", "x".repeat(200) + " y"]) {
+  for (const source of ["a: b", "yes", "123", "- x", "'q\"", "a/b c#d", "x".repeat(200) + " y"]) {
     const given = await model(() => ({ source }));
     const { metadata } = await cardOf(given);
     assertEquals(metadata.base_model, source);
