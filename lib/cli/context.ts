@@ -3,6 +3,9 @@
  *
  * @module
  */
+import process from "node:process";
+import { createInterface } from "node:readline/promises";
+import { GraftError } from "../errors.ts";
 
 /** The outside of a command; tests give their own. */
 export interface CliContext {
@@ -18,6 +21,8 @@ export interface CliContext {
   readonly piped: boolean;
   /** Reads the standard input to its end. */
   input(): Promise<string>;
+  /** Reads the standard input line by line; at a keyboard each is asked for. */
+  lines(prompt: () => string): AsyncIterable<string>;
   /** Calls back on Ctrl-C until the returned function is called. */
   onInterrupt(callback: () => void): () => void;
 }
@@ -48,11 +53,40 @@ export function processContext(): CliContext {
     columns: columns(),
     piped: !Deno.stdin.isTerminal(),
     input: () => new Response(Deno.stdin.readable).text(),
+    lines: (prompt) =>
+      Deno.stdin.isTerminal() ? askedLines(prompt) : createInterface({ input: process.stdin }),
     onInterrupt(callback) {
       Deno.addSignalListener("SIGINT", callback);
       return () => Deno.removeSignalListener("SIGINT", callback);
     },
   };
+}
+
+/** Lines from a keyboard, with a history, until Ctrl-D or Ctrl-C. */
+async function* askedLines(prompt: () => string): AsyncGenerator<string, void, void> {
+  let history: string[] = [];
+  for (;;) {
+    // One reader for each line: while there is one, the terminal does not send Ctrl-C.
+    const reader = createInterface({
+      input: process.stdin,
+      output: process.stderr,
+      history,
+      historySize: 1000,
+      removeHistoryDuplicates: true,
+    });
+    reader.on("history", (lines: string[]) => history = [...lines]);
+    const line = await new Promise<string | undefined>((resolve) => {
+      reader.once("close", () => resolve(undefined));
+      reader.once("SIGINT", () => reader.close());
+      reader.question(prompt()).then(resolve, () => resolve(undefined));
+    });
+    reader.close();
+    if (line === undefined) {
+      process.stderr.write("\n");
+      return;
+    }
+    yield line;
+  }
 }
 
 /** Width of the terminal; 80 where there is none. */
@@ -90,4 +124,11 @@ export async function interruptible(
   } finally {
     stop();
   }
+}
+
+/** An error in one line. */
+export function describe(error: unknown): string {
+  if (!(error instanceof Error)) return `Error: ${error}`;
+  const kind = error instanceof GraftError ? `${error.name} [${error.code}]` : error.name;
+  return `${kind}: ${error.message.replace(/\s*\n\s*/g, " ")}`;
 }

@@ -12,11 +12,8 @@ import { NOT_NEGATIVE, numberIn, POSITIVE, wholeFrom } from "../options.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
 import { addModelOptions, type ModelFlags, numeric, withAdapters, withModel } from "./options.ts";
 
-interface GenerateFlags extends ModelFlags {
-  readonly prompt?: readonly string[];
-  readonly adapter?: readonly string[];
-  readonly chat?: boolean;
-  readonly system?: string;
+/** What {@link addSamplingOptions} adds. */
+export interface SamplingFlags {
   readonly maxNewTokens: number;
   readonly doSample?: boolean;
   readonly temperature?: number;
@@ -26,25 +23,28 @@ interface GenerateFlags extends ModelFlags {
   readonly seed: number;
   readonly stop?: readonly string[];
   readonly includeStop?: boolean;
+}
+
+interface GenerateFlags extends ModelFlags, SamplingFlags {
+  readonly prompt?: readonly string[];
+  readonly adapter?: readonly string[];
+  readonly chat?: boolean;
+  readonly system?: string;
   readonly json?: boolean;
 }
 
-/** Adds the command. */
-export function addGenerateCommand(program: Command, context: CommandContext): void {
-  const command = program.command("generate")
-    .summary("generate text")
-    .description(
-      "Generates text from one prompt or several, as it comes. Without any option of sampling, the most probable " +
-        "token is taken each time. The prompt is read from the standard input where none is given.",
-    )
-    .option("--prompt <text...>", "text to go on from; several make a batch")
+/** Options that say how tokens are chosen, and when a text ends. */
+export function addSamplingOptions(
+  command: Command,
+  defaults: { readonly maxNewTokens: number },
+): Command {
+  return command
     .option(
-      "--adapter <folder...>",
-      "adapter to apply: a folder, or an id on the hub; several are applied together",
+      "--max-new-tokens <n>",
+      "tokens to add at most",
+      numeric(wholeFrom(1)),
+      defaults.maxNewTokens,
     )
-    .option("--chat", "put prompts into the model's chat template as a user's message")
-    .option("--system <text>", "system message of the chat")
-    .option("--max-new-tokens <n>", "tokens to add at most", numeric(wholeFrom(1)), 128)
     .option("--do-sample", "draw tokens at random")
     .option(
       "--temperature <x>",
@@ -64,7 +64,40 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     )
     .option("--seed <n>", "the same seed gives the same text", numeric(wholeFrom(0)), 0)
     .option("--stop <text...>", "strings that end a text")
-    .option("--include-stop", "keep the stop string")
+    .option("--include-stop", "keep the stop string");
+}
+
+/** What the flags mean to `generate`. */
+export function samplingOf(flags: SamplingFlags): GenerateOptions {
+  return {
+    maxNewTokens: flags.maxNewTokens,
+    doSample: flags.doSample,
+    temperature: flags.temperature,
+    topK: flags.topK,
+    topP: flags.topP,
+    repetitionPenalty: flags.repetitionPenalty,
+    seed: flags.seed,
+    stop: flags.stop,
+    includeStop: flags.includeStop,
+  };
+}
+
+/** Adds the command. */
+export function addGenerateCommand(program: Command, context: CommandContext): void {
+  const command = program.command("generate")
+    .summary("generate text")
+    .description(
+      "Generates text from one prompt or several, as it comes. Without any option of sampling, the most probable " +
+        "token is taken each time. The prompt is read from the standard input where none is given.",
+    )
+    .option("--prompt <text...>", "text to go on from; several make a batch")
+    .option(
+      "--adapter <folder...>",
+      "adapter to apply: a folder, or an id on the hub; several are applied together",
+    )
+    .option("--chat", "put prompts into the model's chat template as a user's message")
+    .option("--system <text>", "system message of the chat");
+  addSamplingOptions(command, { maxNewTokens: 128 })
     .option("--json", "print a JSON line for each prompt");
   addModelOptions(command).addHelpText(
     "after",
@@ -112,18 +145,7 @@ async function run(
     readonly signal: AbortSignal;
   },
 ): Promise<number> {
-  const options: GenerateOptions = {
-    maxNewTokens: flags.maxNewTokens,
-    doSample: flags.doSample,
-    temperature: flags.temperature,
-    topK: flags.topK,
-    topP: flags.topP,
-    repetitionPenalty: flags.repetitionPenalty,
-    seed: flags.seed,
-    stop: flags.stop,
-    includeStop: flags.includeStop,
-    signal,
-  };
+  const options = { ...samplingOf(flags), signal };
   if (flags.json) {
     const results = await generate(model, prompts, options);
     for (const result of results) context.out(JSON.stringify(result) + "\n");

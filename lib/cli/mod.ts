@@ -1,5 +1,5 @@
 /**
- * The command line: `plan`, `train`, `generate`, `merge` and `inspect`.
+ * The command line: `plan`, `train`, `generate`, `chat`, `merge` and `inspect`.
  *
  * ```sh
  * deno run -A jsr:@graft/peft/cli --help
@@ -12,8 +12,8 @@
  */
 import { Command, CommanderError, Help } from "commander";
 import config from "../../deno.json" with { type: "json" };
-import { GraftError } from "../errors.ts";
-import { type CliContext, processContext } from "./context.ts";
+import { addChatCommand } from "./chat.ts";
+import { type CliContext, describe, processContext } from "./context.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { addMergeCommand } from "./merge.ts";
@@ -79,6 +79,7 @@ export async function main(
       addPlanCommand,
       addTrainCommand,
       addGenerateCommand,
+      addChatCommand,
       addMergeCommand,
       addInspectCommand,
     ]
@@ -93,6 +94,7 @@ Examples:
   plan ./llama --target-modules all-linear
   train ./llama --data data.jsonl --out ./out
   generate ./llama --adapter ./out --prompt "Once upon a time"
+  chat ./llama --adapter ./out
   merge ./llama --adapter ./out --out ./merged
   inspect ./out`,
   );
@@ -129,13 +131,6 @@ function operandFirst(program: Command, args: readonly string[]): string[] {
   return spare === undefined
     ? [...args]
     : [args[0], args[spare], ...args.slice(1, spare), ...args.slice(spare + 1)];
-}
-
-/** An error in one line. */
-function describe(error: unknown): string {
-  if (!(error instanceof Error)) return `Error: ${error}`;
-  const kind = error instanceof GraftError ? `${error.name} [${error.code}]` : error.name;
-  return `${kind}: ${error.message.replace(/\s*\n\s*/g, " ")}`;
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

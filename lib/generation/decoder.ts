@@ -27,8 +27,13 @@ import {
 export interface Decoder extends Disposable {
   /** Scores of the next token, row-major [B, V], after what was last given. */
   readonly logits: Float32Array;
-  /** Adds one token to each row and computes the scores that follow; `ids` holds B of them. */
+  /**
+   * Adds tokens to each row, as many to one as to another, and computes the scores that follow; `ids`
+   * holds them row-major, [B, n].
+   */
   step(ids: Int32Array): Promise<void>;
+  /** Forgets the last tokens of each row. The scores are wrong until the next step. */
+  rewind(count: number): void;
 }
 
 /**
@@ -103,7 +108,9 @@ export async function openDecoder(
   );
   let state: State = device.createState(cacheSpecs(base, { batch, capacity, memory }));
   let logits: Float32Array;
-  let decode: { readonly executable: Executable; readonly inputs: Record<string, Tensor> };
+  let decode:
+    | { readonly executable: Executable; readonly inputs: Record<string, Tensor> }
+    | undefined;
 
   const compiled = (length: number, first = false) => {
     const atStart = first && (virtual.count > 0 || hasEncoder);
@@ -152,13 +159,19 @@ export async function openDecoder(
     decoderAttentionMask: tensor(seen(), { shape: [batch, capacity] }),
   });
 
-  async function prefill(): Promise<void> {
-    for (const { start, count, length } of chunks) {
+  /** Runs parts of the rows; `idAt` gives the id at a place of a row, counted from its padding on. */
+  async function feed(
+    parts: readonly PromptChunk[],
+    idAt: (row: number, place: number) => number,
+  ): Promise<void> {
+    const { start, count } = parts[parts.length - 1], end = inFront + start + count;
+    for (const part of parts) {
+      const { start, length } = part;
       options.signal?.throwIfAborted();
       const { traced, executable } = await compiled(length, start === 0);
       const own = hasEncoder
         ? { ...source(), parts: decoderParts(new Int32Array(batch).fill(decoderStart(base))) }
-        : promptPart({ start, count, length });
+        : textPart(part, idAt);
       const outputs = await executable.run({
         ...traced.bindings,
         ...runInputs(model, {
@@ -166,41 +179,44 @@ export async function openDecoder(
           batch,
           length,
           offset: start === 0 ? 0 : inFront + start,
-          sequenceLength: inFront + written,
+          sequenceLength: end,
           rowAdapters: mixed?.rows,
           ...own,
         }),
       }, { state });
       logits = await outputs.logits.data() as Float32Array;
     }
-    used = inFront + written;
+    used = end;
   }
 
-  /** A part of the prompts, and virtual tokens among the embedded ones before the first part. */
-  function promptPart({ start, count, length }: PromptChunk) {
+  /** A part of the rows, and virtual tokens among the embedded ones before the first part. */
+  function textPart(
+    { start, count, length }: PromptChunk,
+    idAt: (row: number, place: number) => number,
+  ) {
     const lead = start === 0 && virtual.place === "embeddings" ? virtual.count : 0;
     const width = lead + length;
     const ids = new Int32Array(batch * length);
     const positions = new Int32Array(batch * width);
     const querySegments = new Int32Array(batch * width);
-    prompts.forEach((prompt, b) => {
+    padding.forEach((pad, b) => {
       for (let t = 0; t < lead; t++) {
         positions[b * width + t] = t;
         querySegments[b * width + t] = 1;
       }
       for (let t = 0; t < count; t++) {
-        const position = start + t - padding[b], at = b * width + lead + t;
-        if (position < 0) continue;
-        ids[b * length + t] = prompt[position];
-        positions[at] = virtual.count + position;
+        const place = start + t - pad, at = b * width + lead + t;
+        if (place < 0) continue;
+        ids[b * length + t] = idAt(b, place);
+        positions[at] = virtual.count + place;
         querySegments[at] = 1;
       }
     });
-    const logitRows = Int32Array.from(prompts, (_, b) => b * width + lead + count - 1);
+    const logitRows = Int32Array.from(padding, (_, b) => b * width + lead + count - 1);
     return { ids, positions, querySegments, keySegments: seen(), logitRows, parts: routed };
   }
 
-  async function openDecode(): Promise<void> {
+  async function openDecode(): Promise<NonNullable<typeof decode>> {
     const { traced, executable } = await compiled(1);
     const own = hasEncoder ? { ...source(), parts: decoderParts(new Int32Array(batch)) } : {
       ids: new Int32Array(batch),
@@ -218,19 +234,36 @@ export async function openDecoder(
         ...own,
       }),
     };
-    decode = { executable, inputs };
+    return { executable, inputs };
   }
 
-  async function makeRoom(): Promise<void> {
-    capacity = cacheCapacity(used + 1);
+  async function makeRoom(positions: number): Promise<void> {
+    if (positions <= capacity) return;
+    capacity = cacheCapacity(positions);
     state = await growCache(device, state, cacheSpecs(base, { batch, capacity, memory }));
-    await openDecode();
+    decode = undefined;
   }
 
   async function step(ids: Int32Array): Promise<void> {
-    if (used === capacity) await makeRoom();
-    else if (!decode) await openDecode();
-    const { executable, inputs } = decode;
+    const each = ids.length / batch;
+    checkStep(each, ids.length, batch);
+    if (each === 1) return await stepOne(ids);
+    if (hasEncoder) {
+      for (let t = 0; t < each; t++) {
+        await stepOne(Int32Array.from(padding, (_, b) => ids[b * each + t]));
+      }
+      return;
+    }
+    const from = used - inFront;
+    const parts = promptChunks(each).map((part) => ({ ...part, start: from + part.start }));
+    const last = parts[parts.length - 1];
+    await makeRoom(inFront + last.start + last.length);
+    await feed(parts, (b, place) => ids[b * each + place + padding[b] - from]);
+  }
+
+  async function stepOne(ids: Int32Array): Promise<void> {
+    await makeRoom(used + 1);
+    const { executable, inputs } = decode ??= await openDecode();
     const positions = Int32Array.from(padding, (n) => used - n);
     const tokens = tensor(ids.slice(), { shape: [batch, 1] });
     const fresh: Readonly<Record<string, Tensor>> = {
@@ -245,8 +278,20 @@ export async function openDecoder(
     used++;
   }
 
+  function rewind(count: number): void {
+    const most = used - inFront - 1 - Math.max(...padding);
+    checkOptions({ count }, { count: wholeFrom(0) }, { code: "DECODER_OPTION", of: "rewind" });
+    if (count > most) {
+      throw new ValueError(
+        "DECODER_OPTION",
+        `${most} tokens can be forgotten, as each row keeps one at least; found ${count}.`,
+      );
+    }
+    used -= count;
+  }
+
   try {
-    await prefill();
+    await feed(chunks, (b, place) => prompts[b][place]);
   } catch (error) {
     state[Symbol.dispose]();
     throw error;
@@ -256,8 +301,18 @@ export async function openDecoder(
       return logits;
     },
     step,
+    rewind,
     [Symbol.dispose]: () => state[Symbol.dispose](),
   };
+}
+
+/** Refuses a step that does not give each row the same number of tokens. */
+function checkStep(each: number, given: number, batch: number): void {
+  if (Number.isInteger(each) && each > 0) return;
+  throw new ValueError(
+    "DECODER_OPTION",
+    `A step takes as many ids for one row as for another, at least one; found ${given} for ${batch} rows.`,
+  );
 }
 
 /** The id before the first one that a decoder beside an encoder writes. */

@@ -16,6 +16,7 @@ import {
   wholeFrom,
 } from "../options.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { PrefixCache } from "./prefix-cache.ts";
 import { SAMPLING_RULES, type SamplingOptions } from "./sampling.ts";
 
 /**
@@ -61,6 +62,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly adapterNames?: readonly string[];
   /** Number of each prompt's task, where an active adapter routes by it. */
   readonly taskIds?: readonly number[] | Tensor;
+  /**
+   * Keeps what was read and written for the next call, which reads only what is new of its prompt; see
+   * `createPrefixCache`.
+   */
+  readonly cache?: PrefixCache;
   /** Stops with the signal's reason as the error. */
   readonly signal?: AbortSignal;
 }
@@ -128,6 +134,11 @@ export const GENERATE_RULES: OptionRules<GenerateOptions> = {
     null,
     "Number of each prompt's task, where an active adapter routes by it.",
     "readonly number[] | Tensor",
+  ),
+  cache: documented(
+    null,
+    "Keeps what was read and written for the next call, which reads only what is new of its prompt; see `createPrefixCache`.",
+    "PrefixCache",
   ),
   signal: documented(SIGNAL, "Stops with the signal's reason as the error."),
 };

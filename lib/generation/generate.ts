@@ -169,7 +169,7 @@ async function* generateRows(
       limit: Math.min(maxNewTokens, maxPositions - promptIds.length + 1),
     })
   );
-  using decoder = await openDecoder(model, ids, {
+  using decoder = await (options.cache?.open ?? openDecoder)(model, ids, {
     expected: Math.min(Math.max(...rows.map((row) => row.limit)), 128),
     adapterNames: options.adapterNames,
     taskIds: options.taskIds,

@@ -14,5 +14,6 @@ export {
 } from "./generate.ts";
 export type { GenerateOptions } from "./generate-options.ts";
 export type { Prompt } from "./prompt.ts";
+export { createPrefixCache, type PrefixCache } from "./prefix-cache.ts";
 export { argmax, drawToken, processLogits, type SamplingOptions } from "./sampling.ts";
 export { describeSignature, type GenerateOptionsOf } from "./signature.ts";

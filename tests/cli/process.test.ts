@@ -30,13 +30,32 @@ Deno.test("a process: help needs no permission, and what is missing is named", a
   const run = (...args: string[]) =>
     new Deno.Command(Deno.execPath(), { args: ["run", "--no-prompt", "--no-check", CLI, ...args] })
       .output();
-  for (const command of ["", "plan", "train", "generate", "merge", "inspect"]) {
+  for (const command of ["", "plan", "train", "generate", "chat", "merge", "inspect"]) {
     const { code, stderr } = await run(...[command, "--help"].filter(Boolean));
     assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], command);
   }
   const { code, stderr } = await run("inspect", "/does/not/exist");
   assertEquals(code, 1);
   assertStringIncludes(new TextDecoder().decode(stderr), "--allow-read");
+});
+
+Deno.test("a process: a chat takes lines from a pipe", async () => {
+  await inFolder(async (folder) => {
+    const args = ["chat", await tinyModel(folder), "--device", "cpu", "--max-new-tokens", "4"];
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--allow-all", "--no-check", CLI, ...args],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const writer = child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode("one\ntwo\n/undo\ntwo"));
+    await writer.close();
+    const { code, stdout, stderr } = await child.output();
+    const lines = new TextDecoder().decode(stdout).split("\n");
+    assertEquals([code, new TextDecoder().decode(stderr), lines.length], [0, "", 4]);
+    assertEquals(lines[1], lines[2]);
+  });
 });
 
 Deno.test("a process: SIGINT during training ends it after the step, with a checkpoint and code 130", async () => {

@@ -50,6 +50,12 @@ export async function cli(
     columns: 80,
     piped: options.input !== undefined,
     input: () => Promise.resolve(options.input ?? ""),
+    async *lines(prompt) {
+      for (const line of (options.input ?? "").split("\n")) {
+        err += prompt();
+        yield await Promise.resolve(line);
+      }
+    },
     onInterrupt(callback) {
       callbacks.add(callback);
       return () => callbacks.delete(callback);
