@@ -42,8 +42,8 @@ export async function locate(source: string | URL): Promise<Place> {
   if (id.test(path) && !isFile && !within) return { kind: "hub", id: path };
   throw new FileError(
     "FILE_NOT_FOUND",
-    `There is no ${isFile ? "file" : "folder"} ${path}${
-      within ? ` (${parent} is here)` : ", and that is no id of a model on the hub"
+    `${path} does not exist: there is no such ${isFile ? "file" : "folder"}${
+      within ? ` in ${parent}` : ", and it is no id of a model on the hub"
     }. Give a path that exists, or an id such as organization/name.`,
     { path },
   );
