@@ -18,22 +18,17 @@ import { configReader } from "./config-reader.ts";
 
 /** Scores of the next token, by `lm_head`. */
 export function languageHead(options: {
-  /**
-   * Whether its weight is that of the token embedding: never, always, or where a checkpoint has no
-   * other.
-   */
-  readonly tied: (config: ModelConfig) => boolean | "unless-stored";
+  /** Whether its weight is that of the token embedding, where a checkpoint has no other. */
+  readonly tied: (config: ModelConfig) => boolean;
   /** Factor of the hidden state. */
   readonly scale?: (config: ModelConfig) => number;
 }): Head {
   return (m, { config, body }) => {
     const out = configReader(config).size("vocab_size");
-    const tied = options.tied(config);
     const head = m.linear("lm_head", { in: body.hidden, out }, {
       bias: false,
       head: true,
-      tiedTo: tied ? body.embedding : undefined,
-      tie: tied === "unless-stored" ? tied : "always",
+      tiedTo: options.tied(config) ? body.embedding : undefined,
     });
     const scale = options.scale?.(config) ?? 1;
     return (pass, outputs) => {

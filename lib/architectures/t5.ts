@@ -199,7 +199,7 @@ function body(m: Modules, config: ModelConfig): Body {
   const embedding = m.embedding("shared", sizes);
   const half = (name: string, layers: number) => {
     const at = m.at(name);
-    const tokens = at.embedding("embed_tokens", sizes, { tiedTo: embedding, tie: tieOf(config) });
+    const tokens = at.embedding("embed_tokens", sizes, { tiedTo: embedding });
     const run = stack(at, { c, layers, isDecoder: name === "decoder" });
     return { tokens, run };
   };
@@ -223,9 +223,9 @@ export const t5: Architecture = {
   body,
   completeConfig: (config) => ({ ...config, scale_decoder_outputs: isScaled(config) }),
   heads: {
-    // Of T5 1.1 on, whose hidden state is not scaled, checkpoints may hold a head of their own.
+    // Whatever the config says: checkpoints of T5 1.1 on may hold a head of their own.
     SEQ_2_SEQ_LM: languageHead({
-      tied: (config) => isScaled(config) && tieOf(config) === "always" || "unless-stored",
+      tied: () => true,
       scale: (config) => isScaled(config) ? readConfig(config).hidden ** -0.5 : 1,
     }),
     FEATURE_EXTRACTION: null,
@@ -233,12 +233,6 @@ export const t5: Architecture = {
   ignoredKeys: /EncDecAttention\.relative_attention_bias\.weight$/,
   initializerRange: (config) => 0.05 * configReader(config).number("initializer_factor", 1),
 };
-
-/** Embeddings are one table, but where a change has cut their tie and a checkpoint holds several. */
-function tieOf(config: ModelConfig): "always" | "unless-stored" {
-  const tied = configReader(config).boolean("tie_word_embeddings", true);
-  return tied ? "always" : "unless-stored";
-}
 
 /** Whether the hidden state is scaled before the head; a config of transformers 4 says it by its tie. */
 function isScaled(config: ModelConfig): boolean {

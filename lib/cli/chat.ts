@@ -189,7 +189,7 @@ Examples:
   chat ./llama --adapter pirate=./out calm=./other --temperature 0.8`,
   ).action(async (source: string, flags: ChatFlags) => {
     context.finish(
-      await withModel(source, flags, (base) => run(base, flags, { context, options })),
+      await withModel(source, { flags, context }, (base) => run(base, flags, { context, options })),
     );
   });
 }

@@ -111,7 +111,7 @@ Examples:
     context.finish(
       await interruptible(context, async (signal) => {
         const prompts = await promptsOf(flags, context, command);
-        return await withModel(source, flags, async (base) => {
+        return await withModel(source, { flags, context }, async (base) => {
           const model = await withAdapters(base, flags.adapter ?? []);
           return await run(model, prompts, { flags, context, signal });
         });

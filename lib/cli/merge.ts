@@ -71,7 +71,7 @@ Examples:
     --save-dtype bf16`,
   ).action(async (source: string, flags: MergeFlags) => {
     await refuseExisting(flags);
-    await withModel(source, flags, async (base) => {
+    await withModel(source, { flags, context }, async (base) => {
       const model = await withAdapters(base, flags.adapter);
       if (model.type !== "peft") {
         throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");

@@ -13,6 +13,7 @@ import { type LoraConfig, loraConfig } from "../methods/lora/lora-config.ts";
 import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { BELOW_ONE, FINITE, type OptionRule, wholeFrom } from "../options.ts";
+import type { CliContext } from "./context.ts";
 
 /** Reads a number that follows a rule. */
 export function numeric(rule: OptionRule): (text: string) => number {
@@ -63,15 +64,26 @@ export function addModelOptions(command: Command, defaults: { device?: DeviceNam
     .option("--file <name>", "file of weights, where a folder or repository has several");
 }
 
-/** Loads the model that a command names, and closes its device after `use`. */
+/**
+ * Loads the model that a command names, says where it differs from its config, and closes its device
+ * after `use`.
+ */
 export async function withModel<T>(
   source: string,
-  flags: ModelFlags,
+  { flags, context }: { readonly flags: ModelFlags; readonly context: CliContext },
   use: (model: ModelGraph) => Promise<T>,
 ): Promise<T> {
   const { device, threads, dtype, dequantize, revision, file } = flags;
   const model = await loadModel(source, { device, threads, dtype, dequantize, revision, file });
   using _device = model.device;
+  if (model.untied.length) {
+    context.err(
+      `${source} holds its own ${
+        model.untied.join(", ")
+      }, which counts, although its config says ` +
+        "that it is tied to the embedding.\n",
+    );
+  }
   return await use(model);
 }
 

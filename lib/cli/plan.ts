@@ -55,7 +55,11 @@ Examples:
   plan ./llama --target-modules '.*\\.layers\\.\\d+\\.mlp\\..*'`,
   ).action(async (source: string, flags: PlanFlags) => {
     context.finish(
-      await withModel(source, flags, (model) => Promise.resolve(run(model, flags, context))),
+      await withModel(
+        source,
+        { flags, context },
+        (model) => Promise.resolve(run(model, flags, context)),
+      ),
     );
   });
 }

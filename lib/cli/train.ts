@@ -235,7 +235,8 @@ Examples:
     context.finish(
       await interruptible(
         context,
-        (signal) => withModel(source, flags, (base) => run(base, { flags, context, signal })),
+        (signal) =>
+          withModel(source, { flags, context }, (base) => run(base, { flags, context, signal })),
       ),
     );
   });

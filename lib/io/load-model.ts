@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { Buffer } from "node:buffer";
 import { architectureOf, ARCHITECTURES } from "../architectures/mod.ts";
 import { configReader } from "../architectures/config-reader.ts";
 import type { Device } from "../device/device.ts";
@@ -117,15 +118,20 @@ export async function loadModel(
   const checkpoint = await openCheckpoint(source, options);
   const architecture = architectureOf(checkpoint.config, options.architectures ?? ARCHITECTURES);
   const { dequantize = false, dtype } = options;
+  const config = configFor(architecture, checkpoint.config, options);
+  const taskType = options.taskType ?? taskOf(architecture, config);
+  const { apart, untied } = await withTies(checkpoint.parameters, {
+    architecture,
+    config,
+    taskType,
+  });
   const parameters = new Map<string, Tensor>();
-  for (const [name, stored] of checkpoint.parameters) {
+  for (const [name, stored] of apart) {
     const plain = isBlockType(stored.dtype)
       ? (dequantize ? dtype ?? "f32" : undefined)
       : (isFloating(stored.dtype) ? dtype : undefined);
     parameters.set(name, plain ? castTensor(stored, plain) : stored);
   }
-  const config = configFor(architecture, checkpoint.config, options);
-  const taskType = options.taskType ?? taskOf(architecture, config);
   const fitted = withHead(parameters, { architecture, config, taskType });
   const fits = fitted.initialized.length === 0 && fitted.parameters.size === parameters.size;
   const headed = options.taskType ? fitted : {
@@ -142,6 +148,7 @@ export async function loadModel(
       taskType,
       generationConfig: checkpoint.generationConfig,
       ...headed,
+      untied,
       device,
       source: checkpoint.source.name,
     }));
@@ -190,6 +197,44 @@ export async function createModel(
     options,
     (device) => createModelGraph(architecture, { ...kind, parameters, device }),
   );
+}
+
+/**
+ * The parameters of a checkpoint, those that are tied and have the same values once, under the name
+ * that holds them. Of those that have other values, each counts; they are named where the config
+ * says that they are tied.
+ */
+async function withTies(
+  stored: ReadonlyMap<string, Tensor>,
+  kind: ModelKind,
+): Promise<{ readonly apart: ReadonlyMap<string, Tensor>; readonly untied: readonly string[] }> {
+  const { shapes, tied } = structureOf(kind);
+  const keys = new Map([...stored.keys()].map((key) => [
+    storedName(key, kind.architecture, shapes),
+    key,
+  ]));
+  const apart = new Map(stored), untied: string[] = [];
+  for (const [alias, source] of tied) {
+    const key = keys.get(alias);
+    if (key === undefined) continue;
+    const own = apart.get(key)!, other = apart.get(keys.get(source) ?? source);
+    if (other && !await isSame(own, other)) {
+      untied.push(alias);
+      continue;
+    }
+    apart.delete(key);
+    if (!other) apart.set(source, own);
+  }
+  return { apart, untied: kind.config.tie_word_embeddings === false ? [] : untied };
+}
+
+/** Whether two tensors hold the same bytes. */
+async function isSame(a: Tensor, b: Tensor): Promise<boolean> {
+  if (a.dtype !== b.dtype || a.shape.join() !== b.shape.join()) return false;
+  const [x, y] = (await Promise.all([a.data(), b.data()])).map((data) =>
+    new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  );
+  return Buffer.compare(x, y) === 0;
 }
 
 /**

@@ -40,6 +40,11 @@ export interface ModelGraph {
   readonly tied: ReadonlyMap<string, string>;
   /** Parameters that no checkpoint had and that are new, such as those of a head for another task. */
   readonly initialized: readonly string[];
+  /**
+   * Parameters that the config ties to others, and for which the checkpoint holds other values. These
+   * count, as in transformers.
+   */
+  readonly untied: readonly string[];
   /** Folder, file or hub id that it was loaded from, which adapters record as their base. */
   readonly source: string | null;
 }
@@ -88,6 +93,7 @@ export function createModelGraph(
     readonly taskType?: TaskType;
     readonly generationConfig?: ModelConfig;
     readonly initialized?: readonly string[];
+    readonly untied?: readonly string[];
     /** What to do where it does not fit. */
     readonly hint?: string;
     readonly parameters: ReadonlyMap<string, Tensor>;
@@ -95,15 +101,13 @@ export function createModelGraph(
     readonly source?: string | null;
   },
 ): ModelGraph {
-  const { generationConfig = {}, initialized = [], device, source = null } = parts;
+  const { generationConfig = {}, initialized = [], untied = [], device, source = null } = parts;
   const config = architecture.completeConfig?.(parts.config) ?? parts.config;
   const taskType = parts.taskType ?? taskOf(architecture, config);
-  const { sites, shapes, tied: ties, loose } = structureOf({ architecture, config, taskType });
+  const { sites, shapes, tied: ties } = structureOf({ architecture, config, taskType });
   const given = withoutNoise(architecture, parts.parameters, shapes);
   const tied = new Map(
-    // A checkpoint may store an untied copy although its config says tied; then the stored one
-    // counts only if it is the only one.
-    [...ties].filter(([name, to]) => given.has(to) && !(loose.has(name) && given.has(name))),
+    [...ties].filter(([name, to]) => given.has(to) && !given.has(name)),
   );
   const problems: string[] = [];
   const parameters = new Map<string, Tensor>();
@@ -143,6 +147,7 @@ export function createModelGraph(
     shapes,
     tied,
     initialized,
+    untied,
     source,
   };
 }

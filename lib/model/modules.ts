@@ -48,10 +48,8 @@ export interface Modules {
 
 /** How a layer's weight is that of another. */
 export interface TieOptions {
-  /** The layer whose weight is its own too. */
+  /** The layer whose weight is its own too, unless a checkpoint holds another for it. */
   readonly tiedTo?: Layer;
-  /** Whether a checkpoint that holds a weight of its own for it unties it; not so by default. */
-  readonly tie?: "unless-stored" | "always";
 }
 
 /** How an embedding is made. */
@@ -88,8 +86,6 @@ export interface Structure {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Parameters that are the same tensor as another one: alias to source. */
   readonly tied: ReadonlyMap<string, string>;
-  /** Those among them that a checkpoint may hold tensors of their own for. */
-  readonly loose: ReadonlySet<string>;
 }
 
 /** What becomes of declarations. */
@@ -107,7 +103,6 @@ export function recordModules(define: (modules: Modules) => unknown): Structure 
   const sites = new Map<string, Site>();
   const shapes = new Map<string, readonly number[]>();
   const tied = new Map<string, string>();
-  const loose = new Set<string>();
   const counts = new Map<string, number>();
   const notTraced = () => {
     throw new TypeError("Modules are declared before anything runs.");
@@ -119,11 +114,9 @@ export function recordModules(define: (modules: Modules) => unknown): Structure 
     }
   };
   define(modulesAt("", {
-    site(site, { tiedTo, tie }) {
+    site(site, { tiedTo }) {
       declare(site);
-      const weight = `${site.path}.weight`;
-      if (tiedTo) tied.set(weight, `${tiedTo.path}.weight`);
-      if (tie === "unless-stored") loose.add(weight);
+      if (tiedTo) tied.set(`${site.path}.weight`, `${tiedTo.path}.weight`);
       return notTraced;
     },
     parameter(name, shape) {
@@ -137,7 +130,7 @@ export function recordModules(define: (modules: Modules) => unknown): Structure 
       return notTraced;
     },
   }));
-  return { sites, shapes, tied, loose };
+  return { sites, shapes, tied };
 }
 
 /** The place at a path whose declarations a visitor gets. */
