@@ -294,7 +294,10 @@ export async function prepareBatch(
       querySegments: packed ? segments : undefined,
       keySegments: rows(segments, 1) as Int32Array,
       rowAdapters: mixed?.rows,
-      sequenceLength: virtual.count + length,
+      // As in transformers, which counts positions where they are given.
+      sequenceLength: packed || parts.positionIds
+        ? positions.reduce((most, position) => Math.max(most, position), 0) + 1
+        : virtual.count + length,
       parts: others,
     },
   };

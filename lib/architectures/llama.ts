@@ -14,7 +14,7 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader } from "./config-reader.ts";
 import { languageHead, lastTokenHead, tokenHead } from "./heads.ts";
-import { ropeConfig, ropeTables } from "./rope.ts";
+import { ropeConfig, ropeLimit, ropeTables } from "./rope.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface LlamaConfig {
@@ -184,6 +184,10 @@ export const llama: Architecture = {
     FEATURE_EXTRACTION: null,
   },
   ignoredKeys: /rotary_emb\.inv_freq$/,
+  maxPositions: (config) =>
+    config.max_position_embeddings == null
+      ? Infinity
+      : ropeLimit(ropeConfig(config, readConfig(config).headSize)),
   hostInputs: (config, inputs) =>
     ropeTables(ropeConfig(config, readConfig(config).headSize), inputs),
 };

@@ -20,11 +20,19 @@ export interface RopeConfig {
   readonly parameters: Readonly<Record<string, unknown>>;
   /** `max_position_embeddings`. */
   readonly maxPositions: number;
+  /**
+   * The length that a model was trained on before it was stretched, for the kinds that ask for it;
+   * `maxPositions` for the others, whatever the config says, as in transformers.
+   */
+  readonly original: number;
 }
+
+/** The kinds of scaling that know an original length beside `max_position_embeddings`. */
+const FROM_ORIGINAL: readonly unknown[] = ["llama3", "yarn", "longrope"];
 
 /** Reads the rotary settings of a config in its older and newer spelling. */
 export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
-  const parameters = config.rope_parameters ?? config.rope_scaling ?? {};
+  const parameters = config.rope_scaling ?? config.rope_parameters ?? {};
   if (typeof parameters !== "object" || Array.isArray(parameters)) {
     throw new ConfigError(
       "ROPE_PARAMETER",
@@ -35,14 +43,28 @@ export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
   }
   // What stands in the inner object comes first.
   const { number } = configReader({ ...config, ...parameters });
-  const { rope_type, type } = parameters as Readonly<Record<string, unknown>>;
+  const { rope_type, type: older } = parameters as Readonly<Record<string, unknown>>;
+  const type = String(rope_type ?? older ?? "default");
+  const maxPositions = configReader(config).size("max_position_embeddings", 2048);
+  // Here what stands outside comes first.
+  const { size } = configReader({ ...parameters, ...config });
   return {
-    type: String(rope_type ?? type ?? "default"),
+    type,
     theta: number("rope_theta", 10000),
     size: Math.floor(headSize * number("partial_rotary_factor", 1)),
     parameters: parameters as Readonly<Record<string, unknown>>,
-    maxPositions: configReader(config).size("max_position_embeddings", 2048),
+    maxPositions,
+    original: FROM_ORIGINAL.includes(type)
+      ? size("original_max_position_embeddings", maxPositions)
+      : maxPositions,
   };
+}
+
+/** How many positions a model can tell apart: those of its config, or more by what stretches them. */
+export function ropeLimit({ type, parameters, maxPositions, original }: RopeConfig): number {
+  const { factor } = parameters;
+  const stretch = type !== "default" && typeof factor === "number" ? factor : 1;
+  return Math.max(maxPositions, Math.floor(original * stretch));
 }
 
 /**
@@ -59,7 +81,7 @@ export function ropeFrequencies(
   rope: RopeConfig,
   length: number,
 ): { readonly frequencies: Float64Array; readonly factor: number } {
-  const { size, theta, parameters: p, maxPositions } = rope;
+  const { size, theta, parameters: p, maxPositions, original } = rope;
   const number = (name: string, otherwise?: number): number => {
     const value = p[name] ?? otherwise;
     if (typeof value !== "number") {
@@ -82,7 +104,6 @@ export function ropeFrequencies(
       return { frequencies: plain(theta).map((f) => f / factor), factor: 1 };
     }
     case "dynamic": {
-      const original = number("original_max_position_embeddings", maxPositions);
       const factor = number("factor");
       const n = Math.max(length, original);
       const base = theta * ((factor * n / original) - (factor - 1)) ** (size / (size - 2));
@@ -92,7 +113,6 @@ export function ropeFrequencies(
       const factor = number("factor"),
         low = number("low_freq_factor"),
         high = number("high_freq_factor");
-      const original = number("original_max_position_embeddings");
       return {
         frequencies: plain(theta).map((f) => {
           const wavelength = 2 * Math.PI / f;
@@ -105,7 +125,6 @@ export function ropeFrequencies(
       };
     }
     case "yarn": {
-      const original = number("original_max_position_embeddings", maxPositions);
       const factor = number("factor", maxPositions / original);
       const magnitude = (scale: number, m: number) =>
         scale <= 1 ? 1 : 0.1 * m * Math.log(scale) + 1;
@@ -118,7 +137,8 @@ export function ropeFrequencies(
       const dimension = (rotations: number) =>
         size * Math.log(original / (rotations * 2 * Math.PI)) / (2 * Math.log(theta));
       const truncate = p.truncate !== false;
-      let low = dimension(number("beta_fast", 32)), high = dimension(number("beta_slow", 1));
+      let low = dimension(number("beta_fast", 32) || 32);
+      let high = dimension(number("beta_slow", 1) || 1);
       if (truncate) [low, high] = [Math.floor(low), Math.ceil(high)];
       low = Math.max(low, 0);
       high = Math.min(high, size - 1);
@@ -132,7 +152,6 @@ export function ropeFrequencies(
       };
     }
     case "longrope": {
-      const original = number("original_max_position_embeddings", maxPositions);
       const factor = p.factor as number | undefined ?? maxPositions / original;
       const list = (length > original ? p.long_factor : p.short_factor) as
         | readonly number[]

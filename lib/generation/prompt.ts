@@ -10,6 +10,7 @@ import type { ChatMessage, ChatTemplateOptions } from "../io/chat-template.ts";
 import { isObject } from "../io/json.ts";
 import { renderChat } from "../io/render-chat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { positionLimit } from "../model/model-graph.ts";
 import { show } from "../options.ts";
 
 /** Text, token ids, or the messages of a chat. */
@@ -120,13 +121,13 @@ function idsOf(prompt: Prompt, options: PromptOptions): readonly number[] {
 }
 
 /**
- * How many positions a model's config allows beside an adapter's virtual tokens; as many as one likes
- * where it does not say.
+ * How many positions a model knows beside an adapter's virtual tokens, with what its config stretches
+ * them by; as many as one likes where it does not say.
  */
 export function maxPositionsOf(model: AnyModel): number {
-  const { config } = baseOf(model);
-  const found = config.max_position_embeddings ?? config.n_positions;
-  return typeof found === "number" ? found - virtualTokens(model) : Infinity;
+  const base = baseOf(model), { architecture, config } = base;
+  const all = architecture.maxPositions?.(config) ?? positionLimit(base);
+  return all - virtualTokens(model);
 }
 
 /**

@@ -108,6 +108,11 @@ export interface Architecture {
   readonly ignoredKeys: RegExp;
   /** Parts of a batch beside ids, mask, positions and labels. */
   inputs?(config: ModelConfig): readonly BatchInput[];
+  /**
+   * How many positions a config allows, where they are no table of a site; without it there is no
+   * end.
+   */
+  maxPositions?(config: ModelConfig): number;
   /** Inputs that the traced model asks for with {@link ArchitecturePass.hostInput}. */
   hostInputs?(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
   /** Standard deviation of new weights; the config's `initializer_range`, or 0.02, by default. */

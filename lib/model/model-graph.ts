@@ -204,7 +204,7 @@ export function vocabularySize(model: Pick<ModelGraph, "sites">): number {
   return inputEmbedding(model)?.inFeatures ?? Infinity;
 }
 
-/** How many positions a model has learned, where they are a table; without it there is no end. */
+/** How many positions a model's table has, where it learned them so; without it there is no end. */
 export function positionLimit(model: Pick<ModelGraph, "sites">): number {
   return [...model.sites.values()].find((site) => site.positions)?.positions ?? Infinity;
 }

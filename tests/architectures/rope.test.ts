@@ -1,6 +1,15 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { forward } from "../../lib/adapters/forward.ts";
+import { llama } from "../../lib/architectures/llama.ts";
 import { ropeConfig, ropeFrequencies, ropeTables } from "../../lib/architectures/rope.ts";
+import { openDevice } from "../../lib/device/open.ts";
 import { ConfigError } from "../../lib/errors.ts";
+import { openDecoder } from "../../lib/generation/decoder.ts";
+import { maxPositionsOf } from "../../lib/generation/prompt.ts";
+import { argmax } from "../../lib/generation/sampling.ts";
+import { createModelGraph, structureOf } from "../../lib/model/model-graph.ts";
+import { tensor } from "../../lib/tensor/tensor.ts";
+import golden from "./rope.golden.json" with { type: "json" };
 
 Deno.test("the older and the newer spelling of a config mean the same", () => {
   const old = ropeConfig({
@@ -46,3 +55,51 @@ Deno.test("missing numbers and unknown kinds are errors that name them", () => {
   const unknown = ropeConfig({ rope_scaling: { rope_type: "spiral" } }, 8);
   assertThrows(() => ropeFrequencies(unknown, 8), ConfigError, "yarn");
 });
+
+/** How many positions each kind knows, of 12 and an original length of 6. */
+const LIMITS: Readonly<Record<string, number>> = {
+  "linear": 30,
+  "linear in the newer spelling": 30,
+  "dynamic": 24,
+  "dynamic, whose original length does not count": 24,
+  "yarn": 48,
+  "yarn from an original length": 24,
+  "yarn from an original length outside": 24,
+  "yarn with all settings": 24,
+  "llama3": 24,
+  "llama3 without an original length": 48,
+  "longrope from an original length outside": 18,
+  "longrope without an original length": 36,
+};
+
+for (const { name, config, tokens, ...rows } of golden) {
+  Deno.test(`positions beyond the trained length are turned as in transformers: ${name}`, async () => {
+    using device = await openDevice("cpu");
+    const { shapes } = structureOf({ architecture: llama, config, taskType: "CAUSAL_LM" });
+    const parameters = new Map([...shapes].map(([key, shape]) => {
+      const seed = [...key].reduce((sum, c) => sum + c.charCodeAt(0), 0) % 97;
+      const size = shape.reduce((n, d) => n * d, 1);
+      const values = Float32Array.from({ length: size }, (_, i) => Math.sin(0.7 * i * i + seed));
+      return [key, tensor(values, { shape })];
+    }));
+    const model = createModelGraph(llama, { config, parameters, device });
+    assertEquals(maxPositionsOf(model), LIMITS[name] ?? 12);
+    const ids = Array.from({ length: 23 }, (_, i) => (5 * i * i + 3 * i) % 12 + 1);
+    const same = (found: Float32Array, key: keyof typeof rows) =>
+      rows[key].forEach((x, i) => assertAlmostEquals(found.slice(-13)[i], x, 3e-5, `${key} ${i}`));
+    const run = async (of: Parameters<typeof forward>[1]) =>
+      await (await forward(model, of)).logits.data() as Float32Array;
+    same(await run({ inputIds: [ids.slice(0, 4)] }), "short");
+    same(await run({ inputIds: [ids] }), "long");
+    const positionIds = [ids.map((_, i) => i < 10 ? i : i - 10)];
+    same(await run({ inputIds: [ids], positionIds }), "placed");
+    using decoder = await openDecoder(model, [ids.slice(0, 4)]);
+    const written = [argmax(decoder.logits)];
+    while (written.length < tokens.length) {
+      await decoder.step(Int32Array.of(written.at(-1)!));
+      written.push(argmax(decoder.logits));
+    }
+    assertEquals(written, tokens);
+    same(decoder.logits, "written");
+  });
+}
