@@ -8,9 +8,7 @@ import { mergeAndUnload } from "../adapters/merge/merge.ts";
 import type { MergeCertificate } from "../adapters/merge/merge-certificate.ts";
 import { ValueError } from "../errors.ts";
 import { saveModel } from "../io/save-model.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
 import { NOT_NEGATIVE } from "../options.ts";
-import { sizeOf } from "../tensor/dtype.ts";
 import type { CommandContext } from "./context.ts";
 import { bytes } from "./format.ts";
 import {
@@ -76,15 +74,11 @@ Examples:
       if (model.type !== "peft") {
         throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
       }
-      const dtype = flags.saveDtype ?? weightType(base);
-      const { tolerance } = flags;
+      const { tolerance, saveDtype: dtype } = flags;
       const { model: merged, certificate } = tolerance === undefined
         ? { model: mergeAndUnload(model, { dtype }), certificate: undefined }
         : await mergeAndUnload(model, { dtype, certificate: true, tolerance });
-      await saveModel(merged, flags.out, {
-        dtype: flags.saveDtype,
-        maxShardSize: flags.maxShardSize,
-      });
+      await saveModel(merged, flags.out, { dtype, maxShardSize: flags.maxShardSize });
       if (certificate) context.out(describeCertificate(certificate));
       context.out(`${flags.out}: ${bytes(await folderSize(flags.out))}\n`);
     });
@@ -108,16 +102,6 @@ async function refuseExisting({ out, overwrite }: MergeFlags): Promise<void> {
     `${out} exists and is not empty. Choose another folder, or use --overwrite.`,
     { out },
   );
-}
-
-/** The type that most of a model's plain weights have; f32 where it has none of its own. */
-function weightType(model: ModelGraph): "f32" | "f16" | "bf16" {
-  const sizes = { f32: 0, f16: 0, bf16: 0, other: 0 };
-  for (const { dtype, shape } of model.parameters.values()) {
-    sizes[dtype in sizes ? dtype as "f32" : "other"] += sizeOf(shape);
-  }
-  const best = (["f16", "bf16"] as const).find((d) => sizes[d] > sizes.f32 + sizes.other);
-  return best ?? "f32";
 }
 
 async function folderSize(folder: string): Promise<number> {

@@ -8,7 +8,15 @@ import { FileError, ValueError } from "../errors.ts";
 import { type ModelGraph, structureOf } from "../model/model-graph.ts";
 import { checkOptions, oneOf, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
-import { byteLength, isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
+import {
+  byteLength,
+  commonType,
+  isBlockType,
+  isFloating,
+  isWeightType,
+  sizeOf,
+  WEIGHT_TYPES,
+} from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type GroupedFile, writeFilesAtomic } from "./atomic-files.ts";
 import { onDisk, pathOf } from "./atomic.ts";
@@ -19,8 +27,8 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** How to save a model. */
 export interface SaveModelOptions {
   /**
-   * Type of the floating weights; as they are by default, and f32 for those that are
-   * block-quantized.
+   * Type of all floating weights; by default the one that the plain ones have, or most of them where
+   * they differ, and f32 where others are block-quantized.
    */
   readonly dtype?: "f32" | "f16" | "bf16";
   /** Bytes of weights in a file at most, unless one tensor alone has more; 5 · 10⁹ by default. */
@@ -31,14 +39,6 @@ export interface SaveModelOptions {
    */
   readonly tokenizer?: Tokenizer | false;
 }
-
-/** transformers' names of types in `config.json`. */
-const TORCH_DTYPES: Readonly<Record<string, string>> = {
-  f32: "float32",
-  f16: "float16",
-  bf16: "bfloat16",
-  f64: "float64",
-};
 
 /** Files of an earlier save that the new one replaces by others, or by none. */
 const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors\.index\.json$/;
@@ -120,19 +120,18 @@ function storedParameters(
   model: ModelGraph,
   dtype: SaveModelOptions["dtype"],
 ): Map<string, Tensor> {
-  const stored = new Map<string, Tensor>();
-  for (const [name, tensor] of model.parameters) {
-    const to = isBlockType(tensor.dtype)
-      ? dtype ?? "f32"
+  const common = commonType(model.parameters.values());
+  return new Map([...model.parameters].map(([name, tensor]) => {
+    const to = isBlockType(tensor.dtype) || isWeightType(tensor.dtype)
+      ? dtype ?? common
       : isFloating(tensor.dtype)
       ? dtype
       : undefined;
-    stored.set(name, to ? castTensor(tensor, to) : tensor);
-  }
-  return stored;
+    return [name, to ? castTensor(tensor, to) : tensor];
+  }));
 }
 
-/** The config with the type that most weights have, and without a tie that a change has cut. */
+/** The config with the type of the weights, and without a tie that a change has cut. */
 function savedConfig(
   model: ModelGraph,
   parameters: ReadonlyMap<string, Tensor>,
@@ -140,12 +139,8 @@ function savedConfig(
   const config: Record<string, unknown> = { ...model.config };
   const cut = [...structureOf(model).tied.keys()].some((name) => !model.tied.has(name));
   if (cut) config.tie_word_embeddings = false;
-  const sizes = new Map<string, number>();
-  for (const { dtype, shape } of parameters.values()) {
-    sizes.set(dtype, (sizes.get(dtype) ?? 0) + sizeOf(shape));
-  }
-  const [most] = [...sizes].sort((a, b) => b[1] - a[1]).map(([dtype]) => TORCH_DTYPES[dtype]);
-  if (most) config["torch_dtype" in config ? "torch_dtype" : "dtype"] = most;
+  const type = WEIGHT_TYPES[commonType(parameters.values())];
+  config["torch_dtype" in config ? "torch_dtype" : "dtype"] = type;
   delete config.quantization_config;
   return config;
 }

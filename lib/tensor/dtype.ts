@@ -106,6 +106,39 @@ export function isHalf(dtype: DType): dtype is "f16" | "bf16" {
   return dtype === "f16" || dtype === "bf16";
 }
 
+/** The types that weights are computed with and saved in, by torch's names. */
+export const WEIGHT_TYPES = {
+  f32: "float32",
+  f16: "float16",
+  bf16: "bfloat16",
+  f64: "float64",
+} as const;
+
+/** A type of plain weights. */
+export type WeightType = keyof typeof WEIGHT_TYPES;
+
+/** Whether a type is one of plain weights. */
+export function isWeightType(dtype: DType): dtype is WeightType {
+  return Object.hasOwn(WEIGHT_TYPES, dtype);
+}
+
+/**
+ * The one type for all of a model's weights: that of the plain ones where they share one, else f32
+ * where others are block-quantized, else that of most.
+ */
+export function commonType(
+  weights: Iterable<{ readonly dtype: DType; readonly shape: readonly number[] }>,
+): WeightType {
+  const sizes = new Map<WeightType, number>();
+  let hasBlocks = false;
+  for (const { dtype, shape } of weights) {
+    if (isWeightType(dtype)) sizes.set(dtype, (sizes.get(dtype) ?? 0) + sizeOf(shape));
+    hasBlocks ||= isBlockType(dtype);
+  }
+  const [most = "f32"] = [...sizes].sort((a, b) => b[1] - a[1]).map(([dtype]) => dtype);
+  return hasBlocks && sizes.size > 1 ? "f32" : most;
+}
+
 /**
  * Elements per block: 32 or 256 for block types, 1 for scalar types (2 and 4 for the packed `f4`
  * and `f6`).

@@ -14,6 +14,7 @@ import {
 import { isMergeable } from "../../methods/site-rule.ts";
 import { BOOLEAN, checkOptions, NAMES, oneOf } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
+import { commonType, isWeightType, type WeightType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import {
   type ChangedParameter,
@@ -33,8 +34,9 @@ export interface MergeOptions {
   /** Names of the adapters to merge, in order; the active ones by default. */
   readonly adapterNames?: readonly string[];
   /**
-   * Type of the merged weights. f32 by default, whatever the base has: what an adapter adds is
-   * often too small for 16 bits.
+   * Type of the weights. For `mergeAndUnload` that of all plain ones, by default the base's, as in
+   * PEFT; f32 where it is block-quantized. For `mergeAdapter` that of the changed ones, f32 by
+   * default: what an adapter adds is often too small for 16 bits, which a certificate tells.
    */
   readonly dtype?: "f32" | "f16" | "bf16";
   /** Whether the merged weights are computed at once and compared with what they should be. */
@@ -64,8 +66,9 @@ type AnyMergeOptions = MergeOptions | CertifiedMergeOptions;
 
 /**
  * A base model that gives what the model with its adapters gives. The model and its own base stay
- * as they are, and weights that no adapter touches are shared. Merged weights are computed on the
- * model's device when they are first needed. Block-quantized ones are merged dequantized.
+ * as they are, and weights that no adapter touches are shared where they have the type that all are to
+ * have. Merged weights are computed on the model's device when they are first needed.
+ * Block-quantized ones are merged dequantized.
  *
  * Where only one of two tied weights changes, or each in its own way, the merged model has both, and
  * its config says so (`tie_word_embeddings: false`). Adapters that are merged already
@@ -117,8 +120,13 @@ export function mergeAndUnload(
 ): ModelGraph | Promise<CertifiedMerge<ModelGraph>> {
   const merge = () => {
     const adapters = checkMerge(model, options, "mergeAndUnload");
-    const { base, changed } = mergeInto(model, adapters, options.dtype);
-    return { model: { ...base, source: null }, adapters, changed };
+    const dtype = options.dtype ?? commonType(pristineBase(model).parameters.values());
+    const { base, changed } = mergeInto(model, adapters, dtype);
+    const parameters = new Map([...base.parameters].map(([name, tensor]) => [
+      name,
+      isWeightType(tensor.dtype) ? castTensor(tensor, dtype) : tensor,
+    ]));
+    return { model: { ...base, parameters, source: null }, adapters, changed, dtype };
   };
   return options?.certificate ? certified(merge, options) : merge().model;
 }
@@ -159,12 +167,13 @@ export function mergeAdapter(
 ): PeftModel | Promise<CertifiedMerge<PeftModel>> {
   const merge = () => {
     const adapters = checkMerge(model, options, "mergeAdapter");
+    const { dtype = "f32" } = options;
     if (!model.enabled) throw nothingToMerge("the adapters are disabled");
     const names = adapters.map(({ name }) => name);
-    const { base, changed } = mergeInto(model, adapters, options.dtype);
+    const { base, changed } = mergeInto(model, adapters, dtype);
     checkRemaining({ ...model, base }, names, changed);
     const merged = { names, base: pristineBase(model) };
-    return { model: { ...model, base, merged }, adapters, changed };
+    return { model: { ...model, base, merged }, adapters, changed, dtype };
   };
   if (options?.certificate) return certified(merge, options);
   checkPeft(model);
@@ -298,11 +307,11 @@ async function certified<M>(
     readonly model: M;
     readonly adapters: readonly Adapter[];
     readonly changed: readonly ChangedParameter[];
+    readonly dtype: WeightType;
   },
   options: AnyMergeOptions,
 ): Promise<CertifiedMerge<M>> {
-  const { model, adapters, changed } = await Promise.resolve().then(merge);
-  const { dtype = "f32" } = options;
+  const { model, adapters, changed, dtype } = await Promise.resolve().then(merge);
   const certificate = await mergeCertificate(changed, {
     adapters: adapters.map(({ name }) => name),
     dtype,
@@ -315,7 +324,7 @@ async function certified<M>(
 function mergeInto(
   model: PeftModel,
   adapters: readonly Adapter[],
-  dtype: "f32" | "f16" | "bf16" = "f32",
+  dtype: WeightType,
 ): { readonly base: ModelGraph; readonly changed: readonly ChangedParameter[] } {
   const base = pristineBase(model);
   const changed = new Map<string, ChangedParameter>();
