@@ -77,7 +77,8 @@ export function toPeftJson(
  *
  * @param json The parsed file. Fields that it lacks, as those of older releases of PEFT do, take
  * their defaults. `runtime_config`, which belongs to a process and not to an adapter, is left out,
- * as in PEFT, and so are fields that old releases wrote, where they say nothing.
+ * as in PEFT, and so are fields that old releases wrote, where they say nothing, and fields of later
+ * releases that are null or false: what is off is not needed.
  * @throws {ConfigError} for a field that the method does not have, for an ill-typed one, and where
  * `peft_type` is missing.
  * @throws {UnsupportedError} for a method that is not registered, and for settings that are not
@@ -106,10 +107,10 @@ export function fromPeftJson(
       }; found ${peftType === undefined ? "no such field" : show(peftType)}.`,
     );
   }
-  const schema: ConfigSchema = methodOf(peftType, registry).config;
-  const names = new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
+  const schema: ConfigSchema = methodOf(peftType, registry).config, names = namesOf(schema);
   const given = Object.entries(json).filter(([key, value]) =>
-    key !== "runtime_config" && !schema.retired?.[key]?.includes(value)
+    key !== "runtime_config" && !schema.retired?.[key]?.includes(value) &&
+    (names.has(key) || !saysNothing(value))
   );
   const unknown = given.map(([key]) => key).filter((key) => !names.has(key));
   if (unknown.length) throw unknownFields(schema, unknown, [...names.keys()]);
@@ -121,6 +122,25 @@ export function fromPeftJson(
       return [name, fields[name].nested ? renamed(value, camelCase) : value];
     })),
   );
+}
+
+/** The fields of an `adapter_config.json` that its method has here. */
+export function knownFields(
+  json: Readonly<Record<string, unknown>>,
+  { registry }: PeftJsonOptions = {},
+): Record<string, unknown> {
+  const names = namesOf(methodOf(json.peft_type as string, registry).config);
+  return Object.fromEntries(Object.entries(json).filter(([key]) => names.has(key)));
+}
+
+/** Names of fields by what a file calls them. */
+function namesOf(schema: ConfigSchema): ReadonlyMap<string, string> {
+  return new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
+}
+
+/** Whether a setting is off. */
+function saysNothing(value: unknown): boolean {
+  return value === null || value === false;
 }
 
 /** A config inside a config with other names for its fields; what is none stays as it is. */
