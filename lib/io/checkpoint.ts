@@ -220,7 +220,12 @@ async function readConfig(folder: string): Promise<JsonObject> {
   return await readJsonFile(path);
 }
 
-async function openShards(folder: string, file: string): Promise<SafetensorsFile[]> {
+/**
+ * Opens the files that an index (`….safetensors.index.json`) in a folder names.
+ *
+ * @throws {FileError} `CHECKPOINT_INDEX`, `CHECKPOINT_SHARD` or `CHECKPOINT_KEY`.
+ */
+export async function openShards(folder: string, file: string): Promise<SafetensorsFile[]> {
   const path = join(folder, file);
   const { weight_map: map } = await readJsonFile(path);
   if (!isObject(map) || Object.keys(map).length === 0) {

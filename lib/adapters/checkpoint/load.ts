@@ -4,16 +4,19 @@
  * @module
  */
 import { CheckpointError, FileError, TargetError, ValueError } from "../../errors.ts";
-import { isObject } from "../../io/json.ts";
+import { isObject, type JsonObject } from "../../io/json.ts";
 import type { Calibration } from "../../methods/calibration.ts";
 import type { PeftConfig } from "../../methods/config.ts";
-import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
+import { type MethodRegistry, REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
+import { knownFields } from "../../methods/peft-json.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show } from "../../options.ts";
 import { once } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { hashBase, sameBase } from "../hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
+import { adapterKeys } from "./adapter-keys.ts";
+import { plainKeys } from "./foreign-adapter.ts";
 import { type KeyMapping, mapKeys, type RenamedKey } from "./key-mapping.ts";
 import { type AnyModel, type PeftModel, pristineBase } from "../peft-model.ts";
 import {
@@ -33,8 +36,13 @@ export interface AdapterLoadReport extends LoadReport {
    * Whether its file records a digest of this base, of another one, or none that could be compared.
    */
   readonly base: "same" | "other" | "unknown";
-  /** Keys that `keyMapping` changed; the other lists have them as they became. */
+  /**
+   * Keys that `keyMapping` changed, and those that other programs write otherwise; the other lists
+   * have them as they became.
+   */
   readonly renamed: readonly RenamedKey[];
+  /** Fields of its config that are not known here and were left out, as `fromPeftJson` does. */
+  readonly ignored: readonly string[];
 }
 
 /** How to load an adapter. */
@@ -99,7 +107,8 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
 /**
  * A model with an adapter from a file. The first adapter of a model is active; further ones join it
  * and wait for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are read
- * at once, so the file may change afterwards, unless `lowMemory` is set.
+ * at once, so the file may change afterwards, unless `lowMemory` is set. Adapters of mlx-lm are
+ * converted, and keys that other programs write otherwise (`lora_A.default.weight`) are renamed.
  *
  * @param model A base, or a model with adapters.
  * @param source A folder, the id of an adapter on the hub, or its parts.
@@ -177,13 +186,19 @@ export async function attachAdapter(
       active: target.adapters.size === 0,
       trainable: isTrainable,
     });
-    const { model: loaded, report } = await setAdapterStateDict(injected, tensors, {
+    const plain = plainKeys(tensors, adapterKeys(origin, adapter, true));
+    const { model: loaded, report } = await setAdapterStateDict(injected, plain.tensors, {
       adapterName,
       strict,
       autocastAdapterDtype,
       lowMemory,
     });
-    options.onReport?.({ ...report, base, renamed });
+    options.onReport?.({
+      ...report,
+      base,
+      renamed: ["renamed" in parts ? parts.renamed ?? [] : [], renamed, plain.renamed].flat(),
+      ignored: ignoredFields(parts.config, registry),
+    });
     return loaded;
   } catch (error) {
     if (!(error instanceof TargetError || error instanceof CheckpointError)) throw error;
@@ -193,6 +208,13 @@ export async function attachAdapter(
       error.details,
     );
   }
+}
+
+/** What a file's config has that its method does not: all that {@link configOf} let pass. */
+function ignoredFields(config: AdapterParts["config"], registry?: MethodRegistry): string[] {
+  if ("peftType" in config) return [];
+  const known = knownFields(config as JsonObject, { registry });
+  return Object.keys(config).filter((key) => !Object.hasOwn(known, key));
 }
 
 /**

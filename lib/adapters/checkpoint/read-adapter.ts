@@ -9,12 +9,15 @@ import { withSettledFiles } from "../../io/atomic-files.ts";
 import { downloadFromHub, HUB_RULES, type HubOptions } from "../../io/hub.ts";
 import { type JsonObject, readJsonFile } from "../../io/json.ts";
 import { exists, locate } from "../../io/locate.ts";
+import { openShards } from "../../io/checkpoint.ts";
 import { openSafetensors } from "../../io/safetensors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
 import type { MethodRegistry } from "../../methods/mod.ts";
 import { fromPeftJson } from "../../methods/peft-json.ts";
 import { type OptionRules, TEXT } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import { fromMlx, isMlxConfig, MLX_WEIGHTS, shellWord } from "./foreign-adapter.ts";
+import type { RenamedKey } from "./key-mapping.ts";
 
 /** Names of the files, as PEFT has them. */
 export const ADAPTER_FILES = {
@@ -57,32 +60,64 @@ export interface AdapterFiles extends AdapterParts {
   readonly source: string;
   /** The folder that holds them; of an adapter from the hub it is in the cache. */
   readonly folder: string;
+  /** Keys of another program, and what became of them. */
+  readonly renamed?: readonly RenamedKey[];
 }
 
 /**
- * Reads the two files of an adapter; tensors stay in the file until they are asked for.
+ * Reads the files of an adapter; tensors stay in the file until they are asked for. Weights in several
+ * files (`adapter_model.safetensors.index.json`) and folders of mlx-lm are read too.
  *
  * @throws {FileError} where they are missing or damaged, and for weights in a Python pickle.
+ * @throws {UnsupportedError} for what mlx-lm trained without an adapter.
  */
 export async function readAdapter(
   source: string | URL,
   options: AdapterSource = {},
 ): Promise<AdapterFiles> {
-  const folder = await folderOf(source, options, [ADAPTER_FILES.config, ADAPTER_FILES.weights]);
-  const weights = join(folder, ADAPTER_FILES.weights);
+  const folder = await folderOf(source, options, WEIGHT_FILES);
+  const weights = join(folder, ADAPTER_FILES.weights),
+    index = `${ADAPTER_FILES.weights}.index.json`;
   return await withSettledFiles(folder, async () => {
     const config = await readJsonFile(join(folder, ADAPTER_FILES.config));
-    if (!await exists(weights) && await exists(join(folder, "adapter_model.bin"))) {
-      throw new FileError(
-        "ADAPTER_PICKLE",
-        `${folder} holds its weights as adapter_model.bin, a Python pickle, which is not read here because it can run code. ` +
-          `Convert it with safetensors.torch.save_file in Python.`,
-        { folder },
-      );
+    const found = { source: String(source), folder };
+    if (!await exists(weights)) {
+      if (await exists(join(folder, index))) {
+        const tensors = (await openShards(folder, index)).flatMap((shard) => [...shard.tensors]);
+        return { config, tensors: new Map(tensors), ...found };
+      }
+      if (isMlxConfig(config)) {
+        const { tensors } = await openSafetensors(join(folder, MLX_WEIGHTS));
+        return { ...fromMlx({ config, tensors }, folder), ...found };
+      }
+      if (await exists(join(folder, PICKLE))) throw pickled(folder, toSafetensors(folder));
     }
     const { tensors, metadata } = await openSafetensors(weights);
-    return { config, tensors, metadata, source: String(source), folder };
+    return { config, tensors, metadata, ...found };
   });
+}
+
+/** One file, several of them with their index, or that of mlx-lm. */
+const WEIGHT_FILES = ["adapter*.safetensors"];
+
+/** What PEFT called its file of weights before safetensors. */
+const PICKLE = "adapter_model.bin";
+
+function pickled(source: string, command: string): FileError {
+  return new FileError(
+    "ADAPTER_PICKLE",
+    `${source} holds its weights as ${PICKLE}, a Python pickle, which is not read here because it ` +
+      `can run code. Convert it with\n\n  ${command}\n`,
+    { folder: source },
+  );
+}
+
+/** A command that converts the pickle in a folder, without running code in it. */
+function toSafetensors(folder: string): string {
+  return `python3 -c "import sys, torch; from safetensors.torch import save_file; ` +
+    `save_file({k: v.contiguous().clone() for k, v in torch.load(sys.argv[1], map_location='cpu', ` +
+    `weights_only=True).items()}, sys.argv[2], {'format': 'pt'})" ` +
+    [PICKLE, ADAPTER_FILES.weights].map((name) => shellWord(join(folder, name))).join(" ");
 }
 
 /**
@@ -94,11 +129,11 @@ export async function readAdapterConfig(
   source: string | URL,
   options: AdapterSource = {},
 ): Promise<JsonObject> {
-  const folder = await folderOf(source, options, [ADAPTER_FILES.config]);
+  const folder = await folderOf(source, options, []);
   return await readJsonFile(join(folder, ADAPTER_FILES.config));
 }
 
-/** The folder that holds these files of an adapter, where it has them. */
+/** The folder that holds the config of an adapter and these files, where it has them. */
 async function folderOf(
   source: string | URL,
   options: AdapterSource,
@@ -108,9 +143,25 @@ async function folderOf(
   const place = await locate(source);
   if (place.kind === "folder") return join(place.path, subfolder);
   if (place.kind === "hub") {
-    const files = names.map((name) => join(subfolder, name).replaceAll("\\", "/"));
-    const { folder } = await downloadFromHub(place.id, { ...options, files, optionalFiles: [] });
-    return join(folder, subfolder);
+    const at = subfolder ? `${subfolder}/` : "";
+    const files = [ADAPTER_FILES.config, ...names].map((name) => at + name);
+    const optionalFiles = names.length ? [`${at}${ADAPTER_FILES.weights}.index.json`] : [];
+    try {
+      const { folder } = await downloadFromHub(place.id, { ...options, files, optionalFiles });
+      return join(folder, subfolder);
+    } catch (error) {
+      const there = error instanceof FileError && error.details.files;
+      if (names.length === 0 || !Array.isArray(there) || !there.includes(`${at}${PICKLE}`)) {
+        throw error;
+      }
+      const folder = place.id.replace(/^.*\//, "");
+      throw pickled(
+        place.id,
+        `hf download ${place.id} --include '${at}adapter*' --local-dir ${folder} && ${
+          toSafetensors(join(folder, at))
+        }\n\nand load the folder ${folder} instead.`,
+      );
+    }
   }
   throw new FileError(
     "NOT_A_FOLDER",
