@@ -7,7 +7,7 @@ import { basename, dirname, join } from "node:path";
 import { FileError } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { withSettledFiles } from "./atomic-files.ts";
-import { openGguf } from "./gguf.ts";
+import { openGguf, splitName } from "./gguf.ts";
 import { ggufTokenizerFiles } from "./gguf-tokenizer.ts";
 import { downloadFromHub, type HubOptions, MODEL_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile } from "./json.ts";
@@ -94,9 +94,9 @@ export async function openCheckpoint(
       const { file } = options;
       const { folder, revision } = await downloadFromHub(place.id, {
         ...options,
-        // The weights of another file are not needed then.
+        // The weights of another file are not needed then, but all parts of one.
         ...(file && {
-          files: [file],
+          files: [splitName(file, "*")],
           optionalFiles: MODEL_FILES.filter((name) => !name.includes("safetensors")),
         }),
       });
@@ -160,7 +160,7 @@ async function openGgufCheckpoint(
   path: string,
   options: { readonly name: string; readonly revision?: string; readonly fetch?: typeof fetch },
 ): Promise<Checkpoint> {
-  const { config, generationConfig, parameters, metadata } = await openGguf(path, options);
+  const { files, config, generationConfig, parameters, metadata } = await openGguf(path, options);
   return {
     config,
     generationConfig,
@@ -168,7 +168,7 @@ async function openGgufCheckpoint(
     source: {
       name: options.name,
       format: "gguf",
-      files: [path],
+      files,
       ...(options.revision && { revision: options.revision }),
     },
     readTokenizer: () => Promise.resolve().then(() => ggufTokenizerFiles(metadata, { name: path })),

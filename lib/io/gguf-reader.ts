@@ -37,8 +37,15 @@ const TYPES: ReadonlyMap<number, DType> = new Map<number, DType>([
   [GGMLQuantizationType.Q8_0, "q8_0"],
   [GGMLQuantizationType.Q4_0, "q4_0"],
   [GGMLQuantizationType.Q4_1, "q4_1"],
+  [GGMLQuantizationType.Q5_0, "q5_0"],
+  [GGMLQuantizationType.Q5_1, "q5_1"],
+  [GGMLQuantizationType.Q2_K, "q2_k"],
+  [GGMLQuantizationType.Q3_K, "q3_k"],
   [GGMLQuantizationType.Q4_K, "q4_k"],
+  [GGMLQuantizationType.Q5_K, "q5_k"],
   [GGMLQuantizationType.Q6_K, "q6_k"],
+  [GGMLQuantizationType.IQ4_NL, "iq4_nl"],
+  [GGMLQuantizationType.IQ4_XS, "iq4_xs"],
 ]);
 
 /**
@@ -54,6 +61,7 @@ export async function readGguf(
 ): Promise<GgufContents> {
   const bytes = await openByteSource(source, options);
   const { name } = bytes;
+  await checkCounts(bytes);
   const parsed = await parse(bytes);
   if (!parsed.littleEndian) {
     throw new UnsupportedError(
@@ -65,7 +73,19 @@ export async function readGguf(
   const headerEnd = parsed.tensorInfoByteRange[1];
   if (headerEnd > bytes.size) throw truncated(name, "Its header", headerEnd, bytes.size);
 
-  const dataOffset = Number(parsed.tensorDataOffset);
+  const invalid = (what: string, details: Record<string, unknown> = {}) =>
+    new FileError("GGUF_INVALID", `${name} is not a valid GGUF file: ${what}.`, {
+      name,
+      ...details,
+    });
+  const metadata = new Map(
+    Object.entries(parsed.metadata).map(([key, value]) => [key, toValue(value)]),
+  );
+  const alignment = metadata.get("general.alignment") ?? 32;
+  if (typeof alignment !== "number" || !Number.isInteger(Math.log2(alignment)) || alignment < 1) {
+    throw invalid(`general.alignment is ${alignment}, and should be a power of two`, { alignment });
+  }
+  const dataOffset = Math.ceil(headerEnd / alignment) * alignment;
   const tensors = new Map<string, Tensor>();
   const ranges: { name: string; begin: number; end: number }[] = [];
   for (const info of parsed.tensorInfos) {
@@ -74,10 +94,15 @@ export async function readGguf(
     const shape = info.shape.map(Number).reverse();
     const columns = shape[shape.length - 1] ?? 1;
     if (!Number.isSafeInteger(sizeOf(shape) * 8) || columns % blockLength(dtype)) {
-      throw new FileError(
-        "GGUF_INVALID",
-        `The tensor "${info.name}" of ${name} has the impossible shape [${shape}] for ${dtype}.`,
-        { name, tensor: info.name, shape, dtype },
+      throw invalid(
+        `the tensor "${info.name}" has the impossible shape [${shape}] for ${dtype}`,
+        { tensor: info.name, shape, dtype },
+      );
+    }
+    if (Number(info.offset) % alignment) {
+      throw invalid(
+        `the tensor "${info.name}" begins at ${info.offset}, which is no multiple of the alignment ${alignment}`,
+        { tensor: info.name },
       );
     }
     const begin = dataOffset + Number(info.offset);
@@ -86,16 +111,35 @@ export async function readGguf(
       throw truncated(name, `The tensor "${info.name}"`, begin + length, bytes.size);
     }
     if (tensors.has(info.name)) {
-      throw new FileError("GGUF_INVALID", `${name} has the tensor "${info.name}" twice.`, { name });
+      throw invalid(`it has the tensor "${info.name}" twice`);
     }
     ranges.push({ name: info.name, begin, end: begin + length });
     tensors.set(info.name, lazyTensor({ dtype, shape }, () => bytes.read(begin, length)));
   }
   checkOverlap(ranges, name);
-  const metadata = new Map(
-    Object.entries(parsed.metadata).map(([key, value]) => [key, toValue(value)]),
-  );
   return { name, metadata, tensors };
+}
+
+/** Holds the counts of tensors and of metadata against the size, before anything is read for them. */
+async function checkCounts(source: ByteSource): Promise<void> {
+  const { name, size } = source;
+  if (size < 24) return; // the parser says what it is
+  const start = await source.read(0, 24);
+  const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
+  const short = view.getUint32(4, true) === 1; // the first version has 32-bit counts
+  const count = (i: number) =>
+    short ? view.getUint32(8 + 4 * i, true) : Number(view.getBigUint64(8 + 8 * i, true));
+  const big = !(view.getUint32(4, true) & 0xffff);
+  const [tensors, values] = [count(0), count(1)];
+  // Of a tensor, its name's length, type and offset; of a value, its key's length, type and a byte.
+  const least = tensors * (short ? 20 : 24) + values * (short ? 9 : 13);
+  if (!big && least > size) {
+    throw new FileError(
+      "GGUF_TRUNCATED",
+      `${name} says that it has ${tensors} tensors and ${values} metadata values, which its ${size} bytes cannot hold. Get it again.`,
+      { name, tensors, values, size },
+    );
+  }
 }
 
 async function parse(source: ByteSource): Promise<Awaited<ReturnType<typeof gguf>>> {

@@ -16,6 +16,8 @@ import type { JsonObject } from "./json.ts";
 export interface GgufFile {
   /** Its path or URL. */
   readonly name: string;
+  /** Paths or URLs of all its files, where it is split. */
+  readonly files: readonly string[];
   /** Metadata by key, the tokenizer's included. */
   readonly metadata: ReadonlyMap<string, GgufValue>;
   /** What transformers' `config.json` would say. */
@@ -69,9 +71,18 @@ export async function openGguf(
   options: ByteSourceOptions = {},
 ): Promise<GgufFile> {
   const contents = await withSplits(await readGguf(source, options), source, options);
-  const { name, metadata, tensors } = contents;
+  const { name, files, metadata, tensors } = contents;
   const architecture = ggufArchitecture(contents);
   const config = await ggufConfig(contents);
+  const layers = new Set([...tensors.keys()].map((key) => key.match(/^blk\.(\d+)\./)?.[1]));
+  layers.delete(undefined);
+  if (layers.size !== config.num_hidden_layers) {
+    throw new FileError(
+      "GGUF_INVALID",
+      `${name} says that it has ${config.num_hidden_layers} layers, and has tensors of ${layers.size}.`,
+      { name, layers: layers.size },
+    );
+  }
   const heads = {
     attn_q: config.num_attention_heads as number,
     attn_k: config.num_key_value_heads as number,
@@ -104,6 +115,7 @@ export async function openGguf(
   }
   return {
     name,
+    files,
     metadata,
     config,
     generationConfig: ggufGenerationConfig(metadata),
@@ -157,6 +169,17 @@ function restoreRows(
   });
 }
 
+/** The name of one file of a split model: its number, and how many there are. */
+const SPLIT = /-(\d{5})-of-(\d{5})\.gguf$/i;
+
+/** The name of another file of the same split model; with `*` for the number, a pattern for all. */
+export function splitName(file: string, part: number | "*"): string {
+  return file.replace(
+    SPLIT,
+    (name) => `-${part === "*" ? part : String(part).padStart(5, "0")}${name.slice(6)}`,
+  );
+}
+
 /**
  * Adds the tensors of the other files of a split model (`…-00001-of-00003.gguf`); the first one has
  * the metadata.
@@ -165,38 +188,45 @@ async function withSplits(
   contents: GgufContents,
   source: string | URL | Uint8Array,
   options: ByteSourceOptions,
-): Promise<GgufContents> {
-  const count = contents.metadata.get("split.count");
-  if (typeof count !== "number" || count <= 1) return contents;
-  const file = basename(contents.name);
-  const pattern = /-\d{5}-of-(\d{5})\.gguf$/;
-  if (source instanceof Uint8Array || !pattern.test(file)) {
-    throw new FileError(
-      "GGUF_SPLIT",
-      `${contents.name} is one of ${count} parts of a model. Open it under its name, which ends in -00001-of-${
+): Promise<GgufContents & { readonly files: readonly string[] }> {
+  const { name, metadata } = contents;
+  const count = metadata.get("split.count") ?? 1;
+  if (count === 1) return { ...contents, files: [name] };
+  const invalid = (what: string) => new FileError("GGUF_SPLIT", what, { name, count });
+  const url = /^https?:/.test(name) ? new URL(name) : undefined;
+  const file = basename(url?.pathname ?? name), [, , total] = file.match(SPLIT) ?? [];
+  if (source instanceof Uint8Array || Number(total) !== count) {
+    throw invalid(
+      `${name} is one of ${count} parts of a model. Open it under its name, which ends in -00001-of-${
         String(count).padStart(5, "0")
       }.gguf, with the other parts beside it.`,
-      { name: contents.name, count },
     );
   }
+  const at = (part: string) =>
+    url ? String(new URL(part + url.search, url)) : join(dirname(name), part);
+  const paths = Array.from({ length: count }, (_, i) => at(splitName(file, i + 1)));
   const tensors = new Map<string, Tensor>();
-  let metadata = contents.metadata;
-  for (let i = 1; i <= count; i++) {
-    const part = file.replace(pattern, `-${String(i).padStart(5, "0")}-of-$1.gguf`);
-    const path = /^https?:/.test(contents.name)
-      ? new URL(part, contents.name)
-      : join(dirname(contents.name), part);
-    const split = part === file ? contents : await readGguf(path, options);
-    if (i === 1) metadata = split.metadata;
-    for (const [name, tensor] of split.tensors) tensors.set(name, tensor);
+  let first = metadata;
+  for (const [i, path] of paths.entries()) {
+    const split = splitName(file, i + 1) === file ? contents : await readGguf(path, options);
+    if (i === 0) first = split.metadata;
+    if (split.metadata.get("split.count") !== count || split.metadata.get("split.no") !== i) {
+      throw invalid(
+        `${path} should be part ${
+          i + 1
+        } of ${count} of a model, and says otherwise. The files do not belong together.`,
+      );
+    }
+    for (const [key, tensor] of split.tensors) {
+      if (tensors.has(key)) throw invalid(`The parts of ${name} have the tensor "${key}" twice.`);
+      tensors.set(key, tensor);
+    }
   }
-  const total = metadata.get("split.tensors.count");
-  if (typeof total === "number" && total !== tensors.size) {
-    throw new FileError(
-      "GGUF_SPLIT",
-      `The ${count} parts of ${contents.name} hold ${tensors.size} tensors, but should hold ${total}.`,
-      { name: contents.name, count },
+  const wanted = first.get("split.tensors.count");
+  if (wanted !== undefined && wanted !== tensors.size) {
+    throw invalid(
+      `The ${count} parts of ${name} hold ${tensors.size} tensors, but should hold ${wanted}.`,
     );
   }
-  return { name: contents.name, metadata, tensors };
+  return { name, files: paths, metadata: first, tensors };
 }

@@ -2,8 +2,8 @@
  * GGUF's block-quantized types: their values, and one layout for all of them that devices compute
  * with.
  *
- * Every block is little-endian and starts with its half-precision scales, but for `q6_k`, which
- * ends with it (`ggml-common.h` of llama.cpp defines them).
+ * Every block is little-endian and starts with its half-precision scales, but for `q2_k`, `q3_k` and
+ * `q6_k`, which end with them (`ggml-common.h` of llama.cpp defines them).
  *
  * @module
  */
@@ -34,17 +34,23 @@ export interface BlockQuantized {
 }
 
 /**
+ * How devices compute with a block type. What has more than 4 bits, or codes that stand for values of
+ * a table, is stored with 8.
+ */
+export interface BlockLayout extends Pick<BlockQuantized, "bits" | "block"> {
+  /** Whether it has offsets. */
+  readonly offsets: boolean;
+}
+
+/** The layout that {@link repackBlocks} gives a type. */
+export function blockLayout(dtype: BlockType): BlockLayout {
+  return TYPES[dtype];
+}
+
+/**
  * Brings a block-quantized tensor into the devices' layout without dequantizing it. The values are
  * those of `toFloat32` up to the rounding of one addition; exactly those where there are no
  * offsets.
- *
- * | type | bits | block | offsets |
- * | --- | --- | --- | --- |
- * | `q4_0` | 4 | 32 | no |
- * | `q4_1` | 4 | 32 | yes |
- * | `q8_0` | 8 | 32 | no |
- * | `q4_k` | 4 | 32 | yes |
- * | `q6_k` | 8 | 16 | no |
  *
  * @param tensor A tensor of block type, of any number of dimensions; its last dimension is a whole
  * number of blocks.
@@ -62,12 +68,11 @@ export async function repackBlocks(tensor: Tensor): Promise<BlockQuantized> {
   }
   const size = sizeOf(tensor.shape);
   const bytes = await tensor.data() as Uint8Array;
-  const bits = dtype === "q8_0" || dtype === "q6_k" ? 8 : 4;
-  const block = dtype === "q6_k" ? 16 : 32;
+  const { bits, block, offsets: hasOffsets, repack } = TYPES[dtype];
   const packed = new Uint8Array(size * bits / 8);
   const scales = new Float32Array(size / block);
-  const offsets = dtype === "q4_1" || dtype === "q4_k" ? new Float32Array(size / block) : undefined;
-  REPACK[dtype](bytes, packed, scales, offsets ?? scales);
+  const offsets = hasOffsets ? new Float32Array(size / block) : undefined;
+  repack(bytes, packed, scales, offsets ?? scales);
   return {
     bits,
     block,
@@ -79,71 +84,250 @@ export async function repackBlocks(tensor: Tensor): Promise<BlockQuantized> {
   };
 }
 
+/** Bytes that {@link dequantizeBlocks} unpacks at a time: what a core's caches hold. */
+const CHUNK = 1 << 16;
+
+/**
+ * The elements of consecutive blocks, to the bit as ggml's reference functions compute them:
+ * products of a code and a scale are exact in 32 bits, and the offset is added with one rounding.
+ *
+ * @param bytes Whole blocks.
+ * @param dtype Their type.
+ */
+export function dequantizeBlocks(bytes: Uint8Array, dtype: BlockType): Float32Array {
+  const { bits, block, offsets: hasOffsets, repack } = TYPES[dtype];
+  const length = blockLength(dtype), stride = byteLength(dtype, [1]);
+  const out = new Float32Array(bytes.length / stride * length);
+  const most = Math.min(bytes.length / stride, Math.floor(CHUNK / stride));
+  const packed = new Uint8Array(most * length * bits / 8);
+  const scales = new Float32Array(most * length / block);
+  const offsets = new Float64Array(hasOffsets ? scales.length : 0);
+  for (let from = 0, to = 0; from < bytes.length; from += most * stride) {
+    const blocks = bytes.subarray(from, from + most * stride);
+    repack(blocks, packed.fill(0), scales, offsets);
+    const count = blocks.length / stride * length / block;
+    for (let b = 0, at = 0; b < count; b++) {
+      const scale = scales[b], offset = hasOffsets ? offsets[b] : -0; // what adds nothing, to -0 either
+      if (bits === 8) {
+        for (let i = 0; i < block; i++) out[to++] = (packed[at++] - 128) * scale + offset;
+        continue;
+      }
+      for (let i = 0; i < block; i += 2) {
+        const two = packed[at++];
+        out[to++] = ((two & 15) - 8) * scale + offset;
+        out[to++] = ((two >> 4) - 8) * scale + offset;
+      }
+    }
+  }
+  return out;
+}
+
+/**
+ * Writes the codes, scales and offsets of whole blocks. The arrays can be longer than what the blocks
+ * need, and `packed` is zero; `offsets` is not for types without.
+ */
 type Repack = (
   bytes: Uint8Array,
   packed: Uint8Array,
   scales: Float32Array,
-  offsets: Float32Array,
+  offsets: Float32Array | Float64Array,
 ) => void;
 
-const REPACK: Readonly<Record<BlockType, Repack>> = {
-  q4_0(bytes, packed, scales) {
-    const halves = readHalves(bytes);
-    for (let b = 0; b < scales.length; b++) {
-      scales[b] = halves(b * 18);
-      packLow(bytes, b * 18 + 2, packed, b * 16, 8);
-      packHigh(bytes, b * 18 + 2, packed, b * 16 + 8, 8);
-    }
-  },
-  q4_1(bytes, packed, scales, offsets) {
-    const halves = readHalves(bytes);
-    for (let b = 0; b < scales.length; b++) {
-      const scale = scales[b] = halves(b * 20);
-      offsets[b] = halves(b * 20 + 2) + 8 * scale;
-      packLow(bytes, b * 20 + 4, packed, b * 16, 8);
-      packHigh(bytes, b * 20 + 4, packed, b * 16 + 8, 8);
-    }
-  },
-  q8_0(bytes, packed, scales) {
-    const halves = readHalves(bytes);
-    for (let b = 0, from = 0, to = 0; b < scales.length; b++) {
-      scales[b] = halves(from);
-      from += 2;
-      // Flipping the sign bit adds 128 to a signed byte.
-      for (const end = to + 32; to < end;) packed[to++] = bytes[from++] ^ 0x80;
-    }
-  },
-  q4_k(bytes, packed, scales, offsets) {
-    const halves = readHalves(bytes);
-    for (let b = 0, from = 0; from < bytes.length; b += 8, from += 144) {
-      const d = halves(from), dmin = halves(from + 2);
-      for (let j = 0; j < 8; j++) {
-        const scale = scales[b + j] = d * scaleOf(bytes, from + 4, j);
-        offsets[b + j] = 8 * scale - dmin * minOf(bytes, from + 4, j);
+const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack }>> = {
+  q4_0: {
+    bits: 4,
+    block: 32,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b++, from += 18) {
+        scales[b] = halves(from);
+        packLow(bytes, from + 2, packed, b * 16, 8);
+        packHigh(bytes, from + 2, packed, b * 16 + 8, 8);
       }
-      for (let j = 0; j < 4; j++) {
-        packLow(bytes, from + 16 + j * 32, packed, (b + 2 * j) * 16, 16);
-        packHigh(bytes, from + 16 + j * 32, packed, (b + 2 * j + 1) * 16, 16);
-      }
-    }
+    },
   },
-  q6_k(bytes, packed, scales) {
-    const halves = readHalves(bytes);
-    for (let b = 0, from = 0; from < bytes.length; b += 16, from += 210) {
-      const d = halves(from + 208);
-      for (let j = 0; j < 16; j++) scales[b + j] = d * signed(bytes[from + 192 + j]);
-      for (let half = 0; half < 2; half++) {
-        const low = from + half * 64, high = from + 128 + half * 32, to = b * 16 + half * 128;
-        for (let i = 0; i < 32; i++) {
-          const l = bytes[low + i], m = bytes[low + 32 + i], h = bytes[high + i];
-          // 128 - 32: six-bit codes have their zero at 32.
-          packed[to + i] = 96 + ((l & 15) | (h & 3) << 4);
-          packed[to + 32 + i] = 96 + ((m & 15) | (h >> 2 & 3) << 4);
-          packed[to + 64 + i] = 96 + (l >> 4 | (h >> 4 & 3) << 4);
-          packed[to + 96 + i] = 96 + (m >> 4 | h >> 6 << 4);
+  q4_1: {
+    bits: 4,
+    block: 32,
+    offsets: true,
+    repack(bytes, packed, scales, offsets) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b++, from += 20) {
+        const scale = scales[b] = halves(from);
+        offsets[b] = halves(from + 2) + 8 * scale;
+        packLow(bytes, from + 4, packed, b * 16, 8);
+        packHigh(bytes, from + 4, packed, b * 16 + 8, 8);
+      }
+    },
+  },
+  q5_0: {
+    bits: 8,
+    block: 32,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b++, from += 22) {
+        scales[b] = halves(from);
+        packFive(bytes, from + 2, packed, b * 32, 128 - 16);
+      }
+    },
+  },
+  q5_1: {
+    bits: 8,
+    block: 32,
+    offsets: true,
+    repack(bytes, packed, scales, offsets) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b++, from += 24) {
+        scales[b] = halves(from);
+        offsets[b] = halves(from + 2);
+        packFive(bytes, from + 4, packed, b * 32, 128);
+      }
+    },
+  },
+  q8_0: {
+    bits: 8,
+    block: 32,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0, to = 0; from < bytes.length; b++) {
+        scales[b] = halves(from);
+        from += 2;
+        // Flipping the sign bit adds 128 to a signed byte.
+        for (const end = to + 32; to < end;) packed[to++] = bytes[from++] ^ 0x80;
+      }
+    },
+  },
+  q2_k: {
+    bits: 4,
+    block: 16,
+    offsets: true,
+    repack(bytes, packed, scales, offsets) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b += 16, from += 84) {
+        const d = halves(from + 80), dmin = halves(from + 82);
+        for (let j = 0; j < 16; j++) {
+          scales[b + j] = d * (bytes[from + j] & 15);
+          offsets[b + j] = -dmin * (bytes[from + j] >> 4);
+        }
+        for (let i = 0; i < 256; i++) {
+          packCode(packed, b * 16 + i, 8 + twoBits(bytes, from + 16, i));
         }
       }
-    }
+    },
+  },
+  q3_k: {
+    bits: 4,
+    block: 16,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b += 16, from += 110) {
+        const d = halves(from + 108), at = from + 96;
+        for (let j = 0; j < 16; j++) {
+          const low = bytes[at + j % 8] >> 4 * (j >> 3) & 15;
+          const high = bytes[at + 8 + j % 4] >> 2 * (j >> 2) & 3;
+          scales[b + j] = d * ((low | high << 4) - 32);
+        }
+        // Codes have their zero at 4.
+        for (let i = 0; i < 256; i++) {
+          const high = bytes[from + i % 32] >> (i >> 5) & 1;
+          packCode(packed, b * 16 + i, 4 + (twoBits(bytes, from + 32, i) | high << 2));
+        }
+      }
+    },
+  },
+  q4_k: {
+    bits: 4,
+    block: 32,
+    offsets: true,
+    repack(bytes, packed, scales, offsets) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b += 8, from += 144) {
+        const d = halves(from), dmin = halves(from + 2);
+        for (let j = 0; j < 8; j++) {
+          const scale = scales[b + j] = d * scaleOf(bytes, from + 4, j);
+          offsets[b + j] = 8 * scale - dmin * minOf(bytes, from + 4, j);
+        }
+        for (let j = 0; j < 4; j++) {
+          packLow(bytes, from + 16 + j * 32, packed, (b + 2 * j) * 16, 16);
+          packHigh(bytes, from + 16 + j * 32, packed, (b + 2 * j + 1) * 16, 16);
+        }
+      }
+    },
+  },
+  q5_k: {
+    bits: 8,
+    block: 32,
+    offsets: true,
+    repack(bytes, packed, scales, offsets) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b += 8, from += 176) {
+        const d = halves(from), dmin = halves(from + 2);
+        for (let j = 0; j < 8; j++) {
+          scales[b + j] = d * scaleOf(bytes, from + 4, j);
+          offsets[b + j] = -dmin * minOf(bytes, from + 4, j);
+          const low = from + 48 + (j >> 1) * 32, high = from + 16, to = (b + j) * 32;
+          for (let i = 0; i < 32; i++) {
+            const code = bytes[low + i] >> 4 * (j & 1) & 15;
+            packed[to + i] = 128 + (code | (bytes[high + i] >> j & 1) << 4);
+          }
+        }
+      }
+    },
+  },
+  q6_k: {
+    bits: 8,
+    block: 16,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b += 16, from += 210) {
+        const d = halves(from + 208);
+        for (let j = 0; j < 16; j++) scales[b + j] = d * signed(bytes[from + 192 + j]);
+        for (let half = 0; half < 2; half++) {
+          const low = from + half * 64, high = from + 128 + half * 32, to = b * 16 + half * 128;
+          for (let i = 0; i < 32; i++) {
+            const l = bytes[low + i], m = bytes[low + 32 + i], h = bytes[high + i];
+            // 128 - 32: six-bit codes have their zero at 32.
+            packed[to + i] = 96 + ((l & 15) | (h & 3) << 4);
+            packed[to + 32 + i] = 96 + ((m & 15) | (h >> 2 & 3) << 4);
+            packed[to + 64 + i] = 96 + (l >> 4 | (h >> 4 & 3) << 4);
+            packed[to + 96 + i] = 96 + (m >> 4 | h >> 6 << 4);
+          }
+        }
+      }
+    },
+  },
+  iq4_nl: {
+    bits: 8,
+    block: 32,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b++, from += 18) {
+        scales[b] = halves(from);
+        packLevels(bytes, from + 2, packed, b * 32);
+      }
+    },
+  },
+  iq4_xs: {
+    bits: 8,
+    block: 32,
+    offsets: false,
+    repack(bytes, packed, scales) {
+      const halves = readHalves(bytes);
+      for (let b = 0, from = 0; from < bytes.length; b += 8, from += 136) {
+        const d = halves(from), high = bytes[from + 2] | bytes[from + 3] << 8;
+        for (let j = 0; j < 8; j++) {
+          const low = bytes[from + 4 + (j >> 1)] >> 4 * (j & 1) & 15;
+          scales[b + j] = d * ((low | (high >> 2 * j & 3) << 4) - 32);
+          packLevels(bytes, from + 8 + j * 16, packed, (b + j) * 32);
+        }
+      }
+    },
   },
 };
 
@@ -157,97 +341,47 @@ function packHigh(from: Uint8Array, at: number, to: Uint8Array, out: number, cou
   for (let k = 0; k < count; k++, at += 2) to[out + k] = from[at] >> 4 | (from[at + 1] & 0xf0);
 }
 
-/**
- * The elements of consecutive blocks, as ggml's reference functions compute them: each product and
- * each sum rounded once.
- *
- * @param bytes Whole blocks.
- * @param dtype Their type.
- */
-export function dequantizeBlocks(bytes: Uint8Array, dtype: BlockType): Float32Array {
-  const count = bytes.length / byteLength(dtype, [1]);
-  const out = new Float32Array(count * blockLength(dtype));
-  DEQUANTIZE[dtype](bytes, out);
-  return out;
+/** 32 codes of which four bytes hold the fifth bits and sixteen the others; `zero` is added. */
+function packFive(from: Uint8Array, at: number, to: Uint8Array, out: number, zero: number): void {
+  for (let i = 0; i < 32; i++) {
+    const low = from[at + 4 + i % 16] >> 4 * (i >> 4) & 15;
+    to[out + i] = zero + (low | (from[at + (i >> 3)] >> i % 8 & 1) << 4);
+  }
 }
 
-const DEQUANTIZE: Readonly<Record<BlockType, (bytes: Uint8Array, out: Float32Array) => void>> = {
-  q4_0(bytes, out) {
-    const halves = readHalves(bytes);
-    for (let from = 0, to = 0; to < out.length; from += 18, to += 32) {
-      const d = halves(from);
-      for (let i = 0; i < 16; i++) {
-        const q = bytes[from + 2 + i];
-        out[to + i] = ((q & 15) - 8) * d;
-        out[to + 16 + i] = ((q >> 4) - 8) * d;
-      }
-    }
-  },
-  q4_1(bytes, out) {
-    const halves = readHalves(bytes);
-    for (let from = 0, to = 0; to < out.length; from += 20, to += 32) {
-      const d = halves(from), m = halves(from + 2);
-      for (let i = 0; i < 16; i++) {
-        const q = bytes[from + 4 + i];
-        out[to + i] = (q & 15) * d + m;
-        out[to + 16 + i] = (q >> 4) * d + m;
-      }
-    }
-  },
-  q8_0(bytes, out) {
-    const halves = readHalves(bytes);
-    for (let from = 0, to = 0; to < out.length; from += 34, to += 32) {
-      const d = halves(from);
-      for (let i = 0; i < 32; i++) out[to + i] = signed(bytes[from + 2 + i]) * d;
-    }
-  },
-  q4_k(bytes, out) {
-    const halves = readHalves(bytes);
-    for (let from = 0, to = 0; to < out.length; from += 144, to += 256) {
-      const d = halves(from), dmin = halves(from + 2);
-      for (let j = 0; j < 4; j++) {
-        const d0 = d * scaleOf(bytes, from + 4, 2 * j), m0 = dmin * minOf(bytes, from + 4, 2 * j);
-        const d1 = d * scaleOf(bytes, from + 4, 2 * j + 1);
-        const m1 = dmin * minOf(bytes, from + 4, 2 * j + 1);
-        for (let i = 0; i < 32; i++) {
-          const q = bytes[from + 16 + j * 32 + i];
-          out[to + j * 64 + i] = d0 * (q & 15) - m0;
-          out[to + j * 64 + 32 + i] = d1 * (q >> 4) - m1;
-        }
-      }
-    }
-  },
-  q6_k(bytes, out) {
-    const halves = readHalves(bytes);
-    for (let from = 0, to = 0; to < out.length; from += 210, to += 256) {
-      const d = halves(from + 208);
-      for (let half = 0; half < 2; half++) {
-        const low = from + half * 64, high = from + 128 + half * 32, at = to + half * 128;
-        for (let i = 0; i < 32; i++) {
-          const l = bytes[low + i], m = bytes[low + 32 + i], h = bytes[high + i];
-          const s = from + 192 + half * 8 + (i >> 4);
-          out[at + i] = d * signed(bytes[s]) * (((l & 15) | (h & 3) << 4) - 32);
-          out[at + 32 + i] = d * signed(bytes[s + 2]) * (((m & 15) | (h >> 2 & 3) << 4) - 32);
-          out[at + 64 + i] = d * signed(bytes[s + 4]) * ((l >> 4 | (h >> 4 & 3) << 4) - 32);
-          out[at + 96 + i] = d * signed(bytes[s + 6]) * ((m >> 4 | h >> 6 << 4) - 32);
-        }
-      }
-    }
-  },
-};
+/** The values that the codes of `iq4_nl` and `iq4_xs` stand for, in steps of the scale. */
+const LEVELS = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/** 32 values out of sixteen bytes, whose low halves come first. */
+function packLevels(from: Uint8Array, at: number, to: Uint8Array, out: number): void {
+  for (let i = 0; i < 16; i++) {
+    to[out + i] = 128 + LEVELS[from[at + i] & 15];
+    to[out + 16 + i] = 128 + LEVELS[from[at + i] >> 4];
+  }
+}
+
+/** The two bits of element `i` of 256: those of 128 lie in 32 bytes, the first 32 lowest. */
+function twoBits(bytes: Uint8Array, at: number, i: number): number {
+  return bytes[at + (i >> 7) * 32 + i % 32] >> 2 * (i >> 5 & 3) & 3;
+}
+
+/** Writes a code of four bits where there is none yet. */
+function packCode(to: Uint8Array, i: number, code: number): void {
+  to[i >> 1] |= code << 4 * (i & 1);
+}
 
 function signed(byte: number): number {
   return byte << 24 >> 24;
 }
 
 /**
- * The 6-bit scale of sub-block `j` of a `q4_k` block, whose packed scales and minima start at `at`.
+ * The 6-bit scale of sub-block `j` of a `q4_k` or `q5_k` block, whose packed scales and minima start at `at`.
  */
 function scaleOf(bytes: Uint8Array, at: number, j: number): number {
   return j < 4 ? bytes[at + j] & 63 : (bytes[at + j + 4] & 15) | bytes[at + j - 4] >> 6 << 4;
 }
 
-/** The 6-bit minimum of sub-block `j` of a `q4_k` block. */
+/** The 6-bit minimum of sub-block `j` of a `q4_k` or `q5_k` block. */
 function minOf(bytes: Uint8Array, at: number, j: number): number {
   return j < 4 ? bytes[at + j + 4] & 63 : bytes[at + j + 4] >> 4 | bytes[at + j] >> 6 << 4;
 }

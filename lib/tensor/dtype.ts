@@ -34,7 +34,19 @@ export type ScalarType =
   | "c64";
 
 /** GGUF's block-quantized types: a block of elements shares its scales. */
-export type BlockType = "q4_0" | "q4_1" | "q8_0" | "q4_k" | "q6_k";
+export type BlockType =
+  | "q4_0"
+  | "q4_1"
+  | "q5_0"
+  | "q5_1"
+  | "q8_0"
+  | "q2_k"
+  | "q3_k"
+  | "q4_k"
+  | "q5_k"
+  | "q6_k"
+  | "iq4_nl"
+  | "iq4_xs";
 
 /** Any element type that a tensor can have. */
 export type DType = ScalarType | BlockType;
@@ -86,19 +98,26 @@ const INFO: Readonly<Record<DType, DTypeInfo>> = {
   c64: { bytes: 8, block: 1, array: Float32Array },
   q4_0: { bytes: 18, block: 32, array: Uint8Array },
   q4_1: { bytes: 20, block: 32, array: Uint8Array },
+  q5_0: { bytes: 22, block: 32, array: Uint8Array },
+  q5_1: { bytes: 24, block: 32, array: Uint8Array },
   q8_0: { bytes: 34, block: 32, array: Uint8Array },
+  q2_k: { bytes: 84, block: 256, array: Uint8Array },
+  q3_k: { bytes: 110, block: 256, array: Uint8Array },
   q4_k: { bytes: 144, block: 256, array: Uint8Array },
+  q5_k: { bytes: 176, block: 256, array: Uint8Array },
   q6_k: { bytes: 210, block: 256, array: Uint8Array },
+  iq4_nl: { bytes: 18, block: 32, array: Uint8Array },
+  iq4_xs: { bytes: 136, block: 256, array: Uint8Array },
 };
 
 /** Whether elements come in blocks that share their scales. */
 export function isBlockType(dtype: DType): dtype is BlockType {
-  return dtype.startsWith("q");
+  return dtype.includes("q");
 }
 
 /** Whether a type holds real numbers (block types included). */
 export function isFloating(dtype: DType): boolean {
-  return /^(f|bf|q)/.test(dtype);
+  return /^(f|bf)/.test(dtype) || isBlockType(dtype);
 }
 
 /** Whether elements are floating-point numbers of 16 bits that programs compute with. */

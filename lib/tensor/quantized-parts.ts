@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { type BlockQuantized, repackBlocks } from "./blocks.ts";
-import type { TypedArray } from "./dtype.ts";
+import { blockLayout, type BlockQuantized, repackBlocks } from "./blocks.ts";
+import type { BlockType, TypedArray } from "./dtype.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A block-quantized matrix [rows, columns] in the layout that both devices read. */
@@ -32,9 +32,7 @@ export function quantizedParts(tensor: Tensor): QuantizedParts {
   const cached = known.get(tensor);
   if (cached) return cached;
   const [rows, columns] = tensor.shape;
-  const bits = tensor.dtype === "q8_0" || tensor.dtype === "q6_k" ? 8 : 4;
-  const block = tensor.dtype === "q6_k" ? 16 : 32;
-  const withOffsets = tensor.dtype === "q4_1" || tensor.dtype === "q4_k";
+  const { bits, block, offsets: withOffsets } = blockLayout(tensor.dtype as BlockType);
   let pending: Promise<BlockQuantized> | undefined;
   const unread = new Set<string>();
   const part = (

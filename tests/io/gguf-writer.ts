@@ -18,17 +18,26 @@ export const GGML = {
   F16: 1,
   Q4_0: 2,
   Q4_1: 3,
-  Q5_K: 13,
-  Q4_K: 12,
-  Q6_K: 14,
+  Q5_0: 6,
+  Q5_1: 7,
   Q8_0: 8,
+  Q2_K: 10,
+  Q3_K: 11,
+  Q4_K: 12,
+  Q5_K: 13,
+  Q6_K: 14,
+  IQ2_XXS: 16,
+  IQ4_NL: 20,
+  IQ4_XS: 23,
   BF16: 30,
 };
 
 export function writeGguf(
   metadata: Readonly<Record<string, Meta>>,
   tensors: readonly GgufTensor[],
+  alignment = 32,
 ): Uint8Array<ArrayBuffer> {
+  const align = (n: number) => Math.ceil(n / alignment) * alignment;
   const out: number[] = [];
   const scratch = new DataView(new ArrayBuffer(8));
   const put = (bytes: number, write: (view: DataView) => void) => {
@@ -99,10 +108,6 @@ export function writeGguf(
     offset = align(offset + tensor.bytes.length);
   }
   return file;
-}
-
-function align(n: number): number {
-  return Math.ceil(n / 32) * 32;
 }
 
 /** The bytes of 32-bit floats. */

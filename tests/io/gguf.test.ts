@@ -1,11 +1,14 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { FileError, UnsupportedError } from "../../lib/errors.ts";
+import { openCheckpoint } from "../../lib/io/checkpoint.ts";
 import { openGguf } from "../../lib/io/gguf.ts";
 import { readGguf } from "../../lib/io/gguf-reader.ts";
 import { repackBlocks } from "../../lib/tensor/blocks.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
+import golden from "../tensor/blocks.golden.json" with { type: "json" };
 import { codeOf, inFolder } from "./folder.ts";
+import { hubServer } from "./hub-server.ts";
 import {
   f32,
   GGML,
@@ -214,14 +217,18 @@ Deno.test("llama 3's frequency factors become its parameters, others stay factor
 
 Deno.test("other element types, architectures and tensors are refused by name", async () => {
   const bytes = new Uint8Array(176);
-  const q5: GgufTensor = { name: "blk.0.attn_q.weight", dims: [256, 1], type: GGML.Q5_K, bytes };
+  const name = "blk.0.attn_q.weight";
+  const iq2: GgufTensor = { name, dims: [256, 1], type: GGML.IQ2_XXS, bytes };
   const error = await assertRejects(
-    () => openGguf(writeGguf(LLAMA, [q5])),
+    () => openGguf(writeGguf(LLAMA, [iq2])),
     UnsupportedError,
     `"blk.0.attn_q.weight"`,
   );
-  assertEquals([error.code, error.details.type], ["GGUF_TYPE", "Q5_K"]);
-  assert(/Q5_K.*F32, F16, BF16.*Q8_0, Q4_0, Q4_1, Q4_K, Q6_K/.test(error.message), error.message);
+  assertEquals([error.code, error.details.type], ["GGUF_TYPE", "IQ2_XXS"]);
+  assert(
+    /IQ2_XXS.*F32, F16, BF16.*Q8_0, Q4_0, Q4_1, Q5_0.*IQ4_XS/.test(error.message),
+    error.message,
+  );
 
   await assertRejects(
     () => openGguf(writeGguf(renamed("mamba"), llamaTensors())),
@@ -262,6 +269,45 @@ Deno.test("a file that is damaged, incomplete or lacks metadata is refused", asy
   await assertRejects(() => openGguf(writeGguf(LLAMA, twice)), FileError, "twice");
 });
 
+Deno.test("counts, layers and alignment are held against the file", async () => {
+  const tensors = llamaTensors();
+  for (const at of [8, 16]) {
+    const file = writeGguf(LLAMA, tensors);
+    new DataView(file.buffer).setBigUint64(at, 10n ** 6n, true);
+    const error = await assertRejects(() => readGguf(file), FileError, "1000000");
+    assertEquals(error.code, "GGUF_TRUNCATED");
+  }
+  for (const count of [0, 2, 1e9]) {
+    const wrong = writeGguf({ ...LLAMA, "llama.block_count": count }, tensors);
+    await assertRejects(() => openGguf(wrong), FileError, `${count} layers`);
+  }
+  for (const alignment of [1, 64, 256]) {
+    const file = writeGguf({ ...LLAMA, "general.alignment": alignment }, tensors, alignment);
+    const norm = (await openGguf(file)).parameters.get("model.norm.weight")!;
+    assertEquals((await norm.data())[1], Math.fround(10.001));
+  }
+  for (const alignment of [0, 3, 48, -32, 2.5, "32"]) {
+    const file = writeGguf({ ...LLAMA, "general.alignment": alignment }, tensors);
+    await assertRejects(() => openGguf(file), FileError, "alignment");
+  }
+  // Offsets of tensors are multiples of it.
+  const file = writeGguf({ ...LLAMA, "general.alignment": 256 }, tensors, 32);
+  await assertRejects(() => openGguf(file), FileError, "no multiple of the alignment 256");
+});
+
+Deno.test("every block type is read", async () => {
+  for (const [type, { blocks, values }] of Object.entries(golden)) {
+    const bytes = Uint8Array.from(atob(blocks), (c) => c.charCodeAt(0));
+    const size = atob(values).length / 4;
+    const number = GGML[type.toUpperCase() as keyof typeof GGML];
+    const weight = { name: "w", dims: [size / 3, 3], type: number, bytes };
+    const { tensors } = await readGguf(writeGguf({}, [weight]));
+    const { dtype, shape } = tensors.get("w")!;
+    assertEquals([dtype, shape], [type, [3, size / 3]] as unknown as [typeof dtype, typeof shape]);
+    assertEquals(await tensors.get("w")!.data(), bytes);
+  }
+});
+
 Deno.test("tensors that share bytes are refused", async () => {
   const file = writeGguf(LLAMA, llamaTensors());
   // The last tensor's offset is the last eight bytes of the header.
@@ -300,12 +346,43 @@ Deno.test("a model in several files is opened by any of them", () =>
     );
     await Deno.writeFile(path(2), writeGguf({ ...split, "split.no": 1 }, tensors.slice(5)));
     for (const i of [1, 2]) {
-      const { parameters, config } = await openGguf(path(i));
+      const { parameters, config, files } = await openGguf(path(i));
       assertEquals([parameters.size, config.num_attention_heads], [12, 4]);
+      assertEquals(files, [path(1), path(2)]);
       const norm = await parameters.get("model.norm.weight")!.data();
       assertEquals(norm[1], Math.fround(10.001));
     }
-    await Deno.remove(path(2));
+    // From the hub, all parts come with the one that is named.
+    const served = Object.fromEntries(
+      await Promise.all([1, 2].map(async (i) => [basename(path(i)), await Deno.readFile(path(i))])),
+    );
+    const { parameters, source } = await openCheckpoint("org/model", {
+      cacheDir: join(folder, "cache"),
+      fetch: hubServer(served).fetch,
+      file: basename(path(1)),
+    });
+    assertEquals([parameters.size, source.files.length], [12, 2]);
+    const url = "https://example.org/m-00001-of-00002.gguf?download=true";
+    const remote = await openGguf(url, {
+      fetch: (input) => {
+        const { pathname, searchParams } = new URL(input instanceof Request ? input.url : input);
+        assertEquals(searchParams.get("download"), "true");
+        return Promise.resolve(new Response(served[pathname.slice(1)]));
+      },
+    });
+    assertEquals(remote.files.length, 2);
+    // Parts of other models, or in the wrong place, are no parts of this one.
+    const second = async (meta: Record<string, Meta>, own = tensors.slice(5)) => {
+      await Deno.writeFile(path(2), writeGguf({ ...split, "split.no": 1, ...meta }, own));
+      return await assertRejects(() => openGguf(path(1)), FileError);
+    };
+    for (const meta of [{ "split.no": 0 }, { "split.count": 3 }] as Record<string, Meta>[]) {
+      assert((await second(meta)).message.includes("do not belong together"));
+    }
+    assert((await second({}, tensors.slice(4))).message.includes("twice"));
+    assert((await second({}, tensors.slice(6))).message.includes("hold 11 tensors"));
+    await Deno.rename(path(2), join(folder, "m-00002-of-00003.gguf"));
+    assertEquals(await codeOf(openGguf(join(folder, "m-00002-of-00003.gguf"))), "GGUF_SPLIT");
     const error = await assertRejects(() => openGguf(path(1)), FileError, "00002-of-00002");
     assertEquals(error.code, "FILE_NOT_FOUND");
     assertEquals(await codeOf(openGguf(await Deno.readFile(path(1)))), "GGUF_SPLIT");

@@ -60,6 +60,7 @@ const FORMATS: readonly Format[] = [
   { rows: 5, columns: 64, bits: 8, block: 32, offsets: false },
   { rows: 5, columns: 48, bits: 8, block: 16, offsets: false },
   { rows: 9, columns: 32, bits: 4, block: 16, offsets: true },
+  { rows: 4, columns: 48, bits: 4, block: 16, offsets: false },
   { rows: 3, columns: 64, bits: 8, block: 32, offsets: true },
 ];
 

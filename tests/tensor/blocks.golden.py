@@ -8,7 +8,20 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 
-HALVES = {"Q4_0": (18, [0]), "Q4_1": (20, [0, 2]), "Q8_0": (34, [0]), "Q4_K": (144, [0, 2]), "Q6_K": (210, [208])}
+HALVES = {
+    "Q4_0": (18, [0]),
+    "Q4_1": (20, [0, 2]),
+    "Q8_0": (34, [0]),
+    "Q4_K": (144, [0, 2]),
+    "Q6_K": (210, [208]),
+    "Q5_0": (22, [0]),
+    "Q5_1": (24, [0, 2]),
+    "Q2_K": (84, [80, 82]),
+    "Q3_K": (110, [108]),
+    "Q5_K": (176, [0, 2]),
+    "IQ4_NL": (18, [0]),
+    "IQ4_XS": (136, [0]),
+}
 random = np.random.default_rng(7)
 golden = {}
 for name, (size, halves) in HALVES.items():

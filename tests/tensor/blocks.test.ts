@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ShapeError } from "../../lib/errors.ts";
-import { repackBlocks } from "../../lib/tensor/blocks.ts";
+import { blockLayout, repackBlocks } from "../../lib/tensor/blocks.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import type { BlockType } from "../../lib/tensor/dtype.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
@@ -19,6 +19,15 @@ for (const type of types) {
   Deno.test(`${type} has the values that gguf-py gives, to the bit`, async () => {
     const { blocks, values } = load(type);
     assertEquals(await toFloat32(blocks), values);
+    // Many blocks are unpacked in several goes.
+    const bytes = await blocks.data() as Uint8Array, times = Math.ceil(2e5 / bytes.length);
+    const many = new Uint8Array(bytes.length * times);
+    for (let i = 0; i < times; i++) many.set(bytes, i * bytes.length);
+    const shape = [3 * times, values.length / 3];
+    const all = await toFloat32(tensor(many, { dtype: type, shape }));
+    for (let i = 0; i < times; i++) {
+      assertEquals(all.subarray(i * values.length, (i + 1) * values.length), values);
+    }
   });
 
   Deno.test(`${type} repacked means the same values`, async () => {
@@ -27,7 +36,7 @@ for (const type of types) {
     assertEquals(w.shape, [3, values.length / 3]);
     assertEquals(w.packed.length, values.length * w.bits / 8);
     assertEquals(w.scales.length, values.length / w.block);
-    assertEquals(w.offsets !== undefined, type === "q4_1" || type === "q4_k");
+    assertEquals(w.offsets !== undefined, blockLayout(type).offsets);
     assertEquals(w.zeroPoint, w.bits === 4 ? 8 : 128);
     for (let i = 0; i < values.length; i++) {
       const q = w.bits === 8 ? w.packed[i] : (w.packed[i >> 1] >> (i % 2 * 4)) & 15;
