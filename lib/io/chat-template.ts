@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { Template } from "@huggingface/jinja";
 import { ValueError } from "../errors.ts";
+import { compile, type Rendered, type Template } from "./jinja/render.ts";
+import { TemplateError } from "./jinja/values.ts";
 
 /** One message of a conversation. Templates may read further fields, such as `tool_calls`. */
 export interface ChatMessage {
@@ -56,7 +57,7 @@ export function applyChatTemplate(
   options: ChatTemplateOptions = {},
 ): string {
   const { addGenerationPrompt = false, continueFinalMessage = false } = options;
-  if (!continueFinalMessage) return render(template, messages, options);
+  if (!continueFinalMessage) return renderTemplate(template, messages, options).text;
   const last = messages[messages.length - 1];
   if (addGenerationPrompt || typeof last?.content !== "string") {
     throw new ValueError(
@@ -71,7 +72,7 @@ export function applyChatTemplate(
   // the end of the real one.
   const mark = "CONTINUE_FINAL_MESSAGE_TAG";
   const marked = [...messages.slice(0, -1), { ...last, content: `${last.content}${mark} ` }];
-  const text = render(template, marked, options);
+  const { text } = renderTemplate(template, marked, options);
   const end = text.lastIndexOf(mark);
   if (end < 0) {
     throw new ValueError(
@@ -83,30 +84,60 @@ export function applyChatTemplate(
   return text[end + mark.length] === " " ? open : open.trimEnd();
 }
 
-function render(
+/**
+ * Renders a conversation and says which parts of the text the template marks as the assistant's.
+ *
+ * @throws {ValueError} `CHAT_TEMPLATE`, with `expression` and, inside a loop over the messages,
+ * `message` (from 0) among its details.
+ */
+export function renderTemplate(
   template: string,
   messages: readonly ChatMessage[],
-  options: ChatTemplateOptions,
-): string {
-  const variables: Record<string, unknown> = {
+  options: ChatTemplateOptions = {},
+): Rendered {
+  // Templates ask whether tokens are defined; tools and documents are none where there are none.
+  const variables = {
     messages,
     add_generation_prompt: options.addGenerationPrompt ?? false,
     tools: options.tools ?? null,
     documents: options.documents ?? null,
+    bos_token: options.bosToken,
+    eos_token: options.eosToken,
     ...options.variables,
   };
-  // Templates ask whether these are defined.
-  if (options.bosToken !== undefined) variables.bos_token = options.bosToken;
-  if (options.eosToken !== undefined) variables.eos_token = options.eosToken;
   try {
-    return new Template(template).render(variables);
+    return compiled(template).render(variables);
   } catch (cause) {
+    if (!(cause instanceof TemplateError)) throw cause;
+    const { reason, expression, item } = cause;
     throw new ValueError(
       "CHAT_TEMPLATE",
       `The chat template cannot render these ${messages.length} messages (roles ${
         messages.map((m) => m.role).join(", ")
-      }): ${cause instanceof Error ? cause.message : cause}`,
-      { cause },
+      })${item === undefined ? "" : `, at message ${item + 1}`}: ${reason}${
+        expression === undefined ? "" : `. It happened in ${expression}`
+      }`,
+      { cause, reason, expression, message: item },
     );
+  }
+}
+
+// Parsing is pure: what is kept here saves time only.
+const parsed = new Map<string, Template>();
+function compiled(template: string): Template {
+  const known = parsed.get(template);
+  if (known) return known;
+  if (parsed.size > 32) parsed.clear();
+  const made = compile(template);
+  parsed.set(template, made);
+  return made;
+}
+
+/** Whether a template marks what the assistant says, by `{% generation %}`. */
+export function marksAssistant(template: string): boolean {
+  try {
+    return compiled(template).marksGenerated;
+  } catch {
+    return false; // rendering says what is wrong with it
   }
 }

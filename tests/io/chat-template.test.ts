@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { ValueError } from "../../lib/errors.ts";
 import { applyChatTemplate, type ChatMessage } from "../../lib/io/chat-template.ts";
 
@@ -61,7 +61,7 @@ Deno.test("templates see tokens, tools, documents and variables, and what is not
       documents: [{ text: "doc" }],
       variables: { enable_thinking: false },
     }),
-    `<s>[{"name": "f"}]docfalse[1, 2]</s>`,
+    `<s>[{"name": "f"}]docFalse[1, 2]</s>`,
   );
   assertEquals(applyChatTemplate(template, []), "-");
 });
@@ -75,4 +75,34 @@ Deno.test("a template that refuses, or is none, is an error that says why", () =
     "(roles tool): Begin with the user",
   );
   assertThrows(() => applyChatTemplate("{% if %}", chat), ValueError, "chat template");
+});
+
+Deno.test("a template that fails names the message and the expression", () => {
+  const template = "{% for m in messages %}{{ m.content.strip() + m.tag }}{% endfor %}";
+  const error = assertThrows(
+    () => applyChatTemplate(template, [{ role: "user", content: "a", tag: "b" }, ...chat]),
+    ValueError,
+    "at message 2: 'dict object' has no attribute 'tag'. It happened in m.content.strip() + m.tag",
+  );
+  assertEquals([error.details.message, error.details.expression], [
+    1,
+    "m.content.strip() + m.tag",
+  ]);
+});
+
+Deno.test("a template has a budget of steps, depth and text", () => {
+  for (
+    const template of [
+      "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+      "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+      "{{ 'x' * 1000000000 }}",
+      "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
+      "{{ " + "(".repeat(100_000) + "1" + ")".repeat(100_000) + " }}",
+      "{{ 9 ** 9 ** 9 ** 9 }}",
+    ]
+  ) {
+    const start = performance.now();
+    assertThrows(() => applyChatTemplate(template, chat), ValueError, "chat template");
+    assert(performance.now() - start < 6_000);
+  }
 });
