@@ -20,15 +20,11 @@ import type { ModelGraph } from "../model/model-graph.ts";
 import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "../training/batch.ts";
-import {
-  packExamples,
-  padExamples,
-  type TokenizedExample,
-  tokenizeExamples,
-} from "../training/data.ts";
+import { packExamples, padExamples } from "../training/data.ts";
 import { readJsonl } from "../training/examples.ts";
 import type { HistoryEntry } from "../training/report.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
+import { type TokenizedExample, tokenizeExamples } from "../training/tokenize.ts";
 import { stepsOf, type TrainOptions } from "../training/train-options.ts";
 import { train } from "../training/train.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";

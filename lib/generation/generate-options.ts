@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { ChatTemplateOptions } from "../io/chat-template.ts";
+import type { RenderChatOptions } from "../io/render-chat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import {
   BOOLEAN,
@@ -54,7 +54,7 @@ export interface GenerateOptions extends SamplingOptions {
   /** Whether special tokens are left out of the text; true by default. */
   readonly skipSpecialTokens?: boolean;
   /** What a chat template gets beside the messages, such as `tools`. */
-  readonly chatTemplate?: ChatTemplateOptions;
+  readonly chatTemplate?: RenderChatOptions;
   /**
    * The adapter of each prompt, active or not, `"__base__"` for none; without it all get the active
    * adapters.
@@ -123,7 +123,7 @@ export const GENERATE_RULES: OptionRules<GenerateOptions> = {
   chatTemplate: documented(
     null,
     "What a chat template gets beside the messages, such as `tools`.",
-    "ChatTemplateOptions",
+    "RenderChatOptions",
   ),
   adapterNames: documented(
     null,

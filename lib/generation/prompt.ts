@@ -6,9 +6,9 @@
 import { type AnyModel, baseOf, virtualTokens } from "../adapters/peft-model.ts";
 import { checkIds } from "../adapters/token-batch.ts";
 import { ValueError } from "../errors.ts";
-import type { ChatMessage, ChatTemplateOptions } from "../io/chat-template.ts";
+import type { ChatMessage } from "../io/chat-template.ts";
 import { isObject } from "../io/json.ts";
-import { renderChat } from "../io/render-chat.ts";
+import { renderChat, type RenderChatOptions } from "../io/render-chat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { positionLimit } from "../model/model-graph.ts";
 import { show } from "../options.ts";
@@ -64,7 +64,7 @@ export interface PromptOptions {
    */
   readonly addSpecialTokens?: boolean;
   /** What the chat template gets beside the messages. */
-  readonly chatTemplate?: ChatTemplateOptions;
+  readonly chatTemplate?: RenderChatOptions;
   /** Positions that the model knows. */
   readonly maxPositions: number;
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
+import { byteAlphabet } from "./byte-alphabet.ts";
 import { SPELL_BYTES } from "./pre-tokenizer.ts";
 import { addedToken, type TokenizerFiles, wrapSequences } from "./tokenizer-json.ts";
 
@@ -87,16 +88,4 @@ export function byteTokenizerFiles(options: ByteTokenizerOptions = {}): Tokenize
     tokenizer,
     config: Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined)),
   };
-}
-
-/**
- * GPT-2's alphabet: a printable character for each byte. Bytes that are printable in Latin-1 stand
- * for themselves, the others follow from U+0100 on.
- */
-export function byteAlphabet(): string[] {
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printable = byte > 0x20 && byte < 0x7f || byte > 0xa0 && byte !== 0xad;
-    return String.fromCharCode(printable ? byte : next++);
-  });
 }

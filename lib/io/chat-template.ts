@@ -94,7 +94,7 @@ export function renderTemplate(
   template: string,
   messages: readonly ChatMessage[],
   options: ChatTemplateOptions = {},
-): Rendered {
+): Rendered & { readonly marksGenerated: boolean } {
   // Templates ask whether tokens are defined; tools and documents are none where there are none.
   const variables = {
     messages,
@@ -106,7 +106,8 @@ export function renderTemplate(
     ...options.variables,
   };
   try {
-    return compiled(template).render(variables);
+    const { marksGenerated, render } = compiled(template);
+    return { ...render(variables), marksGenerated };
   } catch (cause) {
     if (!(cause instanceof TemplateError)) throw cause;
     const { reason, expression, item } = cause;
@@ -133,10 +134,10 @@ function compiled(template: string): Template {
   return made;
 }
 
-/** Whether a template marks what the assistant says, by `{% generation %}`. */
-export function marksAssistant(template: string): boolean {
+/** Whether a template goes through the parts that a message's content can have. */
+export function readsParts(template: string): boolean {
   try {
-    return compiled(template).marksGenerated;
+    return compiled(template).readsParts;
   } catch {
     return false; // rendering says what is wrong with it
   }

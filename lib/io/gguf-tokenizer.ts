@@ -4,7 +4,7 @@
  * @module
  */
 import { FileError, UnsupportedError } from "../errors.ts";
-import { byteAlphabet } from "./byte-tokenizer.ts";
+import { byteAlphabet } from "./byte-alphabet.ts";
 import type { GgufValue } from "./gguf-reader.ts";
 import type { JsonObject } from "./json.ts";
 import { GPT2_PATTERN, SPELL_BYTES, splitBy } from "./pre-tokenizer.ts";

@@ -12,6 +12,7 @@ export {
   type OpenCheckpointOptions,
 } from "./checkpoint.ts";
 export { createDecodeStream, type DecodeStream } from "./decode-stream.ts";
+export type { Encoding } from "./encode-text.ts";
 export { exportOnnx, type ExportOnnxOptions } from "./export-onnx.ts";
 export { type GgufFile, openGguf } from "./gguf.ts";
 export type { GgufValue } from "./gguf-reader.ts";
@@ -31,7 +32,7 @@ export {
 } from "./load-model.ts";
 export { tinyModel } from "./tiny-model.ts";
 export { tokenizerOf } from "./model-tokenizer.ts";
-export { renderChat } from "./render-chat.ts";
+export { renderChat, type RenderChatOptions } from "./render-chat.ts";
 export * from "./safetensors.ts";
 export { saveModel, type SaveModelOptions } from "./save-model.ts";
 export {

@@ -9,6 +9,7 @@ import { FileError, ValueError } from "../errors.ts";
 import { type ByteSourceOptions, wrap } from "./byte-source.ts";
 import { readGguf } from "./gguf-reader.ts";
 import { ggufTokenizerFiles } from "./gguf-tokenizer.ts";
+import { createEncoder, type Encoding } from "./encode-text.ts";
 import { downloadFromHub, type HubOptions, TOKENIZER_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile, readTextFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
@@ -24,6 +25,8 @@ export interface Tokenizer {
    * text, such as a beginning-of-text token.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
+  /** The ids of a text, each with the part of the text that it stands for. */
+  encodeWithOffsets(text: string, options?: { readonly addSpecialTokens?: boolean }): Encoding;
   /**
    * The text of ids. Ids that the vocabulary lacks (padding of the embedding) give nothing;
    * incomplete characters give U+FFFD, see {@link createDecodeStream}.
@@ -162,16 +165,18 @@ export async function tokenizerFilesOf(folder: string): Promise<TokenizerFiles> 
 export function createTokenizer(files: TokenizerFiles): Tokenizer {
   const { config } = files;
   let backend: Backend;
+  let encode: ReturnType<typeof createEncoder>;
   try {
-    const json = files.tokenizer;
-    backend = new Backend({
+    const json = {
       normalizer: null,
       post_processor: null,
       decoder: null,
-      ...json,
-      pre_tokenizer: alignPreTokenizer(json.pre_tokenizer ?? null),
-      added_tokens: json.added_tokens ?? [],
-    }, config);
+      ...files.tokenizer,
+      pre_tokenizer: alignPreTokenizer(files.tokenizer.pre_tokenizer ?? null),
+      added_tokens: files.tokenizer.added_tokens ?? [],
+    };
+    backend = new Backend(json, config);
+    encode = createEncoder(backend, json);
   } catch (cause) {
     throw wrap(cause, "TOKENIZER_INVALID", "The tokenizer.json cannot be used");
   }
@@ -189,10 +194,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   let vocabSize = 0;
   for (const id of backend.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
   return {
-    encode: (text, { addSpecialTokens = true } = {}) =>
-      text === "" && !addSpecialTokens
-        ? []
-        : backend.encode(text, { add_special_tokens: addSpecialTokens }).ids,
+    encode: (text, { addSpecialTokens = true } = {}) => encode(text, addSpecialTokens).ids,
+    encodeWithOffsets: (text, { addSpecialTokens = true } = {}) => encode(text, addSpecialTokens),
     decode: (ids, { skipSpecialTokens = false } = {}) => {
       const known: number[] = [];
       for (const id of ids) {

@@ -5,7 +5,8 @@
  */
 import { FileError, TrainingError } from "../errors.ts";
 import type { ChatMessage } from "../io/chat-template.ts";
-import { isObject, readTextFile } from "../io/json.ts";
+import { readTextFile } from "../io/json.ts";
+import { readRow } from "./rows.ts";
 
 /** Text that is learned as a whole. */
 export interface TextExample {
@@ -13,26 +14,67 @@ export interface TextExample {
   readonly text: string;
 }
 
-/** A text of which the second part is learned, given the first. */
-export interface CompletionExample {
+/** A text of which the second part is learned, given the first; both may be turns of a chat. */
+export interface CompletionExample extends ChatFields {
   /** What is given. */
-  readonly prompt: string;
+  readonly prompt: string | readonly ChatMessage[];
   /** What is learned. */
-  readonly completion: string;
+  readonly completion: string | readonly ChatMessage[];
 }
 
-/** A chat of which the assistant's turns are learned. */
-export interface ChatExample {
+/**
+ * A chat of which the assistant's turns are learned, except those with `weight: 0` or
+ * `train: false`.
+ */
+export interface ChatExample extends ChatFields {
   /** The turns in order. */
   readonly messages: readonly ChatMessage[];
 }
 
+/** A chat in the form of ShareGPT. */
+export interface ShareGptExample extends ChatFields {
+  /** The turns in order, each with `from` (`human`, `gpt` …) and `value`. */
+  readonly conversations: readonly Readonly<Record<string, unknown>>[];
+  /** What the system says before. */
+  readonly system?: string | null;
+}
+
+/** A question and its answer in the form of Alpaca. */
+export interface InstructionExample extends ChatFields {
+  /** What is asked. */
+  readonly instruction: string;
+  /** What the question is about. */
+  readonly input?: string | null;
+  /** What is learned. */
+  readonly output: string;
+  /** What the system says before. */
+  readonly system?: string | null;
+  /** Earlier questions with their answers. */
+  readonly history?: readonly (readonly [string, string])[] | null;
+}
+
+/** What the chat template gets beside the messages. */
+export interface ChatFields {
+  /** JSON schemas of functions that the model may call, or the JSON of a list of them. */
+  readonly tools?: readonly unknown[] | string | null;
+  /** Documents that the model may quote. */
+  readonly documents?: readonly unknown[] | null;
+  /** Variables of the template; `chat_template` is the name of one of the tokenizer's templates. */
+  readonly chat_template_kwargs?: Readonly<Record<string, unknown>> | null;
+}
+
 /** One line of a data set. */
-export type Example = TextExample | CompletionExample | ChatExample;
+export type Example =
+  | TextExample
+  | CompletionExample
+  | ChatExample
+  | ShareGptExample
+  | InstructionExample;
 
 /**
- * Reads examples from a file of JSON lines: `{"text"}`, `{"prompt", "completion"}` or
- * `{"messages"}`, one in each line. Other fields are ignored, empty lines skipped.
+ * Reads examples from a file of JSON lines: `{"text"}`, `{"prompt", "completion"}`, `{"messages"}`,
+ * ShareGPT's `{"conversations"}` or Alpaca's `{"instruction", "input", "output"}`, one in each line.
+ * Other fields stay, fields that are null count as absent, and empty lines are skipped.
  *
  * @param path The file.
  * @throws {FileError} `DATA_LINE`, with the file's name and the number of the line, for a line that
@@ -74,7 +116,7 @@ export function parseJsonl(text: string, name: string): Example[] {
         "DATA_LINE",
         `Line ${
           i + 1
-        } of ${name} ${problem}. Each line is an object {"text"}, {"prompt", "completion"} or {"messages"}.`,
+        } of ${name} ${problem}. Each line is an object {"text"}, {"prompt", "completion"}, {"messages"}, {"conversations"} or {"instruction", "output"}.`,
         { name, line: i + 1 },
       );
     let value: unknown;
@@ -83,8 +125,8 @@ export function parseJsonl(text: string, name: string): Example[] {
     } catch (cause) {
       throw fail(`is not valid JSON (${(cause as Error).message})`);
     }
-    const problem = problemOf(value);
-    if (problem) throw fail(problem);
+    const row = readRow(value);
+    if (typeof row === "string") throw fail(row);
     examples.push(value as unknown as Example);
   }
   if (examples.length === 0) {
@@ -97,37 +139,4 @@ export function parseJsonl(text: string, name: string): Example[] {
     );
   }
   return examples;
-}
-
-/** What keeps a value from being an example, as the end of a sentence; `null` where it is one. */
-export function problemOf(value: unknown): string | null {
-  if (!isObject(value)) return "holds no JSON object";
-  const text = (name: string) => typeof value[name] === "string";
-  if ("messages" in value) {
-    const { messages } = value;
-    if (!Array.isArray(messages)) return 'has "messages" that are no list';
-    if (messages.length === 0) return 'has "messages" that are empty';
-    const bad = messages.findIndex((m) => !isObject(m) || typeof m.role !== "string");
-    if (bad >= 0) return `has a message (number ${bad + 1}) without a "role"`;
-    const mute = messages.findIndex((m) => m.role === "assistant" && !speaks(m));
-    if (mute >= 0) return `has a message of the assistant (number ${mute + 1}) without "content"`;
-    return messages.some((m) => m.role === "assistant")
-      ? null
-      : 'has no message of the "assistant", so nothing to learn';
-  }
-  if ("prompt" in value || "completion" in value) {
-    return text("prompt") && text("completion")
-      ? null
-      : 'needs both "prompt" and "completion" as strings';
-  }
-  if (!("text" in value)) {
-    const names = Object.keys(value);
-    return `has none of the known fields${names.length ? ` (found ${names.join(", ")})` : ""}`;
-  }
-  return text("text") ? null : 'has a "text" that is no string';
-}
-
-/** A template would write "undefined" for a message without content, unless that calls tools. */
-function speaks(message: Readonly<Record<string, unknown>>): boolean {
-  return message.content != null || "tool_calls" in message;
 }

@@ -6,20 +6,16 @@
 export type { TrainingRule } from "../adapters/training-rule.ts";
 export { adamW, type AdamWOptions } from "./adamw.ts";
 export type { TrainingBatch } from "./batch.ts";
-export {
-  type BatchOptions,
-  packExamples,
-  padExamples,
-  type TokenizedExample,
-  tokenizeExamples,
-  type TokenizeOptions,
-} from "./data.ts";
+export { type BatchOptions, packExamples, padExamples } from "./data.ts";
 export {
   type ChatExample,
+  type ChatFields,
   type CompletionExample,
   type Example,
+  type InstructionExample,
   parseJsonl,
   readJsonl,
+  type ShareGptExample,
   type TextExample,
 } from "./examples.ts";
 export { evaluate, type Evaluation } from "./evaluate.ts";
@@ -29,6 +25,16 @@ export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./opt
 export type { HistoryEntry, StepReport } from "./report.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";
 export { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
+export {
+  type DataNote,
+  LONG_ROWS,
+  type LongRows,
+  tokenizeData,
+  type TokenizedData,
+  type TokenizedExample,
+  tokenizeExamples,
+  type TokenizeOptions,
+} from "./tokenize.ts";
 export { train, type TrainResult } from "./train.ts";
 export type { TrainOptions } from "./train-options.ts";
 export type { TrainingData } from "./training-data.ts";

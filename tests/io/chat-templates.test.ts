@@ -16,7 +16,9 @@ interface Expected {
 function render(template: string, variables: Readonly<Record<string, unknown>>): Expected {
   try {
     const { text, generated } = compile(template).render(variables);
-    const spans = generated.map((span) => span.map((at) => [...text.slice(0, at)].length));
+    const spans = generated.map(({ start, end }) =>
+      [start, end].map((at) => [...text.slice(0, at)].length)
+    );
     return { text, ...(spans.length ? { generated: spans } : {}) };
   } catch (error) {
     assert(error instanceof TemplateError, String((error as Error).stack));

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { join } from "node:path";
 import { FileError, UnsupportedError, ValueError } from "../../lib/errors.ts";
-import { byteAlphabet, byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
+import { byteAlphabet } from "../../lib/io/byte-alphabet.ts";
+import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
 import { ggufTokenizerFiles } from "../../lib/io/gguf-tokenizer.ts";
 import type { GgufValue } from "../../lib/io/gguf-reader.ts";
 import { createTokenizer, loadTokenizer } from "../../lib/io/tokenizer.ts";

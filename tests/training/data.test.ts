@@ -2,8 +2,9 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { FileError, TrainingError, ValueError } from "../../lib/errors.ts";
 import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
 import { loadTokenizer } from "../../lib/io/tokenizer.ts";
-import { packExamples, padExamples, tokenizeExamples } from "../../lib/training/data.ts";
+import { packExamples, padExamples } from "../../lib/training/data.ts";
 import { parseJsonl, readJsonl } from "../../lib/training/examples.ts";
+import { tokenizeExamples } from "../../lib/training/tokenize.ts";
 
 const IGNORED = -100;
 const [BOS, EOS] = [256, 257];

@@ -87,7 +87,8 @@ export function strip(text: string, ends: "both" | "left" | "right", characters?
 
 const WHITE = new RegExp(`^${SPACE}$`);
 const GAP = new RegExp(`${SPACE}+`);
-const LINES = new RegExp("\\r\\n|[\\n-\\r\\x1c-\\x1e\\x85\\u2028\\u2029]", "g");
+// deno-lint-ignore no-control-regex -- Python ends lines there too
+const LINES = /\r\n|[\n-\r\x1c-\x1e\x85\u2028\u2029]/g;
 
 function splitAtSpace(text: string, limit: number): string[] {
   const words: string[] = [];

@@ -1,6 +1,10 @@
 /**
  * Renders Jinja templates as Python's Jinja does in transformers' sandbox.
  *
+ * This is an interpreter of its own, since `@huggingface/jinja` could not be completed from outside:
+ * its parser has no `raw`, `with` and `generation`, no arguments of tests, no chains of comparisons
+ * and no positions for messages, and its values print and compare as JavaScript's do.
+ *
  * @module
  */
 import { FILTERS, globals, TESTS, type Tools } from "./filters.ts";
@@ -46,21 +50,30 @@ import {
 /** What a template may use up. */
 const MOST_STEPS = 1_000_000, MOST_MS = 5_000, MOST_DEPTH = 200;
 
-/** A part of a text, in UTF-16 units. */
-export type Span = readonly [start: number, end: number];
+/** A part of a text, in UTF-16 units, from `start` up to `end`. */
+export interface Generated {
+  /** Where it begins. */
+  readonly start: number;
+  /** Where it ends. */
+  readonly end: number;
+  /** The message (from 0) that a loop was at. */
+  readonly message: number | undefined;
+}
 
 /** What a template made. */
 export interface Rendered {
   /** The text. */
   readonly text: string;
   /** What stands in `{% generation %}` blocks, in order. */
-  readonly generated: readonly Span[];
+  readonly generated: readonly Generated[];
 }
 
 /** A parsed template. */
 export interface Template {
   /** Whether the template has `{% generation %}` blocks. */
   readonly marksGenerated: boolean;
+  /** Whether it goes through the parts of a message's `content`. */
+  readonly readsParts: boolean;
   /**
    * Renders it.
    *
@@ -75,7 +88,11 @@ export interface Template {
 export function compile(template: string): Template {
   const { source, body } = parsed(template);
   return {
-    marksGenerated: /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source),
+    marksGenerated: some(body, ({ type }) => type === "generation"),
+    readsParts: some(body, (node) =>
+      node.type === "for" && isContent(node.items as Expression) ||
+      node.type === "filter" && ["map", "selectattr"].includes(String(node.name)) &&
+        isContent(node.operand as Expression | undefined)),
     render: (variables, now = () => new Date()) => run(source, body, variables, now),
   };
 }
@@ -116,7 +133,7 @@ function run(
     .map(([name, value]) => [name, fromJson(value)] as const);
   const messages = given.find(([name]) => name === "messages")?.[1];
   const top = new Scope(new Scope(null, Object.entries(globals(now))), given);
-  const generated: Span[] = [];
+  const generated: Generated[] = [];
   const main: string[] = [];
   const until = Date.now() + MOST_MS;
   let out = main;
@@ -208,7 +225,7 @@ function run(
         }
         case "generation": {
           const text = capture(statement.body, new Scope(scope));
-          generated.push([mainLength, mainLength + text.length]);
+          generated.push({ start: mainLength, end: mainLength + text.length, message });
           write(text);
           break;
         }
@@ -327,7 +344,8 @@ function run(
         inner.set(parameter.name, or(value, missing));
       });
       // A body that reads these takes arguments that have no parameter.
-      const reads = (word: string) => names(body).has(word);
+      const reads = (word: string) =>
+        some(body, ({ type, name }) => type === "name" && name === word);
       if (args.length > parameters.length && !reads("varargs")) {
         throw new TemplateError(
           `macro '${name}' takes not more than ${parameters.length} argument(s)`,
@@ -477,20 +495,18 @@ function or<T extends Value | undefined>(value: Value | undefined, other: () => 
   return value === undefined ? other() : value;
 }
 
-/** The names that statements read, once for each body. */
-const namesOf = new WeakMap<Body, ReadonlySet<string>>();
-function names(body: Body): ReadonlySet<string> {
-  const known = namesOf.get(body);
-  if (known) return known;
-  const found = new Set<string>();
-  const visit = (node: unknown): void => {
-    if (typeof node !== "object" || node === null) return;
-    if ("type" in node && node.type === "name" && "name" in node) found.add(String(node.name));
-    for (const part of Object.values(node)) visit(part);
-  };
-  visit(body);
-  namesOf.set(body, found);
-  return found;
+/** Whether a node of a template, or one inside of it, is such a one. */
+function some(node: unknown, is: (node: Readonly<Record<string, unknown>>) => boolean): boolean {
+  if (typeof node !== "object" || node === null) return false;
+  return "type" in node && is(node as Readonly<Record<string, unknown>>) ||
+    Object.values(node).some((part) => some(part, is));
+}
+
+/** Whether an expression is a message's content, filtered or not. */
+function isContent(node: Expression | undefined): boolean {
+  if (node?.type === "filter") return isContent(node.operand);
+  return (node?.type === "name" || node?.type === "attribute") && node.name === "content" ||
+    node?.type === "item" && node.index.type === "constant" && node.index.value === "content";
 }
 
 const tools: Tools = {
