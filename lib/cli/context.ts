@@ -17,6 +17,8 @@ export interface CliContext {
   readonly terminal: boolean;
   /** Characters in a line of it. */
   readonly columns: number;
+  /** Whether results can be coloured. */
+  readonly color?: boolean;
   /** Whether there is something to read from the standard input other than a keyboard. */
   readonly piped: boolean;
   /** Reads the standard input to its end. */
@@ -51,6 +53,7 @@ export function processContext(): CliContext {
     err: (text) => write(Deno.stderr, text),
     terminal: Deno.stderr.isTerminal(),
     columns: columns(),
+    color: Deno.stdout.isTerminal() && !Deno.noColor,
     piped: !Deno.stdin.isTerminal(),
     input: () => new Response(Deno.stdin.readable).text(),
     lines: (prompt) =>

@@ -17,8 +17,10 @@ import { tensor } from "../tensor/tensor.ts";
 import { adamW } from "../training/adamw.ts";
 import { packLeaves } from "../training/packing.ts";
 import { traceStep } from "../training/step-program.ts";
+import type { TokenizedData } from "../training/tokenize.ts";
 import type { CommandContext } from "./context.ts";
-import { bytes, count, scaled, table } from "./format.ts";
+import { addExampleOptions, type ExampleFlags, readExamples } from "./examples.ts";
+import { bytes, count, counted, scaled, table } from "./format.ts";
 import {
   addLoraOptions,
   addModelOptions,
@@ -28,9 +30,9 @@ import {
   withModel,
 } from "./options.ts";
 
-interface PlanFlags extends ModelFlags {
+interface PlanFlags extends ModelFlags, ExampleFlags {
+  readonly data?: string;
   readonly batchSize: number;
-  readonly maxLength: number;
   readonly json?: boolean;
 }
 
@@ -44,34 +46,39 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
     );
   addLoraOptions(command)
     .option("--batch-size <n>", "rows of the training step", numeric(wholeFrom(1)), 4)
-    .option("--max-length <n>", "tokens in a row of the training step", numeric(wholeFrom(2)), 512)
+    .option("--data <file>", "JSON lines whose examples are counted")
     .option("--json", "print JSON");
+  addExampleOptions(command);
   addModelOptions(command, { device: "cpu" }).addHelpText(
     "after",
     `
 Examples:
   plan SmolLM2-135M-Instruct.Q4_1.gguf --r 8 --target-modules all-linear
   plan ./llama --target-modules q_proj,v_proj --layers-to-transform 0,1 --json
+  plan ./llama --data chats.jsonl --show-example 2
   plan ./llama --target-modules '.*\\.layers\\.\\d+\\.mlp\\..*'`,
   ).action(async (source: string, flags: PlanFlags) => {
+    if (flags.showExample !== undefined && (flags.data === undefined || flags.json)) {
+      command.error("error: --show-example shows examples of --data, as text");
+    }
     context.finish(
-      await withModel(
-        source,
-        { flags, context },
-        (model) => Promise.resolve(run(model, flags, context)),
-      ),
+      await withModel(source, { flags, context }, (model) => run(model, flags, context)),
     );
   });
 }
 
-function run(model: ModelGraph, flags: PlanFlags, context: CommandContext): number {
+async function run(model: ModelGraph, flags: PlanFlags, context: CommandContext): Promise<number> {
   const config = loraConfigOf(flags);
   const plan = planAdapter(model, config);
   const step = plan.problems.length === 0 ? stepCost(model, plan, flags) : null;
+  const data = flags.data === undefined
+    ? null
+    : await readExamples(model, flags.data, { flags, context });
   context.out(
     flags.json
-      ? JSON.stringify(asJson(plan, step, flags), null, 2) + "\n"
-      : asText(plan, step, flags),
+      ? JSON.stringify({ ...asJson(plan, step, flags), data: data && dataJson(data) }, null, 2) +
+        "\n"
+      : asText(plan, step, flags) + (data ? dataText(data) : ""),
   );
   for (const { code, message } of plan.problems) context.err(`[${code}] ${message}\n`);
   return plan.problems.length === 0 ? 0 : 1;
@@ -96,7 +103,24 @@ function allParameters(plan: AdapterPlan): number {
   return plan.baseParameters + plan.trainableParameters;
 }
 
-function asJson(plan: AdapterPlan, step: Cost | null, flags: PlanFlags): unknown {
+function dataJson({ examples, notes }: TokenizedData): Readonly<Record<string, unknown>> {
+  const tokens = examples.reduce((sum, { ids }) => sum + ids.length, 0);
+  const learned = examples.flatMap(({ labels }) => labels.filter((label) => label >= 0)).length;
+  return { examples: examples.length, tokens, learned, notes };
+}
+
+function dataText(data: TokenizedData): string {
+  const { examples, tokens, learned } = dataJson(data);
+  return `data: ${counted(Number(examples), "example")}, ${counted(Number(tokens), "token")}, ${
+    count(Number(learned))
+  } learned\n`;
+}
+
+function asJson(
+  plan: AdapterPlan,
+  step: Cost | null,
+  flags: PlanFlags,
+): Readonly<Record<string, unknown>> {
   const all = allParameters(plan);
   return {
     config: plan.config,

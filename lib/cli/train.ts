@@ -21,13 +21,12 @@ import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.t
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "../training/batch.ts";
 import { packExamples, padExamples } from "../training/data.ts";
-import { readJsonl } from "../training/examples.ts";
 import type { HistoryEntry } from "../training/report.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
-import { type TokenizedExample, tokenizeExamples } from "../training/tokenize.ts";
 import { stepsOf, type TrainOptions } from "../training/train-options.ts";
 import { train } from "../training/train.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
+import { addExampleOptions, type ExampleFlags, readExamples } from "./examples.ts";
 import { counted } from "./format.ts";
 import {
   addLoraOptions,
@@ -43,7 +42,7 @@ import { createProgress } from "./progress.ts";
 /** Tokens of a sample while training. */
 const SAMPLE_TOKENS = 48;
 
-interface TrainFlags extends ModelFlags {
+interface TrainFlags extends ModelFlags, ExampleFlags {
   readonly data: string;
   readonly evalData?: string;
   readonly out: string;
@@ -52,7 +51,6 @@ interface TrainFlags extends ModelFlags {
   readonly steps?: number;
   readonly epochs: number;
   readonly batchSize: number;
-  readonly maxLength: number;
   readonly packing?: boolean;
   readonly shuffle: boolean;
   readonly gradientAccumulation: number;
@@ -84,8 +82,9 @@ export function addTrainCommand(program: Command, context: CommandContext): void
   const command = program.command("train")
     .summary("train a LoRA on JSON lines")
     .description(
-      'Trains a LoRA and writes it in the format of PEFT. Each line of the data is an object {"text"}, {"prompt", "completion"} or ' +
-        '{"messages"}: all of a text is learned, of the others only the completion and the assistant\'s turns. Ctrl-C ends the run after ' +
+      'Trains a LoRA and writes it in the format of PEFT. Each line of the data is an object {"text"}, {"prompt", "completion"}, ' +
+        '{"messages"}, {"conversations"} (ShareGPT) or {"instruction", "output"} (Alpaca): all of a text is learned, of the others only ' +
+        "the completion and the assistant's turns. Ctrl-C ends the run after " +
         "the current step with a checkpoint, from which --resume goes on, and code 130.",
     )
     .requiredOption("--data <file>", "JSON lines to train on")
@@ -99,7 +98,8 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     )
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
     .option("--adapter <folder>", "go on with this adapter instead of a new one");
-  addLoraOptions(command).optionsGroup("Training:")
+  addLoraOptions(command).optionsGroup("Training:");
+  addExampleOptions(command)
     .option("--learning-rate <x>", "peak learning rate", numeric(POSITIVE), 2e-4)
     .option(
       "--max-steps, --steps <n>",
@@ -112,12 +112,6 @@ export function addTrainCommand(program: Command, context: CommandContext): void
       "rows of a batch",
       numeric(wholeFrom(1)),
       4,
-    )
-    .option(
-      "--max-length <n>",
-      "tokens in a row at most; longer texts are cut into several",
-      numeric(wholeFrom(2)),
-      512,
     )
     .option("--packing", "put several examples into a row, which do not see each other")
     .option("--no-shuffle", "keep the order of the data")
@@ -247,7 +241,7 @@ async function run(
   },
 ): Promise<number> {
   await refuseExisting(flags);
-  const data = await readData(base, flags);
+  const data = await readData(base, flags, context);
   const model = flags.adapter === undefined
     ? getPeftModel(base, loraConfigOf(flags), {
       seed: flags.seed,
@@ -367,14 +361,16 @@ interface Data {
   readonly tokens: number;
 }
 
-async function readData(base: ModelGraph, flags: TrainFlags): Promise<Data> {
+async function readData(
+  base: ModelGraph,
+  flags: TrainFlags,
+  context: CommandContext,
+): Promise<Data> {
   const { batchSize } = flags;
   const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
   const tokenizer = await tokenizerOf(base);
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
-  const read = async (file: string): Promise<TokenizedExample[]> =>
-    tokenizeExamples(await readJsonl(file), { tokenizer, maxLength });
-  const all = await read(flags.data);
+  const { examples: all } = await readExamples(base, flags.data, { flags, context });
   // Those held back do not depend on how often or in which order the others are learned.
   const order = randomOrder(all.length, { seed: flags.seed, stream: -1 });
   const held = Math.ceil(all.length * (flags.evalSplit ?? 0));
@@ -386,6 +382,12 @@ async function readData(base: ModelGraph, flags: TrainFlags): Promise<Data> {
   }
   const heldBack = new Set(order.slice(0, held));
   const examples = all.filter((_, i) => !heldBack.has(i));
+  const evaluation = flags.evalData === undefined
+    ? all.filter((_, i) => heldBack.has(i))
+    : (await readExamples(base, flags.evalData, {
+      flags: { ...flags, showExample: 0 },
+      context,
+    })).examples;
   return {
     epoch: (epoch) => {
       const options = { batchSize, padId, epoch, seed: flags.shuffle ? flags.seed : undefined };
@@ -393,11 +395,7 @@ async function readData(base: ModelGraph, flags: TrainFlags): Promise<Data> {
         ? packExamples(examples, { ...options, length: maxLength })
         : padExamples(examples, options);
     },
-    evaluation: flags.evalData !== undefined
-      ? padExamples(await read(flags.evalData), { batchSize, padId })
-      : held
-      ? padExamples(all.filter((_, i) => heldBack.has(i)), { batchSize, padId })
-      : undefined,
+    evaluation: evaluation.length ? padExamples(evaluation, { batchSize, padId }) : undefined,
     examples: examples.length,
     tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
   };

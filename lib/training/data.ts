@@ -5,7 +5,7 @@
  */
 import { TrainingError, ValueError } from "../errors.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
-import { checkOptions, WHOLE, wholeFrom } from "../options.ts";
+import { checkOptions, type OptionRules, WHOLE, wholeFrom } from "../options.ts";
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "./batch.ts";
 import type { TokenizedExample } from "./tokenize.ts";
