@@ -8,7 +8,6 @@ import { isObject, type JsonObject } from "../../io/json.ts";
 import { show } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { transposed } from "../parts.ts";
-import type { AdapterParts } from "./read-adapter.ts";
 import type { RenamedKey } from "./key-mapping.ts";
 
 /** What mlx-lm calls its file of weights. */
@@ -29,7 +28,10 @@ export function isMlxConfig(config: JsonObject): boolean {
  * too.
  */
 export function fromMlx(
-  { config, tensors }: { readonly config: JsonObject; readonly tensors: AdapterParts["tensors"] },
+  { config, tensors }: {
+    readonly config: JsonObject;
+    readonly tensors: ReadonlyMap<string, Tensor>;
+  },
   folder: string,
 ): MlxAdapter {
   const { fine_tune_type: type = "lora", lora_parameters: given, model = null } = config;
@@ -85,7 +87,8 @@ export function fromMlx(
 }
 
 /** An adapter of mlx-lm in PEFT's form. */
-interface MlxAdapter extends AdapterParts {
+interface MlxAdapter {
+  readonly tensors: ReadonlyMap<string, Tensor>;
   readonly config: JsonObject;
   /** Its keys, and what became of them. */
   readonly renamed: readonly RenamedKey[];
