@@ -323,7 +323,7 @@ refused("the surface of models with adapters", async (folder) => {
       () => g.savePretrained(model, `${folder}/x`, { selectedAdapters: "default" }),
     ],
     ["check options", "LOAD_OPTION", () => g.checkIfPeftModel(folder, { subfolder: 5 })],
-    ["check nothing", "PATH", () => g.checkIfPeftModel(Symbol("x"))],
+    ["check nothing", "PATH", () => g.checkIfPeftModel(Symbol("x"), { strict: true })],
     ["hotswap options", "LOAD_OPTION", () => g.hotswapAdapter(model, folder, null)],
     ["plan options", "PLAN_OPTION", () => g.planAdapter(base, config, { regisrty: 1 })],
     ["write", "PRINT_OPTION", () => g.printTrainableParameters(model, { write: 1 })],

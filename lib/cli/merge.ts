@@ -74,7 +74,8 @@ Examples:
       if (model.type !== "peft") {
         throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
       }
-      const { tolerance, saveDtype: dtype } = flags;
+      const { tolerance } = flags;
+      const dtype = flags.saveDtype ?? (base.dtype === "f64" ? "f32" : base.dtype);
       const { model: merged, certificate } = tolerance === undefined
         ? { model: mergeAndUnload(model, { dtype }), certificate: undefined }
         : await mergeAndUnload(model, { dtype, certificate: true, tolerance });

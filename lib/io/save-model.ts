@@ -27,8 +27,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** How to save a model. */
 export interface SaveModelOptions {
   /**
-   * Type of all floating weights; by default the one that the plain ones have, or most of them where
-   * they differ, and f32 where others are block-quantized.
+   * Type of all floating weights; the model's `dtype` by default.
    */
   readonly dtype?: "f32" | "f16" | "bf16";
   /** Bytes of weights in a file at most, unless one tensor alone has more; 5 · 10⁹ by default. */
@@ -120,10 +119,9 @@ function storedParameters(
   model: ModelGraph,
   dtype: SaveModelOptions["dtype"],
 ): Map<string, Tensor> {
-  const common = commonType(model.parameters.values());
   return new Map([...model.parameters].map(([name, tensor]) => {
     const to = isBlockType(tensor.dtype) || isWeightType(tensor.dtype)
-      ? dtype ?? common
+      ? dtype ?? model.dtype
       : isFloating(tensor.dtype)
       ? dtype
       : undefined;

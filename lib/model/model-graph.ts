@@ -5,6 +5,7 @@
  */
 import type { Device } from "../device/device.ts";
 import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
+import { commonType, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
@@ -30,6 +31,11 @@ export interface ModelGraph {
   readonly device: Device;
   /** Parameters by checkpoint name; tied ones only under the name that holds them. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /**
+   * The one type that its plain weights are saved in: that of most, f32 where others are
+   * block-quantized. What is merged into it is computed in f32 until then.
+   */
+  readonly dtype: WeightType;
   /** What it is for, which decides about its head. */
   readonly taskType: TaskType;
   /** Sites by module path, in the order in which torch constructs them. */
@@ -142,6 +148,7 @@ export function createModelGraph(
     generationConfig,
     device,
     parameters,
+    dtype: commonType(parameters.values()),
     taskType,
     sites,
     shapes,

@@ -58,6 +58,8 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
     ) => [`VERA together_${name}`, "all share the first one's projections; here each has its own"]),
   ),
   "VERA together_bias": "both train biases; here it is refused when both are to be active",
+  "IA3 init_name":
+    "a field that is not known and off is passed over, as files of later releases have",
   "TRAINABLE_TOKENS both_tied": "it wraps the tied head twice; here it follows the embedding",
   "TRAINABLE_TOKENS token_cls": "it looks for modulesToSave, which the config has not",
   "PROMPT_TUNING token_cls_labels":

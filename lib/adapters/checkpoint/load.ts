@@ -41,8 +41,8 @@ export interface AdapterLoadReport extends LoadReport {
    * have them as they became.
    */
   readonly renamed: readonly RenamedKey[];
-  /** Fields of its config that are not known here and were left out, as `fromPeftJson` does. */
-  readonly ignored: readonly string[];
+  /** Fields of its config that are not known here and are off; they were left out. */
+  readonly ignoredFields: readonly string[];
 }
 
 /** How to load an adapter. */
@@ -197,7 +197,7 @@ export async function attachAdapter(
       ...report,
       base,
       renamed: ["renamed" in parts ? parts.renamed ?? [] : [], renamed, plain.renamed].flat(),
-      ignored: ignoredFields(parts.config, registry),
+      ignoredFields: ignoredFields(parts.config, registry),
     });
     return loaded;
   } catch (error) {

@@ -14,7 +14,7 @@ import {
 import { isMergeable } from "../../methods/site-rule.ts";
 import { BOOLEAN, checkOptions, NAMES, oneOf } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
-import { commonType, isWeightType, type WeightType } from "../../tensor/dtype.ts";
+import { isWeightType, type WeightType } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import {
   type ChangedParameter,
@@ -34,9 +34,9 @@ export interface MergeOptions {
   /** Names of the adapters to merge, in order; the active ones by default. */
   readonly adapterNames?: readonly string[];
   /**
-   * Type of the weights. For `mergeAndUnload` that of all plain ones, by default the base's, as in
-   * PEFT; f32 where it is block-quantized. For `mergeAdapter` that of the changed ones, f32 by
-   * default: what an adapter adds is often too small for 16 bits, which a certificate tells.
+   * Type of the merged weights, f32 by default, as what an adapter adds is often too small for 16
+   * bits. `mergeAndUnload` gives the type that is asked for to all plain weights; a model that was
+   * merged without one is saved in the base's, as by PEFT. A certificate tells what a type loses.
    */
   readonly dtype?: "f32" | "f16" | "bf16";
   /** Whether the merged weights are computed at once and compared with what they should be. */
@@ -66,9 +66,9 @@ type AnyMergeOptions = MergeOptions | CertifiedMergeOptions;
 
 /**
  * A base model that gives what the model with its adapters gives. The model and its own base stay
- * as they are, and weights that no adapter touches are shared where they have the type that all are to
- * have. Merged weights are computed on the model's device when they are first needed.
- * Block-quantized ones are merged dequantized.
+ * as they are, and weights that no adapter touches are shared, unless a `dtype` is asked for. Merged
+ * weights are computed on the model's device when they are first needed. Block-quantized ones are
+ * merged dequantized.
  *
  * Where only one of two tied weights changes, or each in its own way, the merged model has both, and
  * its config says so (`tie_word_embeddings: false`). Adapters that are merged already
@@ -120,15 +120,21 @@ export function mergeAndUnload(
 ): ModelGraph | Promise<CertifiedMerge<ModelGraph>> {
   const merge = () => {
     const adapters = checkMerge(model, options, "mergeAndUnload");
-    const dtype = options.dtype ?? commonType(pristineBase(model).parameters.values());
+    const { dtype = "f32" } = options;
     const { base, changed } = mergeInto(model, adapters, dtype);
-    const parameters = new Map([...base.parameters].map(([name, tensor]) => [
-      name,
-      isWeightType(tensor.dtype) ? castTensor(tensor, dtype) : tensor,
-    ]));
-    return { model: { ...base, parameters, source: null }, adapters, changed, dtype };
+    const merged = options.dtype ? withType(base, dtype) : base;
+    return { model: { ...merged, source: null }, adapters, changed, dtype };
   };
   return options?.certificate ? certified(merge, options) : merge().model;
+}
+
+/** A model whose plain weights all have one type. */
+function withType(base: ModelGraph, dtype: WeightType): ModelGraph {
+  const parameters = new Map([...base.parameters].map(([name, tensor]) => [
+    name,
+    isWeightType(tensor.dtype) ? castTensor(tensor, dtype) : tensor,
+  ]));
+  return { ...base, parameters, dtype };
 }
 
 /**

@@ -68,7 +68,7 @@ Deno.test("fields of later releases are left out where they are off", async () =
   let report: AdapterLoadReport | undefined;
   const parts = { config, tensors: await weightsOf(folder) };
   await loadAdapter(await goldenBase("llama"), parts, { onReport: (given) => report = given });
-  assertEquals(report!.ignored, ["use_future"]);
+  assertEquals(report!.ignoredFields, ["use_future"]);
   for (const value of [true, 0, "", []]) {
     const on = { ...json, use_future: value };
     assertThrows(() => fromPeftJson(on), ConfigError, '"use_future"');

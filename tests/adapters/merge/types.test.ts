@@ -44,12 +44,16 @@ for (const { weights, norms, loaded, types, config } of cases) {
       assertEquals(await saved(merged), [types, config]);
       const [before, after] = [base, merged].map(({ parameters }) => parameters.get(NAME)!);
       assertNotEquals(await toFloat32(before), await toFloat32(after));
-      // What is asked for counts for all, and a certificate knows what was not.
+      assertEquals(after.dtype, "f32", "until it is saved");
+      // What is asked for counts for all.
       assertEquals(await saved(mergeAndUnload(adapted, { dtype: "f32" })), [
         ["float32"],
         "float32",
       ]);
-      const { certificate } = await mergeAndUnload(adapted, { certificate: true });
+      const { certificate } = await mergeAndUnload(adapted, {
+        dtype: merged.dtype as "f32",
+        certificate: true,
+      });
       assertEquals(WEIGHT_TYPES[certificate.dtype as "f32"], config);
     });
   });
