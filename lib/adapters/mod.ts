@@ -54,6 +54,7 @@ export {
 export { loadPeftConfig, type LoadPeftConfigOptions } from "./checkpoint/load-peft-config.ts";
 export { loadPeftWeights, type LoadPeftWeightsOptions } from "./checkpoint/load-peft-weights.ts";
 export type { KeyMapping, RenamedKey } from "./checkpoint/key-mapping.ts";
+export type { Vocabularies } from "./checkpoint/trained-vocabulary.ts";
 export { trainableLeaves, withLeaves } from "./leaves.ts";
 export { type AdapterLoadReport, loadAdapter, type LoadAdapterOptions } from "./checkpoint/load.ts";
 export type {

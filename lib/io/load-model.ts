@@ -268,14 +268,19 @@ function withHead(
   return { parameters: new Map([...parameters, ...fresh]), initialized };
 }
 
+/** Standard deviation of new weights. */
+export function initialDeviation({ architecture, config }: ModelKind): number {
+  return architecture.initializerRange?.(config) ??
+    configReader(config).number("initializer_range", 0.02);
+}
+
 /** New weights by name, all or some: norms 1, biases 0, all others random. */
 function newParameters(
   kind: ModelKind,
   { seed, names }: { readonly seed: number; readonly names?: ReadonlySet<string> },
 ): Map<string, Tensor> {
   const { sites, shapes, tied } = structureOf(kind);
-  const std = kind.architecture.initializerRange?.(kind.config) ??
-    configReader(kind.config).number("initializer_range", 0.02);
+  const std = initialDeviation(kind);
   const all = [...shapes].filter(([name]) => !tied.has(name));
   const chosen = all.map(([name, shape], stream): [string, Tensor] | undefined => {
     if (names && !names.has(name)) return undefined;

@@ -33,6 +33,10 @@ export {
 export { tinyModel } from "./tiny-model.ts";
 export { tokenizerOf } from "./model-tokenizer.ts";
 export { renderChat, type RenderChatOptions } from "./render-chat.ts";
+export {
+  resizeTokenEmbeddings,
+  type ResizeTokenEmbeddingsOptions,
+} from "./resize-token-embeddings.ts";
 export * from "./safetensors.ts";
 export { saveModel, type SaveModelOptions } from "./save-model.ts";
 export {

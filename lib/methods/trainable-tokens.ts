@@ -103,7 +103,9 @@ function checkIndices(indices: readonly number[], site: Site): void {
     "TOKENS_RANGE",
     outside === undefined
       ? "A TRAINABLE_TOKENS config must say which rows are trained: set tokenIndices."
-      : `tokenIndices has ${outside}, but ${site.path} has the rows 0 to ${rows - 1}.`,
+      : `tokenIndices has ${outside}, but ${site.path} has the rows 0 to ${
+        rows - 1
+      }. For new tokens, resize the base before (resizeTokenEmbeddings).`,
     { path: site.path, index: outside, rows },
   );
 }

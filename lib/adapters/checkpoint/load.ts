@@ -29,6 +29,7 @@ import {
 } from "./read-adapter.ts";
 import { BASE_DIGEST } from "./save.ts";
 import { type LoadReport, setAdapterStateDict } from "./state-dict.ts";
+import { fitVocabulary, type Vocabularies } from "./trained-vocabulary.ts";
 
 /** What is known of the base that an adapter was trained on. */
 export interface AdapterLoadReport extends LoadReport {
@@ -36,6 +37,11 @@ export interface AdapterLoadReport extends LoadReport {
    * Whether its file records a digest of this base, of another one, or none that could be compared.
    */
   readonly base: "same" | "other" | "unknown";
+  /**
+   * The number of tokens of the base that was given and of what the file holds for the embedding and
+   * the head. Where the latter is larger, the base of the model that was returned has it.
+   */
+  readonly vocabulary: Vocabularies;
   /**
    * Keys that `keyMapping` changed, and those that other programs write otherwise; the other lists
    * have them as they became.
@@ -109,6 +115,8 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  * and wait for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are read
  * at once, so the file may change afterwards, unless `lowMemory` is set. Adapters of mlx-lm are
  * converted, and keys that other programs write otherwise (`lora_A.default.weight`) are renamed.
+ * Where the file has an embedding or a head for more tokens than a base without other adapters has,
+ * the base is resized (`resizeTokenEmbeddings`).
  *
  * @param model A base, or a model with adapters.
  * @param source A folder, the id of an adapter on the hub, or its parts.
@@ -154,17 +162,20 @@ export async function attachAdapter(
 ): Promise<PeftModel> {
   const { adapterName = "default", isTrainable = false, strict = true, registry } = options;
   const { keyMapping = {}, autocastAdapterDtype = true, lowMemory = false } = options;
-  const origin = pristineBase(target);
   const name = "folder" in parts ? parts.source : "The adapter";
-  const { tensors, renamed } = mapKeys(
+  const { tensors: mapped, renamed } = mapKeys(
     lowMemory && "folder" in parts
       ? readOnUse(parts.tensors, { adapterName, name })
       : parts.tensors,
     keyMapping,
   );
   const config: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
+  const { model, tensors, vocabulary } = await fitVocabulary(target, mapped, { name, strict });
+  const origin = pristineBase(model);
   const both = () => describeBases(name, config, origin);
-  const base = await compareBase(origin, parts);
+  const compared = await compareBase(origin, parts);
+  // Rows that were added can be others than those that the adapter's base had.
+  const base = model !== target && compared === "other" ? "unknown" : compared;
   if (base === "other" && strict && !options.allowOtherBase) {
     throw new CheckpointError(
       "OTHER_BASE",
@@ -182,8 +193,8 @@ export async function attachAdapter(
       allowUnmatched: true,
       loaded: true,
     });
-    const injected = withNewAdapter(target, adapter, {
-      active: target.adapters.size === 0,
+    const injected = withNewAdapter(model, adapter, {
+      active: model.adapters.size === 0,
       trainable: isTrainable,
     });
     const plain = plainKeys(tensors, adapterKeys(origin, adapter, true));
@@ -196,6 +207,7 @@ export async function attachAdapter(
     options.onReport?.({
       ...report,
       base,
+      vocabulary,
       renamed: ["renamed" in parts ? parts.renamed ?? [] : [], renamed, plain.renamed].flat(),
       ignoredFields: ignoredFields(parts.config, registry),
     });

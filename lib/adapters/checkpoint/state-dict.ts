@@ -21,6 +21,7 @@ import {
   partsOf,
   single,
   tensorOf,
+  tokensPart,
   transposed,
 } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
@@ -197,7 +198,8 @@ function compare(
   for (const [key, { shape, dtype }] of tensors) {
     const target = known.get(key);
     if (!target) {
-      const known = isCopy(key, required) || idle.has(key) || isRemainder(key, adapter);
+      const known = isCopy(key, required) || isTiedRows(key, adapter) || idle.has(key) ||
+        isRemainder(key, adapter);
       (known ? ignored : unexpected).push(key);
       continue;
     }
@@ -231,6 +233,13 @@ function isCopy(key: string, required: ReadonlyMap<string, KeyTarget>): boolean 
   const plain = key.replace(/\.(original_module|modules_to_save)\./, ".");
   const target = required.get(plain);
   return plain !== key && target?.kind === "leaf" && target.part.startsWith("param.");
+}
+
+/** Trained rows of what is tied to the embedding, which PEFT can save a second time. */
+function isTiedRows(key: string, adapter: Adapter): boolean {
+  const [, path] = key.match(/^base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta$/) ??
+    [];
+  return path !== undefined && tokensPart(adapter, path)?.leaves[""].tie !== undefined;
 }
 
 function regeneratedLeaves(adapter: Adapter): readonly string[] {
@@ -268,7 +277,7 @@ function checkReport(report: LoadReport, required: readonly string[]): void {
     `The adapter's tensors do not fit the model (${missing.length} missing, ${unexpected.length} unexpected, ` +
       `${shapeMismatch.length} of another shape): ${problems.slice(0, 6).join("; ")}${
         problems.length > 6 ? `; and ${problems.length - 6} more` : ""
-      }. To load what fits all the same, pass strict: false.`,
+      }.${shapeMismatch.length ? "" : " To load what fits all the same, pass strict: false."}`,
     { missing, unexpected, shapeMismatch },
   );
 }
@@ -337,7 +346,8 @@ function broughtParts(
   return partsOf(parts);
 }
 
-async function isEqual(a: Tensor, b: Tensor): Promise<boolean> {
+/** Whether two tensors hold the same numbers. */
+export async function isEqual(a: Tensor, b: Tensor): Promise<boolean> {
   const [x, y] = [await toFloat32(a), await toFloat32(b)];
   return x.length === y.length && x.every((value, i) => value === y[i]);
 }

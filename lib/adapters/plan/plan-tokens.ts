@@ -115,7 +115,9 @@ function checkIndices(site: Site, indices: readonly number[]): ConfigError | und
   if (outside !== undefined) {
     return new ConfigError(
       "TOKENS_RANGE",
-      `trainableTokenIndices has ${outside}, but ${site.path} has the rows 0 to ${rows - 1}.`,
+      `trainableTokenIndices has ${outside}, but ${site.path} has the rows 0 to ${
+        rows - 1
+      }. For new tokens, resize the base before (resizeTokenEmbeddings).`,
       { path: site.path, index: outside, rows },
     );
   }
