@@ -12,7 +12,7 @@ import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader } from "./config-reader.ts";
+import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
@@ -55,9 +55,9 @@ function readConfig(config: ModelConfig): BertConfig {
     positions: size("max_position_embeddings", 512),
     types: size("type_vocab_size", 2),
     activation: choice("hidden_act", "gelu", ACTIVATIONS),
-    epsilon: number("layer_norm_eps", 1e-12),
-    dropout: number("hidden_dropout_prob", 0.1),
-    attentionDropout: number("attention_probs_dropout_prob", 0.1),
+    epsilon: number("layer_norm_eps", 1e-12, EPSILON),
+    dropout: number("hidden_dropout_prob", 0.1, RATE),
+    attentionDropout: number("attention_probs_dropout_prob", 0.1, RATE),
   };
 }
 
@@ -135,7 +135,7 @@ function body(m: Modules, config: ModelConfig, task: string): Body {
 }
 
 const classifierDropout = (config: ModelConfig) =>
-  configReader(config).number("classifier_dropout", readConfig(config).dropout);
+  configReader(config).number("classifier_dropout", readConfig(config).dropout, RATE);
 
 /** BERT. */
 export const bert: Architecture = {

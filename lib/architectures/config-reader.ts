@@ -5,7 +5,21 @@
  */
 import { ConfigError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
-import { BOOLEAN, FINITE, oneOf, type OptionRule, wholeFrom } from "../options.ts";
+import {
+  BOOLEAN,
+  FINITE,
+  NOT_NEGATIVE,
+  numberIn,
+  oneOf,
+  type OptionRule,
+  wholeFrom,
+} from "../options.ts";
+
+/** What a norm adds to a variance. */
+export const EPSILON: OptionRule = NOT_NEGATIVE;
+
+/** What is a part of something, such as a rate of dropout. */
+export const RATE: OptionRule = numberIn(0, 1);
 
 /**
  * Reads fields. One that is absent or null has its default, and is an error where there is none.
@@ -13,8 +27,8 @@ import { BOOLEAN, FINITE, oneOf, type OptionRule, wholeFrom } from "../options.t
 export interface ConfigReader {
   /** A whole number above 0. */
   size(name: string, otherwise?: number): number;
-  /** A finite number. */
-  number(name: string, otherwise?: number): number;
+  /** A finite number, in a range where one is given. */
+  number(name: string, otherwise?: number, rule?: OptionRule): number;
   /** A whole number above 0 or, where it is absent, null. */
   optionalSize(name: string): number | null;
   /** `true` or `false`. */
@@ -50,7 +64,7 @@ export function configReader(config: ModelConfig): ConfigReader {
   return {
     size: (name, otherwise) => read(name, otherwise, size),
     optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
-    number: (name, otherwise) => read(name, otherwise, FINITE),
+    number: (name, otherwise, rule = FINITE) => read(name, otherwise, rule),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };

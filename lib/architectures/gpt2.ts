@@ -10,7 +10,7 @@ import { add } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader } from "./config-reader.ts";
+import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
@@ -48,10 +48,10 @@ function readConfig(config: ModelConfig): Gpt2Config {
     heads,
     positions: size("n_positions", 1024),
     activation: choice("activation_function", "gelu_new", ACTIVATIONS),
-    epsilon: number("layer_norm_epsilon", 1e-5),
-    embeddingDropout: number("embd_pdrop", 0.1),
-    attentionDropout: number("attn_pdrop", 0.1),
-    residualDropout: number("resid_pdrop", 0.1),
+    epsilon: number("layer_norm_epsilon", 1e-5, EPSILON),
+    embeddingDropout: number("embd_pdrop", 0.1, RATE),
+    attentionDropout: number("attn_pdrop", 0.1, RATE),
+    residualDropout: number("resid_pdrop", 0.1, RATE),
     scaled: boolean("scale_attn_weights", true),
     scaledByLayer: boolean("scale_attn_by_inverse_layer_idx", false),
   };
@@ -127,7 +127,7 @@ export const gpt2: Architecture = {
     }),
     SEQ_CLS: lastTokenHead,
     TOKEN_CLS: tokenHead(({ classifier_dropout: own, hidden_dropout: other }) =>
-      configReader({ dropout: own ?? other }).number("dropout", 0.1)
+      configReader({ dropout: own ?? other }).number("dropout", 0.1, RATE)
     ),
     QUESTION_ANS: answerHead,
     FEATURE_EXTRACTION: null,

@@ -12,7 +12,7 @@ import { rope } from "../ops/rope.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader } from "./config-reader.ts";
+import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { ropeConfig, ropeLimit, ropeTables } from "./rope.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
@@ -66,8 +66,8 @@ function readConfig(config: ModelConfig): LlamaConfig {
     outputBias: type === "qwen2" ? false : bias,
     mlpBias: boolean("mlp_bias", false),
     headNorm: type === "qwen3",
-    epsilon: number("rms_norm_eps", 1e-6),
-    attentionDropout: number("attention_dropout", 0),
+    epsilon: number("rms_norm_eps", 1e-6, EPSILON),
+    attentionDropout: number("attention_dropout", 0, RATE),
     activation: choice("hidden_act", "silu", ACTIVATIONS),
     window: (layer) => {
       if (kinds) return kinds[layer] === "sliding_attention" ? sliding : null;
@@ -127,6 +127,7 @@ function feedForward(m: Modules, c: LlamaConfig): (x: Value) => Value {
 function body(m: Modules, config: ModelConfig): Body {
   const c = readConfig(config), { hidden } = c;
   const norm = { kind: "rms", epsilon: c.epsilon } as const;
+  const half = ropeConfig(config, c.headSize).size / 2;
   const embedding = m.embedding("embed_tokens", { rows: c.vocab, size: hidden });
   const layers = Array.from({ length: c.layers }, (_, i) => {
     const at = m.at("layers").at(i);
@@ -143,7 +144,6 @@ function body(m: Modules, config: ModelConfig): Body {
     hidden,
     embedding,
     run(pass, { ids, positions }) {
-      const half = ropeConfig(config, c.headSize).size / 2;
       const table = { shape: [...positions.shape, half], dtype: "f32" } as const;
       const cos = pass.hostInput("rope.cos", table), sin = pass.hostInput("rope.sin", table);
       const turned = (x: Value) => rotate(x, { cos, sin });
@@ -180,7 +180,7 @@ export const llama: Architecture = {
       tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
     }),
     SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead((config) => configReader(config).number("classifier_dropout", 0.1)),
+    TOKEN_CLS: tokenHead((config) => configReader(config).number("classifier_dropout", 0.1, RATE)),
     FEATURE_EXTRACTION: null,
   },
   ignoredKeys: /rotary_emb\.inv_freq$/,

@@ -6,6 +6,7 @@
 import { ConfigError } from "../errors.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import type { HostInputs, ModelConfig } from "../model/architecture.ts";
+import { type OptionRule, POSITIVE, rule } from "../options.ts";
 import { configReader } from "./config-reader.ts";
 
 /** The `rope_scaling` (or newer `rope_parameters`) entry of a config, with the base frequency. */
@@ -27,6 +28,12 @@ export interface RopeConfig {
   readonly original: number;
 }
 
+/** What is above nothing, and not more than all. */
+const PART: OptionRule = rule(
+  "a number above 0, and 1 at most",
+  (x) => typeof x === "number" && x > 0 && x <= 1,
+);
+
 /** The kinds of scaling that know an original length beside `max_position_embeddings`. */
 const FROM_ORIGINAL: readonly unknown[] = ["llama3", "yarn", "longrope"];
 
@@ -47,15 +54,24 @@ export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
   const type = String(rope_type ?? older ?? "default");
   const maxPositions = configReader(config).size("max_position_embeddings", 2048);
   // Here what stands outside comes first.
-  const { size } = configReader({ ...parameters, ...config });
+  const outside = configReader({ ...parameters, ...config });
+  const part = number("partial_rotary_factor", 1, PART);
+  const size = Math.floor(headSize * part);
+  if (size === 0 || size % 2) {
+    throw new ConfigError(
+      "ROPE_PARAMETER",
+      `The partial_rotary_factor ${part} of heads of size ${headSize} has ${size} of each rotated, and should have an even number.`,
+      { part, headSize },
+    );
+  }
   return {
     type,
-    theta: number("rope_theta", 10000),
-    size: Math.floor(headSize * number("partial_rotary_factor", 1)),
+    theta: number("rope_theta", 10000, POSITIVE),
+    size,
     parameters: parameters as Readonly<Record<string, unknown>>,
     maxPositions,
     original: FROM_ORIGINAL.includes(type)
-      ? size("original_max_position_embeddings", maxPositions)
+      ? outside.size("original_max_position_embeddings", maxPositions)
       : maxPositions,
   };
 }
@@ -84,16 +100,18 @@ export function ropeFrequencies(
   const { size, theta, parameters: p, maxPositions, original } = rope;
   const number = (name: string, otherwise?: number): number => {
     const value = p[name] ?? otherwise;
-    if (typeof value !== "number") {
+    if (typeof value !== "number" || !(value > 0)) {
       throw new ConfigError(
         "ROPE_PARAMETER",
-        `RoPE scaling of type "${rope.type}" needs the number "${name}" in rope_scaling; found ${
+        `RoPE scaling of type "${rope.type}" needs a number above 0 for "${name}" in rope_scaling; found ${
           JSON.stringify(p)
         }.`,
       );
     }
     return value;
   };
+  /** Of those for which 0 stands for none. */
+  const optional = (name: string) => p[name] ? number(name) : undefined;
   const plain = (base: number) =>
     Float64Array.from({ length: size / 2 }, (_, i) => base ** (-2 * i / size));
   switch (rope.type) {
@@ -128,17 +146,16 @@ export function ropeFrequencies(
       const factor = number("factor", maxPositions / original);
       const magnitude = (scale: number, m: number) =>
         scale <= 1 ? 1 : 0.1 * m * Math.log(scale) + 1;
-      const mscale = p.mscale as number | undefined,
-        mscaleAll = p.mscale_all_dim as number | undefined;
-      const attention = (p.attention_factor as number | undefined) ??
+      const mscale = optional("mscale"), mscaleAll = optional("mscale_all_dim");
+      const attention = optional("attention_factor") ??
         (mscale && mscaleAll
           ? magnitude(factor, mscale) / magnitude(factor, mscaleAll)
           : magnitude(factor, 1));
       const dimension = (rotations: number) =>
         size * Math.log(original / (rotations * 2 * Math.PI)) / (2 * Math.log(theta));
       const truncate = p.truncate !== false;
-      let low = dimension(number("beta_fast", 32) || 32);
-      let high = dimension(number("beta_slow", 1) || 1);
+      let low = dimension(optional("beta_fast") ?? 32);
+      let high = dimension(optional("beta_slow") ?? 1);
       if (truncate) [low, high] = [Math.floor(low), Math.ceil(high)];
       low = Math.max(low, 0);
       high = Math.min(high, size - 1);
@@ -152,19 +169,19 @@ export function ropeFrequencies(
       };
     }
     case "longrope": {
-      const factor = p.factor as number | undefined ?? maxPositions / original;
+      const factor = number("factor", maxPositions / original);
       const list = (length > original ? p.long_factor : p.short_factor) as
         | readonly number[]
         | undefined;
-      if (!Array.isArray(list) || list.length !== size / 2) {
+      if (!Array.isArray(list) || list.length !== size / 2 || !list.every((x) => x > 0)) {
         throw new ConfigError(
           "ROPE_PARAMETER",
           `RoPE scaling of type "longrope" needs long_factor and short_factor with ${
             size / 2
-          } numbers each.`,
+          } numbers above 0 each.`,
         );
       }
-      const attention = (p.attention_factor as number | undefined) ??
+      const attention = optional("attention_factor") ??
         (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original)));
       return { frequencies: plain(theta).map((f, i) => f / list[i]), factor: attention };
     }

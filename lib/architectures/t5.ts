@@ -12,7 +12,7 @@ import { gather } from "../ops/gather.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader } from "./config-reader.ts";
+import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { languageHead } from "./heads.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
@@ -53,8 +53,8 @@ function readConfig(config: ModelConfig): T5Config {
     heads: size("num_heads", 8),
     buckets: size("relative_attention_num_buckets", 32),
     maxDistance: size("relative_attention_max_distance", 128),
-    dropout: number("dropout_rate", 0.1),
-    epsilon: number("layer_norm_epsilon", 1e-6),
+    dropout: number("dropout_rate", 0.1, RATE),
+    epsilon: number("layer_norm_epsilon", 1e-6, EPSILON),
     gated: String(config.feed_forward_proj).startsWith("gated-"),
     activation: choice("feed_forward_proj", "relu", FEED_FORWARDS),
   };

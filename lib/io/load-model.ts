@@ -21,6 +21,7 @@ import { TASK_TYPES, type TaskType } from "../model/task-type.ts";
 import {
   BOOLEAN,
   checkOptions,
+  NOT_NEGATIVE,
   oneOf,
   type OptionRules,
   TEXT,
@@ -271,7 +272,7 @@ function withHead(
 /** Standard deviation of new weights. */
 export function initialDeviation({ architecture, config }: ModelKind): number {
   return architecture.initializerRange?.(config) ??
-    configReader(config).number("initializer_range", 0.02);
+    configReader(config).number("initializer_range", 0.02, NOT_NEGATIVE);
 }
 
 /** New weights by name, all or some: norms 1, biases 0, all others random. */

@@ -14,7 +14,7 @@ import { downloadFromHub, type HubOptions, TOKENIZER_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile, readTextFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
 import { alignPreTokenizer } from "./pre-tokenizer.ts";
-import type { TokenizerFiles } from "./tokenizer-json.ts";
+import { checkVocabulary, type TokenizerFiles } from "./tokenizer-json.ts";
 
 /** Turns text into token ids and ids into text. */
 export interface Tokenizer {
@@ -167,6 +167,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   let backend: Backend;
   let encode: ReturnType<typeof createEncoder>;
   try {
+    checkVocabulary(files.tokenizer);
     const json = {
       normalizer: null,
       post_processor: null,

@@ -5,7 +5,7 @@
  */
 import type { Device } from "../device/device.ts";
 import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
-import { commonType, type WeightType } from "../tensor/dtype.ts";
+import { commonType, isFloating, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
@@ -122,6 +122,8 @@ export function createModelGraph(
     const tensor = given.get(name);
     if (!tensor) {
       problems.push(`missing ${name}${nearestHint(name, given.keys(), 2)}`);
+    } else if (!isFloating(tensor.dtype)) {
+      problems.push(`${name} holds ${tensor.dtype}, expected floating-point numbers`);
     } else if (tensor.shape.join() !== shape.join()) {
       problems.push(`${name} has shape [${tensor.shape}], expected [${shape}]`);
     } else {

@@ -230,6 +230,20 @@ Deno.test("what does not fit is refused, and a device that was opened for it is 
   });
 });
 
+Deno.test("weights that are no floating-point numbers are refused", () =>
+  inFolder(async (folder) => {
+    using device = await openDevice("cpu");
+    const model = await createModel(CONFIG, { device });
+    await saveModel(model, folder);
+    const name = "model.norm.weight";
+    for (const values of [new Int8Array(16), new Uint8Array(16), new BigInt64Array(16)]) {
+      const weights = new Map([...model.parameters, [name, tensor(values, { shape: [16] })]]);
+      await writeSafetensors(join(folder, "other"), weights);
+      await Deno.rename(join(folder, "other"), join(folder, "model.safetensors"));
+      await assertRejects(() => loadModel(folder, { device }), CheckpointError, `${name} holds`);
+    }
+  }));
+
 Deno.test("a model of the hub keeps its id as its source, and brings its tokenizer without asking again", async () => {
   await inFolder(async (folder) => {
     using device = await openDevice("cpu");

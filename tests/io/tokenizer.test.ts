@@ -6,6 +6,7 @@ import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
 import { ggufTokenizerFiles } from "../../lib/io/gguf-tokenizer.ts";
 import type { GgufValue } from "../../lib/io/gguf-reader.ts";
 import { createTokenizer, loadTokenizer } from "../../lib/io/tokenizer.ts";
+import { addedToken } from "../../lib/io/tokenizer-json.ts";
 import { codeOf, inFolder } from "./folder.ts";
 import { LLAMA, llamaTensors, type Meta, writeGguf } from "./gguf-writer.ts";
 
@@ -212,6 +213,23 @@ Deno.test("a folder without a tokenizer, or with a broken one, is an error that 
     await Deno.writeTextFile(json, "{");
     assertEquals(await codeOf(loadTokenizer(json)), "JSON_INVALID");
   }));
+
+Deno.test("ids that are none, and scores that are no numbers, are refused", () => {
+  const files = byteTokenizerFiles();
+  const of = (model: object, added: readonly unknown[] = []) => () =>
+    createTokenizer({ ...files, tokenizer: { ...files.tokenizer, model, added_tokens: added } });
+  const bpe = files.tokenizer.model as { readonly vocab: object };
+  for (const id of [1.5, -1, "7", null, NaN, 1e9, 2 ** 60]) {
+    assertThrows(
+      of({ ...bpe, vocab: { ...bpe.vocab, é: id } }),
+      FileError,
+      'the id of the string "é"',
+    );
+    assertThrows(of(bpe, [addedToken(id as number, "<x>", { special: true })]), FileError, "<x>");
+  }
+  const unigram = { type: "Unigram", unk_id: 0, vocab: [["a", "high"]] };
+  assertThrows(of(unigram), FileError, 'the score of the string "a"');
+});
 
 Deno.test("Digits and ByteLevel of a tokenizer.json treat all of Unicode as the Rust library does", () => {
   const { tokenizer } = byteTokenizerFiles();

@@ -121,7 +121,8 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  * @param model A base, or a model with adapters.
  * @param source A folder, the id of an adapter on the hub, or its parts.
  * @throws {CheckpointError} where the adapter does not fit the model: keys are missing or
- * unexpected, shapes differ, or its file records that it was made for other weights.
+ * unexpected, shapes differ, its file records that it was made for other weights, or holds values that
+ * are no finite numbers; with `lowMemory` the last is found when they are used.
  * @throws {FileError} where files are missing or damaged; with `lowMemory` also later, where a
  * weight is first needed and its file is another by then.
  * @throws {ConfigError} where the config or `keyMapping` is not valid.

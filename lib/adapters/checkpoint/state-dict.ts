@@ -137,7 +137,8 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
  * @param tensors Tensors under PEFT's keys; they are read.
  * @param options See {@link SetStateDictOptions}.
  * @returns The new model, and what was used and what was not.
- * @throws {CheckpointError} where keys are missing or unexpected or shapes differ.
+ * @throws {CheckpointError} where keys are missing or unexpected, shapes differ, or values are no
+ * finite floating-point numbers.
  * @throws {ValueError} for a name that does not exist, and where `tensors` is no map of tensors.
  * @throws {UnsupportedError} where the adapter holds an encoder of what the tensors are.
  * @throws {FileError} where a tensor cannot be read.
@@ -173,10 +174,18 @@ export async function setAdapterStateDict(
   const loaded = new Map<string, Tensor>();
   for (const key of accepted.keys()) {
     const stored = tensors.get(key)!, { dtype } = stored;
+    if (strict && !isFloating(dtype)) {
+      throw new CheckpointError(
+        "ADAPTER_DTYPE",
+        `${key} holds ${dtype}, and an adapter's weights are floating-point numbers.`,
+        { key, dtype },
+      );
+    }
     const keeps = !isFloating(dtype) || (isHalf(dtype) && !autocastAdapterDtype);
     const wanted = keeps ? stored : castTensor(stored, "f32");
     // An adapter must not depend on a file that is replaced when it is saved again.
-    loaded.set(key, options.lowMemory ? wanted : await onHost(wanted));
+    const value = options.lowMemory ? wanted : await onHost(wanted);
+    loaded.set(key, strict ? await finite(key, value, options.lowMemory) : value);
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return { model: withAdapter(model, changed), report };
@@ -240,6 +249,30 @@ function isTiedRows(key: string, adapter: Adapter): boolean {
   const [, path] = key.match(/^base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta$/) ??
     [];
   return path !== undefined && tokensPart(adapter, path)?.leaves[""].tie !== undefined;
+}
+
+/**
+ * The tensor, which is read and refused where it holds what is no number; with `lazily` when it is
+ * read anyway.
+ */
+async function finite(key: string, value: Tensor, lazily = false): Promise<Tensor> {
+  const data = async () => {
+    const found = await value.data();
+    const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
+    const at = numbers.findIndex((x) => !Number.isFinite(x));
+    if (at < 0) return found;
+    throw new CheckpointError(
+      "ADAPTER_NOT_FINITE",
+      `${key} holds ${
+        numbers[at]
+      } at element ${at}, as an adapter does whose training diverged. Take an earlier ` +
+        "checkpoint of it, or load it all the same with strict: false.",
+      { key, index: at },
+    );
+  };
+  if (lazily) return { ...value, data };
+  await data();
+  return value;
 }
 
 function regeneratedLeaves(adapter: Adapter): readonly string[] {

@@ -226,3 +226,32 @@ Deno.test("misuse of loadAdapter is told before anything is read", async () => {
     assertEquals(error.code, code);
   }
 });
+
+Deno.test("weights of an adapter that are no finite numbers are refused", () =>
+  inFolder(async (folder) => {
+    const base = await goldenBase("llama"), key = "base_model.model.lm_head.lora_A.weight";
+    const config = loraConfig({ r: 2, targetModules: ["lm_head"] });
+    const values = new Float32Array(2 * (base.config.hidden_size as number));
+    for (const [bad, dtype] of [[NaN, "f32"], [Infinity, "f16"], [-Infinity, "bf16"]] as const) {
+      await savePretrained(getPeftModel(base, config), folder);
+      values[5] = bad;
+      const spoilt = castTensor(tensor(values, { shape: [2, values.length / 2] }), dtype);
+      await rewrite(folder, (tensors) => new Map([...tensors, [key, spoilt]]));
+      const error = await assertRejects(
+        () => loadAdapter(base, folder),
+        CheckpointError,
+        `${bad} at element 5`,
+      );
+      assertEquals(error.code, "ADAPTER_NOT_FINITE");
+      const half = () => loadAdapter(base, folder, { autocastAdapterDtype: false });
+      await assertRejects(half, CheckpointError, "element 5");
+      const lazy = await loadAdapter(base, folder, { lowMemory: true });
+      const read = () => getAdapterStateDict(lazy).get(key)!.data();
+      await assertRejects(read, CheckpointError, "element 5");
+      const model = await loadAdapter(base, folder, { strict: false });
+      assertEquals((await toFloat32(getAdapterStateDict(model).get(key)!))[5], bad);
+    }
+    const whole = tensor(new Int32Array(values.length), { shape: [2, values.length / 2] });
+    await rewrite(folder, (tensors) => new Map([...tensors, [key, whole]]));
+    await assertRejects(() => loadAdapter(base, folder), CheckpointError, "holds i32");
+  }));
