@@ -3,7 +3,8 @@
     $GRAFT_ORACLE_PYTHON tests/io/heads.golden.py
 
 The weights are not stored: both sides compute them from their names (`fill`). Of the alias of a tied
-weight, a checkpoint holds values of its `own`, the `same` as its source, or it holds `only` the alias.
+weight, a checkpoint holds values of its `own`, the `same` as its source, or it holds `only` the alias, or
+`none` of it.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ LLAMA = dict(
 GPT2 = dict(vocab_size=11, n_embd=6, n_layer=1, n_head=1, n_positions=8)
 T5 = dict(vocab_size=11, d_model=6, d_kv=3, d_ff=5, num_layers=1, num_heads=1)
 T5 |= dict(tie_word_embeddings=True, decoder_start_token_id=0)
+T5_UNTIED = {**T5, "tie_word_embeddings": False}
+T5_ALIASES = ["lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
 FAMILIES = [
     ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True}, "model.embed_tokens.weight", ["lm_head.weight"]),
     ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": False}, "model.embed_tokens.weight", ["lm_head.weight"]),
     ("GPT2LMHeadModel", GPT2, "transformer.wte.weight", ["lm_head.weight"]),
-    (
-        "T5ForConditionalGeneration",
-        T5,
-        "shared.weight",
-        ["lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"],
-    ),
+    ("GPT2LMHeadModel", {**GPT2, "tie_word_embeddings": False}, "transformer.wte.weight", ["lm_head.weight"]),
+    ("T5ForConditionalGeneration", T5, "shared.weight", T5_ALIASES),
+    ("T5ForConditionalGeneration", T5_UNTIED, "shared.weight", T5_ALIASES),
+    ("T5ForConditionalGeneration", {**T5_UNTIED, "scale_decoder_outputs": True}, "shared.weight", T5_ALIASES[:1]),
+    ("T5ForConditionalGeneration", {**T5, "scale_decoder_outputs": False}, "shared.weight", T5_ALIASES[:1]),
 ]
 
 
@@ -53,6 +55,8 @@ def run(name: str, settings: dict, source: str, alias: str, how: str) -> dict | 
         values = {key: key for key in shapes}
         values[alias] = source if how == "same" else alias
         shapes[alias] = shapes[source]
+        if how == "none":
+            del values[alias]
         if how == "only":
             del values[source]
         stored = {key: fill(value, shapes[key]) for key, value in values.items()}
@@ -64,9 +68,12 @@ def run(name: str, settings: dict, source: str, alias: str, how: str) -> dict | 
     if family == "T5":
         inputs["decoder_input_ids"] = [[0, 5]]
     logits = model(**{key: torch.tensor(value) for key, value in inputs.items()}).logits
+    label = "" if settings.get("tie_word_embeddings", True) else ", untied"
+    if "scale_decoder_outputs" in settings:
+        label += ", scaled" if settings["scale_decoder_outputs"] else ", not scaled"
     tied = model.get_parameter(alias) is model.get_parameter(source)
     return {
-        "name": f"{name}{'' if config.tie_word_embeddings else ', untied'}: {how} {alias}",
+        "name": f"{name}{label}: {how} {alias}",
         "config": {**settings, "model_type": config.model_type, "architectures": [name]},
         "how": how,
         "source": source,
@@ -83,7 +90,7 @@ def main() -> None:
         run(name, settings, source, alias, how)
         for name, settings, source, aliases in FAMILIES
         for alias in aliases
-        for how in ("own", "same", "only")
+        for how in ("own", "same", "only", "none")
     ]
     path = Path(__file__).with_suffix(".json")
     path.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases if case) + "\n]\n")
