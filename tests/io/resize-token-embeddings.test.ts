@@ -2,13 +2,14 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { join } from "node:path";
 import { type AdapterLoadReport, loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
 import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
+import { hotswapAdapter } from "../../lib/adapters/combine/hotswap.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
 import type { AnyModel } from "../../lib/adapters/peft-model.ts";
 import { architectureOf } from "../../lib/architectures/mod.ts";
 import { openDevice } from "../../lib/device/open.ts";
-import { CheckpointError, ValueError } from "../../lib/errors.ts";
+import { CheckpointError, UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { createModel, loadModel } from "../../lib/io/load-model.ts";
 import { resizeTokenEmbeddings } from "../../lib/io/resize-token-embeddings.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
@@ -106,9 +107,13 @@ for (const { name, tied, config, tensors, inputs, logits } of golden.adapters) {
     const again = await loadAdapter(larger, { config, tensors: stored }, { onReport });
     assertEquals(report!.vocabulary, { base: 14, adapter: 14 });
     await assertLogits(again, inputs, { logits, within: 2e-5 });
+    // What changes the base is no other adapter on it.
+    const resident = getPeftModel(base, loraConfig());
+    const swap = () => hotswapAdapter(resident, { config, tensors: stored });
+    await assertRejects(swap, UnsupportedError, "resizeTokenEmbeddings");
     // Where it does not fit, the error says what does.
     const smaller = resizeTokenEmbeddings(base, 20);
-    for (const other of [smaller, getPeftModel(base, loraConfig())]) {
+    for (const other of [smaller, resident]) {
       const options = { adapterName: "other" };
       const load = () => loadAdapter(other, { config, tensors: stored }, options);
       await assertRejects(load, CheckpointError, "resizeTokenEmbeddings(base, 14)");

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ValueError } from "../../errors.ts";
+import { UnsupportedError, ValueError } from "../../errors.ts";
 import { checkOptions, NAMES, TEXT, wholeFrom } from "../../options.ts";
 import { LOAD_ADAPTER_OPTIONS, loadAdapter, type LoadAdapterOptions } from "../checkpoint/load.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
@@ -77,7 +77,14 @@ export async function hotswapAdapter(
   checkOptions(options, LOAD_ADAPTER_OPTIONS, { code: "LOAD_OPTION", of: "hotswapAdapter" });
   const { adapterName = "default" } = options;
   checkSwappable(model, adapterName);
-  const other = await loadAdapter(pristineBase(model), source, { ...options, adapterName });
+  const base = pristineBase(model);
+  const other = await loadAdapter(base, source, { ...options, adapterName });
+  if (pristineBase(other) !== base) {
+    throw new UnsupportedError(
+      "HOTSWAP_BASE",
+      "The adapter brings an embedding or a head of its own for the base, which would be another program. Load it beside this one with loadAdapter, or onto a base for as many tokens (resizeTokenEmbeddings).",
+    );
+  }
   return swapAdapter(model, other, { adapterName });
 }
 
