@@ -171,7 +171,11 @@ export async function attachAdapter(
     keyMapping,
   );
   const config: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
-  const { model, tensors, vocabulary } = await fitVocabulary(target, mapped, { name, strict });
+  const { model, tensors, vocabulary } = await fitVocabulary(target, mapped, {
+    name,
+    strict,
+    lowMemory,
+  });
   const origin = pristineBase(model);
   const both = () => describeBases(name, config, origin);
   const compared = await compareBase(origin, parts);

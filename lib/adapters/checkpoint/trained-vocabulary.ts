@@ -6,8 +6,7 @@
 import { CheckpointError } from "../../errors.ts";
 import { resizeTokenEmbeddings, tokenRows } from "../../io/resize-token-embeddings.ts";
 import { type ModelGraph, resolveTied, withParameters } from "../../model/model-graph.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
-import { emptyModel } from "../inject.ts";
+import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import { type PeftModel, pristineBase } from "../peft-model.ts";
 import { isEqual } from "./state-dict.ts";
 
@@ -30,7 +29,11 @@ export interface Vocabularies {
 export async function fitVocabulary(
   model: PeftModel,
   tensors: ReadonlyMap<string, Tensor>,
-  { name, strict }: { readonly name: string; readonly strict: boolean },
+  { name, strict, lowMemory }: {
+    readonly name: string;
+    readonly strict: boolean;
+    readonly lowMemory: boolean;
+  },
 ): Promise<{
   readonly model: PeftModel;
   readonly tensors: ReadonlyMap<string, Tensor>;
@@ -57,10 +60,13 @@ export async function fitVocabulary(
     const same = await isEqual(own, table);
     if (!same && !isFirst) continue;
     others.delete(key);
-    if (!same) tables.set(owner, table);
+    if (same) continue;
+    // Unless it is to stay in its file, that may change afterwards.
+    const { shape, dtype } = table;
+    tables.set(owner, lowMemory ? table : tensor(await table.data(), { shape, dtype }));
   }
   const base = withParameters(resized, tables);
-  return { model: base === old ? model : emptyModel(base), tensors: others, vocabulary };
+  return { model: base === old ? model : { ...model, base }, tensors: others, vocabulary };
 }
 
 /** Where a file has the table that rows of are trained. */
