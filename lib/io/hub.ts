@@ -90,6 +90,7 @@ export const TOKENIZER_FILES: readonly string[] = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
+  "added_tokens.json",
   "chat_template.jinja",
   "chat_template.json",
 ];

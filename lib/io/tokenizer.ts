@@ -6,6 +6,7 @@
 import { Tokenizer as Backend } from "@huggingface/tokenizers";
 import { join } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
+import { withAddedTokens } from "./added-tokens.ts";
 import { type ByteSourceOptions, wrap } from "./byte-source.ts";
 import { readGguf } from "./gguf-reader.ts";
 import { ggufTokenizerFiles } from "./gguf-tokenizer.ts";
@@ -89,7 +90,9 @@ export async function loadTokenizer(
   if (typeof source === "string" || source instanceof URL) {
     return createTokenizer(await readTokenizerFiles(source, options));
   }
-  return createTokenizer("readTokenizer" in source ? await source.readTokenizer() : source);
+  return createTokenizer(
+    "readTokenizer" in source ? await source.readTokenizer() : withAddedTokens(source),
+  );
 }
 
 /** Reads what {@link loadTokenizer} makes a tokenizer from. */
@@ -143,18 +146,33 @@ export async function tokenizerFilesOf(folder: string): Promise<TokenizerFiles> 
     const file = join(folder, name);
     return await exists(file) ? await readJsonFile(file) : {};
   };
-  const config = {
-    ...await optional("special_tokens_map.json"),
-    ...await optional("tokenizer_config.json"),
-  };
-  const template = join(folder, "chat_template.jinja");
-  const chat = await exists(template)
-    ? await readTextFile(template)
-    : (await optional("chat_template.json")).chat_template;
-  return {
+  const stated = await optional("tokenizer_config.json");
+  const map = await optional("special_tokens_map.json");
+  const config = "added_tokens_decoder" in stated ? { ...map, ...stated } : { ...stated, ...map };
+  const templates = await chatTemplateFiles(folder);
+  const chat = templates ?? (await optional("chat_template.json")).chat_template;
+  return withAddedTokens({
     tokenizer: await readJsonFile(path),
     config: chat === undefined ? config : { ...config, chat_template: chat },
-  };
+  }, await optional("added_tokens.json"));
+}
+
+/** Chat templates in files of their own: one, or several by name. */
+async function chatTemplateFiles(folder: string): Promise<unknown> {
+  const main = join(folder, "chat_template.jinja");
+  const templates = await exists(main)
+    ? [{ name: "default", template: await readTextFile(main) }]
+    : [];
+  const more = join(folder, "additional_chat_templates");
+  if (await exists(more)) {
+    for await (const { name } of Deno.readDir(more)) {
+      const template = /^(.+)\.jinja$/.exec(name)?.[1];
+      if (!template) continue;
+      templates.push({ name: template, template: await readTextFile(join(more, name)) });
+    }
+  }
+  if (templates.length === 1 && templates[0].name === "default") return templates[0].template;
+  return templates.length ? templates : undefined;
 }
 
 /**
@@ -177,6 +195,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
       added_tokens: files.tokenizer.added_tokens ?? [],
     };
     backend = new Backend(json, config);
+    if (backend.decoder) keepByteOrderMarks(backend.decoder as object);
     encode = createEncoder(backend, json);
   } catch (cause) {
     throw wrap(cause, "TOKENIZER_INVALID", "The tokenizer.json cannot be used");
@@ -224,15 +243,24 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   };
 }
 
+/** Has decoders of bytes keep a U+FEFF at the beginning, which is a character like others. */
+function keepByteOrderMarks(
+  decoder: { decoders?: readonly unknown[]; text_decoder?: TextDecoder },
+): void {
+  for (const step of decoder.decoders ?? []) keepByteOrderMarks(step as typeof decoder);
+  if (decoder.text_decoder) decoder.text_decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+}
+
 /** A token of `tokenizer_config.json` is its text, or an object that holds it. */
 function tokenText(value: unknown): string | undefined {
   const text = isObject(value) ? value.content : value;
   return typeof text === "string" ? text : undefined;
 }
 
-/** `chat_template` is one template, or a list of named ones. */
+/** `chat_template` is one template, a list of named ones, or an object of them. */
 function chatTemplatesOf(value: unknown): Readonly<Record<string, string>> {
   if (typeof value === "string") return { default: value };
+  if (isObject(value)) return value as Readonly<Record<string, string>>;
   if (!Array.isArray(value)) return {};
   return Object.fromEntries(
     value.filter(isObject).map(({ name, template }) => [String(name), String(template)]),
