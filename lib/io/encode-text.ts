@@ -95,7 +95,8 @@ export function createEncoder(
     for (const id of before) put(id, 0, 0);
     for (const section of sections) {
       if ("id" in section) {
-        put(section.id, section.start, section.end);
+        const { id, start, end } = section;
+        put(id, ...(trims === "none" ? [start, end] as const : trimmed(text, start, end, false)));
         continue;
       }
       for (const piece of preTokenize(section.text)) {
@@ -150,12 +151,14 @@ function matcher(tokens: readonly Added[]): (of: AlignedText) => Section[] {
     for (let match = search.exec(of.text); match; match = search.exec(of.text)) {
       const token = known.get(match[0])!;
       let from = match.index, to = from + match[0].length;
-      if (token.singleWord && (isWord(of.text[from - 1]) || isWord(of.text[to]))) {
+      const inWord = ENDS_IN_WORD.test(of.text.slice(Math.max(0, from - 2), from)) ||
+        STARTS_WITH_WORD.test(of.text.slice(to, to + 2));
+      if (token.singleWord && inWord) {
         search.lastIndex = from + 1;
         continue;
       }
-      while (token.left && from > at && /\s/.test(of.text[from - 1])) from--;
-      while (token.right && to < of.text.length && /\s/.test(of.text[to])) to++;
+      while (token.left && from > at && SPACE.test(of.text[from - 1])) from--;
+      while (token.right && to < of.text.length && SPACE.test(of.text[to])) to++;
       rest(from);
       sections.push({ id: token.id, start: of.starts[from], end: of.ends[to - 1] });
       at = search.lastIndex = to;
@@ -165,7 +168,10 @@ function matcher(tokens: readonly Added[]): (of: AlignedText) => Section[] {
   };
 }
 
-const isWord = (unit: string | undefined) => unit !== undefined && /[\p{L}\p{N}_]/u.test(unit);
+// What Rust takes for white space and for words.
+const SPACE = /\p{White_Space}/u;
+const ENDS_IN_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
+const STARTS_WITH_WORD = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
 
 function normalize(of: AlignedText, normalizer: Normalizer | null): AlignedText {
   if (normalizer === null || of.text === "") return of;
@@ -187,7 +193,20 @@ function normalize(of: AlignedText, normalizer: Normalizer | null): AlignedText 
       })),
     );
   }
-  return mapText(of, (text) => normalizer.normalize(text));
+  if (config.type === "Strip") {
+    let from = 0, to = of.text.length;
+    if (config.strip_left) { while (from < to && SPACE.test(of.text[from])) from++; }
+    if (config.strip_right) { while (to > from && SPACE.test(of.text[to - 1])) to--; }
+    return slice(of, from, to);
+  }
+  const lowers = config.type === "Lowercase" ||
+    config.type === "BertNormalizer" && config.lowercase;
+  return mapText(of, (text) => normalizer.normalize(lowers ? lowerCase(text) : text));
+}
+
+/** Character by character, without looking for the end of a Greek word. */
+function lowerCase(text: string): string {
+  return text.replaceAll("\u03a3", "\u03c3");
 }
 
 const ALPHABET = byteAlphabet();
@@ -343,6 +362,9 @@ function modelTokens(backend: Backend, json: JsonObject): (piece: string) => rea
     return taken;
   };
   if (model.bpe) {
+    if (json.continuing_subword_prefix) {
+      throw new Error("a BPE with a prefix for what goes on in a word is not supported");
+    }
     const whole = json.ignore_merges === true;
     const suffix = model.end_of_word_suffix ?? "";
     return (piece) => {
@@ -387,7 +409,7 @@ function trimmer(json: unknown): "none" | "all" | "not prepended" {
 
 /** The part without spaces at its ends; all of it where nothing else is there. */
 function trimmed(text: string, from: number, to: number, keepsFirst: boolean): [number, number] {
-  const isSpace = (unit: string) => unit === ALPHABET[0x20] || /\s/.test(unit);
+  const isSpace = (unit: string) => unit === ALPHABET[0x20] || SPACE.test(unit);
   let first = from, last = to;
   while (!keepsFirst && first < last && isSpace(text[first])) first++;
   while (last > first && isSpace(text[last - 1])) last--;

@@ -23,9 +23,9 @@ export function splitBy(pattern: string): JsonObject {
 }
 
 /**
- * Rewrites two pre-tokenizers in which the JavaScript library departs from the Rust one: its
- * `Digits` knows ASCII digits only, and its `ByteLevel` has another idea of white space. As `Split`
- * by a pattern both do the same.
+ * Rewrites pre-tokenizers in which the JavaScript library departs from the Rust one: its `Digits`
+ * knows ASCII digits only, and the others have another idea of white space. As `Split` by a pattern
+ * both do the same.
  */
 export function alignPreTokenizer(value: unknown): unknown {
   if (!isObject(value)) return value;
@@ -35,6 +35,10 @@ export function alignPreTokenizer(value: unknown): unknown {
         ...value,
         pretokenizers: (value.pretokenizers as readonly unknown[]).map(alignPreTokenizer),
       };
+    case "WhitespaceSplit":
+      return { ...splitBy("\\s+"), behavior: "Removed" };
+    case "Whitespace":
+      return { ...splitBy("\\w+|[^\\w\\s]+"), behavior: "Removed", invert: true };
     case "Digits":
       return splitBy(value.individual_digits ? "\\p{N}" : "\\p{N}+");
     case "ByteLevel":

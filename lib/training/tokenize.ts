@@ -319,7 +319,7 @@ function tokenizeChat(chat: Conversation, tokenizer: Tokenizer): Marked[] {
     const spans = whole.generated
       .filter(({ message }) => message === undefined || learned[message])
       .map(({ start, end }) => [start, end] as const);
-    return [encode(tokenizer, whole.text, spans)];
+    return [encode(tokenizer, whole.text, spans, { endsAtFirst: true })];
   }
   const turns = messages.flatMap((_, i) => {
     if (!learned[i]) return [];
@@ -351,7 +351,7 @@ function encode(
   tokenizer: Tokenizer,
   text: string,
   spans: readonly (readonly [number, number])[],
-  { addSpecialTokens = false } = {},
+  { addSpecialTokens = false, endsAtFirst = false } = {},
 ): Marked {
   const { ids, offsets } = tokenizer.encodeWithOffsets(text, { addSpecialTokens });
   const labels = new Array<number>(ids.length).fill(IGNORED_LABEL);
@@ -361,7 +361,11 @@ function encode(
     const first = offsets.findIndex(holds);
     if (first < 0) continue;
     across ||= offsets[first][0] < start;
-    for (let i = first; i <= offsets.findLastIndex(holds); i++) labels[i] = ids[i];
+    // Where several tokens spell the last character, transformers takes the first of them only.
+    const ends = ([from, to]: readonly [number, number]) => from < end && to >= end;
+    const last = endsAtFirst ? offsets.findIndex(ends) : -1;
+    const until = last < 0 ? offsets.findLastIndex(holds) : last;
+    for (let i = first; i <= until; i++) labels[i] = ids[i];
   }
   return { ids, labels, across };
 }

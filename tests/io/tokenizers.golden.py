@@ -44,6 +44,8 @@ TEXTS = [
     "a<mask>b <mask> c tool tools  tool\n",
     "ẞ İ ﷽ \u200b\ufeff \x07 x",
     "\u1112\u1161\u11ab ABC",
+    "e\u0301tool \ufeff tool\r\n\ufeffx ...\ufeff",
+    "ΑΣ ΣΑ Σ",
 ]
 # Each says nothing that a space begins or ends, as transformers loses such answers.
 CHATS = [
@@ -153,6 +155,13 @@ def kinds():
             normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip(False, True)
         ]),
         pre_tokenizer=pre_tokenizers.Metaspace(),
+        decoder=decoders.Metaspace(),
+    )
+    yield "unigram_words", trained(
+        models.Unigram(),
+        trainers.UnigramTrainer(vocab_size=160, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False),
+        normalizer=normalizers.Lowercase(),
+        pre_tokenizer=pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]),
         decoder=decoders.Metaspace(),
     )
     unigram.post_processor = wrapped(unigram)
