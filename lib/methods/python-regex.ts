@@ -4,6 +4,9 @@
  * @module
  */
 import { ConfigError } from "../errors.ts";
+import { show } from "../options.ts";
+import { boundedRegExp, type Expression } from "../regexp/bounded.ts";
+import { effortOf, parseRegExp } from "../regexp/effort.ts";
 
 /**
  * A regular expression in Python's syntax as one that matches a whole text, as `re.fullmatch` does.
@@ -11,7 +14,8 @@ import { ConfigError } from "../errors.ts";
  * @param pattern Python's syntax. Named groups, anchors, comments, flags at the start and a bracket
  * at the start of a set are translated.
  * @throws {ConfigError} `CONFIG_REGEX` where it is not valid, or uses what JavaScript does not
- * have: verbose mode, atomic groups, possessive quantifiers, conditions.
+ * have: verbose mode, atomic groups, possessive quantifiers, conditions; from its methods, where it
+ * takes too many steps to match.
  *
  * @example
  * ```ts
@@ -19,9 +23,30 @@ import { ConfigError } from "../errors.ts";
  * console.log(pythonRegExp(".*[.](?P<part>q|v)_proj").test("layers.0.self_attn.q_proj")); // true
  * ```
  */
-export function pythonRegExp(pattern: string): RegExp {
-  const { source, flags } = read(pattern);
-  return new RegExp(`^(?:${source})$`, flags);
+export function pythonRegExp(pattern: string): Expression {
+  let expression = known.get(pattern);
+  if (!expression) {
+    if (known.size >= MOST_KNOWN) known.clear();
+    known.set(pattern, expression = compile(pattern));
+  }
+  return expression;
+}
+
+const known = new Map<string, Expression>(), MOST_KNOWN = 1000;
+
+/** JavaScript's own expression where that cannot take long on a path. */
+function compile(pattern: string): Expression {
+  const { source, flags } = read(pattern), whole = `^(?:${source})$`;
+  const { degree, ways } = effortOf(parseRegExp(whole, flags));
+  if (degree <= 2 && ways <= 64) return new RegExp(whole, flags);
+  return boundedRegExp(whole, flags, (reason) =>
+    new ConfigError(
+      "CONFIG_REGEX",
+      `The regular expression ${
+        show(pattern)
+      } is too much work: ${reason}. Write it without loops in loops.`,
+      { pattern },
+    ));
 }
 
 /** Translates a pattern and sees that it is valid, whatever it will be put into. */
@@ -35,7 +60,7 @@ function read(pattern: string): { readonly source: string; readonly flags: strin
     throw new ConfigError(
       "CONFIG_REGEX",
       `${
-        JSON.stringify(pattern)
+        pattern.length > 200 ? show(pattern) : JSON.stringify(pattern)
       } cannot be read as a regular expression in Python's syntax: ${reason}.`,
       { pattern },
       { cause },

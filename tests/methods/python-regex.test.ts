@@ -48,6 +48,25 @@ Deno.test("what JavaScript lacks is refused with its name", () => {
   }
 });
 
+Deno.test("loops in loops are matched all the same; what takes too many steps is refused", () => {
+  const path = "model.layers.0.self_attn.q_proj";
+  assert(pythonRegExp(String.raw`((\w+|\.)+)+q_proj`).test(path));
+  assert(!pythonRegExp(String.raw`((\w+|\.)+)+v_proj`).test(path));
+  // As written by Unsloth and by LLaMA-Factory.
+  const unsloth = pythonRegExp(
+    String
+      .raw`(?:.*?(?:vision|image|visual|patch|embed|tower).*?(?:layers|h|blocks).*?(?:attn|mlp).*?(?:q_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:q_proj|v_proj)))`,
+  );
+  assertEquals([path, "model.norm"].map((text) => unsloth.test(text)), [true, false]);
+  assert(pythonRegExp("^(?!.*(?:visual|merger)).*(?:q_proj|v_proj).*").test(path));
+  const error = assertThrows(
+    () => pythonRegExp(String.raw`((\w+|\.)+)+\1v_proj`).test(path),
+    ConfigError,
+    "steps",
+  );
+  assertEquals(error.code, "CONFIG_REGEX");
+});
+
 Deno.test("matches are replaced as re.subn replaces them", () => {
   const cases: [string, string, string, string, number][] = [
     ["x*", "-", "abxd", "-a-b--d-", 5],
