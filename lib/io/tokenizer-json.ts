@@ -3,9 +3,7 @@
  *
  * @module
  */
-import { FileError } from "../errors.ts";
-import { show } from "../options.ts";
-import { isObject, type JsonObject } from "./json.ts";
+import type { JsonObject } from "./json.ts";
 
 /** What a tokenizer is made from. */
 export interface TokenizerFiles {
@@ -15,36 +13,6 @@ export interface TokenizerFiles {
    * The contents of `tokenizer_config.json`, with chat templates of files of their own filled in.
    */
   readonly config: JsonObject;
-}
-
-/**
- * Refuses ids of tokens that are none, and scores that are no numbers.
- *
- * @throws {FileError} `TOKENIZER_INVALID`.
- */
-export function checkVocabulary({ model, added_tokens: added }: JsonObject): void {
-  const { vocab } = isObject(model) ? model : {};
-  const tokens = Object.keys(vocab ?? {}).length + Object.keys(added ?? {}).length;
-  // Ids can have gaps, but not of any size: there is room for each of them.
-  const limit = 2 * tokens + 2 ** 16;
-  const isId = (id: unknown) =>
-    Number.isSafeInteger(id) && id as number >= 0 && id as number < limit;
-  const check = (holds: boolean, token: unknown, what: string, value: unknown) => {
-    if (holds) return;
-    throw new FileError(
-      "TOKENIZER_INVALID",
-      `The tokenizer.json with ${tokens} tokens cannot be used: the ${what} of ${show(token)} is ${
-        show(value)
-      }.`,
-    );
-  };
-  if (Array.isArray(vocab)) {
-    for (const [token, score] of vocab) check(Number.isFinite(score), token, "score", score);
-  } else if (isObject(vocab)) {
-    for (const [token, id] of Object.entries(vocab)) check(isId(id), token, "id", id);
-  }
-  if (!Array.isArray(added)) return;
-  for (const token of added.filter(isObject)) check(isId(token.id), token.content, "id", token.id);
 }
 
 /** A token that is matched in the text before anything else is looked at. */

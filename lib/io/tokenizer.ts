@@ -10,12 +10,13 @@ import { withAddedTokens } from "./added-tokens.ts";
 import { type ByteSourceOptions, wrap } from "./byte-source.ts";
 import { readGguf } from "./gguf-reader.ts";
 import { ggufTokenizerFiles } from "./gguf-tokenizer.ts";
+import { checkPatterns, checkTokenizerFiles } from "./check-tokenizer.ts";
 import { createEncoder, type Encoding } from "./encode-text.ts";
 import { downloadFromHub, type HubOptions, TOKENIZER_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile, readTextFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
 import { alignPreTokenizer } from "./pre-tokenizer.ts";
-import { checkVocabulary, type TokenizerFiles } from "./tokenizer-json.ts";
+import type { TokenizerFiles } from "./tokenizer-json.ts";
 
 /** Turns text into token ids and ids into text. */
 export interface Tokenizer {
@@ -181,11 +182,11 @@ async function chatTemplateFiles(folder: string): Promise<unknown> {
  * @throws {FileError} `TOKENIZER_INVALID` where a part is missing or of a kind that is not known.
  */
 export function createTokenizer(files: TokenizerFiles): Tokenizer {
+  checkTokenizerFiles(files);
   const { config } = files;
   let backend: Backend;
   let encode: ReturnType<typeof createEncoder>;
   try {
-    checkVocabulary(files.tokenizer);
     const json = {
       normalizer: null,
       post_processor: null,
@@ -200,6 +201,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   } catch (cause) {
     throw wrap(cause, "TOKENIZER_INVALID", "The tokenizer.json cannot be used");
   }
+  checkPatterns([backend.normalizer, backend.pre_tokenizer, backend.decoder]);
   const added = [...backend.get_added_tokens_decoder().values()];
   const specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
   const idOf = (name: string) => {
