@@ -133,14 +133,15 @@ async function place(root: string, journal: Journal): Promise<void> {
 async function settle(root: string, targets: readonly string[]): Promise<void> {
   const folders = new Set([root, ...targets.map((path) => dirname(path))]);
   const path = join(root, JOURNAL);
-  const journal = await Deno.readTextFile(path).then(parseJournal, () => undefined);
+  const text = await Deno.readTextFile(path).catch(() => undefined);
+  const journal = text === undefined ? undefined : parseJournal(text);
   for (const name of journal?.files ?? []) {
     const target = join(root, name), staged = hidden(target, journal!.tag, "new");
     folders.add(dirname(target));
     if (await exists(staged)) await onDisk(target, () => Deno.rename(staged, target));
   }
   for (const name of journal?.removed ?? []) await Deno.remove(join(root, name)).catch(() => {});
-  if (journal) await onDisk(path, () => Deno.remove(path));
+  if (text !== undefined) await onDisk(path, () => Deno.remove(path));
   for (const folder of folders) {
     for (const name of await namesIn(folder)) {
       if (STAGED.test(name)) await Deno.remove(join(folder, name)).catch(() => {});
@@ -148,12 +149,20 @@ async function settle(root: string, targets: readonly string[]): Promise<void> {
   }
 }
 
-/** Names in a journal stay below its folder. */
+/** What a journal says, whose names stay below its folder; one that is damaged says nothing. */
 function parseJournal(text: string): Journal | undefined {
-  const value: unknown = JSON.parse(text);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
   const names = (x: unknown): x is string[] =>
     Array.isArray(x) &&
-    x.every((name) => typeof name === "string" && relative("/", resolve("/", name)) === name);
+    x.every((name) =>
+      typeof name === "string" && /^[^\0]+$/.test(name) &&
+      relative("/", resolve("/", name)) === name
+    );
   return isObject(value) && /^[0-9a-f]{8}$/.test(String(value.tag)) && names(value.files) &&
       names(value.removed)
     ? value as unknown as Journal

@@ -60,7 +60,11 @@ export function pathOf(path: string | URL): string {
   if (!(path instanceof URL) && (typeof path !== "string" || path === "")) {
     throw new ValueError("PATH", `A path or a file: URL is needed; found ${show(path)}.`);
   }
-  return path instanceof URL || path.startsWith("file://") ? fileURLToPath(path) : path;
+  try {
+    const found = path instanceof URL || path.startsWith("file://") ? fileURLToPath(path) : path;
+    if (!found.includes("\0")) return found;
+  } catch { /* a URL that no file can have */ }
+  throw new ValueError("PATH", `${show(String(path))} cannot be the path of a file.`);
 }
 
 function piecesOf(

@@ -6,11 +6,13 @@
 import { basename, dirname, join } from "node:path";
 import { FileError } from "../errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { wrap } from "./byte-source.ts";
 import { withSettledFiles } from "./atomic-files.ts";
 import { openGguf, splitName } from "./gguf.ts";
 import { ggufTokenizerFiles } from "./gguf-tokenizer.ts";
 import { downloadFromHub, type HubOptions, MODEL_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile } from "./json.ts";
+import { show } from "../options.ts";
 import { exists, locate } from "./locate.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
 import { tokenizerFilesOf, type TokenizerSource } from "./tokenizer.ts";
@@ -178,7 +180,11 @@ async function openGgufCheckpoint(
 /** The file of weights in a folder: transformers' names first, else the only one there is. */
 async function findWeights(folder: string): Promise<string> {
   const names: string[] = [];
-  for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  try {
+    for await (const entry of Deno.readDir(folder)) names.push(entry.name);
+  } catch (cause) {
+    throw wrap(cause, "FILE_UNREADABLE", `${folder} could not be read`, { folder });
+  }
   names.sort();
   for (const usual of ["model.safetensors", "model.safetensors.index.json"]) {
     if (names.includes(usual)) return usual;
@@ -233,10 +239,10 @@ export async function openShards(folder: string, file: string): Promise<Safetens
   }
   const keys = new Map<string, string[]>();
   for (const [key, shard] of Object.entries(map)) {
-    if (typeof shard !== "string" || basename(shard) !== shard || !shard) {
+    if (typeof shard !== "string" || basename(shard) !== shard || !/^[^\0]+$/.test(shard)) {
       throw new FileError(
         "CHECKPOINT_INDEX",
-        `${path} says that "${key}" lies in ${JSON.stringify(shard)}, which is no file name.`,
+        `${path} says that "${key}" lies in ${show(shard)}, which is no file name.`,
         { path, key },
       );
     }
@@ -257,7 +263,9 @@ export async function openShards(folder: string, file: string): Promise<Safetens
         );
       }
       // A shard may repeat what the index takes from another one.
-      const tensors = [...opened.tensors].filter(([key]) => (map[key] ?? shard) === shard);
+      const tensors = [...opened.tensors].filter(([key]) =>
+        !Object.hasOwn(map, key) || map[key] === shard
+      );
       return { ...opened, tensors: new Map(tensors) };
     }),
   );

@@ -16,8 +16,9 @@ import { createHash } from "node:crypto";
 import { dirname, join, relative } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
 import { BOOLEAN, FUNCTION, type OptionRules, TEXT } from "../options.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { onDisk, writeFileAtomic } from "./atomic.ts";
 import { wrap } from "./byte-source.ts";
+import { readTextFile } from "./json.ts";
 import { exists } from "./locate.ts";
 
 /** How to reach the hub. */
@@ -134,14 +135,14 @@ export async function downloadFromHub(
     good: isInside(revision),
   });
   const cache = join(
-    options.cacheDir ?? getHFHubCachePath(),
+    options.cacheDir ?? fromSystem(id, getHFHubCachePath),
     getRepoFolderName({ type: "model", name: id }),
   );
   const wanted = { id, cache, revision, files, optionalFiles };
-  if (options.offline ?? isOffline()) return await fromCache(wanted);
+  if (options.offline ?? fromSystem(id, isOffline)) return await fromCache(wanted);
   const access = {
     fetch: options.fetch,
-    accessToken: options.token ?? Deno.env.get("HF_TOKEN") ?? undefined,
+    accessToken: options.token ?? fromSystem(id, () => Deno.env.get("HF_TOKEN")),
   };
   let sha: string;
   const entries: ListFileEntry[] = [];
@@ -166,7 +167,7 @@ export async function downloadFromHub(
     const oid = entry.lfs?.oid ?? entry.oid ?? crypto.randomUUID().replaceAll("-", "");
     if (!HASH.test(oid)) throw unsafe(id, `hash of ${entry.path}`, oid);
     const blob = join(cache, "blobs", oid);
-    await Deno.mkdir(dirname(blob), { recursive: true });
+    await onDisk(blob, () => Deno.mkdir(dirname(blob), { recursive: true }));
     if (!await exists(blob)) {
       try {
         const body = await downloadFile({
@@ -187,11 +188,12 @@ export async function downloadFromHub(
         throw hubError(cause, id, revision);
       }
     }
-    await link(blob, join(folder, entry.path));
+    const path = join(folder, entry.path);
+    await onDisk(path, () => link(blob, path));
   }
   if (revision !== sha) {
     const ref = join(cache, "refs", revision);
-    await Deno.mkdir(dirname(ref), { recursive: true });
+    await onDisk(ref, () => Deno.mkdir(dirname(ref), { recursive: true }));
     await writeFileAtomic(ref, sha);
   }
   return { folder, revision: sha, files: chosen, fromCache: false };
@@ -203,6 +205,21 @@ interface Wanted {
   readonly revision: string;
   readonly files: readonly string[];
   readonly optionalFiles: readonly string[];
+}
+
+/** What the environment and the system say, for which a permission may be missing. */
+function fromSystem<T>(id: string, read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    throw wrap(
+      cause,
+      "HUB_UNREACHABLE",
+      `${id} is no file or folder here, and how to reach the hub for it is not known. ` +
+        "Give cacheDir, offline and token, or allow to look",
+      { id },
+    );
+  }
 }
 
 function isOffline(): boolean {
@@ -280,7 +297,7 @@ function matches(pattern: string, path: string): boolean {
 async function fromCache(wanted: Wanted, reason?: FileError): Promise<Download> {
   const { id, cache, revision } = wanted;
   const ref = join(cache, "refs", revision);
-  const sha = await exists(ref) ? (await Deno.readTextFile(ref)).trim() : revision;
+  const sha = await exists(ref) ? (await readTextFile(ref)).trim() : revision;
   if (!isInside(sha)) throw unsafe(id, "commit in the cache", sha);
   const folder = join(cache, "snapshots", sha);
   if (!await exists(folder)) {

@@ -17,16 +17,10 @@ export type JsonObject = Readonly<Record<string, unknown>>;
  * @throws {FileError} `JSON_INVALID` or `JSON_DUPLICATE_KEY`.
  */
 export function parseJsonObject(text: string, name: string): JsonObject {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw wrap(cause, "JSON_INVALID", `${name} is not valid JSON`, { name });
-  }
+  const { value, twice: key } = parseJson(text, name);
   if (!isObject(value)) {
     throw new FileError("JSON_INVALID", `${name} holds no JSON object.`, { name });
   }
-  const key = findDuplicateKey(text);
   if (key !== undefined) {
     throw new FileError(
       "JSON_DUPLICATE_KEY",
@@ -36,6 +30,33 @@ export function parseJsonObject(text: string, name: string): JsonObject {
   }
   return value;
 }
+
+/**
+ * Parses JSON whose nesting ends at a depth that no file needs, as whatever walks a value that is
+ * nested without end runs out of stack.
+ *
+ * @throws {FileError} `JSON_INVALID`.
+ */
+export function parseJson(
+  text: string,
+  name: string,
+): { readonly value: unknown; /** A key that one object holds twice. */ readonly twice?: string } {
+  const { depth, twice } = scan(text);
+  if (depth > DEEPEST) {
+    throw new FileError(
+      "JSON_INVALID",
+      `${name} is not usable JSON: it is nested more than ${DEEPEST} levels deep.`,
+      { name },
+    );
+  }
+  try {
+    return { value: JSON.parse(text), twice };
+  } catch (cause) {
+    throw wrap(cause, "JSON_INVALID", `${name} is not valid JSON`, { name });
+  }
+}
+
+const DEEPEST = 200;
 
 /** Reads a file that holds a JSON object; see {@link parseJsonObject} for the errors. */
 export async function readJsonFile(path: string): Promise<JsonObject> {
@@ -66,21 +87,31 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** The first key that one object of valid JSON holds twice. */
-function findDuplicateKey(text: string): string | undefined {
-  const token = /"(?:[^"\\]|\\.)*"(\s*:)?|[{}]/gs;
-  const open: Set<string>[] = [];
+/** How deep text that may be JSON is nested, and the first key that one of its objects holds twice. */
+function scan(text: string): { readonly depth: number; readonly twice?: string } {
+  const token = /"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|[{}[\]]/gs;
+  const open: (Set<string> | undefined)[] = [];
+  let depth = 0, twice: string | undefined;
   for (const match of text.matchAll(token)) {
     const piece = match[0];
     if (piece === "{") open.push(new Set());
-    else if (piece === "}") open.pop();
+    else if (piece === "[") open.push(undefined);
+    else if (piece === "}" || piece === "]") open.pop();
     else if (match[1] !== undefined) {
-      const quoted = piece.slice(0, piece.length - match[1].length);
-      const key = quoted.includes("\\") ? JSON.parse(quoted) as string : quoted.slice(1, -1);
-      const keys = open[open.length - 1];
-      if (keys.has(key)) return key;
-      keys.add(key);
+      const key = plain(piece.slice(0, piece.length - match[1].length)), keys = open.at(-1);
+      if (keys?.has(key)) twice ??= key;
+      keys?.add(key);
     }
+    depth = Math.max(depth, open.length);
   }
-  return undefined;
+  return { depth, twice };
+}
+
+/** What a quoted key stands for; it may not be valid. */
+function plain(quoted: string): string {
+  try {
+    return quoted.includes("\\") ? JSON.parse(quoted) : quoted.slice(1, -1);
+  } catch {
+    return quoted;
+  }
 }

@@ -49,14 +49,18 @@ export async function locate(source: string | URL): Promise<Place> {
   );
 }
 
-/** Whether a file or folder exists. */
+/**
+ * Whether a file or folder exists.
+ *
+ * @throws {FileError} `FILE_UNREADABLE` where it cannot be told.
+ */
 export async function exists(path: string): Promise<boolean> {
   try {
     await Deno.stat(path);
     return true;
   } catch (error) {
     if (isMissing(error)) return false;
-    throw error;
+    throw wrap(error, "FILE_UNREADABLE", `${path} could not be looked at`, { path });
   }
 }
 

@@ -109,7 +109,7 @@ export function fromPeftJson(
   }
   const schema: ConfigSchema = methodOf(peftType, registry).config, names = namesOf(schema);
   const given = Object.entries(json).filter(([key, value]) =>
-    key !== "runtime_config" && !schema.retired?.[key]?.includes(value) &&
+    key !== "runtime_config" && !isRetired(schema, key, value) &&
     (names.has(key) || !saysNothing(value))
   );
   const unknown = given.map(([key]) => key).filter((key) => !names.has(key));
@@ -122,6 +122,10 @@ export function fromPeftJson(
       return [name, fields[name].nested ? renamed(value, camelCase) : value];
     })),
   );
+}
+
+function isRetired({ retired = {} }: ConfigSchema, key: string, value: unknown): boolean {
+  return Object.hasOwn(retired, key) && retired[key].includes(value);
 }
 
 /** The fields of an `adapter_config.json` that its method has here. */

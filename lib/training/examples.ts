@@ -5,7 +5,7 @@
  */
 import { FileError, TrainingError } from "../errors.ts";
 import type { ChatMessage } from "../io/chat-template.ts";
-import { readTextFile } from "../io/json.ts";
+import { parseJson, readTextFile } from "../io/json.ts";
 import { readRow } from "./rows.ts";
 
 /** Text that is learned as a whole. */
@@ -121,9 +121,9 @@ export function parseJsonl(text: string, name: string): Example[] {
       );
     let value: unknown;
     try {
-      value = JSON.parse(line);
+      ({ value } = parseJson(line, "it"));
     } catch (cause) {
-      throw fail(`is not valid JSON (${(cause as Error).message})`);
+      throw fail(`cannot be read: ${(cause as Error).message}`);
     }
     const row = readRow(value);
     if (typeof row === "string") throw fail(row);

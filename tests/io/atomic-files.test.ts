@@ -132,3 +132,14 @@ Deno.test("a journal that was forged moves nothing out of its folder", async () 
     assertEquals(namesIn(folder), [".a.00000000.new", "adapter", "b"]);
   });
 });
+
+Deno.test("a journal that is damaged says nothing, and is cleared away", async () => {
+  await inFolder(async (folder) => {
+    for (const damage of ["", "{", '{"tag":1}', '{"tag":"00000000","files":["\0"],"removed":[]}']) {
+      await Deno.writeTextFile(join(folder, ".graft-saving.json"), damage);
+      await writeFilesAtomic([text(join(folder, "a"), damage)]);
+      assertEquals(namesIn(folder), ["a"], damage);
+      assertEquals(await Deno.readTextFile(join(folder, "a")), damage);
+    }
+  });
+});

@@ -62,6 +62,17 @@ Deno.test("a folder with shards", () =>
     assertEquals(source.files.length, 2);
   }));
 
+Deno.test("parameters can be called what every object has", () =>
+  inFolder(async (folder) => {
+    await write(folder, "config.json", CONFIG);
+    const names = ["constructor", "__proto__", "toString"], shard = "model-1.safetensors";
+    await writeSafetensors(join(folder, shard), new Map(names.map((name) => [name, tensor([1])])));
+    for (const map of [`{"constructor":"${shard}"}`, `{"__proto__":"${shard}"}`]) {
+      await write(folder, "model.safetensors.index.json", `{"weight_map":${map}}`);
+      assertEquals([...(await openCheckpoint(folder)).parameters.keys()].sort(), names.sort());
+    }
+  }));
+
 Deno.test("a missing shard is named with what it holds", () =>
   inFolder(async (folder) => {
     await sharded(folder);
@@ -82,7 +93,9 @@ Deno.test("an index that does not fit its shards is refused", () =>
     await write(folder, index, { weight_map: { c: shard, d: shard } });
     const error = await assertRejects(() => openCheckpoint(folder), FileError, `"d"`);
     assertEquals(error.code, "CHECKPOINT_KEY");
-    for (const map of [{ c: "../c.safetensors" }, { c: 5 }, { c: "" }, {}, null, "x"]) {
+    for (
+      const map of [{ c: "../c.safetensors" }, { c: 5 }, { c: "" }, { c: "a\0" }, {}, null, "x"]
+    ) {
       await write(folder, index, { weight_map: map });
       assertEquals(await codeOf(openCheckpoint(folder)), "CHECKPOINT_INDEX");
     }

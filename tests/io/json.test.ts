@@ -24,3 +24,12 @@ Deno.test("bytes that are no UTF-8 are refused", () => {
   assertEquals(decodeText(new TextEncoder().encode("é"), "x"), "é");
   assertThrows(() => decodeText(Uint8Array.of(0xc3), "x.json"), FileError, "x.json");
 });
+
+Deno.test("JSON that is nested without end is refused before anything walks it", () => {
+  const nested = (depth: number) => `{"a":${"[".repeat(depth)}${"]".repeat(depth)},"b":"[[{"}`;
+  parseJsonObject(nested(100), "x.json");
+  for (const text of [nested(300), nested(1_000_000), '{"a":'.repeat(5000)]) {
+    const error = assertThrows(() => parseJsonObject(text, "x.json"), FileError, "levels deep");
+    assertEquals(error.code, "JSON_INVALID");
+  }
+});

@@ -53,6 +53,7 @@ Deno.test("unknown and ill-typed fields are named, with what was found", () => {
   const cases: [Record<string, unknown>, string[]][] = [
     [{ feedforward_module: ["a"] }, ['"feedforward_module" (nearest: feedforward_modules']],
     [{ layers_to_transform: [0] }, ['no field "layers_to_transform"']],
+    [{ constructor: 1 }, ['no field "constructor"']],
     [{ bias: "all" }, ['no field "bias"']],
     [{ feedforward_modules: 3 }, [
       "feedforwardModules",
