@@ -80,7 +80,9 @@ export class UnsupportedError extends GraftError {}
  * @param count How many to return at most.
  */
 export function nearestNames(name: string, known: Iterable<string>, count = 3): string[] {
-  const scored = [...new Set(known)].map((k) => ({ k, d: editDistance(name, k) }));
+  if (name.length > LONGEST_NAME) return [];
+  const names = [...new Set(known)].filter((k) => k.length <= LONGEST_NAME);
+  const scored = names.map((k) => ({ k, d: editDistance(name, k) }));
   scored.sort((a, b) => a.d - b.d || (a.k < b.k ? -1 : 1));
   const limit = Math.max(3, Math.ceil(name.length * 0.6));
   const begins = name.slice(0, 3).toLowerCase();
@@ -94,6 +96,8 @@ export function nearestHint(name: unknown, known: Iterable<string>, count?: numb
   const near = typeof name === "string" ? nearestNames(name, known, count) : [];
   return near.length ? ` (nearest: ${near.join(", ")})` : "";
 }
+/** What is longer is no name that anybody has misspelt. */
+const LONGEST_NAME = 300;
 
 function editDistance(a: string, b: string): number {
   let previous = Array.from({ length: b.length + 1 }, (_, i) => i);

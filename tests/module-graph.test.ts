@@ -4,13 +4,14 @@ import { fileURLToPath } from "node:url";
 /** Which folders of lib/ a folder may import from, beside itself and the files of lib/ itself. */
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   tensor: [],
+  regexp: [],
   kernels: ["tensor"],
   ops: ["tensor", "kernels"],
   program: ["ops", "kernels", "tensor"],
   device: ["program", "ops", "kernels", "tensor"],
   model: ["device", "program", "ops", "tensor"],
   architectures: ["model", "ops", "tensor"],
-  methods: ["model", "ops", "tensor"],
+  methods: ["model", "ops", "regexp", "tensor"],
   tasks: ["model", "ops", "tensor"],
   adapters: [
     "io",
@@ -23,7 +24,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
     "ops",
     "tensor",
   ],
-  io: ["architectures", "model", "device", "program", "ops", "tensor"],
+  io: ["architectures", "model", "device", "program", "ops", "regexp", "tensor"],
   training: ["adapters", "io", "tasks", "methods", "model", "device", "program", "ops", "tensor"],
   generation: ["adapters", "io", "tasks", "model", "device", "program", "ops", "tensor"],
   cli: [

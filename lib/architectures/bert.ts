@@ -14,6 +14,7 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
+import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface BertConfig {
@@ -31,7 +32,7 @@ interface BertConfig {
 }
 
 function readConfig(config: ModelConfig): BertConfig {
-  const { size, number, boolean, choice } = configReader(config);
+  const { size, boolean, choice, number } = configReader(config);
   const hidden = size("hidden_size"), heads = size("num_attention_heads");
   if (hidden % heads) {
     throw new ConfigError(
@@ -104,7 +105,7 @@ function body(m: Modules, config: ModelConfig, task: string): Body {
   const places = table("position_embeddings", c.positions, c.positions);
   const types = table("token_type_embeddings", c.types);
   const first = norm(m.at("embeddings"));
-  const layers = Array.from({ length: c.layers }, (_, i) => {
+  const layers = layersOf(c.layers, (i) => {
     const at = m.at("encoder").at("layer").at(i);
     return {
       attention: attention(at.at("attention"), c),

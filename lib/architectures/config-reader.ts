@@ -12,6 +12,8 @@ import {
   numberIn,
   oneOf,
   type OptionRule,
+  rule,
+  show,
   wholeFrom,
 } from "../options.ts";
 
@@ -25,8 +27,8 @@ export const RATE: OptionRule = numberIn(0, 1);
  * Reads fields. One that is absent or null has its default, and is an error where there is none.
  */
 export interface ConfigReader {
-  /** A whole number above 0. */
-  size(name: string, otherwise?: number): number;
+  /** A whole number above 0, and not above `most`. */
+  size(name: string, otherwise?: number, most?: number): number;
   /** A finite number, in a range where one is given. */
   number(name: string, otherwise?: number, rule?: OptionRule): number;
   /** A whole number above 0 or, where it is absent, null. */
@@ -42,17 +44,17 @@ export function configReader(config: ModelConfig): ConfigReader {
   const read = <T>(
     name: string,
     otherwise: T | undefined,
-    rule: OptionRule,
+    is: OptionRule,
   ): T => {
     const value = config[name] ?? otherwise;
-    if (value !== undefined && rule.holds(value)) return value as T;
+    if (value !== undefined && is.holds(value)) return value as T;
     throw new ConfigError(
       "MODEL_CONFIG",
-      `The config of a ${config.model_type} model needs ${rule.must} for ${
+      `The config of a ${config.model_type} model needs ${is.must} for ${
         JSON.stringify(name)
       }; found ${
         config[name] != null
-          ? JSON.stringify(config[name])
+          ? show(config[name])
           : otherwise === undefined
           ? "no such field"
           : `no such field, and ${otherwise} from the others`
@@ -62,9 +64,17 @@ export function configReader(config: ModelConfig): ConfigReader {
   };
   const size = wholeFrom(1);
   return {
-    size: (name, otherwise) => read(name, otherwise, size),
+    size: (name, otherwise, most = Infinity) =>
+      read(
+        name,
+        otherwise,
+        most === Infinity ? size : rule(
+          `a whole number from 1 to ${most}`,
+          (x) => size.holds(x) && x as number <= most,
+        ),
+      ),
     optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
-    number: (name, otherwise, rule = FINITE) => read(name, otherwise, rule),
+    number: (name, otherwise, is = FINITE) => read(name, otherwise, is),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };

@@ -12,6 +12,7 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface Gpt2Config {
@@ -31,7 +32,7 @@ interface Gpt2Config {
 }
 
 function readConfig(config: ModelConfig): Gpt2Config {
-  const { size, number, boolean, choice } = configReader(config);
+  const { size, boolean, choice, number } = configReader(config);
   const hidden = size("n_embd"), heads = size("n_head");
   if (hidden % heads) {
     throw new ConfigError(
@@ -89,7 +90,7 @@ function body(m: Modules, config: ModelConfig): Body {
   const norm = { kind: "layer", epsilon: c.epsilon } as const;
   const embedding = m.embedding("wte", { rows: c.vocab, size: hidden });
   const places = m.embedding("wpe", { rows, size: hidden }, { positions: rows });
-  const layers = Array.from({ length: c.layers }, (_, i) => {
+  const layers = layersOf(c.layers, (i) => {
     const at = m.at("h").at(i);
     return {
       before: at.norm("ln_1", hidden, norm),

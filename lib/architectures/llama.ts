@@ -12,9 +12,11 @@ import { rope } from "../ops/rope.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
+import { show } from "../options.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { languageHead, lastTokenHead, tokenHead } from "./heads.ts";
-import { ropeConfig, ropeLimit, ropeTables } from "./rope.ts";
+import { checkRope, ropeConfig, ropeLimit, ropeTables } from "./rope.ts";
+import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface LlamaConfig {
@@ -36,7 +38,9 @@ interface LlamaConfig {
 }
 
 function readConfig(config: ModelConfig): LlamaConfig {
-  const { size, optionalSize, number, boolean, choice } = configReader(config);
+  const { size, optionalSize, number, boolean, choice } = configReader(
+    config,
+  );
   const type = config.model_type as string;
   const heads = size("num_attention_heads"), hidden = size("hidden_size");
   const keyHeads = size("num_key_value_heads", heads);
@@ -53,7 +57,13 @@ function readConfig(config: ModelConfig): LlamaConfig {
   const useWindow = boolean("use_sliding_window", !type.startsWith("qwen"));
   const sliding = useWindow ? window : null;
   const bias = boolean("attention_bias", false);
-  const kinds = config.layer_types as readonly string[] | null | undefined;
+  const kinds = config.layer_types ?? null;
+  if (kinds !== null && !Array.isArray(kinds)) {
+    throw new ConfigError(
+      "MODEL_CONFIG",
+      `The config of a ${type} model needs a list for "layer_types"; found ${show(kinds)}.`,
+    );
+  }
   return {
     vocab: size("vocab_size"),
     hidden,
@@ -126,10 +136,11 @@ function feedForward(m: Modules, c: LlamaConfig): (x: Value) => Value {
 
 function body(m: Modules, config: ModelConfig): Body {
   const c = readConfig(config), { hidden } = c;
+  checkRope(ropeConfig(config, c.headSize));
   const norm = { kind: "rms", epsilon: c.epsilon } as const;
   const half = ropeConfig(config, c.headSize).size / 2;
   const embedding = m.embedding("embed_tokens", { rows: c.vocab, size: hidden });
-  const layers = Array.from({ length: c.layers }, (_, i) => {
+  const layers = layersOf(c.layers, (i) => {
     const at = m.at("layers").at(i);
     return {
       attention: attention(at.at("self_attn"), c),

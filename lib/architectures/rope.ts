@@ -76,6 +76,26 @@ export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
   };
 }
 
+/**
+ * Refuses settings that give frequencies which are none, before a model runs.
+ *
+ * @throws {ConfigError} `ROPE_PARAMETER`, `ROPE_TYPE`.
+ */
+export function checkRope(rope: RopeConfig): void {
+  const sizes = [1, rope.original + 1].map((length) => ropeFrequencies(rope, length));
+  const good = sizes.every(({ frequencies, factor }) =>
+    [...frequencies, factor].every((x) => Number.isFinite(x) && x >= 0)
+  );
+  if (good) return;
+  throw new ConfigError(
+    "ROPE_PARAMETER",
+    `RoPE of type ${
+      JSON.stringify(rope.type)
+    } with rope_theta ${rope.theta} over ${rope.size} features gives no frequencies ` +
+      `with the parameters ${JSON.stringify(rope.parameters).slice(0, 300)}.`,
+  );
+}
+
 /** How many positions a model can tell apart: those of its config, or more by what stretches them. */
 export function ropeLimit({ type, parameters, maxPositions, original }: RopeConfig): number {
   const { factor } = parameters;
@@ -188,7 +208,9 @@ export function ropeFrequencies(
     default:
       throw new ConfigError(
         "ROPE_TYPE",
-        `RoPE scaling of type "${rope.type}" is not known; known are default, linear, dynamic, yarn, llama3 and longrope.`,
+        `RoPE scaling of type ${
+          JSON.stringify(rope.type.slice(0, 80))
+        } is not known; known are default, linear, dynamic, yarn, llama3 and longrope.`,
       );
   }
 }

@@ -14,6 +14,7 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { languageHead } from "./heads.ts";
+import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 interface T5Config {
@@ -41,7 +42,7 @@ const FEED_FORWARDS: Readonly<Record<string, Activation>> = Object.fromEntries(
 );
 
 function readConfig(config: ModelConfig): T5Config {
-  const { size, number, choice } = configReader(config);
+  const { size, choice, number } = configReader(config);
   const layers = size("num_layers", 6);
   return {
     vocab: size("vocab_size", 32128),
@@ -52,7 +53,7 @@ function readConfig(config: ModelConfig): T5Config {
     decoderLayers: size("num_decoder_layers", layers),
     heads: size("num_heads", 8),
     buckets: size("relative_attention_num_buckets", 32),
-    maxDistance: size("relative_attention_max_distance", 128),
+    maxDistance: size("relative_attention_max_distance", 128, 1 << 16),
     dropout: number("dropout_rate", 0.1, RATE),
     epsilon: number("layer_norm_epsilon", 1e-6, EPSILON),
     gated: String(config.feed_forward_proj).startsWith("gated-"),
@@ -74,7 +75,7 @@ function stack(m: Modules, options: StackOptions): Stack {
   const over = isDecoder ? "decoderTokens" : "tokens";
   const norm = (m: Modules) => m.norm("layer_norm", c.hidden, { kind: "rms", epsilon: c.epsilon });
   let table: Layer | undefined;
-  const blocks = Array.from({ length: options.layers }, (_, i) => {
+  const blocks = layersOf(options.layers, (i) => {
     const at = m.at("block").at(i).at("layer");
     const self = attention(at.at(0).at("SelfAttention"), c, over);
     // The first block's table stands for all.

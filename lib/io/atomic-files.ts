@@ -25,6 +25,9 @@ const JOURNAL = ".graft-saving.json";
 /** The names of files on their way: the new one before, the old one after it has been replaced. */
 const STAGED = /^\.(.+\.[0-9a-f]{8}\.(new|old)|\.graft-saving\.json\.[0-9a-f]{8}\.tmp)$/;
 
+/** More names than a group can have. */
+const MOST_NAMES = 10_000;
+
 interface Journal {
   readonly tag: string;
   /** Paths in the folder that a staged file takes. */
@@ -158,7 +161,7 @@ function parseJournal(text: string): Journal | undefined {
     return undefined;
   }
   const names = (x: unknown): x is string[] =>
-    Array.isArray(x) &&
+    Array.isArray(x) && x.length <= MOST_NAMES &&
     x.every((name) =>
       typeof name === "string" && /^[^\0]+$/.test(name) &&
       relative("/", resolve("/", name)) === name

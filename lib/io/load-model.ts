@@ -31,6 +31,7 @@ import {
 import { castTensor } from "../tensor/convert.ts";
 import { isBlockType, isFloating, sizeOf } from "../tensor/dtype.ts";
 import { randomNormal } from "../tensor/random.ts";
+import { computedTensor } from "../tensor/computed.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { HUB_RULES } from "./hub.ts";
 import { isObject } from "./json.ts";
@@ -121,11 +122,10 @@ export async function loadModel(
   const { dequantize = false, dtype } = options;
   const config = configFor(architecture, checkpoint.config, options);
   const taskType = options.taskType ?? taskOf(architecture, config);
-  const { apart, untied } = await withTies(checkpoint.parameters, {
-    architecture,
-    config,
-    taskType,
-  });
+  const kind = { architecture, config, taskType };
+  // Layers that no file can hold are not walked through.
+  structureOf(kind, 1000 + 2 * checkpoint.parameters.size);
+  const { apart, untied } = await withTies(checkpoint.parameters, kind);
   const parameters = new Map<string, Tensor>();
   for (const [name, stored] of apart) {
     const plain = isBlockType(stored.dtype)
@@ -133,7 +133,7 @@ export async function loadModel(
       : (isFloating(stored.dtype) ? dtype : undefined);
     parameters.set(name, plain ? castTensor(stored, plain) : stored);
   }
-  const fitted = withHead(parameters, { architecture, config, taskType });
+  const fitted = withHead(parameters, kind);
   const fits = fitted.initialized.length === 0 && fitted.parameters.size === parameters.size;
   const headed = options.taskType ? fitted : {
     parameters,
@@ -286,12 +286,17 @@ function newParameters(
   const chosen = all.map(([name, shape], stream): [string, Tensor] | undefined => {
     if (names && !names.has(name)) return undefined;
     const at = name.lastIndexOf("."), size = sizeOf(shape);
-    const values = name.slice(at + 1) === "bias"
-      ? new Float32Array(size)
-      : sites.get(name.slice(0, at))?.kind === "norm"
-      ? new Float32Array(size).fill(1)
-      : randomNormal(size, { seed, stream, std });
-    return [name, tensor(values, { shape })];
+    const values = () =>
+      name.slice(at + 1) === "bias"
+        ? new Float32Array(size)
+        : sites.get(name.slice(0, at))?.kind === "norm"
+        ? new Float32Array(size).fill(1)
+        : randomNormal(size, { seed, stream, std });
+    // Of a head whose body does not fit, nothing is made.
+    return [
+      name,
+      names ? computedTensor(shape, () => Promise.resolve(values())) : tensor(values(), { shape }),
+    ];
   });
   return new Map(chosen.filter((entry) => entry !== undefined));
 }

@@ -3,10 +3,24 @@
  *
  * @module
  */
+import { ConfigError } from "../errors.ts";
+import { show } from "../options.ts";
 import type { ModelConfig } from "./architecture.ts";
+
+/** More classes than a model can be meant to tell apart. */
+const MOST_LABELS = 1 << 20;
 
 /** Number of classes that a config names; 2 where it names none, as in transformers. */
 export function labelCount({ num_labels, id2label }: ModelConfig): number {
-  if (typeof num_labels === "number") return num_labels;
-  return typeof id2label === "object" && id2label ? Object.keys(id2label).length : 2;
+  const count = num_labels ??
+    (typeof id2label === "object" && id2label ? Object.keys(id2label).length : 2);
+  if (Number.isSafeInteger(count) && (count as number) > 0 && (count as number) <= MOST_LABELS) {
+    return count as number;
+  }
+  throw new ConfigError(
+    "MODEL_CONFIG",
+    `The config of a model needs from 1 to ${MOST_LABELS} classes as num_labels or in id2label; found ${
+      show(count)
+    }.`,
+  );
 }

@@ -5,7 +5,7 @@
  */
 import type { Device } from "../device/device.ts";
 import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
-import { commonType, isFloating, type WeightType } from "../tensor/dtype.ts";
+import { commonType, isBlockType, isFloating, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
@@ -80,9 +80,21 @@ export function defineModel(
   };
 }
 
-/** The modules, parameters and ties of a model. */
-export function structureOf(kind: ModelKind): Structure {
-  return recordModules((m) => defineModel(m, kind));
+/**
+ * The modules, parameters and ties of a model.
+ *
+ * @param limit How many parameters there can be.
+ * @throws {CheckpointError} `CHECKPOINT_MISMATCH` where the config describes more.
+ */
+export function structureOf(kind: ModelKind, limit = Infinity): Structure {
+  return recordModules((m) => defineModel(m, kind), (count) => {
+    if (count <= limit) return;
+    throw new CheckpointError(
+      "CHECKPOINT_MISMATCH",
+      `The config of the ${kind.architecture.name} model describes more than ${limit} parameters, many more than ` +
+        "the checkpoint has: its number of layers is not that of the weights.",
+    );
+  });
 }
 
 /**
@@ -121,9 +133,10 @@ export function createModelGraph(
     if (tied.has(name)) continue;
     const tensor = given.get(name);
     if (!tensor) {
-      problems.push(`missing ${name}${nearestHint(name, given.keys(), 2)}`);
-    } else if (!isFloating(tensor.dtype)) {
-      problems.push(`${name} holds ${tensor.dtype}, expected floating-point numbers`);
+      const near = problems.length < SHOWN ? nearestHint(name, given.keys(), 2) : "";
+      problems.push(`missing ${name}${near}`);
+    } else if (!isFloating(tensor.dtype) && !isBlockType(tensor.dtype)) {
+      problems.push(`${name} is of the type ${tensor.dtype}, which holds no weights`);
     } else if (tensor.shape.join() !== shape.join()) {
       problems.push(`${name} has shape [${tensor.shape}], expected [${shape}]`);
     } else {
@@ -137,8 +150,8 @@ export function createModelGraph(
       `The checkpoint${
         source ? ` ${source}` : ""
       } does not fit the ${architecture.name} model that its config describes: ` +
-        problems.slice(0, 8).join("; ") +
-        (problems.length > 8 ? `; and ${problems.length - 8} more.` : ".") +
+        problems.slice(0, SHOWN).join("; ") +
+        (problems.length > SHOWN ? `; and ${problems.length - SHOWN} more.` : ".") +
         (parts.hint ? ` ${parts.hint}` : ""),
       { problems },
     );
@@ -160,6 +173,9 @@ export function createModelGraph(
     source,
   };
 }
+
+/** How many problems a message lists. */
+const SHOWN = 8;
 
 function withoutNoise(
   architecture: Architecture,

@@ -98,8 +98,15 @@ export interface Visitor {
   attention(site: Site): AttentionLayer;
 }
 
-/** Runs a definition to learn what it declares. */
-export function recordModules(define: (modules: Modules) => unknown): Structure {
+/**
+ * Runs a definition to learn what it declares.
+ *
+ * @param check Is told how many parameters there are so far, and may end it.
+ */
+export function recordModules(
+  define: (modules: Modules) => unknown,
+  check: (parameters: number) => void = () => {},
+): Structure {
   const sites = new Map<string, Site>();
   const shapes = new Map<string, readonly number[]>();
   const tied = new Map<string, string>();
@@ -112,6 +119,7 @@ export function recordModules(define: (modules: Modules) => unknown): Structure 
     for (const [part, shape] of Object.entries(parameterShapes(site))) {
       shapes.set(`${site.path}.${part}`, shape);
     }
+    check(shapes.size);
   };
   define(modulesAt("", {
     site(site, { tiedTo }) {
