@@ -133,17 +133,22 @@ export function checkTokenizerFiles({ tokenizer }: TokenizerFiles): void {
       ? z.looseObject({ model: MODELS[type] }).safeParse(tokenizer)
       : undefined,
   ].flatMap((checked) => checked?.error?.issues ?? []);
-  if (issue) throw fail(`${issue.path.join(".")}: ${issue.message}`);
+  if (issue) {
+    const [part, at] = issue.path;
+    const { content } = part === "added_tokens" && Array.isArray(added) && added[Number(at)] || {};
+    const which = content === undefined ? "" : ` (${show(content)})`;
+    throw fail(`${issue.path.join(".")}${which}: ${issue.message}`);
+  }
   const { vocab, unk_id: unknown } = model as { vocab?: object; unk_id?: number };
-  const own: readonly unknown[] = Array.isArray(vocab) ? [] : Object.values(vocab ?? {});
-  const others = ((added ?? []) as readonly { readonly id: number }[]).map(({ id }) => id);
+  const own: [string, unknown][] = Array.isArray(vocab) ? [] : Object.entries(vocab ?? {});
+  const others = ((added ?? []) as readonly { readonly id: number; readonly content: string }[])
+    .map(({ id, content }): [string, unknown] => [content, id]);
   const count = Array.isArray(vocab) ? vocab.length : own.length;
   const most = count + others.length + GAPS;
-  for (const [part, ids] of [["model.vocab", own], ["added_tokens", others]] as const) {
-    const far = ids.find((id) => !isId(id) || id > most);
-    if (far !== undefined) {
-      throw fail(`${part} gives a token the id ${show(far)}, and there are ${count} tokens`);
-    }
+  const far = [...own, ...others].find(([, id]) => !isId(id) || id > most);
+  if (far) {
+    const [token, id] = far;
+    throw fail(`the id of ${show(token)} is ${show(id)}, and there are ${count} tokens`);
   }
   if (Array.isArray(vocab) && unknown != null && unknown >= count) {
     throw fail(`model.unk_id is ${unknown}, and there are ${count} tokens`);

@@ -240,7 +240,11 @@ Deno.test("weights that are no floating-point numbers are refused", () =>
       const weights = new Map([...model.parameters, [name, tensor(values, { shape: [16] })]]);
       await writeSafetensors(join(folder, "other"), weights);
       await Deno.rename(join(folder, "other"), join(folder, "model.safetensors"));
-      await assertRejects(() => loadModel(folder, { device }), CheckpointError, `${name} holds`);
+      await assertRejects(
+        () => loadModel(folder, { device }),
+        CheckpointError,
+        `${name} is of the type`,
+      );
     }
   }));
 
