@@ -369,7 +369,9 @@ async function readData(
   const { batchSize } = flags;
   const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
   const tokenizer = await tokenizerOf(base);
-  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+  // Padding is never looked at, and not every token that a config names has a row in the model.
+  const rows = Number(base.config.vocab_size ?? Infinity);
+  const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== undefined && id < rows) ?? 0;
   const { examples: all } = await readExamples(base, flags.data, { flags, context });
   // Those held back do not depend on how often or in which order the others are learned.
   const order = randomOrder(all.length, { seed: flags.seed, stream: -1 });

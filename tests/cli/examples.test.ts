@@ -64,3 +64,18 @@ Deno.test("in colour the marks are colours, and a character belongs to its last 
   assertEquals(show(2, false), "a⟦éb⟧");
   assertEquals(show(0, false), "⟦aéb⟧");
 });
+
+Deno.test("a padding token that the model has no row for pads all the same", async () => {
+  await inFolder(async (folder) => {
+    const model = await tinyModel(folder);
+    const file = `${model}/tokenizer_config.json`;
+    const config = JSON.parse(await Deno.readTextFile(file));
+    await Deno.writeTextFile(file, JSON.stringify({ ...config, pad_token: "[PAD]" }));
+    const data = await jsonLines(folder, "data.jsonl", [{ text: "a" }, { text: "abcdef" }]);
+    const train = await cli([
+      ...["train", model, "--data", data, "--out", `${folder}/out`, "--device", "cpu"],
+      ...["--max-steps", "1"],
+    ]);
+    assertEquals(train.code, 0, train.err);
+  });
+});

@@ -218,11 +218,7 @@ export function percent(text: string, values: Value): string {
       const body = formatted(value, { type, precision, sign: flags.includes("+") ? "+" : "" });
       if (flags.includes("-")) return body.padEnd(Number(width));
       return flags.includes("0") && !"sr".includes(type)
-        ? body.replace(
-          /^([-+]?)(.*)/,
-          (_: string, sign: string, digits: string) =>
-            sign + digits.padStart(Number(width) - sign.length, "0"),
-        )
+        ? zeros(body, Number(width))
         : body.padStart(Number(width));
     },
   );
@@ -230,6 +226,14 @@ export function percent(text: string, values: Value): string {
     throw new TemplateError("not all arguments converted during string formatting");
   }
   return result;
+}
+
+/** Zeros between a number's sign and its digits. */
+function zeros(body: string, width: number): string {
+  return body.replace(
+    /^([-+]?)(.*)/,
+    (_, sign: string, digits: string) => sign + digits.padStart(width - sign.length, "0"),
+  );
 }
 
 function formatted(
@@ -250,7 +254,19 @@ function formatted(
     case "i":
       return plus + String(Math.trunc(number));
     case "f":
-      return plus + number.toFixed(Number(precision ?? 6));
+      return plus + toFixed(number, Number(precision ?? 6));
+    case "%":
+      return `${plus}${toFixed(number * 100, Number(precision ?? 6))}%`;
+    case "e":
+      return plus + toExponential(number, Number(precision ?? 6));
+    case "g": {
+      const digits = Number(precision ?? 6) || 1;
+      const scale = Number(number.toExponential(digits - 1).split("e")[1]);
+      const small = scale < -4 || scale >= digits;
+      return plus +
+        (small ? toExponential(number, digits - 1) : number.toFixed(digits - 1 - scale))
+          .replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "");
+    }
     case "x":
       return plus + number.toString(16);
     case "X":
@@ -260,12 +276,28 @@ function formatted(
   }
 }
 
+/** As Python rounds: halves to the even digit. */
+function toFixed(number: number, digits: number): string {
+  const longer = Math.min(100, digits + 60);
+  const exact = number.toFixed(longer);
+  const end = exact.length - (longer - digits);
+  const down = exact.slice(0, end).replace(/\.$/, "");
+  return /^50*$/.test(exact.slice(end)) && Number(down.at(-1)) % 2 === 0
+    ? down
+    : number.toFixed(digits);
+}
+
+/** With two digits of the exponent at least. */
+function toExponential(number: number, digits: number): string {
+  return number.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
+}
+
 /** `str.format` with positions and names; specifications give width and precision. */
 function format(text: string, args: readonly Value[], keywords: Keywords): string {
   let next = 0;
   return text.replace(
-    /\{\{|\}\}|\{([^{}!:.[]*)(?:!([rs]))?(?::([<>^]?)([+]?)(\d*)(?:\.(\d+))?([a-zA-Z]?))?\}|[{}]/g,
-    (all, name, conversion, align, sign, width, precision, type) => {
+    /\{\{|\}\}|\{([^{}!:.[]*)(?:!([rs]))?(?::([<>^]?)([+]?)(0?)(\d*)(,?)(?:\.(\d+))?([a-zA-Z%]?))?\}|[{}]/g,
+    (all, name, conversion, align, sign, zero, width, comma, precision, type) => {
       if (all === "{{" || all === "}}") return all[0];
       if (name === undefined) throw new TemplateError(`format cannot read "${text}"`);
       const value = name === ""
@@ -275,11 +307,13 @@ function format(text: string, args: readonly Value[], keywords: Keywords): strin
         : keywords.get(name);
       if (value === undefined) throw new TemplateError(`format has no argument "${name}"`);
       const kind = type || (precision !== undefined && value instanceof Float ? "f" : "");
-      const body = conversion === "r"
+      let body = conversion === "r"
         ? represent(value)
         : kind
         ? formatted(value, { type: kind, precision, sign })
         : show(value);
+      if (comma) body = body.replace(/^[-+]?\d+/, (all) => all.replace(/\B(?=(\d{3})+$)/g, ","));
+      if (zero && align === "") return zeros(body, Number(width));
       const right = align === ">" || align === "" && numberOf(value) !== undefined;
       const ends = align === "^" ? "both" : right ? "left" : "right";
       return width ? pad(body, Number(width), undefined, ends) : body;

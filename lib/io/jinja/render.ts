@@ -344,8 +344,7 @@ function run(
         inner.set(parameter.name, or(value, missing));
       });
       // A body that reads these takes arguments that have no parameter.
-      const reads = (word: string) =>
-        some(body, ({ type, name }) => type === "name" && name === word);
+      const reads = (word: string) => names(body).has(word);
       if (args.length > parameters.length && !reads("varargs")) {
         throw new TemplateError(
           `macro '${name}' takes not more than ${parameters.length} argument(s)`,
@@ -500,6 +499,17 @@ function some(node: unknown, is: (node: Readonly<Record<string, unknown>>) => bo
   if (typeof node !== "object" || node === null) return false;
   return "type" in node && is(node as Readonly<Record<string, unknown>>) ||
     Object.values(node).some((part) => some(part, is));
+}
+
+/** The names that statements read, looked for once in each body. */
+const namesOf = new WeakMap<Body, ReadonlySet<string>>();
+function names(body: Body): ReadonlySet<string> {
+  const found = new Set<string>();
+  if (!namesOf.has(body)) {
+    some(body, ({ type, name }) => type === "name" && (found.add(String(name)), false));
+    namesOf.set(body, found);
+  }
+  return namesOf.get(body)!;
 }
 
 /** Whether an expression is a message's content, filtered or not. */
