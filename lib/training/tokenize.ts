@@ -56,8 +56,8 @@ const TOKENIZE_RULES: OptionRules<TokenizeOptions> = {
 /** Something about rows that their author may not expect. */
 export interface DataNote {
   /**
-   * `UNKNOWN_FIELD`, `TWO_FORMS`, `EMPTY`, `NOTHING_TO_LEARN`, `TOO_LONG`, `SPLIT_CHAT` or
-   * `TOKEN_ACROSS`.
+   * `UNKNOWN_FIELD`, `TWO_FORMS`, `EMPTY`, `NOTHING_TO_LEARN`, `TOO_LONG`, `SPLIT_CHAT`,
+   * `TOKEN_ACROSS` or `OTHER_PROMPT`.
    */
   readonly code: string;
   /** In a sentence. */
@@ -167,6 +167,11 @@ export function tokenizeData(
         `${n}: a token holds the end of what is given and the beginning of what is learned, so that generating begins differently.`;
       note(index, "TOKEN_ACROSS", text);
     }
+    if (found.some(({ unlike }) => unlike)) {
+      const text = (n: string) =>
+        `${n}: the template does not begin an answer as its generation prompt does; what comes after they part is learned.`;
+      note(index, "OTHER_PROMPT", text);
+    }
     let learns = false;
     for (const { ids, labels } of found) {
       if (ids.length > maxLength) {
@@ -254,6 +259,8 @@ function isEmpty(content: Content): boolean {
 interface Marked extends TokenizedExample {
   /** Whether a token begins in what is given and ends in what is learned. */
   readonly across: boolean;
+  /** Whether an answer does not begin with what asks for one. */
+  readonly unlike?: boolean;
 }
 
 function tokenize(content: Content, options: TokenizeOptions, index: number): Marked[] {
@@ -323,27 +330,33 @@ function tokenizeChat(chat: Conversation, tokenizer: Tokenizer): Marked[] {
   }
   const turns = messages.flatMap((_, i) => {
     if (!learned[i]) return [];
-    const given = { ...options, addGenerationPrompt: true };
-    const before = renderChat(tokenizer, messages.slice(0, i), given);
+    const asked = { ...options, addGenerationPrompt: true };
+    const before = renderChat(tokenizer, messages.slice(0, i), asked);
     const after = i + 1 < messages.length
       ? renderChat(tokenizer, messages.slice(0, i + 1), options)
       : whole.text;
-    if (!after.startsWith(before)) {
+    if (after.startsWith(before)) return [{ after, span: [before.length, after.length] as const }];
+    // Such as a prompt that opens the reasoning, which the template leaves out of what was said.
+    let parting = 0;
+    while (after[parting] === before[parting]) parting++;
+    const given = renderChat(tokenizer, messages.slice(0, i), options);
+    if (!after.startsWith(given) || parting < given.length) {
       throw new ValueError(
         "CHAT_TEMPLATE",
-        `The chat template does not begin the assistant's turn (message ${
+        `The chat template writes what comes before the assistant's turn (message ${
           i + 1
-        }) with what it writes as the generation prompt, ` +
+        }) differently once that follows, ` +
           "so it cannot be told which tokens are the assistant's. Give the data as prompt and completion.",
         { message: i },
       );
     }
-    return [{ after, span: [before.length, after.length] as const }];
+    return [{ after, span: [parting, after.length] as const, unlike: true }];
   });
+  const unlike = turns.some((turn) => "unlike" in turn);
   if (turns.every(({ after }) => whole.text.startsWith(after))) {
-    return [encode(tokenizer, whole.text, turns.map(({ span }) => span))];
+    return [{ ...encode(tokenizer, whole.text, turns.map(({ span }) => span)), unlike }];
   }
-  return turns.map(({ after, span }) => encode(tokenizer, after, [span]));
+  return turns.map(({ after, span }) => ({ ...encode(tokenizer, after, [span]), unlike }));
 }
 
 /** The ids of a text; those are learned that stand for something between the ends of a span. */

@@ -200,6 +200,36 @@ Deno.test("long rows are cut, left out or refused, and counted", () => {
   assertThrows(() => tokenizeData([empty], { tokenizer: named }), TrainingError, "None of the 1");
 });
 
+Deno.test("a chat that becomes several examples is said to", () => {
+  const tokenizer = tokenizerWith(
+    "{% for m in messages %}<{{ m.role }}>{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+  );
+  const { examples, notes } = tokenizeData([{ messages: [...MESSAGES, ...MESSAGES] }], {
+    tokenizer,
+  });
+  assertEquals(examples.map(({ ids }) => tokenizer.decode(ids)), [
+    "<user>hi<assistant>ho",
+    "<user>hi<assistant><user>hi<assistant>ho",
+  ]);
+  assertEquals(notes.map(({ code, rows }) => [code, rows]), [["SPLIT_CHAT", [0]]]);
+});
+
+Deno.test("an answer that begins otherwise than the generation prompt is learned from there, and said", () => {
+  const tokenizer = tokenizerWith(
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}",
+  );
+  const { examples, notes } = tokenizeData([{ messages: MESSAGES }], { tokenizer });
+  assertEquals(tokenizer.decode(examples[0].ids), "<user>hi<assistant>ho");
+  assertEquals(learned(examples[0], tokenizer), ["ho"]);
+  assertEquals(notes.map(({ code, rows }) => [code, rows]), [["OTHER_PROMPT", [0]]]);
+  const counting = tokenizerWith("{{ messages | length }}{{ messages[-1].content }}");
+  assertThrows(
+    () => tokenizeExamples([{ messages: MESSAGES }], { tokenizer: counting }),
+    ValueError,
+    "differently once that follows",
+  );
+});
+
 Deno.test("a token that holds the end of the prompt too is learned, and said", () => {
   const { tokenizer, config } = byteTokenizerFiles();
   const merging = createTokenizer({
