@@ -285,12 +285,12 @@ export function unknownFields(
   unknown: readonly string[],
   known: readonly string[],
 ): ConfigError {
-  const parts = unknown.map((name) => `"${name}"${nearestHint(name, known)}`);
+  const parts = unknown.slice(0, 10).map((name) => `"${name}"${nearestHint(name, known)}`);
   return new ConfigError(
     "CONFIG_UNKNOWN_FIELD",
-    `A ${schema.peftType} config has no field ${parts.join(", no field ")}. Its fields are ${
-      [...known].sort().join(", ")
-    }.`,
+    `A ${schema.peftType} config has no field ${parts.join(", no field ")}${
+      unknown.length > 10 ? ` and ${unknown.length - 10} more` : ""
+    }. Its fields are ${[...known].sort().join(", ")}.`,
     { unknown, known },
   );
 }

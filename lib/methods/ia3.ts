@@ -73,7 +73,8 @@ const schema: ConfigSchema<Ia3Config> = {
   check({ targetModules, feedforwardModules }) {
     if (typeof feedforwardModules === "string") pythonRegExp(feedforwardModules);
     if (!Array.isArray(targetModules) || !Array.isArray(feedforwardModules)) return;
-    const others = feedforwardModules.filter((name) => !targetModules.includes(name));
+    const targets = new Set(targetModules);
+    const others = feedforwardModules.filter((name) => !targets.has(name));
     if (others.length) throw notTargeted(others, targetModules);
   },
   fit: completeIa3,

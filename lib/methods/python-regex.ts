@@ -24,19 +24,25 @@ import { effortOf, parseRegExp } from "../regexp/effort.ts";
  * ```
  */
 export function pythonRegExp(pattern: string): Expression {
-  let expression = known.get(pattern);
-  if (!expression) {
-    if (known.size >= MOST_KNOWN) known.clear();
-    known.set(pattern, expression = compile(pattern));
-  }
+  const expression = known.get(pattern) ?? lazily(pattern);
+  if (known.size >= MOST_KNOWN) known.clear();
+  known.set(pattern, expression);
   return expression;
 }
 
 const known = new Map<string, Expression>(), MOST_KNOWN = 1000;
 
+/** An expression that is valid, and compiled when it is first asked. */
+function lazily(pattern: string): Expression {
+  const translated = read(pattern);
+  let expression: Expression | undefined;
+  const compiled = () => expression ??= compile(pattern, translated);
+  return { test: (text) => compiled().test(text), exec: (text) => compiled().exec(text) };
+}
+
 /** JavaScript's own expression where that cannot take long on a path. */
-function compile(pattern: string): Expression {
-  const { source, flags } = read(pattern), whole = `^(?:${source})$`;
+function compile(pattern: string, { source, flags }: ReturnType<typeof read>): Expression {
+  const whole = `^(?:${source})$`;
   const { degree, ways } = effortOf(parseRegExp(whole, flags));
   if (degree <= 2 && ways <= 64) return new RegExp(whole, flags);
   return boundedRegExp(whole, flags, (reason) =>
@@ -49,9 +55,14 @@ function compile(pattern: string): Expression {
     ));
 }
 
+/** Longer ones overflow the stack of JavaScript's engine. */
+const LONGEST = 20_000;
+
 /** Translates a pattern and sees that it is valid, whatever it will be put into. */
 function read(pattern: string): { readonly source: string; readonly flags: string } {
+  if (/^[\w.]{0,300}$/.test(pattern)) return { source: pattern, flags: "" };
   try {
+    if (pattern.length > LONGEST) throw new Error(`it has more than ${LONGEST} characters`);
     const { source, flags } = translate(pattern);
     new RegExp(`^(?:${source})$`, flags);
     return { source, flags };

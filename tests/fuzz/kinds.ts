@@ -70,13 +70,27 @@ const pairs = () => ({
 const safetensors: Kind = async () => {
   const seed = await encodeSafetensors(pairs(), { metadata: { format: "pt" } });
   return async (random) => {
-    const bytes = mutateBytes(seed, random, seed.length - 40);
+    const bytes = damaged(seed, random);
     const { tensors } = await openSafetensors(bytes);
     let sum = 0;
     for (const each of tensors.values()) sum += (await each.data()).byteLength;
     assert(sum <= bytes.length, "tensors hold no more than the file");
   };
 };
+
+/** A safetensors file with other bytes, or whose header says something else. */
+function damaged(file: Uint8Array, random: Random): Uint8Array<ArrayBuffer> {
+  const length = new DataView(file.buffer, file.byteOffset).getUint32(0, true);
+  if (random.chance(0.4)) return mutateBytes(file, random, 8 + length);
+  const text = new TextDecoder();
+  const header = JSON.parse(text.decode(file.subarray(8, 8 + length)));
+  const json = new TextEncoder().encode(mutateJson(header, random));
+  const out = new Uint8Array(8 + json.length + file.length - 8 - length);
+  new DataView(out.buffer).setUint32(0, json.length, true);
+  out.set(json, 8);
+  out.set(file.subarray(8 + length), 8 + json.length);
+  return out;
+}
 
 const index: Kind = async () => {
   const { a, c, ...rest } = pairs();
@@ -145,7 +159,7 @@ const adapter: Kind = async () => {
     const { config, weights, more } = random.pick(seeds);
     const [json, bytes] = random.chance(0.8)
       ? [mutateJson(config, random), weights]
-      : [JSON.stringify(config), mutateBytes(weights, random, weights.length / 2)];
+      : [JSON.stringify(config), damaged(weights, random)];
     await Deno.writeTextFile(`${folder}/adapter_config.json`, json);
     await Deno.writeFile(`${folder}/adapter_model.safetensors`, bytes);
     await loadPeftConfig(folder);
@@ -402,7 +416,7 @@ const trainer: Kind = async () => {
     );
     await Deno.writeFile(
       `${at}/optimizer.safetensors`,
-      json ? weights : mutateBytes(weights, random, weights.length - 40),
+      json ? weights : damaged(weights, random),
     );
     const { progress } = await readCheckpoint(
       folder,

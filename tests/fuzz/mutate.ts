@@ -156,7 +156,9 @@ export function mutateJson(value: object, random: Random): string {
         list.splice(place.index, 1);
         break;
       case 1:
-        list.splice(place.index, 0, list[random.below(list.length)]);
+        // A key that comes twice is refused whatever it says.
+        if (place.at instanceof Entries && random.chance(0.9)) place.set(hostile(random));
+        else list.splice(place.index, 0, list[random.below(list.length)]);
         break;
       case 2:
         if (place.at instanceof Entries) place.at.entries[place.index][0] = random.pick(KEYS);

@@ -14,6 +14,7 @@ import { createModel, loadModel } from "../../lib/io/load-model.ts";
 import { resizeTokenEmbeddings } from "../../lib/io/resize-token-embeddings.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
+import { oftConfig } from "../../lib/methods/oft.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { createModelGraph, type ModelGraph, structureOf } from "../../lib/model/model-graph.ts";
 import { taskOf } from "../../lib/model/task-of.ts";
@@ -133,6 +134,21 @@ Deno.test("what is saved of a resized base is loaded onto the one that was not",
     await savePretrained(getPeftModel(rows, config), join(folder, "random"));
     await loadAdapter(base, join(folder, "random"), { onReport: (given) => report = given });
     assertEquals(report!.base, "unknown");
+  }));
+
+Deno.test("leaves of other methods at a head are no vocabularies", () =>
+  inFolder(async (folder) => {
+    const base = modelOf(LLAMA, noDevice);
+    for (
+      const config of [
+        oftConfig({ oftBlockSize: 2, targetModules: ["lm_head"] }),
+        loraConfig({ targetModules: ["embed_tokens", "lm_head"], useDora: true, r: 2 }),
+      ]
+    ) {
+      await savePretrained(getPeftModel(base, config), folder);
+      const { base: { config: { vocab_size: tokens } } } = await loadAdapter(base, folder);
+      assertEquals(tokens, 11);
+    }
   }));
 
 Deno.test("rows keep their bits and their type; new ones are as asked for", async () => {

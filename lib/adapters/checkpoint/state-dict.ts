@@ -174,18 +174,10 @@ export async function setAdapterStateDict(
   const loaded = new Map<string, Tensor>();
   for (const key of accepted.keys()) {
     const stored = tensors.get(key)!, { dtype } = stored;
-    if (strict && !isFloating(dtype)) {
-      throw new CheckpointError(
-        "ADAPTER_DTYPE",
-        `${key} holds ${dtype}, and an adapter's weights are floating-point numbers.`,
-        { key, dtype },
-      );
-    }
-    const keeps = !isFloating(dtype) || (isHalf(dtype) && !autocastAdapterDtype);
-    const wanted = keeps ? stored : castTensor(stored, "f32");
+    const wanted = isHalf(dtype) && !autocastAdapterDtype ? stored : castTensor(stored, "f32");
     // An adapter must not depend on a file that is replaced when it is saved again.
     const value = options.lowMemory ? wanted : await onHost(wanted);
-    loaded.set(key, strict ? await finite(key, value, options.lowMemory) : value);
+    loaded.set(key, await finite(key, value, options.lowMemory));
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return { model: withAdapter(model, changed), report };
@@ -218,6 +210,9 @@ function compare(
     if (leaf?.kind === "derived") throw notReadable(key, adapter);
     const expected = leaf?.shape ?? tensorAt(model, adapter, target).shape;
     const fits = expected.join() === shape.join() || leaf?.accepts?.(shape);
+    if (!isFloating(dtype)) {
+      throw notWeights(key, `is of the type ${dtype}, which holds no weights`);
+    }
     if (!fits) shapeMismatch.push({ key, expected, found: shape });
     else accepted.set(key, target);
     const cast = isFloating(dtype) && dtype !== "f32" && (given.autocast || !isHalf(dtype));
@@ -261,14 +256,7 @@ async function finite(key: string, value: Tensor, lazily = false): Promise<Tenso
     const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
     const at = numbers.findIndex((x) => !Number.isFinite(x));
     if (at < 0) return found;
-    throw new CheckpointError(
-      "ADAPTER_NOT_FINITE",
-      `${key} holds ${
-        numbers[at]
-      } at element ${at}, as an adapter does whose training diverged. Take an earlier ` +
-        "checkpoint of it, or load it all the same with strict: false.",
-      { key, index: at },
-    );
+    throw notWeights(key, `holds ${numbers[at]} at element ${at}`);
   };
   if (lazily) return { ...value, data };
   await data();
@@ -292,6 +280,14 @@ function notReadable(key: string, { name, config }: Adapter): UnsupportedError {
       "what its encoder computed, from which the encoder cannot be told. Load it " +
       "without isTrainable; setAdapter then trains what the encoder computed, without the encoder.",
     { key, adapter: name },
+  );
+}
+
+function notWeights(key: string, what: string): CheckpointError {
+  return new CheckpointError(
+    "ADAPTER_VALUES",
+    `The tensor ${key} of the adapter ${what}. The file is damaged, or training diverged: take an earlier checkpoint.`,
+    { key },
   );
 }
 

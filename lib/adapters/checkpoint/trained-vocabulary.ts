@@ -72,6 +72,9 @@ export async function fitVocabulary(
 /** Where a file has the table that rows of are trained. */
 const TABLE = /^(?:base_model\.model\.)?(.+)\.token_adapter\.base_layer\.weight$/;
 
+/** How a file calls the whole weight of a layer. */
+const WHOLE = /^((modules_to_save(\.\w+)?|original_module|(token_adapter\.)?base_layer)\.)?weight$/;
+
 /** Compares the vocabularies of a base and of an adapter's tensors. */
 function vocabulariesOf(
   base: ModelGraph,
@@ -86,7 +89,7 @@ function vocabulariesOf(
       if (leaf === undefined || shape.length !== 2) continue;
       if (/^lora_embedding_A\b/.test(leaf)) found.add(shape[1]);
       else if (/^lora_B\b/.test(leaf) && kind === "linear") found.add(shape[0]);
-      else if (/\bweight$/.test(leaf) && !leaf.startsWith("lora_")) found.add(shape[0]);
+      else if (WHOLE.test(leaf)) found.add(shape[0]);
     }
   }
   const [adapter = tokens] = found;

@@ -111,6 +111,7 @@ export function planTargets(
       named: paths,
       taken: (path) => taken.has(path) || tiedTargets.includes(path),
       known: modules,
+      plain: named.size > MANY,
     })
   );
   const patternsOf = new Map<string, string[]>();
@@ -178,6 +179,9 @@ function namedByEach(
   return named;
 }
 
+/** From how many entries on no names are looked for that look like one. */
+const MANY = 500;
+
 /** What is known of one entry of a config. */
 export function patternReport(
   field: PatternReport["field"],
@@ -187,6 +191,8 @@ export function patternReport(
     /** Whether the adapter takes one that it names; by default all. */
     readonly taken?: (path: string) => boolean;
     readonly known: ReadonlyMap<string, Module>;
+    /** Whether names that look like it are not looked for, as there are too many entries. */
+    readonly plain?: boolean;
   },
 ): PatternReport {
   const layers = new Map<number | null, string[]>();
@@ -202,7 +208,7 @@ export function patternReport(
     modules: of.named,
     layers,
     leftOut: of.named.filter((path) => of.taken?.(path) === false),
-    nearest: of.named.length ? [] : nearestModules(pattern, of.known.values()),
+    nearest: of.named.length || of.plain ? [] : nearestModules(pattern, of.known.values()),
   };
 }
 
@@ -357,7 +363,9 @@ function missingLayers(
   return [
     new TargetError(
       "LAYER_NOT_FOUND",
-      `layersToTransform asks for ${missing.join(", ")}, but the layers of the base model${
+      `layersToTransform asks for ${missing.slice(0, 20).join(", ")}${
+        missing.length > 20 ? " and more" : ""
+      }, but the layers of the base model${
         layersPattern?.length ? ` under ${JSON.stringify(layersPattern)}` : ""
       } are ${range}.`,
       { missing, layers },

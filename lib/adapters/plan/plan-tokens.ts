@@ -121,7 +121,8 @@ function checkIndices(site: Site, indices: readonly number[]): ConfigError | und
       { path: site.path, index: outside, rows },
     );
   }
-  const twice = indices.find((index, i) => indices.indexOf(index) !== i);
+  const seen = new Set<number>();
+  const twice = indices.find((index) => seen.size === seen.add(index).size);
   if (twice === undefined && indices.length > 0) return undefined;
   return new ConfigError(
     "TOKENS_INDICES",

@@ -117,6 +117,7 @@ export function planAdapter(
   }
   const method = methodOf(config.peftType, options.registry);
   const parsed = parseConfig(method.config, config);
+  checkLengths(parsed, base);
   const given: PeftConfig & Partial<TargetConfig> = withHeads(
     method.config.fit?.(parsed, base) ?? parsed,
   );
@@ -226,11 +227,38 @@ export function checkPlan(
   if (problems.length > 1) {
     throw new TargetError(
       problems[0].code,
-      problems.map(({ message }) => message).join("\n"),
+      [
+        ...problems.slice(0, SHOWN).map(({ message }) => message),
+        ...problems.length > SHOWN ? [`And ${problems.length - SHOWN} more.`] : [],
+      ].join("\n"),
       { problems },
     );
   }
   return plan;
+}
+
+/** How many problems a message lists. */
+const SHOWN = 20;
+
+/**
+ * Refuses lists of names that are longer than any for this model can be, before each name is looked
+ * for.
+ */
+function checkLengths(config: PeftConfig, base: ModelGraph): void {
+  const modules = modulesOf(base).size, most = 1000 + 10 * modules;
+  for (const [field, value] of Object.entries(config)) {
+    if (typeof value !== "object" || value === null) continue;
+    const names = Array.isArray(value)
+      ? value.filter((x) => typeof x === "string")
+      : Object.keys(value);
+    if (names.length <= most) continue;
+    throw new ConfigError(
+      "CONFIG_LENGTH",
+      `${field} has ${names.length} entries, and the base model ${modules} modules. Name those that are meant, ` +
+        "by the ends of their paths or by a regular expression.",
+      { field, entries: names.length, modules },
+    );
+  }
 }
 
 function countElements(

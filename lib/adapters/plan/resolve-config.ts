@@ -152,18 +152,18 @@ export function condenseTargets(
     [...modules.values()].filter(({ endings }) => !endings.some((ending) => wanted.has(ending)))
       .flatMap(({ endings }) => endings),
   );
-  const chosen: string[] = [];
+  const chosen = new Set<string>();
   const items = [...wanted].map((path) => ({
     path,
     all: modules.get(path)?.endings ?? endingsOf(path),
   }));
   items.sort((a, b) => compareLists(a.all, b.all));
   for (const { path, all } of items) {
-    if (all.some((ending) => ending !== path && chosen.includes(ending))) continue;
-    const ending = all.find((e) => !chosen.includes(e) && !others.has(e));
-    if (ending !== undefined) chosen.push(ending);
+    if (all.some((ending) => ending !== path && chosen.has(ending))) continue;
+    const ending = all.find((e) => !chosen.has(e) && !others.has(e));
+    if (ending !== undefined) chosen.add(ending);
   }
-  return chosen;
+  return [...chosen];
 }
 
 function compareLists(a: readonly string[], b: readonly string[]): number {

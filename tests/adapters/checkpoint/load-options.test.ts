@@ -242,16 +242,14 @@ Deno.test("weights of an adapter that are no finite numbers are refused", () =>
         CheckpointError,
         `${bad} at element 5`,
       );
-      assertEquals(error.code, "ADAPTER_NOT_FINITE");
+      assertEquals(error.code, "ADAPTER_VALUES");
       const half = () => loadAdapter(base, folder, { autocastAdapterDtype: false });
       await assertRejects(half, CheckpointError, "element 5");
       const lazy = await loadAdapter(base, folder, { lowMemory: true });
       const read = () => getAdapterStateDict(lazy).get(key)!.data();
       await assertRejects(read, CheckpointError, "element 5");
-      const model = await loadAdapter(base, folder, { strict: false });
-      assertEquals((await toFloat32(getAdapterStateDict(model).get(key)!))[5], bad);
     }
     const whole = tensor(new Int32Array(values.length), { shape: [2, values.length / 2] });
     await rewrite(folder, (tensors) => new Map([...tensors, [key, whole]]));
-    await assertRejects(() => loadAdapter(base, folder), CheckpointError, "holds i32");
+    await assertRejects(() => loadAdapter(base, folder), CheckpointError, "of the type i32");
   }));
