@@ -4,6 +4,10 @@
  * @module
  */
 export { bert } from "./bert.ts";
+export { bloom } from "./bloom.ts";
+export { gptNeox } from "./gpt-neox.ts";
 export { gpt2 } from "./gpt2.ts";
-export { llama } from "./llama.ts";
+export { llama, mistral } from "./llama.ts";
+export { opt } from "./opt.ts";
+export { phi } from "./phi.ts";
 export { t5 } from "./t5.ts";

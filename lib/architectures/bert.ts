@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ConfigError, UnsupportedError } from "../errors.ts";
+import { UnsupportedError } from "../errors.ts";
 import type { Architecture, Body, ModelConfig } from "../model/architecture.ts";
 import type { BatchInput } from "../model/batch-input.ts";
 import type { Modules } from "../model/modules.ts";
@@ -12,7 +12,7 @@ import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader, EPSILON, RATE } from "./config-reader.ts";
+import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
@@ -23,6 +23,7 @@ interface BertConfig {
   readonly inner: number;
   readonly layers: number;
   readonly heads: number;
+  readonly headSize: number;
   readonly positions: number;
   readonly types: number;
   readonly activation: Activation;
@@ -34,13 +35,6 @@ interface BertConfig {
 function readConfig(config: ModelConfig): BertConfig {
   const { size, boolean, choice, number } = configReader(config);
   const hidden = size("hidden_size"), heads = size("num_attention_heads");
-  if (hidden % heads) {
-    throw new ConfigError(
-      "MODEL_CONFIG",
-      `The config of a bert model has hidden_size ${hidden}, which is no multiple of num_attention_heads ${heads}.`,
-      { hidden, heads },
-    );
-  }
   if (boolean("is_decoder", false)) {
     throw new UnsupportedError(
       "BERT_DECODER",
@@ -53,6 +47,7 @@ function readConfig(config: ModelConfig): BertConfig {
     inner: size("intermediate_size"),
     layers: size("num_hidden_layers"),
     heads,
+    headSize: headSizeOf(config, { hidden, heads }),
     positions: size("max_position_embeddings", 512),
     types: size("type_vocab_size", 2),
     activation: choice("hidden_act", "gelu", ACTIVATIONS),
@@ -76,7 +71,7 @@ function tokenTypes(config: ModelConfig): BatchInput {
 }
 
 function attention(m: Modules, c: BertConfig): (x: Value) => Value {
-  const { hidden, heads } = c, headSize = hidden / heads;
+  const { hidden, heads, headSize } = c;
   const sizes = { in: hidden, out: hidden };
   const self = m.at("self");
   const attend = self.attention({ features: hidden, heads, headSize });
@@ -151,5 +146,7 @@ export const bert: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: /embeddings\.position_ids$/,
+  // As the first checkpoints were written.
+  oldKeys: [[/LayerNorm\.gamma$/, "LayerNorm.weight"], [/LayerNorm\.beta$/, "LayerNorm.bias"]],
   inputs: (config) => [tokenTypes(config)],
 };

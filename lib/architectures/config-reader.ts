@@ -79,3 +79,19 @@ export function configReader(config: ModelConfig): ConfigReader {
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };
 }
+
+/** Features of a head: those of the hidden state, shared among the heads. */
+export function headSizeOf(
+  config: ModelConfig,
+  of: { readonly hidden: number; readonly heads: number; readonly keyHeads?: number },
+): number {
+  const { hidden, heads, keyHeads = heads } = of;
+  if (hidden % heads === 0 && heads % keyHeads === 0) return hidden / heads;
+  throw new ConfigError(
+    "MODEL_CONFIG",
+    `The config of a ${config.model_type} model has a hidden size of ${hidden} for ${heads} heads${
+      keyHeads === heads ? "" : ` and ${keyHeads} of keys and values`
+    }: each must be a multiple of the next.`,
+    { hidden, heads, keyHeads },
+  );
+}

@@ -3,14 +3,13 @@
  *
  * @module
  */
-import { ConfigError } from "../errors.ts";
 import type { Architecture, Body, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import { add } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader, EPSILON, RATE } from "./config-reader.ts";
+import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
@@ -21,6 +20,7 @@ interface Gpt2Config {
   readonly inner: number;
   readonly layers: number;
   readonly heads: number;
+  readonly headSize: number;
   readonly positions: number;
   readonly activation: Activation;
   readonly epsilon: number;
@@ -34,19 +34,13 @@ interface Gpt2Config {
 function readConfig(config: ModelConfig): Gpt2Config {
   const { size, boolean, choice, number } = configReader(config);
   const hidden = size("n_embd"), heads = size("n_head");
-  if (hidden % heads) {
-    throw new ConfigError(
-      "MODEL_CONFIG",
-      `The config of a gpt2 model has n_embd ${hidden}, which is no multiple of n_head ${heads}.`,
-      { hidden, heads },
-    );
-  }
   return {
     vocab: size("vocab_size"),
     hidden,
     inner: size("n_inner", 4 * hidden),
     layers: size("n_layer"),
     heads,
+    headSize: headSizeOf(config, { hidden, heads }),
     positions: size("n_positions", 1024),
     activation: choice("activation_function", "gelu_new", ACTIVATIONS),
     epsilon: number("layer_norm_epsilon", 1e-5, EPSILON),
@@ -60,7 +54,7 @@ function readConfig(config: ModelConfig): Gpt2Config {
 
 /** The attention of one layer, whose queries, keys and values come out of one linear layer. */
 function attention(m: Modules, c: Gpt2Config, layer: number): (x: Value) => Value {
-  const { hidden, heads } = c, headSize = hidden / heads;
+  const { hidden, heads, headSize } = c;
   const attend = m.attention({ features: hidden, heads, headSize });
   const qkv = m.linear("c_attn", { in: hidden, out: 3 * hidden }, { stored: "in-out" });
   const out = m.linear("c_proj", { in: hidden, out: hidden }, { stored: "in-out" });

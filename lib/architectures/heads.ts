@@ -14,7 +14,7 @@ import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { labelCount } from "../model/label-count.ts";
-import { configReader } from "./config-reader.ts";
+import { configReader, RATE } from "./config-reader.ts";
 
 /** Scores of the next token, by `lm_head`. */
 export function languageHead(options: {
@@ -22,11 +22,13 @@ export function languageHead(options: {
   readonly tied: (config: ModelConfig) => boolean;
   /** Factor of the hidden state. */
   readonly scale?: (config: ModelConfig) => number;
+  /** Whether it has a bias; false by default. */
+  readonly bias?: boolean;
 }): Head {
   return (m, { config, body }) => {
     const out = configReader(config).size("vocab_size");
     const head = m.linear("lm_head", { in: body.hidden, out }, {
-      bias: false,
+      bias: options.bias ?? false,
       head: true,
       tiedTo: options.tied(config) ? body.embedding : undefined,
     });
@@ -38,16 +40,26 @@ export function languageHead(options: {
   };
 }
 
-/** Scores of the classes of each token, by `classifier`. */
-export function tokenHead(dropout: (config: ModelConfig) => number): Head {
+/** Scores of the classes of each token, by `classifier` or another name. */
+export function tokenHead(
+  dropout: (config: ModelConfig) => number,
+  name = "classifier",
+): Head {
   return (m, { config, body }) => {
-    const classifier = m.linear("classifier", classes(config, body));
+    const classifier = m.linear(name, classes(config, body));
     return (pass, outputs) => ({
       ...outputs,
       logits: classifier(pass.dropout(outputs.lastHiddenState, dropout(config))),
     });
   };
 }
+
+/** What transformers puts after most decoders for the classes of tokens. */
+export const tokenScoreHead: Head = tokenHead(
+  ({ classifier_dropout: own, hidden_dropout: other }) =>
+    configReader({ dropout: own ?? other }).number("dropout", 0.1, RATE),
+  "score",
+);
 
 /** Scores of the classes of a text, by `classifier` from what a pooler gives. */
 export function pooledHead(dropout: (config: ModelConfig) => number): Head {
@@ -81,6 +93,11 @@ export const answerHead: Head = (m, { body }) => {
     return { ...outputs, lastHiddenState, startLogits, endLogits };
   };
 };
+
+/** The same in a model whose body is at another place. */
+export function bodyAt(bodyPath: string, head: Head): Head {
+  return Object.assign((...args: Parameters<Head>) => head(...args), { bodyPath });
+}
 
 /** Place of the last token of each row that is no padding, `i32` [B]. */
 function lastTokens(

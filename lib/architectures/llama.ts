@@ -7,15 +7,12 @@ import { ConfigError } from "../errors.ts";
 import type { Architecture, Body, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import { add, mul } from "../ops/elementwise.ts";
-import { concat } from "../ops/concat.ts";
-import { rope } from "../ops/rope.ts";
-import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { show } from "../options.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
-import { languageHead, lastTokenHead, tokenHead } from "./heads.ts";
-import { checkRope, ropeConfig, ropeLimit, ropeTables } from "./rope.ts";
+import { answerHead, bodyAt, languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
+import { checkRope, ropeConfig, ropeLimit, ropeTables, rotation } from "./rope.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
@@ -136,9 +133,9 @@ function feedForward(m: Modules, c: LlamaConfig): (x: Value) => Value {
 
 function body(m: Modules, config: ModelConfig): Body {
   const c = readConfig(config), { hidden } = c;
-  checkRope(ropeConfig(config, c.headSize));
+  const rope = ropeConfig(config, c.headSize);
+  checkRope(rope);
   const norm = { kind: "rms", epsilon: c.epsilon } as const;
-  const half = ropeConfig(config, c.headSize).size / 2;
   const embedding = m.embedding("embed_tokens", { rows: c.vocab, size: hidden });
   const layers = layersOf(c.layers, (i) => {
     const at = m.at("layers").at(i);
@@ -155,9 +152,7 @@ function body(m: Modules, config: ModelConfig): Body {
     hidden,
     embedding,
     run(pass, { ids, positions }) {
-      const table = { shape: [...positions.shape, half], dtype: "f32" } as const;
-      const cos = pass.hostInput("rope.cos", table), sin = pass.hostInput("rope.sin", table);
-      const turned = (x: Value) => rotate(x, { cos, sin });
+      const turned = rotation(pass, positions, rope);
       let h = pass.embedded(embedding(ids));
       for (const { attention, feedForward, before, between, window } of layers) {
         h = add(h, attention(before(pass.boundary(h)), { rotate: turned, window }));
@@ -168,22 +163,10 @@ function body(m: Modules, config: ModelConfig): Body {
   };
 }
 
-function rotate(x: Value, angles: { readonly cos: Value; readonly sin: Value }): Value {
-  const size = angles.cos.shape[2] * 2, full = x.shape[3];
-  if (size === full) return rope(x, angles);
-  return concat([
-    rope(sliceAxis(x, { axis: 3, start: 0, size }), angles),
-    sliceAxis(x, { axis: 3, start: size, size: full - size }),
-  ], { axis: 3 });
-}
-
-/**
- * Llama (Touvron et al., 2023, arXiv:2302.13971), Mistral (arXiv:2310.06825), SmolLM2 and
- * Qwen2/2.5/3.
- */
+/** Llama (Touvron et al., 2023, arXiv:2302.13971), SmolLM2 and Qwen2/2.5/3. */
 export const llama: Architecture = {
   name: "llama",
-  modelTypes: ["llama", "mistral", "qwen2", "qwen3", "smollm"],
+  modelTypes: ["llama", "qwen2", "qwen3", "smollm"],
   bodyPath: "model",
   body,
   heads: {
@@ -191,7 +174,8 @@ export const llama: Architecture = {
       tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
     }),
     SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead((config) => configReader(config).number("classifier_dropout", 0.1, RATE)),
+    TOKEN_CLS: tokenScoreHead,
+    QUESTION_ANS: bodyAt("transformer", answerHead),
     FEATURE_EXTRACTION: null,
   },
   ignoredKeys: /rotary_emb\.inv_freq$/,
@@ -201,4 +185,12 @@ export const llama: Architecture = {
       : ropeLimit(ropeConfig(config, readConfig(config).headSize)),
   hostInputs: (config, inputs) =>
     ropeTables(ropeConfig(config, readConfig(config).headSize), inputs),
+};
+
+/** Mistral (Jiang et al., 2023, arXiv:2310.06825). */
+export const mistral: Architecture = {
+  ...llama,
+  name: "mistral",
+  modelTypes: ["mistral"],
+  heads: { ...llama.heads, QUESTION_ANS: answerHead },
 };

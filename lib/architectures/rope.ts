@@ -5,7 +5,11 @@
  */
 import { ConfigError } from "../errors.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import type { HostInputs, ModelConfig } from "../model/architecture.ts";
+import type { ArchitecturePass, HostInputs, ModelConfig } from "../model/architecture.ts";
+import { concat } from "../ops/concat.ts";
+import { rope } from "../ops/rope.ts";
+import { sliceAxis } from "../ops/slice.ts";
+import type { Value } from "../ops/value.ts";
 import { type OptionRule, POSITIVE, rule } from "../options.ts";
 import { configReader } from "./config-reader.ts";
 
@@ -220,10 +224,10 @@ export function ropeFrequencies(
  * precision.
  */
 export function ropeTables(
-  rope: RopeConfig,
+  config: RopeConfig,
   inputs: HostInputs,
 ): Readonly<Record<"rope.cos" | "rope.sin", Tensor>> {
-  const { frequencies, factor } = ropeFrequencies(rope, inputs.length);
+  const { frequencies, factor } = ropeFrequencies(config, inputs.length);
   const half = frequencies.length, n = inputs.positions.length;
   const cos = new Float32Array(n * half), sin = new Float32Array(n * half);
   for (let i = 0; i < n; i++) {
@@ -237,4 +241,22 @@ export function ropeTables(
   }
   const shape = [...inputs.shape, half];
   return { "rope.cos": tensor(cos, { shape }), "rope.sin": tensor(sin, { shape }) };
+}
+
+/** Rotates queries and keys [B, T, H, D], or the first features of each head, by their positions. */
+export function rotation(
+  pass: ArchitecturePass,
+  positions: Value,
+  { size }: RopeConfig,
+): (x: Value) => Value {
+  const table = { shape: [...positions.shape, size / 2], dtype: "f32" } as const;
+  const cos = pass.hostInput("rope.cos", table), sin = pass.hostInput("rope.sin", table);
+  return (x) => {
+    const full = x.shape[3];
+    if (size === full) return rope(x, { cos, sin });
+    return concat([
+      rope(sliceAxis(x, { axis: 3, start: 0, size }), { cos, sin }),
+      sliceAxis(x, { axis: 3, start: size, size: full - size }),
+    ], { axis: 3 });
+  };
 }

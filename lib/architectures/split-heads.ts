@@ -4,6 +4,7 @@
  * @module
  */
 import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 
 /** [.., H·D] as [.., H, D]. */
@@ -14,4 +15,17 @@ export function splitHeads(x: Value, heads: number): Value {
 /** [.., H, D] as [.., H·D]. */
 export function joinHeads(x: Value): Value {
   return reshape(x, [...x.shape.slice(0, -2), -1]);
+}
+
+/** [.., H·P·D] of one layer as P times [.., H, D]: queries, keys and values that lie head by head. */
+export function splitFused(
+  x: Value,
+  { heads, parts }: { readonly heads: number; readonly parts: number },
+): Value[] {
+  const rows = x.shape.slice(0, -1), axis = rows.length + 1;
+  const whole = reshape(x, [...rows, heads, parts, -1]);
+  return Array.from(
+    { length: parts },
+    (_, start) => reshape(sliceAxis(whole, { axis, start, size: 1 }), [...rows, heads, -1]),
+  );
 }

@@ -15,6 +15,7 @@ import {
   type ModelKind,
   storedName,
   structureOf,
+  withoutBodyPath,
 } from "../model/model-graph.ts";
 import { configFor, taskOf, tasksOf } from "../model/task-of.ts";
 import { TASK_TYPES, type TaskType } from "../model/task-type.ts";
@@ -246,20 +247,20 @@ function withHead(
   stored: ReadonlyMap<string, Tensor>,
   kind: ModelKind,
 ): { readonly parameters: ReadonlyMap<string, Tensor>; readonly initialized: readonly string[] } {
-  const { architecture } = kind, prefix = `${architecture.bodyPath}.`;
-  const inner = (name: string) => name.startsWith(prefix) ? name.slice(prefix.length) : name;
+  const { architecture } = kind;
+  const inner = (name: string) => withoutBodyPath(name, architecture);
   const tasks = tasksOf(architecture).map((taskType) =>
     new Set([...structureOf({ ...kind, taskType }).shapes.keys()].map(inner))
   );
   const isHead = (name: string) => tasks.some((names) => !names.has(inner(name)));
   // Beside the body there are heads only, of tasks that the family may have no models for.
-  const isApart = [...stored.keys()].some((key) => key.startsWith(prefix));
+  const isApart = [...stored.keys()].some((key) => inner(key) !== key);
   const { shapes, tied } = structureOf(kind);
   const parameters = new Map<string, Tensor>();
   for (const [key, tensor] of stored) {
     const name = storedName(key, architecture, shapes);
     const isOther = !shapes.has(name) && isHead(name) &&
-      (isApart && !name.startsWith(prefix) || tasks.some((names) => names.has(inner(name))));
+      (isApart && inner(name) === name || tasks.some((names) => names.has(inner(name))));
     if (!isOther) parameters.set(name, tensor);
   }
   const initialized = [...shapes.keys()].filter((name) =>

@@ -79,12 +79,17 @@ export interface Body {
   run(pass: ArchitecturePass, inputs: PassInputs): PassOutputs;
 }
 
-/** Declares the modules of a head, and gives what adds its outputs to those of the body. */
-export type Head = (m: Modules, of: { readonly config: ModelConfig; readonly body: Body }) => (
-  pass: ArchitecturePass,
-  outputs: PassOutputs,
-  inputs: PassInputs,
-) => PassOutputs;
+/** What stands after a body. */
+export interface Head {
+  /** Declares its modules, and gives what adds its outputs to those of the body. */
+  (m: Modules, of: { readonly config: ModelConfig; readonly body: Body }): (
+    pass: ArchitecturePass,
+    outputs: PassOutputs,
+    inputs: PassInputs,
+  ) => PassOutputs;
+  /** Where the body is in a model with this head, where it is not at the architecture's `bodyPath`. */
+  readonly bodyPath?: string;
+}
 
 /**
  * One family of models: a definition that is written once, run to learn what modules there are and
@@ -104,8 +109,10 @@ export interface Architecture {
   body(m: Modules, config: ModelConfig, task: TaskType): Body;
   /** Heads by task, the usual task first; `null` for a task that has none. */
   readonly heads: Readonly<Partial<Record<TaskType, Head | null>>>;
-  /** Keys of checkpoints that carry no weights (buffers). */
-  readonly ignoredKeys: RegExp;
+  /** Keys of checkpoints that carry no weights (buffers); none by default. */
+  readonly ignoredKeys?: RegExp;
+  /** What older checkpoints call parameters otherwise: pattern and replacement. */
+  readonly oldKeys?: readonly (readonly [pattern: RegExp, name: string])[];
   /** Parts of a batch beside ids, mask, positions and labels. */
   inputs?(config: ModelConfig): readonly BatchInput[];
   /**

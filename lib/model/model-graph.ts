@@ -70,7 +70,7 @@ export function defineModel(
   m: Modules,
   { architecture, config, taskType }: ModelKind,
 ): (pass: ArchitecturePass, inputs: PassInputs) => PassOutputs {
-  const { bodyPath } = architecture, head = architecture.heads[taskType];
+  const head = architecture.heads[taskType], bodyPath = head?.bodyPath ?? architecture.bodyPath;
   // transformers' models without a head have no place for it beside the body.
   const body = architecture.body(head && bodyPath ? m.at(bodyPath) : m, config, taskType);
   const finish = head?.(m, { config, body });
@@ -184,7 +184,7 @@ function withoutNoise(
 ): Map<string, Tensor> {
   const clean = new Map<string, Tensor>();
   for (const [name, tensor] of parameters) {
-    if (!architecture.ignoredKeys.test(name)) {
+    if (!architecture.ignoredKeys?.test(name)) {
       clean.set(storedName(name, architecture, expected), tensor);
     }
   }
@@ -194,14 +194,27 @@ function withoutNoise(
 /** The name that a checkpoint's key has in a model, which may have a head that the other lacks. */
 export function storedName(
   key: string,
-  { bodyPath }: Architecture,
+  architecture: Architecture,
   expected: { has(name: string): boolean },
 ): string {
-  // As the first checkpoints of BERT were written.
-  const name = key.replace(/LayerNorm\.gamma$/, "LayerNorm.weight")
-    .replace(/LayerNorm\.beta$/, "LayerNorm.bias");
-  const inner = name.startsWith(`${bodyPath}.`) ? name.slice(bodyPath.length + 1) : name;
-  return [name, `${bodyPath}.${name}`, inner].find((n) => expected.has(n)) ?? name;
+  const { oldKeys = [] } = architecture;
+  const name = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const inner = withoutBodyPath(name, architecture);
+  const places = bodyPaths(architecture).map((path) => `${path}.${inner}`);
+  return [name, ...places, inner].find((n) => expected.has(n)) ?? name;
+}
+
+/** A parameter's name in a model without a head. */
+export function withoutBodyPath(name: string, architecture: Architecture): string {
+  const path = bodyPaths(architecture).find((path) => name.startsWith(`${path}.`));
+  return path === undefined ? name : name.slice(path.length + 1);
+}
+
+/** Where the body may be in models with a head. */
+function bodyPaths({ bodyPath, heads }: Architecture): string[] {
+  return [...new Set([bodyPath, ...Object.values(heads).map((head) => head?.bodyPath)])].filter(
+    (path) => path !== undefined && path !== "",
+  ) as string[];
 }
 
 /** The attention layers over a sequence, in order of execution. */

@@ -47,6 +47,35 @@ T5 = dict(
     relative_attention_max_distance=6,
     decoder_start_token_id=0,
 )
+NEOX = dict(
+    vocab_size=13,
+    hidden_size=16,
+    intermediate_size=7,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    rotary_pct=0.5,
+    pad_token_id=0,
+)
+PHI = dict(
+    vocab_size=13,
+    hidden_size=16,
+    intermediate_size=7,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    layer_norm_eps=1e-3,
+    pad_token_id=0,
+)
+OPT = dict(
+    vocab_size=13,
+    hidden_size=9,
+    ffn_dim=7,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    max_position_embeddings=8,
+    pad_token_id=0,
+)
+BLOOM = dict(vocab_size=13, hidden_size=9, n_layer=2, n_head=3, pad_token_id=0)
 CASES = [
     ("BertModel", BERT),
     ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
@@ -57,6 +86,26 @@ CASES = [
     ("GPT2ForQuestionAnswering", GPT2),
     ("LlamaModel", LLAMA),
     ("LlamaForSequenceClassification", {**LLAMA, "num_labels": 3}),
+    ("LlamaForTokenClassification", {**LLAMA, "num_labels": 3}),
+    ("LlamaForQuestionAnswering", LLAMA),
+    ("MistralForQuestionAnswering", {**LLAMA, "sliding_window": 3}),
+    ("GPTNeoXForCausalLM", NEOX),
+    ("GPTNeoXForSequenceClassification", {**NEOX, "num_labels": 3}),
+    ("GPTNeoXForTokenClassification", {**NEOX, "use_parallel_residual": False, "num_labels": 3}),
+    ("GPTNeoXForQuestionAnswering", {**NEOX, "attention_bias": False, "rotary_pct": 1.0}),
+    ("PhiModel", PHI),
+    ("PhiForCausalLM", {**PHI, "qk_layernorm": True}),
+    ("PhiForSequenceClassification", {**PHI, "num_labels": 3}),
+    ("PhiForTokenClassification", {**PHI, "num_labels": 3}),
+    ("OPTForCausalLM", OPT),
+    ("OPTForCausalLM", {**OPT, "word_embed_proj_dim": 5, "do_layer_norm_before": False}),
+    ("OPTForSequenceClassification", {**OPT, "word_embed_proj_dim": 5, "num_labels": 3}),
+    ("OPTForQuestionAnswering", {**OPT, "enable_bias": False}),
+    ("BloomForCausalLM", BLOOM),
+    ("BloomModel", {**BLOOM, "apply_residual_connection_post_layernorm": True}),
+    ("BloomForSequenceClassification", {**BLOOM, "num_labels": 3}),
+    ("BloomForTokenClassification", {**BLOOM, "num_labels": 3}),
+    ("BloomForQuestionAnswering", {**BLOOM, "hidden_size": 10, "n_head": 5}),
     ("T5Model", {**T5, "num_layers": 1, "num_decoder_layers": 2}),
     ("T5ForConditionalGeneration", T5),
     (
