@@ -5,9 +5,12 @@
  */
 export { bert } from "./bert.ts";
 export { bloom } from "./bloom.ts";
+export { gemma } from "./gemma.ts";
 export { gptNeox } from "./gpt-neox.ts";
 export { gpt2 } from "./gpt2.ts";
 export { llama, mistral } from "./llama.ts";
+export { olmo2 } from "./olmo2.ts";
 export { opt } from "./opt.ts";
 export { phi } from "./phi.ts";
+export { phi3 } from "./phi3.ts";
 export { t5 } from "./t5.ts";

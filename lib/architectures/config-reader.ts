@@ -95,3 +95,8 @@ export function headSizeOf(
     { hidden, heads, keyHeads },
   );
 }
+
+/** The fields of an object inside a config; none of what is no object. */
+export function fieldsOf(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null ? value as Record<string, unknown> : {};
+}

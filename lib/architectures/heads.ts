@@ -7,6 +7,7 @@ import { UnsupportedError } from "../errors.ts";
 import type { Body, Head, ModelConfig } from "../model/architecture.ts";
 import { add, equal, mul, not } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
+import { softCap } from "../ops/functions.ts";
 import { gather } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
 import { reduceMax } from "../ops/reduce.ts";
@@ -24,6 +25,8 @@ export function languageHead(options: {
   readonly scale?: (config: ModelConfig) => number;
   /** Whether it has a bias; false by default. */
   readonly bias?: boolean;
+  /** What scores come near to but not above; none by default. */
+  readonly cap?: (config: ModelConfig) => number | null;
 }): Head {
   return (m, { config, body }) => {
     const out = configReader(config).size("vocab_size");
@@ -32,10 +35,11 @@ export function languageHead(options: {
       head: true,
       tiedTo: options.tied(config) ? body.embedding : undefined,
     });
-    const scale = options.scale?.(config) ?? 1;
+    const scale = options.scale?.(config) ?? 1, cap = options.cap?.(config) ?? null;
     return (pass, outputs) => {
       const rows = pass.headRows(outputs.lastHiddenState);
-      return { ...outputs, logits: head(scale === 1 ? rows : mul(rows, scale)) };
+      const logits = head(scale === 1 ? rows : mul(rows, scale));
+      return { ...outputs, logits: cap === null ? logits : softCap(logits, cap) };
     };
   };
 }

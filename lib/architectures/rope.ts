@@ -226,7 +226,8 @@ export function ropeFrequencies(
 export function ropeTables(
   config: RopeConfig,
   inputs: HostInputs,
-): Readonly<Record<"rope.cos" | "rope.sin", Tensor>> {
+  name = "rope",
+): Readonly<Record<string, Tensor>> {
   const { frequencies, factor } = ropeFrequencies(config, inputs.length);
   const half = frequencies.length, n = inputs.positions.length;
   const cos = new Float32Array(n * half), sin = new Float32Array(n * half);
@@ -240,17 +241,21 @@ export function ropeTables(
     }
   }
   const shape = [...inputs.shape, half];
-  return { "rope.cos": tensor(cos, { shape }), "rope.sin": tensor(sin, { shape }) };
+  return { [`${name}.cos`]: tensor(cos, { shape }), [`${name}.sin`]: tensor(sin, { shape }) };
 }
 
-/** Rotates queries and keys [B, T, H, D], or the first features of each head, by their positions. */
+/**
+ * Rotates queries and keys [B, T, H, D], or the first features of each head, by their positions, with
+ * the tables of this name.
+ */
 export function rotation(
   pass: ArchitecturePass,
   positions: Value,
   { size }: RopeConfig,
+  name = "rope",
 ): (x: Value) => Value {
   const table = { shape: [...positions.shape, size / 2], dtype: "f32" } as const;
-  const cos = pass.hostInput("rope.cos", table), sin = pass.hostInput("rope.sin", table);
+  const cos = pass.hostInput(`${name}.cos`, table), sin = pass.hostInput(`${name}.sin`, table);
   return (x) => {
     const full = x.shape[3];
     if (size === full) return rope(x, { cos, sin });

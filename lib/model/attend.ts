@@ -37,6 +37,8 @@ export interface AttentionCall {
   readonly window?: number | null;
   /** Factor of the dot products; 1/√D by default. */
   readonly scale?: number;
+  /** What scores come near to but not above, by a tangent (soft capping); no such by default. */
+  readonly cap?: number | null;
   /**
    * What is added to the scores [H or 1, T, S], from how far keys stand behind queries, `i32`
    * [T, S]: key position − query position.
@@ -108,16 +110,17 @@ export interface Attending {
 /** What an attention module gives, after its output projection. */
 export function attend(of: Attending): Value {
   const { rule, call } = of;
-  const { q, window = null, scale, bias } = call, { graph } = q;
+  const { q, window = null, scale, bias, cap } = call, { graph } = q;
   const causal = call.causal ?? rule.over !== "memory";
   const { k, v, querySegments, keySegments, offset } = keysOf(of);
   const rest = { k, v, querySegments, keySegments, offset, causal, window, scale };
   const rate = of.training ? call.dropout ?? 0 : 0;
-  if (!bias && rate === 0) return call.project(attention(q, rest));
+  if (!bias && cap == null && rate === 0) return call.project(attention(q, rest));
   const [t, s] = [q.shape[1], k.shape[1]];
   const at = add(iota(graph, [t, 1], { axis: 0 }), reshape(offset, [1, 1]));
   return call.project(composedAttention(q, {
     ...rest,
+    cap,
     bias: bias?.(sub(iota(graph, [1, s], { axis: 1 }), at)),
     dropout: (p) => of.dropout(p, rate),
   }));

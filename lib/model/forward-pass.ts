@@ -168,14 +168,15 @@ export function createForwardPass(
           case "embedding":
             return lookup(weight(w), x);
           case "norm": {
-            const { kind, epsilon } = site.norm!;
-            if (kind === "rms" && !site.bias) return rmsNorm(x, parameter(w), { epsilon });
+            const { kind, epsilon, offset = 0 } = site.norm!;
+            const factor = offset ? add(parameter(w), offset) : parameter(w);
+            if (kind === "rms" && !site.bias) return rmsNorm(x, factor, { epsilon });
             const bias = site.bias
               ? parameter(`${site.path}.bias`)
               : constant(graph, 0, { shape: [site.outFeatures] });
             return kind === "layer"
-              ? layerNorm(x, { weight: parameter(w), bias, epsilon })
-              : add(rmsNorm(x, parameter(w), { epsilon }), bias);
+              ? layerNorm(x, { weight: factor, bias, epsilon })
+              : add(rmsNorm(x, factor, { epsilon }), bias);
           }
           default: {
             const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });

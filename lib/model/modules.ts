@@ -168,14 +168,14 @@ export function modulesAt(path: string, visit: Visitor): Modules {
         bias: false,
         ...(positions !== undefined && { positions }),
       }, tie),
-    norm: (name, size, { kind, epsilon, bias = kind === "layer" }) =>
+    norm: (name, size, { bias, ...norm }) =>
       layer({
         path: full(name),
         kind: "norm",
         inFeatures: size,
         outFeatures: size,
-        bias,
-        norm: { kind, epsilon },
+        bias: bias ?? norm.kind === "layer",
+        norm,
       }),
     parameter: (name, shape) => visit.parameter(full(name), shape),
     attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>

@@ -16,6 +16,8 @@ export interface NormRule {
   readonly kind: "rms" | "layer";
   /** What is added under the root. */
   readonly epsilon: number;
+  /** What is added to its weight; 0 by default. */
+  readonly offset?: number;
 }
 
 /** What an attention module attends to. */

@@ -27,6 +27,7 @@ import { reduceMax, sum } from "./reduce.ts";
 import { reshape } from "./reshape.ts";
 import { select } from "./select.ts";
 import { sliceAxis } from "./slice.ts";
+import { softCap } from "./functions.ts";
 import { softmax } from "./softmax.ts";
 import { transpose } from "./transpose.ts";
 import type { Attributes, Value } from "./value.ts";
@@ -133,10 +134,10 @@ function split(inputs: readonly Value[], from: number): Masks {
 }
 
 /**
- * `attention` with what only whole probabilities allow: a bias on the scores and dropout. It is made of other operations on every device.
+ * `attention` with what only whole probabilities allow: a cap and a bias on the scores, and dropout. It is made of other operations on every device.
  *
  * @param q Queries [B, T, H, D].
- * @param keys As of `attention`; `bias` [H or 1, T, S] is added to the scaled scores, and `dropout` gets the probabilities [B, H, T, S].
+ * @param keys As of `attention`; scaled scores become `cap` · tanh(scores / `cap`), `bias` [H or 1, T, S] is added, and `dropout` gets the probabilities [B, H, T, S].
  */
 export function composedAttention(
   q: Value,
@@ -146,15 +147,17 @@ export function composedAttention(
     readonly causal: boolean;
     readonly window: number | null;
     readonly scale?: number;
+    readonly cap?: number | null;
     readonly bias?: Value;
     dropout(probabilities: Value): Value;
   } & Masks,
 ): Value {
-  const { k, v, bias, causal, window, scale = 1 / Math.sqrt(q.shape[3]) } = keys;
+  const { k, v, bias, cap, causal, window, scale = 1 / Math.sqrt(q.shape[3]) } = keys;
   const [b, t, h] = q.shape, [, s, g] = k.shape;
   const rule = { causal, window, scale };
   const grouped = [b, g, h / g * t, s];
-  const scores = reshape(scaledScores(q, k, rule), [b, h, t, s]);
+  const scaled = reshape(scaledScores(q, k, rule), [b, h, t, s]);
+  const scores = cap == null ? scaled : softCap(scaled, cap);
   const biased = bias ? add(scores, bias) : scores;
   const p = maskedSoftmax(reshape(biased, grouped), visibleKeys(t, s, keys, rule));
   const dropped = reshape(keys.dropout(reshape(p, [b, h, t, s])), grouped);

@@ -26,3 +26,8 @@ export function geluTanh(x: Value): Value {
 export function relu(x: Value): Value {
   return max(x, 0);
 }
+
+/** cap · tanh(x / cap), which is nearly x as long as that is far below `cap`. */
+export function softCap(x: Value, cap: number): Value {
+  return mul(tanh(mul(x, 1 / cap)), cap);
+}

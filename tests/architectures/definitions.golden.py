@@ -75,6 +75,24 @@ OPT = dict(
     max_position_embeddings=8,
     pad_token_id=0,
 )
+GEMMA = dict(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=7,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=4,
+    pad_token_id=0,
+)
+GEMMA2 = dict(**GEMMA, sliding_window=3, query_pre_attn_scalar=5, attn_logit_softcapping=0.7)
+GEMMA3 = dict(**GEMMA, sliding_window=2, sliding_window_pattern=2, query_pre_attn_scalar=5)
+PHI3 = {**LLAMA, "hidden_size": 8, "bos_token_id": 1, "eos_token_id": 2}
+LONGROPE = dict(
+    max_position_embeddings=16,
+    original_max_position_embeddings=4,
+    rope_scaling=dict(type="longrope", short_factor=[1.0, 1.5], long_factor=[2.0, 3.0]),
+)
 BLOOM = dict(vocab_size=13, hidden_size=9, n_layer=2, n_head=3, pad_token_id=0)
 CASES = [
     ("BertModel", BERT),
@@ -101,6 +119,20 @@ CASES = [
     ("OPTForCausalLM", {**OPT, "word_embed_proj_dim": 5, "do_layer_norm_before": False}),
     ("OPTForSequenceClassification", {**OPT, "word_embed_proj_dim": 5, "num_labels": 3}),
     ("OPTForQuestionAnswering", {**OPT, "enable_bias": False}),
+    ("GemmaForCausalLM", GEMMA),
+    ("GemmaForTokenClassification", {**GEMMA, "hidden_act": "gelu", "num_labels": 3}),
+    ("Gemma2ForCausalLM", GEMMA2),
+    ("Gemma2ForSequenceClassification", {**GEMMA2, "num_labels": 3}),
+    ("Gemma3ForCausalLM", {**GEMMA3, "final_logit_softcapping": 0.9}),
+    (
+        "Gemma3TextModel",
+        {**GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 100.0},
+    ),
+    ("Olmo2ForCausalLM", LLAMA),
+    ("Olmo2ForSequenceClassification", {**LLAMA, "num_labels": 3}),
+    ("Phi3ForCausalLM", PHI3),
+    ("Phi3ForSequenceClassification", {**PHI3, **LONGROPE, "sliding_window": 3, "num_labels": 3}),
+    ("Phi3ForTokenClassification", {**PHI3, "num_labels": 3}),
     ("BloomForCausalLM", BLOOM),
     ("BloomModel", {**BLOOM, "apply_residual_connection_post_layernorm": True}),
     ("BloomForSequenceClassification", {**BLOOM, "num_labels": 3}),
@@ -141,7 +173,8 @@ def fill(name: str, size: int) -> list[float]:
 
 @torch.no_grad()
 def run(name: str, settings: dict) -> dict:
-    family = name.split("For")[0].removesuffix("Model")
+    family = name.split("For")[0].removesuffix("Model").replace("Gemma3Text", "Gemma3")
+    family = family.replace("Gemma3", "Gemma3Text")
     config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager")
     model = getattr(transformers, name)(config).eval()
     for parameter, value in model.named_parameters():
