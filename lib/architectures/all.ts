@@ -5,12 +5,16 @@
  */
 export { bert } from "./bert.ts";
 export { bloom } from "./bloom.ts";
+export { distilBert } from "./distilbert.ts";
+export { electra } from "./electra.ts";
 export { gemma } from "./gemma.ts";
 export { gptNeox } from "./gpt-neox.ts";
 export { gpt2 } from "./gpt2.ts";
 export { llama, mistral } from "./llama.ts";
+export { mpnet } from "./mpnet.ts";
 export { olmo2 } from "./olmo2.ts";
 export { opt } from "./opt.ts";
 export { phi } from "./phi.ts";
 export { phi3 } from "./phi3.ts";
+export { roberta } from "./roberta.ts";
 export { t5 } from "./t5.ts";

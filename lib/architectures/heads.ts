@@ -76,6 +76,28 @@ export function pooledHead(dropout: (config: ModelConfig) => number): Head {
   };
 }
 
+/** Scores of the classes of a text, by two layers `classifier` from what the first token has become. */
+export function firstTokenHead(
+  activation: (x: Value) => Value,
+  dropout: (config: ModelConfig) => number,
+): Head {
+  return (m, { config, body }) => {
+    const at = m.at("classifier"), { hidden } = body;
+    const dense = at.linear("dense", { in: hidden, out: hidden }, { head: true });
+    const out = at.linear("out_proj", classes(config, body), { head: true });
+    return (pass, outputs) => {
+      const dropped = (x: Value) => pass.dropout(x, dropout(config));
+      const rows = dropped(firstRows(outputs.lastHiddenState));
+      return { ...outputs, logits: out(dropped(activation(dense(rows)))) };
+    };
+  };
+}
+
+/** Of [B, T, D] the first row of each text, [B, D]. */
+export function firstRows(h: Value): Value {
+  return reshape(sliceAxis(h, { axis: 1, start: 0, size: 1 }), [-1, h.shape[2]]);
+}
+
 /** Scores of the classes of a text, by `score` at the last token that is no padding. */
 export const lastTokenHead: Head = (m, { config, body }) => {
   const score = m.linear("score", classes(config, body), { bias: false, head: true });
@@ -123,6 +145,10 @@ function lastTokens(
   return cast(reduceMax(cast(tokens, "f32"), { axes: [1] }), "i32");
 }
 
-function classes(config: ModelConfig, body: Body): { readonly in: number; readonly out: number } {
+/** The sizes of a classifier. */
+export function classes(
+  config: ModelConfig,
+  body: Body,
+): { readonly in: number; readonly out: number } {
   return { in: body.hidden, out: labelCount(config) };
 }

@@ -6,13 +6,11 @@
  */
 import type { Architecture, ArchitecturePass, Body, ModelConfig } from "../model/architecture.ts";
 import type { Layer, Modules } from "../model/modules.ts";
-import { add, max, min, mul } from "../ops/elementwise.ts";
-import { constant } from "../ops/constant.ts";
-import { gather } from "../ops/gather.ts";
-import { transpose } from "../ops/transpose.ts";
+import { add, mul } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
+import { distanceBias } from "./distance-bias.ts";
 import { languageHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
@@ -102,7 +100,7 @@ function stack(m: Modules, options: StackOptions): Stack {
   const last = m.norm("final_layer_norm", c.hidden, { kind: "rms", epsilon: c.epsilon });
   return (pass, rows, memory) => {
     const dropout = (x: Value) => pass.dropout(x, c.dropout);
-    const bias = distanceBias(table!, { c, bidirectional: !isDecoder });
+    const bias = distanceBias(table!, { ...c, bidirectional: !isDecoder });
     let h = dropout(rows);
     for (const { self, before, cross, feedForward, between } of blocks) {
       const x = before(pass.boundary(h));
@@ -151,47 +149,6 @@ function feedForward(
     const y = c.activation(first(x));
     return out(dropout(second ? mul(y, second(x)) : y));
   };
-}
-
-/** The bias [H, T, S] of scores, from the distances [T, S] of keys; made once for all layers. */
-function distanceBias(
-  table: Layer,
-  { c, bidirectional }: { readonly c: T5Config; readonly bidirectional: boolean },
-): (distance: Value) => Value {
-  const known = new Map<Value, Value>();
-  // All distances beyond the largest share its bucket.
-  const first = -c.maxDistance, end = bidirectional ? c.maxDistance : 0;
-  const buckets = Array.from(
-    { length: end - first + 1 },
-    (_, i) => distanceBucket(first + i, { c, bidirectional }),
-  );
-  return (distance) => {
-    let bias = known.get(distance);
-    if (!bias) {
-      const rows = table(constant(distance.graph, buckets, { dtype: "i32" }));
-      const place = add(min(max(distance, first), end), -first);
-      known.set(distance, bias = transpose(gather(rows, place), [2, 0, 1]));
-    }
-    return bias;
-  };
-}
-
-/** The bucket of a distance: one for each that is small, and wider ones in steps of its logarithm. */
-function distanceBucket(
-  distance: number,
-  { c, bidirectional }: { readonly c: T5Config; readonly bidirectional: boolean },
-): number {
-  const buckets = bidirectional ? Math.floor(c.buckets / 2) : c.buckets;
-  const start = bidirectional && distance > 0 ? buckets : 0;
-  const far = bidirectional ? Math.abs(distance) : Math.max(-distance, 0);
-  const exact = Math.floor(buckets / 2);
-  if (far < exact) return start + far;
-  // In single precision, as transformers computes it.
-  const ratio = Math.fround(Math.log(Math.fround(far / exact)));
-  const step = Math.fround(
-    Math.fround(ratio / Math.log(c.maxDistance / exact)) * (buckets - exact),
-  );
-  return start + Math.min(exact + Math.trunc(step), buckets - 1);
 }
 
 function body(m: Modules, config: ModelConfig): Body {

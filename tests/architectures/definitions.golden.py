@@ -94,11 +94,32 @@ LONGROPE = dict(
     rope_scaling=dict(type="longrope", short_factor=[1.0, 1.5], long_factor=[2.0, 3.0]),
 )
 BLOOM = dict(vocab_size=13, hidden_size=9, n_layer=2, n_head=3, pad_token_id=0)
+ROBERTA = {**BERT, "max_position_embeddings": 11, "pad_token_id": 0}
+MPNET = {k: v for k, v in {**ROBERTA, "pad_token_id": 1}.items() if k != "type_vocab_size"}
+ELECTRA = {**BERT, "embedding_size": 5}
+DISTILBERT = dict(
+    vocab_size=13, dim=9, hidden_dim=7, n_layers=2, n_heads=3, max_position_embeddings=8
+)
 CASES = [
     ("BertModel", BERT),
     ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
     ("BertForTokenClassification", {**BERT, "num_labels": 3, "hidden_act": "relu"}),
     ("BertForQuestionAnswering", BERT),
+    ("RobertaModel", ROBERTA),
+    ("RobertaForSequenceClassification", {**ROBERTA, "num_labels": 3}),
+    ("RobertaForTokenClassification", {**ROBERTA, "num_labels": 3}),
+    ("XLMRobertaForQuestionAnswering", {**ROBERTA, "pad_token_id": 1}),
+    ("CamembertForSequenceClassification", {**ROBERTA, "num_labels": 2}),
+    ("ElectraModel", ELECTRA),
+    ("ElectraForSequenceClassification", {**ELECTRA, "embedding_size": 9, "num_labels": 3}),
+    ("ElectraForTokenClassification", {**ELECTRA, "num_labels": 3}),
+    ("MPNetModel", MPNET),
+    ("MPNetForSequenceClassification", {**MPNET, "num_hidden_layers": 2, "num_labels": 3}),
+    ("MPNetForTokenClassification", {**MPNET, "num_labels": 3}),
+    ("DistilBertModel", DISTILBERT),
+    ("DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 3}),
+    ("DistilBertForTokenClassification", {**DISTILBERT, "activation": "relu", "num_labels": 3}),
+    ("DistilBertForQuestionAnswering", DISTILBERT),
     ("GPT2ForSequenceClassification", {**GPT2, "num_labels": 3}),
     ("GPT2ForTokenClassification", {**GPT2, "num_labels": 3}),
     ("GPT2ForQuestionAnswering", GPT2),
@@ -181,8 +202,10 @@ def run(name: str, settings: dict) -> dict:
         value.copy_(torch.tensor(fill(parameter, value.numel())).reshape(value.shape))
     if family == "T5":
         inputs = LONG
-    elif family == "Bert":
+    elif family in ("Bert", "Electra"):
         inputs = {**INPUTS, "token_type_ids": [[0, 0, 1, 2, 2], [1, 0, 2, 1, 1]]}
+    elif family in ("MPNet", "XLMRoberta"):  # whose padding is 1, in whatever place it stands
+        inputs = {**INPUTS, "input_ids": [[id + (id == 1) for id in row] for row in IDS]}
     else:
         inputs = INPUTS
     result = model(**{key: torch.tensor(value) for key, value in inputs.items()})

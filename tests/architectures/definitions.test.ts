@@ -44,7 +44,11 @@ for (const entry of cases as unknown as readonly Case[]) {
   const name = `${config.architectures[0]}${"feed_forward_proj" in config ? ", gated" : ""}`;
   testOnceOnWebGpu(`${name} gives what transformers gives`, async (device) => {
     const model = modelOf(entry, device);
-    assertEquals([...model.shapes.keys()].filter((n) => !model.tied.has(n)), entry.parameters);
+    // XLM-RoBERTa and CamemBERT make their heads before the body; no adapter draws in between.
+    const { bodyPath } = model.architecture, own = entry.parameters;
+    const first = own.findIndex((n) => n.startsWith(`${bodyPath}.`));
+    const parameters = first > 0 ? [...own.slice(first), ...own.slice(0, first)] : own;
+    assertEquals([...model.shapes.keys()].filter((n) => !model.tied.has(n)), parameters);
     const batch = Object.entries(inputs).map(([key, rows]) => [named(key), rows]);
     const found = await forward(model, Object.fromEntries(batch));
     const mask =
