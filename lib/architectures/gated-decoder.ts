@@ -71,7 +71,7 @@ export function readDecoder(config: ModelConfig): GatedDecoder {
   const type = config.model_type as string;
   const heads = size("num_attention_heads"), hidden = size("hidden_size");
   const keyHeads = size("num_key_value_heads", heads);
-  const headSize = size("head_dim", hidden / heads);
+  const headSize = size("head_dim", hidden / heads, 1 << 16);
   if (heads % keyHeads || headSize % 2) {
     throw new ConfigError(
       "MODEL_CONFIG",

@@ -6,7 +6,7 @@
  */
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { onDisk, syncFolder, writeFileAtomic } from "./atomic.ts";
-import { isObject } from "./json.ts";
+import { isObject, parseJson } from "./json.ts";
 import { exists } from "./locate.ts";
 
 /** One file of a group. */
@@ -156,7 +156,7 @@ async function settle(root: string, targets: readonly string[]): Promise<void> {
 function parseJournal(text: string): Journal | undefined {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    ({ value } = parseJson(text, JOURNAL));
   } catch {
     return undefined;
   }

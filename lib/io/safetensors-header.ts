@@ -170,6 +170,9 @@ function readMetadata(value: unknown, name: string): Readonly<Record<string, str
   return value as Readonly<Record<string, string>>;
 }
 
+/** As many axes as a tensor of torch or NumPy can have. */
+const MOST_AXES = 64;
+
 function readEntry(key: string, info: unknown, dataOffset: number, name: string): SafetensorsEntry {
   const title = `The tensor ${JSON.stringify(key)} of ${name}`;
   const fail = (code: string, what: string) =>
@@ -189,6 +192,9 @@ function readEntry(key: string, info: unknown, dataOffset: number, name: string)
     );
   }
   const natural = (n: unknown) => Number.isSafeInteger(n) && !Object.is(n, -0) && n as number >= 0;
+  if (shape.length > MOST_AXES) {
+    throw fail("SAFETENSORS_SHAPE", `has ${shape.length} axes, and tensors at most ${MOST_AXES}`);
+  }
   const sizes = shape.map((_, i) => sizeOf(shape.slice(0, i + 1)) * 8);
   if (!shape.every(natural) || !sizes.every(Number.isSafeInteger)) {
     throw fail("SAFETENSORS_SHAPE", `has the impossible shape ${JSON.stringify(shape)}`);

@@ -87,12 +87,9 @@ function hostile(random: Random): Node {
       return new Raw(`[${Array(100_000).fill(item).join()}]`);
     }
     default: {
-      const distinct = Array.from({ length: 100_000 }, (_, i) => `"name_${i}"`);
-      return new Raw(
-        random.chance(0.5)
-          ? `[${distinct.join()}]`
-          : `{${distinct.map((n, i) => `${n}:${i}`).join()}}`,
-      );
+      const isList = random.chance(0.5);
+      const names = Array.from({ length: isList ? 100_000 : 30_000 }, (_, i) => `"name_${i}"`);
+      return new Raw(isList ? `[${names.join()}]` : `{${names.map((n, i) => `${n}:${i}`).join()}}`);
     }
   }
 }

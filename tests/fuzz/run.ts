@@ -12,8 +12,6 @@ import type { Outcome, Task } from "./worker.ts";
 export const LIMITS = { milliseconds: 2000, bytes: 512 * 2 ** 20 } as const;
 /** Mutations of one process; the memory of a long one would not tell much. */
 const CHUNK = 400;
-/** Milliseconds without a sign of life after which a process is ended. */
-const PATIENCE = 10_000;
 /** What a process may begin with before its first mutation. */
 const START = 60_000;
 
@@ -23,26 +21,30 @@ export interface FuzzOptions {
   readonly indices: readonly number[];
   readonly kinds?: readonly string[];
   readonly processes?: number;
+  /** Milliseconds without a sign of life after which a process is ended. */
+  readonly patience?: number;
+  /** The module that has the kinds. */
+  readonly module?: string;
 }
 
 /** How each mutation ended, in their order. Those that take too much are run once more, alone. */
 export async function fuzz(options: FuzzOptions): Promise<Outcome[]> {
-  const { seed, indices, kinds = Object.keys(KINDS), processes = 2 } = options;
+  const { indices, kinds = Object.keys(KINDS), processes = 2, patience = 10_000 } = options;
+  const { seed, module = new URL("kinds.ts", import.meta.url).href } = options;
+  const run = (some: readonly number[]) =>
+    outcomesOf({ module, seed, kinds, indices: some }, patience);
   const chunks: number[][] = [];
   for (let at = 0; at < indices.length; at += CHUNK) chunks.push(indices.slice(at, at + CHUNK));
   const outcomes: Outcome[] = [];
   const work = async () => {
     for (let chunk = chunks.shift(); chunk; chunk = chunks.shift()) {
-      for await (const outcome of outcomesOf({ seed, kinds, indices: chunk })) {
-        outcomes.push(outcome);
-      }
+      for await (const outcome of run(chunk)) outcomes.push(outcome);
     }
   };
   await Promise.all(Array.from({ length: processes }, work));
   for (const [i, first] of outcomes.entries()) {
     if (first.failed || !isTooMuch(first)) continue;
-    const task = { seed, kinds, indices: [first.index] };
-    for await (const alone of outcomesOf(task)) outcomes[i] = alone;
+    for await (const alone of run([first.index])) outcomes[i] = alone;
     const again = outcomes[i];
     if (again.failed || !isTooMuch(again)) continue;
     outcomes[i] = { ...again, failed: true, end: `${again.end}, but took too much` };
@@ -55,7 +57,7 @@ function isTooMuch({ milliseconds, bytes }: Outcome): boolean {
 }
 
 /** The outcomes of a task, whose process starts again after one that it does not survive. */
-async function* outcomesOf(task: Task): AsyncGenerator<Outcome> {
+async function* outcomesOf(task: Task, patience: number): AsyncGenerator<Outcome> {
   let left = task.indices;
   while (left.length) {
     const child = new Deno.Command(Deno.execPath(), {
@@ -74,7 +76,7 @@ async function* outcomesOf(task: Task): AsyncGenerator<Outcome> {
     const lines = createInterface({ input: Readable.fromWeb(child.stdout as never) });
     for await (const line of lines) {
       clearTimeout(watchdog);
-      watchdog = setTimeout(kill, PATIENCE);
+      watchdog = setTimeout(kill, patience);
       const told = JSON.parse(line) as Outcome | { readonly index: number };
       since = performance.now();
       if (!("end" in told)) running = told.index;
@@ -93,7 +95,7 @@ async function* outcomesOf(task: Task): AsyncGenerator<Outcome> {
     yield {
       index: running,
       kind: task.kinds[running % task.kinds.length],
-      end: milliseconds >= PATIENCE ? "does not end" : `ends the process: ${said.slice(0, 400)}`,
+      end: milliseconds >= patience ? "does not end" : `ends the process: ${said.slice(0, 400)}`,
       failed: true,
       milliseconds,
       bytes: 0,

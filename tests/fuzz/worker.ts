@@ -4,11 +4,13 @@
  * @module
  */
 import { GraftError } from "../../lib/errors.ts";
-import { type Kind, KINDS, type Subject } from "./kinds.ts";
+import type { Kind, Subject } from "./kinds.ts";
 import { createRandom } from "./mutate.ts";
 
 /** Which mutations: those of `index`, and every so many after it. */
 export interface Task {
+  /** The module that has the kinds. */
+  readonly module: string;
   readonly seed: number;
   readonly kinds: readonly string[];
   readonly indices: readonly number[];
@@ -59,7 +61,8 @@ function endOf(error: unknown): Pick<Outcome, "end" | "failed"> {
   return { end: text.slice(0, 1200), failed: true };
 }
 
-async function main({ seed, kinds, indices }: Task): Promise<void> {
+async function main({ module, seed, kinds, indices }: Task): Promise<void> {
+  const { KINDS } = await import(module) as { KINDS: Readonly<Record<string, Kind>> };
   const subjects = new Map<Kind, Subject>();
   for (const index of indices) {
     const name = kinds[index % kinds.length], kind = KINDS[name];

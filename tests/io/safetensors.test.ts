@@ -236,6 +236,8 @@ Deno.test("types, shapes and sizes that are wrong are refused", async () => {
   ) {
     await refused(file({ a: entry(0, 8, shape) }, data), "SAFETENSORS_SHAPE", `"a"`);
   }
+  const axes = new Array<number>(100_000).fill(1);
+  await refused(file({ a: entry(0, 8, axes) }, data), "SAFETENSORS_SHAPE", "100000 axes");
   await refused(file({ a: entry(0, 8, [3], "F32") }, data), "SAFETENSORS_SIZE", "has 12");
   await refused(file({ a: entry(0, 8, [2, 2], "I64") }, data), "SAFETENSORS_SIZE", "has 32");
   await refused(file({ a: entry(0, 8, [15], "F4") }, data), "SAFETENSORS_SIZE", "whole bytes");
