@@ -145,10 +145,13 @@ export function checkTokenizerFiles({ tokenizer }: TokenizerFiles): void {
     .map(({ id, content }): [string, unknown] => [content, id]);
   const count = Array.isArray(vocab) ? vocab.length : own.length;
   const most = count + others.length + GAPS;
-  const far = [...own, ...others].find(([, id]) => !isId(id) || id > most);
-  if (far) {
+  for (const [part, ids] of [["model.vocab", own], ["added_tokens", others]] as const) {
+    const far = ids.find(([, id]) => !isId(id) || id > most);
+    if (!far) continue;
     const [token, id] = far;
-    throw fail(`the id of ${show(token)} is ${show(id)}, and there are ${count} tokens`);
+    throw fail(
+      `the id of ${show(token)} in ${part} is ${show(id)}, and there are ${count} tokens`,
+    );
   }
   if (Array.isArray(vocab) && unknown != null && unknown >= count) {
     throw fail(`model.unk_id is ${unknown}, and there are ${count} tokens`);
