@@ -12,6 +12,8 @@ import type { TokenizerFiles } from "./tokenizer-json.ts";
 
 /** How far ids may go beyond the number of tokens: some vocabularies have gaps. */
 const GAPS = 1 << 20;
+/** Characters of an added token; the engine has an end for what it searches texts for. */
+const LONGEST_TOKEN = 1 << 14;
 /** What a pattern may take at one place of a text: one loop in all its lengths. */
 const MOST = { degree: 1, ways: 4096 } as const;
 
@@ -101,7 +103,7 @@ const TOKENIZER = z.looseObject({
   model: z.looseObject({ type: z.string().nullish() }),
   added_tokens: z.array(z.looseObject({
     id: ID,
-    content: z.string().min(1),
+    content: z.string().min(1).max(LONGEST_TOKEN),
     ...Object.fromEntries(
       ["special", "lstrip", "rstrip", "single_word", "normalized"].map((name) => [name, FLAG]),
     ),

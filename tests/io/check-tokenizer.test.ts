@@ -29,6 +29,7 @@ Deno.test("parts of a tokenizer.json that are of another form are refused by nam
     [{ model: { type: "Unigram", vocab: [["a", 0]], unk_id: 1 } }, "unk_id"],
     [{ added_tokens: [{ id: 1e9, content: "x" }] }, "1000000000"],
     [{ added_tokens: [{ id: 1, content: 5 }] }, "added_tokens.0.content"],
+    [{ added_tokens: [{ id: 1, content: "x".repeat(1e5) }] }, "added_tokens.0.content"],
     [{ normalizer: { type: "Sequence" } }, "normalizer.normalizers"],
     [{ pre_tokenizer: { type: "FixedLength", length: 0 } }, "pre_tokenizer.length"],
     [{ decoder: { type: "Sequence", decoders: [{ type: 1 }] } }, "decoder.decoders.0.type"],
