@@ -74,7 +74,15 @@ export function configReader(config: ModelConfig): ConfigReader {
         ),
       ),
     optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
-    number: (name, otherwise, is = FINITE) => read(name, otherwise, is),
+    number: (name, otherwise, is = FINITE) =>
+      read(
+        name,
+        otherwise,
+        rule(
+          `${is.must} within single precision`,
+          (x) => is.holds(x) && Number.isFinite(Math.fround(x as number)),
+        ),
+      ),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };
