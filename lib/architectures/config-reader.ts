@@ -8,7 +8,6 @@ import type { ModelConfig } from "../model/architecture.ts";
 import {
   BOOLEAN,
   FINITE,
-  NOT_NEGATIVE,
   numberIn,
   oneOf,
   type OptionRule,
@@ -18,7 +17,7 @@ import {
 } from "../options.ts";
 
 /** What a norm adds to a variance. */
-export const EPSILON: OptionRule = NOT_NEGATIVE;
+export const EPSILON: OptionRule = numberIn(0, 1);
 
 /** What is a part of something, such as a rate of dropout. */
 export const RATE: OptionRule = numberIn(0, 1);

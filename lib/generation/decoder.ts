@@ -11,7 +11,7 @@ import { checkIds } from "../adapters/token-batch.ts";
 import { runInputs, traceModel, virtualRows } from "../adapters/trace-model.ts";
 import type { Executable, State } from "../device/device.ts";
 import { ConfigError, UnsupportedError, ValueError } from "../errors.ts";
-import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
+import { type ModelGraph, vocabularySize, writtenSequence } from "../model/model-graph.ts";
 import { checkOptions, show, SIGNAL, wholeFrom } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import {
@@ -316,13 +316,16 @@ function checkStep(each: number, given: number, batch: number): void {
 }
 
 /** The id before the first one that a decoder beside an encoder writes. */
-function decoderStart({ config, generationConfig }: ModelGraph): number {
+function decoderStart(model: ModelGraph): number {
+  const { config, generationConfig } = model;
   const found = generationConfig.decoder_start_token_id ?? config.decoder_start_token_id ??
     config.pad_token_id;
-  if (typeof found === "number") return found;
+  if (typeof found === "number" && found >= 0 && found < vocabularySize(model)) return found;
   throw new ConfigError(
     "DECODER_START",
-    `The config of a ${config.model_type} model needs decoder_start_token_id, which the decoder begins with; found none.`,
+    `The config of a ${config.model_type} model needs decoder_start_token_id, one of its tokens, which the decoder begins with; found ${
+      found ?? "none"
+    }.`,
   );
 }
 

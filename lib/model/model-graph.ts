@@ -13,6 +13,7 @@ import { type Modules, recordModules, type Structure } from "./modules.ts";
 import type { AttentionLayout, Site } from "./site.ts";
 import { taskOf } from "./task-of.ts";
 import type { TaskType } from "./task-type.ts";
+import { checkTokenIds } from "./token-ids.ts";
 
 /**
  * A frozen model. Every function that changes one returns another, which shares the parameters that
@@ -102,7 +103,8 @@ export function structureOf(kind: ModelKind, limit = Infinity): Structure {
  *
  * @param architecture The family.
  * @param parts Config, parameters, device and source.
- * @throws {CheckpointError} where parameters are missing, unexpected or of another shape.
+ * @throws {CheckpointError} where parameters are missing, unexpected, of another shape or no floats.
+ * @throws {ConfigError} for special tokens whose ids are no whole numbers.
  */
 export function createModelGraph(
   architecture: Architecture,
@@ -122,6 +124,7 @@ export function createModelGraph(
   const { generationConfig = {}, initialized = [], untied = [], device, source = null } = parts;
   const config = architecture.completeConfig?.(parts.config) ?? parts.config;
   const taskType = parts.taskType ?? taskOf(architecture, config);
+  for (const each of [config, generationConfig]) checkTokenIds(each);
   const { sites, shapes, tied: ties } = structureOf({ architecture, config, taskType });
   const given = withoutNoise(architecture, parts.parameters, shapes);
   const tied = new Map(

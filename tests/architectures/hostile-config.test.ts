@@ -29,6 +29,7 @@ Deno.test("numbers that no model can have are refused before it runs", async () 
   const cases: Readonly<Record<string, readonly Readonly<Record<string, unknown>>[]>> = {
     llama: [
       { rms_norm_eps: -1e-6 },
+      { rms_norm_eps: 1e308 },
       { rope_parameters: { rope_theta: -10_000 } },
       { rope_parameters: { rope_theta: 0 } },
       { attention_dropout: 2 },
@@ -38,6 +39,9 @@ Deno.test("numbers that no model can have are refused before it runs", async () 
       { rope_scaling: { rope_type: "yarn", factor: 2, beta_fast: "x" } },
       { rope_scaling: { rope_type: "longrope", short_factor: [0, 0], long_factor: [1, 1] } },
       { layer_types: "sliding_attention" },
+      { eos_token_id: "2" },
+      { eos_token_id: [2, 2.5] },
+      { pad_token_id: -2 },
     ],
     gpt2: [{ layer_norm_epsilon: -1 }, { resid_pdrop: -0.1 }],
     bert_seq_cls: [{ layer_norm_eps: -1 }, { num_labels: 2.5 }, { num_labels: 1e9 }],

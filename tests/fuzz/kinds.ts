@@ -11,6 +11,7 @@ import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import type { AnyModel } from "../../lib/adapters/peft-model.ts";
+import { generate } from "../../lib/generation/generate.ts";
 import { openDevice } from "../../lib/device/open.ts";
 import { withSettledFiles, writeFilesAtomic } from "../../lib/io/atomic-files.ts";
 import { byteAlphabet } from "../../lib/io/byte-alphabet.ts";
@@ -126,8 +127,17 @@ const config: Kind = async () => {
     const { name, json } = random.pick(seeds);
     await Deno.symlink(`${golden}base/${name}/model.safetensors`, `${folder}/model.safetensors`);
     await Deno.writeTextFile(`${folder}/config.json`, mutateJson(json, random));
+    const options = random.chance(0.5) ? { eos_token_id: 1, decoder_start_token_id: 0 } : undefined;
+    if (options) {
+      const text = random.chance(0.5) ? mutateJson(options, random) : JSON.stringify(options);
+      await Deno.writeTextFile(`${folder}/generation_config.json`, text);
+    }
     const taskType = random.chance(0.2) ? random.pick(TASK_TYPES) : undefined;
-    await run(await loadModel(folder, { device: await device, taskType }));
+    const model = await loadModel(folder, { device: await device, taskType });
+    await run(model);
+    if (!options || !model.taskType.endsWith("LM")) return;
+    const { tokenIds } = await generate(model, [1, 2], { maxNewTokens: 2 });
+    for (const id of tokenIds) assert(id < vocabularySize(model), `the id ${id}`);
   };
 };
 
