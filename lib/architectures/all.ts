@@ -11,6 +11,7 @@ export { gemma } from "./gemma.ts";
 export { gptNeox } from "./gpt-neox.ts";
 export { gpt2 } from "./gpt2.ts";
 export { llama, mistral } from "./llama.ts";
+export { modernBert } from "./modernbert.ts";
 export { mpnet } from "./mpnet.ts";
 export { olmo2 } from "./olmo2.ts";
 export { opt } from "./opt.ts";

@@ -40,6 +40,8 @@ export interface ArchitecturePass {
   batchInput(spec: BatchInput): Value;
   /** An input that the architecture's `hostInputs` computes, by name. */
   hostInput(name: string, spec: InputSpec): Value;
+  /** Which tokens are no padding, `i32` [B, T]: 0 for those that are; of all that are cached, with a cache. */
+  readonly segments: Value;
   /** Marks a value, such as the input of a layer, that rematerialisation keeps; gives it back. */
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */

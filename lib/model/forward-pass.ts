@@ -191,6 +191,7 @@ export function createForwardPass(
     graph,
     model,
     training: options.seed !== undefined || options.noise === true,
+    segments: options.keySegments,
     bindings,
     cacheUpdates,
     ...viewWith(options.adaptation?.parameter),

@@ -100,6 +100,20 @@ ELECTRA = {**BERT, "embedding_size": 5}
 DISTILBERT = dict(
     vocab_size=13, dim=9, hidden_dim=7, n_layers=2, n_heads=3, max_position_embeddings=8
 )
+MODERNBERT = dict(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=7,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    local_attention=4,
+    global_attn_every_n_layers=2,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    cls_token_id=1,
+    sep_token_id=2,
+)
 CASES = [
     ("BertModel", BERT),
     ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
@@ -120,6 +134,17 @@ CASES = [
     ("DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 3}),
     ("DistilBertForTokenClassification", {**DISTILBERT, "activation": "relu", "num_labels": 3}),
     ("DistilBertForQuestionAnswering", DISTILBERT),
+    ("ModernBertModel", {**MODERNBERT, "norm_bias": True, "global_rope_theta": 50.0}),
+    (
+        "ModernBertForSequenceClassification",
+        {**MODERNBERT, "classifier_pooling": "mean", "classifier_bias": True, "num_labels": 3},
+    ),
+    (
+        "ModernBertForTokenClassification",
+        {**MODERNBERT, "attention_bias": True, "mlp_bias": True, "num_labels": 3},
+    ),
+    ("ModernBertForQuestionAnswering", MODERNBERT),
+    ("ModernBertForSequenceClassification", {**MODERNBERT, "num_labels": 2}),
     ("GPT2ForSequenceClassification", {**GPT2, "num_labels": 3}),
     ("GPT2ForTokenClassification", {**GPT2, "num_labels": 3}),
     ("GPT2ForQuestionAnswering", GPT2),
