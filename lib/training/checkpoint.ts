@@ -206,7 +206,7 @@ const PROGRESS = z.object({
     gradientAccumulation: COUNT,
     adapters: z.record(z.string(), z.record(z.string(), z.unknown())),
   }).optional(),
-}).refine(({ step, history }) => history.length === step);
+});
 
 async function readProgress(path: string): Promise<Progress> {
   const { format, ...state } = await readJsonFile(path);
@@ -219,7 +219,9 @@ async function readProgress(path: string): Promise<Progress> {
       { path, format },
     );
   }
-  const checked = PROGRESS.safeParse(state);
+  // Entries that no step stands for are not looked at one by one.
+  const counted = !Array.isArray(state.history) || state.history.length === state.step;
+  const checked = PROGRESS.safeParse(counted ? state : { ...state, history: null });
   if (checked.success && checked.data.history.every(({ step }, i) => step === i + 1)) {
     return state as unknown as Progress;
   }
