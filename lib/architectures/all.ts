@@ -3,6 +3,7 @@
  *
  * @module
  */
+export { bart } from "./bart.ts";
 export { bert } from "./bert.ts";
 export { bloom } from "./bloom.ts";
 export { distilBert } from "./distilbert.ts";

@@ -42,6 +42,8 @@ export interface ArchitecturePass {
   hostInput(name: string, spec: InputSpec): Value;
   /** Which tokens are no padding, `i32` [B, T]: 0 for those that are; of all that are cached, with a cache. */
   readonly segments: Value;
+  /** How many tokens of what is written are cached, `i32` [1]. */
+  readonly offset: Value;
   /** Marks a value, such as the input of a layer, that rematerialisation keeps; gives it back. */
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */

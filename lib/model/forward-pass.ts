@@ -192,6 +192,7 @@ export function createForwardPass(
     model,
     training: options.seed !== undefined || options.noise === true,
     segments: options.keySegments,
+    offset: options.offset,
     bindings,
     cacheUpdates,
     ...viewWith(options.adaptation?.parameter),

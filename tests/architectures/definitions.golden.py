@@ -100,6 +100,20 @@ ELECTRA = {**BERT, "embedding_size": 5}
 DISTILBERT = dict(
     vocab_size=13, dim=9, hidden_dim=7, n_layers=2, n_heads=3, max_position_embeddings=8
 )
+BART = dict(
+    vocab_size=13,
+    d_model=8,
+    encoder_layers=1,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=7,
+    decoder_layers=2,
+    decoder_attention_heads=4,
+    decoder_ffn_dim=5,
+    max_position_embeddings=9,
+    decoder_start_token_id=0,
+    forced_eos_token_id=None,
+    pad_token_id=0,
+)
 MODERNBERT = dict(
     vocab_size=13,
     hidden_size=12,
@@ -184,6 +198,8 @@ CASES = [
     ("BloomForSequenceClassification", {**BLOOM, "num_labels": 3}),
     ("BloomForTokenClassification", {**BLOOM, "num_labels": 3}),
     ("BloomForQuestionAnswering", {**BLOOM, "hidden_size": 10, "n_head": 5}),
+    ("BartModel", {**BART, "scale_embedding": True}),
+    ("BartForConditionalGeneration", {**BART, "activation_function": "relu"}),
     ("T5Model", {**T5, "num_layers": 1, "num_decoder_layers": 2}),
     ("T5ForConditionalGeneration", T5),
     (
@@ -225,7 +241,7 @@ def run(name: str, settings: dict) -> dict:
     model = getattr(transformers, name)(config).eval()
     for parameter, value in model.named_parameters():
         value.copy_(torch.tensor(fill(parameter, value.numel())).reshape(value.shape))
-    if family == "T5":
+    if family in ("T5", "Bart"):
         inputs = LONG
     elif family in ("Bert", "Electra"):
         inputs = {**INPUTS, "token_type_ids": [[0, 0, 1, 2, 2], [1, 0, 2, 1, 1]]}
