@@ -43,7 +43,7 @@ export function withAddedTokens(
     : [];
   const known = new Map(tokens.map((token) => [String(token.content), token]));
   const vocabulary = vocabularyOf(tokenizer.model);
-  let last = Math.max(-1, ...tokens.map(({ id }) => Number(id)));
+  let last = tokens.reduce((most, { id }) => Math.max(most, Number(id)), -1);
   const add = (token: unknown, special: boolean) => {
     const content = contentOf(token);
     if (!content) return;

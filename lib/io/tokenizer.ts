@@ -152,10 +152,12 @@ export async function tokenizerFilesOf(folder: string): Promise<TokenizerFiles> 
   const config = "added_tokens_decoder" in stated ? { ...map, ...stated } : { ...stated, ...map };
   const templates = await chatTemplateFiles(folder);
   const chat = templates ?? (await optional("chat_template.json")).chat_template;
-  return withAddedTokens({
+  const files = {
     tokenizer: await readJsonFile(path),
     config: chat === undefined ? config : { ...config, chat_template: chat },
-  }, await optional("added_tokens.json"));
+  };
+  checkTokenizerFiles(files);
+  return withAddedTokens(files, await optional("added_tokens.json"));
 }
 
 /** Chat templates in files of their own: one, or several by name. */
