@@ -4,7 +4,6 @@
  * @module
  */
 import { type Command, InvalidArgumentError, type Option } from "commander";
-import { loadAdapter } from "../adapters/checkpoint/load.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { withAdapterScale } from "../adapters/scope.ts";
 import { adapterOf, disableAdapters, setAdapter } from "../adapters/select.ts";
@@ -22,7 +21,7 @@ import {
   interruptible,
 } from "./context.ts";
 import { addSamplingOptions, type SamplingFlags, samplingOf } from "./generate.ts";
-import { addModelOptions, type ModelFlags, withModel } from "./options.ts";
+import { addModelOptions, type ModelFlags, withAdapter, withModel } from "./options.ts";
 
 interface ChatFlags extends ModelFlags, SamplingFlags {
   readonly adapter?: readonly string[];
@@ -44,6 +43,8 @@ interface Chat {
   readonly flags: ChatFlags;
   /** What `/set` can change. */
   readonly options: readonly Option[];
+  /** Where it takes place. */
+  readonly context: CliContext;
 }
 
 interface ChatCommand {
@@ -210,6 +211,7 @@ async function run(
     messages,
     flags,
     options,
+    context,
   };
   for (const text of adapter) {
     const [, name, folder] = /^([\w.-]+)=(.+)$/.exec(text) ?? [text, nameOf(text), text];
@@ -289,7 +291,7 @@ async function answer(
 
 async function load(chat: Chat, folder: string, adapterName: string): Promise<Chat> {
   if (!folder) throw new ChatError("Name the folder of the adapter.");
-  const loaded = await loadAdapter(chat.loaded, folder, { adapterName });
+  const loaded = await withAdapter(chat.loaded, folder, { adapterName, context: chat.context });
   return await derive({ ...chat, loaded, active: [adapterName] });
 }
 

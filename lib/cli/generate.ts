@@ -112,7 +112,7 @@ Examples:
       await interruptible(context, async (signal) => {
         const prompts = await promptsOf(flags, context, command);
         return await withModel(source, { flags, context }, async (base) => {
-          const model = await withAdapters(base, flags.adapter ?? []);
+          const model = await withAdapters(base, flags.adapter ?? [], context);
           return await run(model, prompts, { flags, context, signal });
         });
       }),

@@ -70,7 +70,7 @@ Examples:
   ).action(async (source: string, flags: MergeFlags) => {
     await refuseExisting(flags);
     await withModel(source, { flags, context }, async (base) => {
-      const model = await withAdapters(base, flags.adapter);
+      const model = await withAdapters(base, flags.adapter, context);
       if (model.type !== "peft") {
         throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");
       }

@@ -4,8 +4,8 @@
  * @module
  */
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { loadAdapter } from "../adapters/checkpoint/load.ts";
-import type { AnyModel } from "../adapters/peft-model.ts";
+import { loadAdapter, type LoadAdapterOptions } from "../adapters/checkpoint/load.ts";
+import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
 import { setAdapter } from "../adapters/select.ts";
 import { DEVICE_NAMES, type DeviceName } from "../device/open.ts";
 import { loadModel } from "../io/load-model.ts";
@@ -14,6 +14,7 @@ import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { BELOW_ONE, FINITE, type OptionRule, wholeFrom } from "../options.ts";
 import type { CliContext } from "./context.ts";
+import { count } from "./format.ts";
 
 /** Reads a number that follows a rule. */
 export function numeric(rule: OptionRule): (text: string) => number {
@@ -87,17 +88,37 @@ export async function withModel<T>(
   return await use(model);
 }
 
+/** Loads an adapter; what it does to the base is written. */
+export function withAdapter(
+  model: AnyModel,
+  folder: string,
+  { context, ...options }: LoadAdapterOptions & { readonly context: CliContext },
+): Promise<PeftModel> {
+  return loadAdapter(model, folder, {
+    ...options,
+    onReport({ vocabulary: { base, adapter } }) {
+      if (base === adapter) return;
+      context.err(
+        `${folder} was trained with ${count(adapter)} tokens: the base, which has ${
+          count(base)
+        }, is resized.\n`,
+      );
+    },
+  });
+}
+
 /** Loads adapters onto a model, all of them active. */
 export async function withAdapters(
   base: ModelGraph,
   folders: readonly string[],
+  context: CliContext,
 ): Promise<AnyModel> {
   let model: AnyModel = base;
   const names: string[] = [];
   for (const [i, folder] of folders.entries()) {
     const adapterName = i === 0 ? "default" : `adapter${i}`;
     names.push(adapterName);
-    model = await loadAdapter(model, folder, { adapterName });
+    model = await withAdapter(model, folder, { adapterName, context });
   }
   return model.type === "peft" ? setAdapter(model, names) : model;
 }

@@ -6,7 +6,6 @@
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
-import { loadAdapter } from "../adapters/checkpoint/load.ts";
 import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
 import { savePretrained } from "../adapters/checkpoint/save.ts";
 import { formatCounts, getNbTrainableParameters } from "../adapters/status/trainable-parameters.ts";
@@ -35,6 +34,7 @@ import {
   loraConfigOf,
   type ModelFlags,
   numeric,
+  withAdapter,
   withModel,
 } from "./options.ts";
 import { createProgress } from "./progress.ts";
@@ -246,7 +246,7 @@ async function run(
     ? getPeftModel(base, loraConfigOf(flags), {
       seed: flags.seed,
     })
-    : await loadAdapter(base, flags.adapter, { isTrainable: true });
+    : await withAdapter(base, flags.adapter, { isTrainable: true, context });
   const options: TrainOptions = {
     learningRate: flags.learningRate,
     schedule: flags.schedule,

@@ -5,6 +5,11 @@ import {
   assertNotEquals,
   assertStringIncludes,
 } from "@std/assert";
+import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
+import { getPeftModel } from "../../lib/adapters/inject.ts";
+import { loadModel } from "../../lib/io/load-model.ts";
+import { resizeTokenEmbeddings } from "../../lib/io/resize-token-embeddings.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { inFolder, namesIn } from "../io/folder.ts";
 import { cli, jsonLines, tinyModel } from "./run.ts";
 
@@ -13,7 +18,7 @@ const CPU = ["--device", "cpu"] as const;
 Deno.test("help, version and usage: their texts and exit codes", async () => {
   const help = await cli(["--help"]);
   assertEquals([help.code, help.err], [0, ""]);
-  for (const command of ["plan", "train", "generate", "merge", "inspect"]) {
+  for (const command of ["plan", "train", "generate", "chat", "merge", "inspect"]) {
     assertStringIncludes(help.out, command);
     const own = await cli([command, "--help"]);
     assertEquals([own.code, own.err], [0, ""], command);
@@ -406,5 +411,22 @@ Deno.test("train: what cannot be trained ends in one line", async () => {
       assertMatch(err, message);
     }
     assertEquals(namesIn(folder).includes("out"), false);
+  });
+});
+
+Deno.test("an adapter that resizes its base is said to", async () => {
+  await inFolder(async (folder) => {
+    const path = await tinyModel(folder);
+    const base = await loadModel(path, { device: "cpu" });
+    using _device = base.device;
+    const grown = await resizeTokenEmbeddings(base, 261);
+    const config = loraConfig({ r: 2, targetModules: ["q_proj"], modulesToSave: ["embed_tokens"] });
+    await savePretrained(getPeftModel(grown, config), `${folder}/adapter`);
+    const { code, err } = await cli([
+      ...["generate", path, "--adapter", `${folder}/adapter`, "--prompt", "a", ...CPU],
+      ...["--max-new-tokens", "2"],
+    ]);
+    assertEquals(code, 0, err);
+    assertStringIncludes(err, "was trained with 261 tokens: the base, which has 259, is resized.");
   });
 });
