@@ -6,6 +6,7 @@
 export { bart } from "./bart.ts";
 export { bert } from "./bert.ts";
 export { bloom } from "./bloom.ts";
+export { deberta } from "./deberta.ts";
 export { distilBert } from "./distilbert.ts";
 export { electra } from "./electra.ts";
 export { gemma } from "./gemma.ts";

@@ -105,7 +105,8 @@ export function classifierDropout(config: ModelConfig): number {
   return configReader(config).number("classifier_dropout", readEncoder(config).dropout, RATE);
 }
 
-function tokenTypes(types: number): BatchInput {
+/** The types of tokens, as a part of a batch. */
+export function tokenTypes(types: number): BatchInput {
   return {
     name: "tokenTypeIds",
     axes: ["batch", "tokens"],

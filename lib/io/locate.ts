@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { resolve } from "node:path";
 import { FileError } from "../errors.ts";
 import { pathOf } from "./atomic.ts";
 import { wrap } from "./byte-source.ts";
@@ -43,7 +44,7 @@ export async function locate(source: string | URL): Promise<Place> {
   throw new FileError(
     "FILE_NOT_FOUND",
     `${path} does not exist: there is no such ${isFile ? "file" : "folder"}${
-      within ? ` in ${parent}` : ", and it is no id of a model on the hub"
+      within ? ` in ${resolve(parent)}` : ", and it is no id of a model on the hub"
     }. Give a path that exists, or an id such as organization/name.`,
     { path },
   );

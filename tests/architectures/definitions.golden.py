@@ -114,6 +114,22 @@ BART = dict(
     forced_eos_token_id=None,
     pad_token_id=0,
 )
+DEBERTA = dict(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=7,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    max_position_embeddings=9,
+    relative_attention=True,
+    position_buckets=4,
+    norm_rel_ebd="layer_norm",
+    share_att_key=True,
+    pos_att_type="p2c|c2p",
+    layer_norm_eps=1e-3,
+    position_biased_input=False,
+    type_vocab_size=0,
+)
 MODERNBERT = dict(
     vocab_size=13,
     hidden_size=12,
@@ -148,6 +164,25 @@ CASES = [
     ("DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 3}),
     ("DistilBertForTokenClassification", {**DISTILBERT, "activation": "relu", "num_labels": 3}),
     ("DistilBertForQuestionAnswering", DISTILBERT),
+    ("DebertaV2Model", DEBERTA),
+    ("DebertaV2ForSequenceClassification", {**DEBERTA, "share_att_key": False, "num_labels": 3}),
+    (
+        "DebertaV2ForTokenClassification",
+        {
+            **DEBERTA,
+            "position_buckets": -1,
+            "max_relative_positions": 3,
+            "pos_att_type": ["c2p"],
+            "position_biased_input": True,
+            "type_vocab_size": 3,
+            "num_labels": 3,
+        },
+    ),
+    (
+        "DebertaV2ForQuestionAnswering",
+        {**DEBERTA, "norm_rel_ebd": "none", "pos_att_type": "p2c", "embedding_size": 5},
+    ),
+    ("DebertaV2ForSequenceClassification", {**DEBERTA, "relative_attention": False}),
     ("ModernBertModel", {**MODERNBERT, "norm_bias": True, "global_rope_theta": 50.0}),
     (
         "ModernBertForSequenceClassification",
