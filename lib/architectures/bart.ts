@@ -5,7 +5,7 @@
  */
 import type { Architecture, ArchitecturePass, Body, ModelConfig } from "../model/architecture.ts";
 import type { Layer, Modules } from "../model/modules.ts";
-import { add, mul } from "../ops/elementwise.ts";
+import { add, min, mul } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
@@ -120,10 +120,11 @@ function half(
     tokens,
     run(pass, rows, memory) {
       const added = (x: Value, y: Value) => add(x, pass.dropout(y, c.dropout));
-      // Positions count from the start of a row, padding included.
-      const place = iota(rows.graph, [1, rows.shape[1]], { axis: 1 });
+      // Positions count from the start of a row, padding included, which may go beyond the last.
       const start = isDecoder ? add(pass.offset, OFFSET) : OFFSET;
-      let h = pass.dropout(first(add(rows, places(add(place, start)))), c.dropout);
+      const place = add(iota(rows.graph, [1, rows.shape[1]], { axis: 1 }), start);
+      const known = min(place, c.positions + OFFSET - 1);
+      let h = pass.dropout(first(add(rows, places(known))), c.dropout);
       for (const { self, afterSelf, cross, up, down, last } of layers) {
         const x = pass.boundary(h);
         h = afterSelf(added(x, self(x, x)));

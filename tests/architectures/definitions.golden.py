@@ -268,6 +268,29 @@ def fill(name: str, size: int) -> list[float]:
     return [0.6 * math.sin(1.3 * i + seed) for i in range(size)]
 
 
+PROMPTS = [[7, 3, 9, 12, 4], [9, 5, 11]]
+
+
+def generated(model: torch.nn.Module, config) -> list[list[int]]:
+    """What a model writes after prompts: decoders get them padded on the left, encoders on the right."""
+    encodes = config.is_encoder_decoder
+    longest = max(map(len, PROMPTS))
+    gaps = [[0] * (longest - len(ids)) for ids in PROMPTS]
+    rows = [ids + gap if encodes else gap + ids for ids, gap in zip(PROMPTS, gaps)]
+    ones = [[1] * len(ids) for ids in PROMPTS]
+    mask = [one + gap if encodes else gap + one for one, gap in zip(ones, gaps)]
+    ids = model.generate(
+        input_ids=torch.tensor(rows),
+        attention_mask=torch.tensor(mask),
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=4 if encodes else 3,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return ids[:, 1 if encodes else longest :].tolist()
+
+
 @torch.no_grad()
 def run(name: str, settings: dict) -> dict:
     family = name.split("For")[0].removesuffix("Model").replace("Gemma3Text", "Gemma3")
@@ -285,7 +308,9 @@ def run(name: str, settings: dict) -> dict:
     else:
         inputs = INPUTS
     result = model(**{key: torch.tensor(value) for key, value in inputs.items()})
+    written = generated(model, config) if model.can_generate() else None
     return {
+        **({"generated": written} if written else {}),
         "config": {**settings, "model_type": config.model_type, "architectures": [name]},
         "parameters": [parameter for parameter, _ in model.named_parameters()],
         "inputs": inputs,

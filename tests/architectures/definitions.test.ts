@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { architectureOf } from "../../lib/architectures/mod.ts";
+import { generate, type Generation } from "../../lib/generation/generate.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { createModelGraph, type ModelGraph, structureOf } from "../../lib/model/model-graph.ts";
 import { taskOf } from "../../lib/model/task-of.ts";
@@ -10,11 +11,15 @@ import cases from "./definitions.golden.json" with { type: "json" };
 
 type Rows = readonly (readonly number[])[];
 
+const PROMPTS: Rows = [[7, 3, 9, 12, 4], [9, 5, 11]];
+
 interface Case {
   readonly config: Readonly<Record<string, unknown>> & { readonly architectures: string[] };
   /** Names in torch's order. */
   readonly parameters: readonly string[];
   readonly inputs: Readonly<Record<string, Rows | undefined>>;
+  /** What it writes after {@link PROMPTS}. */
+  readonly generated?: Rows;
   readonly outputs: Readonly<
     Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>
   >;
@@ -67,5 +72,9 @@ for (const entry of cases as unknown as readonly Case[]) {
       });
       assert(apart < 2e-5 * largest, `${key}: ${apart} of ${largest}`);
     }
+    if (!entry.generated) return;
+    const options = { maxNewTokens: entry.generated[0].length, eosTokenId: [] };
+    const texts = await generate(model, PROMPTS, options) as readonly Generation[];
+    assertEquals(texts.map(({ tokenIds }) => [...tokenIds]), entry.generated);
   });
 }
