@@ -41,7 +41,9 @@ export function replaceParts(
   const starts: number[] = [], ends: number[] = [];
   let text = "", at = 0;
   const put = (from: number, to: number, part: string) => {
-    const same = part.length === to - from;
+    const old = of.text.slice(from, to);
+    // Unit by unit, but not where that would take the two of one character apart.
+    const same = part === old || part.length === old.length && !/[\ud800-\udfff]/.test(old);
     // What is put in where nothing was stands for the unit that follows.
     const last = of.text.length - 1;
     for (let i = 0; i < part.length; i++) {

@@ -10,6 +10,7 @@ import type { Normalizer, PreTokenizer, Tokenizer as Backend } from "@huggingfac
 import { type AlignedText, alignedText, mapText, replaceParts, slice } from "./aligned-text.ts";
 import { byteAlphabet } from "./byte-alphabet.ts";
 import { isObject, type JsonObject } from "./json.ts";
+import { precompiledReplacements } from "./precompiled.ts";
 
 /** Token ids and, for each, where in the text what it stands for begins and ends. */
 export interface Encoding {
@@ -49,6 +50,7 @@ interface Taken {
 /** What is read of the library's objects beside their types. */
 interface Parts {
   readonly normalizers?: readonly (Normalizer | null)[];
+  readonly config: JsonObject;
   readonly tokenizers?: readonly (PreTokenizer | null)[];
   readonly pattern?: RegExp | null;
 }
@@ -58,14 +60,14 @@ export function createEncoder(
   backend: Backend,
   json: JsonObject,
 ): (text: string, addSpecialTokens: boolean) => Encoding {
-  const { normalizer } = backend;
+  const { normalizer } = backend, prepare = normalizing(normalizer);
   const all = (Array.isArray(json.added_tokens) ? json.added_tokens : []).filter(isObject);
   const isNormalized = (token: JsonObject) =>
     normalizer !== null && (token.normalized ?? !token.special) === true;
   const raw = matcher(all.filter((token) => !isNormalized(token)).map((token) => added(token)));
   const normal = matcher(
     all.filter(isNormalized).map((token) =>
-      added(token, normalizer!.normalize(String(token.content)))
+      added(token, prepare(alignedText(String(token.content), 0)).text)
     ),
   );
   const preTokenize = preTokenizer(backend.pre_tokenizer, json.pre_tokenizer);
@@ -89,7 +91,7 @@ export function createEncoder(
       offsets.push([start, end]);
     };
     const sections = raw(alignedText(text, 0)).flatMap((section): Section[] =>
-      "id" in section ? [section] : normal(normalize(section.text, normalizer))
+      "id" in section ? [section] : normal(prepare(section.text))
     );
     const { before, after } = around(addSpecialTokens);
     for (const id of before) put(id, 0, 0);
@@ -173,11 +175,26 @@ const SPACE = /\p{White_Space}/u;
 const ENDS_IN_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
 const STARTS_WITH_WORD = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
 
+/** How a text is made ready; what a step needs is prepared once. */
+function normalizing(normalizer: Normalizer | null): (of: AlignedText) => AlignedText {
+  const { normalizers, config } = (normalizer ?? {}) as Partial<Parts>;
+  if (normalizers) {
+    const steps = normalizers.map(normalizing);
+    return (of) => steps.reduce((text, step) => step(text), of);
+  }
+  if (config?.type === "Precompiled") {
+    const changes = precompiledReplacements(config.precompiled_charsmap);
+    return (of) => {
+      const found = changes(of.text);
+      return found.length ? replaceParts(of, found) : of;
+    };
+  }
+  return (of) => normalize(of, normalizer);
+}
+
 function normalize(of: AlignedText, normalizer: Normalizer | null): AlignedText {
   if (normalizer === null || of.text === "") return of;
-  const { normalizers, pattern } = normalizer as Normalizer & Parts;
-  if (normalizers) return normalizers.reduce((text, step) => normalize(text, step), of);
-  const { config } = normalizer as unknown as { readonly config: JsonObject };
+  const { pattern, config } = normalizer as Normalizer & Parts;
   if (config.type === "Prepend") {
     return replaceParts(of, [{ from: 0, to: 0, text: String(config.prepend ?? "") }]);
   }

@@ -28,7 +28,7 @@ for (const [kind, { tokenizer: json, texts }] of Object.entries(golden.kinds)) {
         if (first === last) return; // a trimmed space stands for itself here, for nothing there
         const extra = between(from, first) + between(last, to);
         assert(
-          from <= first && to >= last && /^[\s\p{M}\u1160-\u11ff]*$/u.test(extra),
+          from <= first && to >= last && /^[\s\u200b\p{M}\u1160-\u11ff]*$/u.test(extra),
           `${JSON.stringify(text)}: token ${n}, ${spelled[n]}: ${from}–${to}, not ${first}–${last}`,
         );
       });

@@ -4,6 +4,7 @@ and chats with them.
     $GRAFT_ORACLE_PYTHON tests/io/tokenizers.golden.py
 """
 
+import base64
 import json
 import sys
 from pathlib import Path
@@ -166,6 +167,15 @@ def kinds():
     )
     unigram.post_processor = wrapped(unigram)
     yield "unigram", unigram
+    yield "unigram_precompiled", trained(
+        models.Unigram(),
+        trainers.UnigramTrainer(vocab_size=160, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False),
+        normalizer=normalizers.Sequence([
+            normalizers.Precompiled(CHARSMAP), normalizers.Strip(False, True), normalizers.Replace(Regex(" {2,}"), "▁")
+        ]),
+        pre_tokenizer=pre_tokenizers.Metaspace(),
+        decoder=decoders.Metaspace(),
+    )
     wordpiece = trained(
         models.WordPiece(unk_token="<unk>"),
         trainers.WordPieceTrainer(vocab_size=200, special_tokens=SPECIAL, show_progress=False),
@@ -183,6 +193,28 @@ def kinds():
             pre_tokenizers.Split(Regex(r"\s"), "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)
         ]),
     )
+
+
+# Made by SentencePiece 0.2.3 from a few rules (normalization_rule_tsv): ① 1, ﬁ fi, white space a space,
+# U+200B and U+FEFF nothing, ẞ SS, ﷽ bis mi, e with an accent é, jamo a syllable, … three dots, Σ S,
+# İ I, an accent alone nothing, a waving hand hi.
+CHARSMAP = base64.b64decode(
+    "AAQAAAAgAAAJCQAACgUAAAEAAIDMDAIADRkAAIEFAAAdAACAsAUAAAkAAICBBQAAAAAAgKMFAAALAACAhEwCAJL4AwDhEAIA"
+    "hYgCAKGAAwDhBAIAhqgCAKsNAAAkAACAnj0AAA0AAIADAACAi0UAAKAdAAAHAACAgQ0AABcAAIC9+QAAgMQCABAAAICs+AIA"
+    "IAAAgL+9AACfTAIAsRUAAJEQAgCLBQAAGgAAgCsAAAAqAAAALQAAACwAAAAvAAAALgAAALrkAgCRKAIAMwAAAL2QAgA1AAAA"
+    "u7gCADcAAACmuQAAOQAAALdsAgA7AAAAOgAAAD0AAAA8AAAAPwAAAD4AAABBAAAAQAAAAEMAAABCAAAARQAAAEQAAABHAAAA"
+    "RgAAAEkAAABIAAAASwAAAEoAAABNAAAATAAAAE8AAABOAAAAUQAAAFAAAABTAAAAUgAAAFUAAABUAAAAVwAAAFYAAABZAAAA"
+    "WAAAAFsAAABaAAAAXQAAAFwAAABfAAAAXgAAAGEAAABgAAAAYwAAAGIAAABlAAAAZAAAAGcAAABmAAAAaQAAAGgAAABrAAAA"
+    "agAAAG0AAABllAIAbwAAAG4AAABxAAAAcAAAAHMAAAByAAAAdQAAAHQAAAB3AAAAdgAAAHkAAAB4AAAAewAAAHoAAAB9AAAA"
+    "fAAAAH8AAAB+AAAAgQAAAIAAAACDAAAAggAAAIUAAACEAAAAhwAAAIYAAACJAAAAiAAAAIsAAACKAAAAjQAAAIwAAACPAAAA"
+    "jgAAAJEAAACQAAAAkwAAAJIAAACVAAAAlAAAAJcAAACWAAAAmQAAAJgAAACbAAAAmgAAAJ0AAACcAAAAnwAAAJ4AAAChAAAA"
+    "oAAAAKMAAACiAAAApQAAAKQAAACnAAAApgAAAKkAAACoAAAAqwAAAKoAAACtAAAArAAAAK8AAACuAAAAsQAAALAAAACzAAAA"
+    "sgAAALUAAAC0AAAAtwAAALYAAAC5AAAAuAAAALsAAAC6AAAAvQAAALwAAAC/AAAAvgAAAMEAAADAAAAAwwAAAMIAAADMPAEA"
+    "xAAAAM6kAQDGAAAAyQAAAMgAAADLAAAAygAAAMTQAQDMAAAAzwAAAM4AAADRAAAA0AAAANMAAADSAAAA1QAAANQAAADXAAAA"
+    "1gAAANkAAADYAAAA2wAAANoAAADdAAAA3AAAAN8AAADeAAAA4QAAAOAAAADjAAAA4gAAAOUAAADkAAAA5wAAAO+kAQDpAAAA"
+    "4YwBAOIoAQDqAAAA7QAAAOwAAADvAAAA7gAAAPEAAADwAAAA8wAAAPIAAAD1AAAA9AAAAPcAAAD2AAAA8AgBAPgAAAD7AAAA"
+    "+gAAAP0AAAD8AAAA/wAAAP4AAAAAIAAuLi4AMQBJAFMAU1MAYmlzIG1pAGZpAGhpAMOpAOOCogDtlZwA"
+)
 
 
 def golden(tokenizer):
