@@ -12,8 +12,13 @@ import json
 import math
 from pathlib import Path
 
+import peft
 import torch
 import transformers
+
+# PEFT's model of encoder–decoders asks for a method that transformers 5 dropped.
+for kind in (transformers.T5ForConditionalGeneration, transformers.BartForConditionalGeneration):
+    kind._prepare_encoder_decoder_kwargs_for_generation = lambda self, *args, **kwargs: None
 
 BERT = dict(
     vocab_size=13,
@@ -268,6 +273,34 @@ def fill(name: str, size: int) -> list[float]:
     return [0.6 * math.sin(1.3 * i + seed) for i in range(size)]
 
 
+# Of models for several tasks, PEFT saves these as a whole.
+HEADS = r".*(classifier|score|qa_outputs|head|pooler).*"
+
+
+def adapted(model: torch.nn.Module, inputs: dict) -> dict:
+    """The outputs with a LoRA on the linear layers of the body, whose leaves have the values of their names, too."""
+    config = peft.LoraConfig(
+        r=2, lora_alpha=3, target_modules="all-linear", exclude_modules=HEADS
+    )
+    model = peft.get_peft_model(model, config).eval()
+    for parameter, value in model.named_parameters():
+        if "lora_" in parameter:
+            leaf = parameter.removeprefix("base_model.model.").removesuffix(".default.weight")
+            value.copy_(torch.tensor(fill(leaf, value.numel())).reshape(value.shape))
+    return model(**{key: torch.tensor(value) for key, value in inputs.items()})
+
+
+def numbers(result: dict) -> dict:
+    return {
+        key: {
+            "shape": list(result[key].shape),
+            "values": [float(f"{x:.6g}") for x in result[key].flatten().tolist()],
+        }
+        for key in OUTPUTS
+        if result.get(key) is not None
+    }
+
+
 PROMPTS = [[7, 3, 9, 12, 4], [9, 5, 11]]
 
 
@@ -314,14 +347,8 @@ def run(name: str, settings: dict) -> dict:
         "config": {**settings, "model_type": config.model_type, "architectures": [name]},
         "parameters": [parameter for parameter, _ in model.named_parameters()],
         "inputs": inputs,
-        "outputs": {
-            key: {
-                "shape": list(result[key].shape),
-                "values": [float(f"{x:.6g}") for x in result[key].flatten().tolist()],
-            }
-            for key in OUTPUTS
-            if result.get(key) is not None
-        },
+        "outputs": numbers(result),
+        "adapted": numbers(adapted(model, inputs)),
     }
 
 

@@ -1,4 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
+import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
+import { getPeftModel } from "../../lib/adapters/inject.ts";
+import type { PeftModel } from "../../lib/adapters/peft-model.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { architectureOf } from "../../lib/architectures/mod.ts";
 import { generate, type Generation } from "../../lib/generation/generate.ts";
@@ -13,6 +17,10 @@ type Rows = readonly (readonly number[])[];
 
 const PROMPTS: Rows = [[7, 3, 9, 12, 4], [9, 5, 11]];
 
+type Outputs = Readonly<
+  Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>
+>;
+
 interface Case {
   readonly config: Readonly<Record<string, unknown>> & { readonly architectures: string[] };
   /** Names in torch's order. */
@@ -20,9 +28,9 @@ interface Case {
   readonly inputs: Readonly<Record<string, Rows | undefined>>;
   /** What it writes after {@link PROMPTS}. */
   readonly generated?: Rows;
-  readonly outputs: Readonly<
-    Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>
-  >;
+  readonly outputs: Outputs;
+  /** The same with a LoRA on the linear layers of its body. */
+  readonly adapted: Outputs;
 }
 
 /** The values of a parameter, as the script that wrote the golden file computes them. */
@@ -42,6 +50,44 @@ function modelOf({ config }: Case, device: Device): ModelGraph {
   return createModelGraph(architecture, { config, parameters, device });
 }
 
+/** With a LoRA on the linear layers of the body, whose leaves have the values of their names. */
+function withLora(base: ModelGraph): PeftModel {
+  const config = loraConfig({
+    r: 2,
+    loraAlpha: 3,
+    targetModules: "all-linear",
+    excludeModules: ".*(classifier|score|qa_outputs|head|pooler).*",
+  });
+  const model = getPeftModel(base, config);
+  const filled = [...trainableLeaves(model)].map(([name, { shape }]) =>
+    [name, fill(name.replace(/^[^.]+\./, ""), shape)] as const
+  );
+  return withLeaves(model, new Map(filled));
+}
+
+async function assertOutputs(
+  found: Awaited<ReturnType<typeof forward>>,
+  { inputs }: Case,
+  outputs: Outputs,
+): Promise<void> {
+  const mask =
+    ("decoder_attention_mask" in inputs ? inputs.decoder_attention_mask : inputs.attention_mask)!
+      .flat();
+  for (const [key, { shape, values }] of Object.entries(outputs)) {
+    const got = found[named(key) as keyof typeof found] as Tensor;
+    assertEquals(got.shape, shape, key);
+    const data = await got.data() as Float32Array;
+    const rowwise = shape[1] === mask.length / 2;
+    let largest = 0, apart = 0;
+    values.forEach((x, i) => {
+      if (rowwise && !mask[Math.floor(i / (values.length / mask.length))]) return;
+      largest = Math.max(largest, Math.abs(x));
+      apart = Math.max(apart, Math.abs(x - data[i]));
+    });
+    assert(apart < 2e-5 * largest, `${key}: ${apart} of ${largest}`);
+  }
+}
+
 const named = (word: string) => word.replace(/_(\w)/g, (_, c: string) => c.toUpperCase());
 
 for (const entry of cases as unknown as readonly Case[]) {
@@ -55,23 +101,9 @@ for (const entry of cases as unknown as readonly Case[]) {
     const parameters = first > 0 ? [...own.slice(first), ...own.slice(0, first)] : own;
     assertEquals([...model.shapes.keys()].filter((n) => !model.tied.has(n)), parameters);
     const batch = Object.entries(inputs).map(([key, rows]) => [named(key), rows]);
-    const found = await forward(model, Object.fromEntries(batch));
-    const mask =
-      ("decoder_attention_mask" in inputs ? inputs.decoder_attention_mask : inputs.attention_mask)!
-        .flat();
-    for (const [key, { shape, values }] of Object.entries(outputs)) {
-      const got = found[named(key) as keyof typeof found] as Tensor;
-      assertEquals(got.shape, shape, key);
-      const data = await got.data() as Float32Array;
-      const rowwise = shape[1] === mask.length / 2;
-      let largest = 0, apart = 0;
-      values.forEach((x, i) => {
-        if (rowwise && !mask[Math.floor(i / (values.length / mask.length))]) return;
-        largest = Math.max(largest, Math.abs(x));
-        apart = Math.max(apart, Math.abs(x - data[i]));
-      });
-      assert(apart < 2e-5 * largest, `${key}: ${apart} of ${largest}`);
-    }
+    const given = Object.fromEntries(batch);
+    await assertOutputs(await forward(model, given), entry, outputs);
+    await assertOutputs(await forward(withLora(model), given), entry, entry.adapted);
     if (!entry.generated) return;
     const options = { maxNewTokens: entry.generated[0].length, eosTokenId: [] };
     const texts = await generate(model, PROMPTS, options) as readonly Generation[];
