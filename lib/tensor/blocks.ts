@@ -68,11 +68,11 @@ export async function repackBlocks(tensor: Tensor): Promise<BlockQuantized> {
   }
   const size = sizeOf(tensor.shape);
   const bytes = await tensor.data() as Uint8Array;
-  const { bits, block, offsets: hasOffsets, repack } = TYPES[dtype];
+  const { bits, block, offsets: hasOffsets } = TYPES[dtype];
   const packed = new Uint8Array(size * bits / 8);
   const scales = new Float32Array(size / block);
   const offsets = hasOffsets ? new Float32Array(size / block) : undefined;
-  repack(bytes, packed, scales, offsets ?? scales);
+  repackAll(dtype, { bytes, packed, scales, offsets: offsets ?? scales });
   return {
     bits,
     block,
@@ -95,7 +95,7 @@ const CHUNK = 1 << 16;
  * @param dtype Their type.
  */
 export function dequantizeBlocks(bytes: Uint8Array, dtype: BlockType): Float32Array {
-  const { bits, block, offsets: hasOffsets, repack } = TYPES[dtype];
+  const { bits, block, offsets: hasOffsets } = TYPES[dtype];
   const length = blockLength(dtype), stride = byteLength(dtype, [1]);
   const out = new Float32Array(bytes.length / stride * length);
   const most = Math.min(bytes.length / stride, Math.floor(CHUNK / stride));
@@ -104,7 +104,7 @@ export function dequantizeBlocks(bytes: Uint8Array, dtype: BlockType): Float32Ar
   const offsets = new Float64Array(hasOffsets ? scales.length : 0);
   for (let from = 0, to = 0; from < bytes.length; from += most * stride) {
     const blocks = bytes.subarray(from, from + most * stride);
-    repack(blocks, packed.fill(0), scales, offsets);
+    repackAll(dtype, { bytes: blocks, packed: packed.fill(0), scales, offsets });
     const count = blocks.length / stride * length / block;
     for (let b = 0, at = 0; b < count; b++) {
       const scale = scales[b], offset = hasOffsets ? offsets[b] : -0; // what adds nothing, to -0 either
@@ -122,99 +122,93 @@ export function dequantizeBlocks(bytes: Uint8Array, dtype: BlockType): Float32Ar
   return out;
 }
 
-/**
- * Writes the codes, scales and offsets of whole blocks. The arrays can be longer than what the blocks
- * need, and `packed` is zero; `offsets` is not for types without.
- */
-type Repack = (
-  bytes: Uint8Array,
-  packed: Uint8Array,
-  scales: Float32Array,
-  offsets: Float32Array | Float64Array,
-) => void;
+/** Blocks, and where their elements go. */
+interface Repacking {
+  readonly bytes: Uint8Array;
+  /** The half-precision number at a byte offset. */
+  halves(at: number): number;
+  /** Zero, and at least what the blocks need, as the others. */
+  readonly packed: Uint8Array;
+  readonly scales: Float32Array;
+  /** Not for types without. */
+  readonly offsets: Float32Array | Float64Array;
+}
+
+/** Writes the codes, scales and offsets of whole blocks. */
+function repackAll(dtype: BlockType, to: Omit<Repacking, "halves">): void {
+  const { bytes } = to, { block, repack } = TYPES[dtype];
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const all = { ...to, halves: (at: number) => view.getFloat16(at, true) };
+  const stride = byteLength(dtype, [1]), scales = blockLength(dtype) / block;
+  for (let b = 0, from = 0; from < bytes.length; b += scales, from += stride) repack(all, from, b);
+}
+
+/** Writes those of the block at byte `from`, whose first scale has the index `b`. */
+type Repack = (all: Repacking, from: number, b: number) => void;
 
 const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack }>> = {
   q4_0: {
     bits: 4,
     block: 32,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b++, from += 18) {
-        scales[b] = halves(from);
-        packLow(bytes, from + 2, packed, b * 16, 8);
-        packHigh(bytes, from + 2, packed, b * 16 + 8, 8);
-      }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      scales[b] = halves(from);
+      packLow(bytes, from + 2, packed, b * 16, 8);
+      packHigh(bytes, from + 2, packed, b * 16 + 8, 8);
     },
   },
   q4_1: {
     bits: 4,
     block: 32,
     offsets: true,
-    repack(bytes, packed, scales, offsets) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b++, from += 20) {
-        const scale = scales[b] = halves(from);
-        offsets[b] = halves(from + 2) + 8 * scale;
-        packLow(bytes, from + 4, packed, b * 16, 8);
-        packHigh(bytes, from + 4, packed, b * 16 + 8, 8);
-      }
+    repack({ bytes, halves, packed, scales, offsets }, from, b) {
+      const scale = scales[b] = halves(from);
+      offsets[b] = halves(from + 2) + 8 * scale;
+      packLow(bytes, from + 4, packed, b * 16, 8);
+      packHigh(bytes, from + 4, packed, b * 16 + 8, 8);
     },
   },
   q5_0: {
     bits: 8,
     block: 32,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b++, from += 22) {
-        scales[b] = halves(from);
-        packFive(bytes, from + 2, packed, b * 32, 128 - 16);
-      }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      scales[b] = halves(from);
+      packFive(bytes, from + 2, packed, b * 32, 128 - 16);
     },
   },
   q5_1: {
     bits: 8,
     block: 32,
     offsets: true,
-    repack(bytes, packed, scales, offsets) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b++, from += 24) {
-        scales[b] = halves(from);
-        offsets[b] = halves(from + 2);
-        packFive(bytes, from + 4, packed, b * 32, 128);
-      }
+    repack({ bytes, halves, packed, scales, offsets }, from, b) {
+      scales[b] = halves(from);
+      offsets[b] = halves(from + 2);
+      packFive(bytes, from + 4, packed, b * 32, 128);
     },
   },
   q8_0: {
     bits: 8,
     block: 32,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0, to = 0; from < bytes.length; b++) {
-        scales[b] = halves(from);
-        from += 2;
-        // Flipping the sign bit adds 128 to a signed byte.
-        for (const end = to + 32; to < end;) packed[to++] = bytes[from++] ^ 0x80;
-      }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      scales[b] = halves(from);
+      // Flipping the sign bit adds 128 to a signed byte.
+      for (let i = 0; i < 32; i++) packed[b * 32 + i] = bytes[from + 2 + i] ^ 0x80;
     },
   },
   q2_k: {
     bits: 4,
     block: 16,
     offsets: true,
-    repack(bytes, packed, scales, offsets) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b += 16, from += 84) {
-        const d = halves(from + 80), dmin = halves(from + 82);
-        for (let j = 0; j < 16; j++) {
-          scales[b + j] = d * (bytes[from + j] & 15);
-          offsets[b + j] = -dmin * (bytes[from + j] >> 4);
-        }
-        for (let i = 0; i < 256; i++) {
-          packCode(packed, b * 16 + i, 8 + twoBits(bytes, from + 16, i));
-        }
+    repack({ bytes, halves, packed, scales, offsets }, from, b) {
+      const d = halves(from + 80), dmin = halves(from + 82);
+      for (let j = 0; j < 16; j++) {
+        scales[b + j] = d * (bytes[from + j] & 15);
+        offsets[b + j] = -dmin * (bytes[from + j] >> 4);
+      }
+      for (let i = 0; i < 256; i++) {
+        packCode(packed, b * 16 + i, 8 + twoBits(bytes, from + 16, i));
       }
     },
   },
@@ -222,20 +216,17 @@ const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack 
     bits: 4,
     block: 16,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b += 16, from += 110) {
-        const d = halves(from + 108), at = from + 96;
-        for (let j = 0; j < 16; j++) {
-          const low = bytes[at + j % 8] >> 4 * (j >> 3) & 15;
-          const high = bytes[at + 8 + j % 4] >> 2 * (j >> 2) & 3;
-          scales[b + j] = d * ((low | high << 4) - 32);
-        }
-        // Codes have their zero at 4.
-        for (let i = 0; i < 256; i++) {
-          const high = bytes[from + i % 32] >> (i >> 5) & 1;
-          packCode(packed, b * 16 + i, 4 + (twoBits(bytes, from + 32, i) | high << 2));
-        }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      const d = halves(from + 108), at = from + 96;
+      for (let j = 0; j < 16; j++) {
+        const low = bytes[at + j % 8] >> 4 * (j >> 3) & 15;
+        const high = bytes[at + 8 + j % 4] >> 2 * (j >> 2) & 3;
+        scales[b + j] = d * ((low | high << 4) - 32);
+      }
+      // Codes have their zero at 4.
+      for (let i = 0; i < 256; i++) {
+        const high = bytes[from + i % 32] >> (i >> 5) & 1;
+        packCode(packed, b * 16 + i, 4 + (twoBits(bytes, from + 32, i) | high << 2));
       }
     },
   },
@@ -243,18 +234,15 @@ const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack 
     bits: 4,
     block: 32,
     offsets: true,
-    repack(bytes, packed, scales, offsets) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b += 8, from += 144) {
-        const d = halves(from), dmin = halves(from + 2);
-        for (let j = 0; j < 8; j++) {
-          const scale = scales[b + j] = d * scaleOf(bytes, from + 4, j);
-          offsets[b + j] = 8 * scale - dmin * minOf(bytes, from + 4, j);
-        }
-        for (let j = 0; j < 4; j++) {
-          packLow(bytes, from + 16 + j * 32, packed, (b + 2 * j) * 16, 16);
-          packHigh(bytes, from + 16 + j * 32, packed, (b + 2 * j + 1) * 16, 16);
-        }
+    repack({ bytes, halves, packed, scales, offsets }, from, b) {
+      const d = halves(from), dmin = halves(from + 2);
+      for (let j = 0; j < 8; j++) {
+        const scale = scales[b + j] = d * scaleOf(bytes, from + 4, j);
+        offsets[b + j] = 8 * scale - dmin * minOf(bytes, from + 4, j);
+      }
+      for (let j = 0; j < 4; j++) {
+        packLow(bytes, from + 16 + j * 32, packed, (b + 2 * j) * 16, 16);
+        packHigh(bytes, from + 16 + j * 32, packed, (b + 2 * j + 1) * 16, 16);
       }
     },
   },
@@ -262,18 +250,15 @@ const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack 
     bits: 8,
     block: 32,
     offsets: true,
-    repack(bytes, packed, scales, offsets) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b += 8, from += 176) {
-        const d = halves(from), dmin = halves(from + 2);
-        for (let j = 0; j < 8; j++) {
-          scales[b + j] = d * scaleOf(bytes, from + 4, j);
-          offsets[b + j] = -dmin * minOf(bytes, from + 4, j);
-          const low = from + 48 + (j >> 1) * 32, high = from + 16, to = (b + j) * 32;
-          for (let i = 0; i < 32; i++) {
-            const code = bytes[low + i] >> 4 * (j & 1) & 15;
-            packed[to + i] = 128 + (code | (bytes[high + i] >> j & 1) << 4);
-          }
+    repack({ bytes, halves, packed, scales, offsets }, from, b) {
+      const d = halves(from), dmin = halves(from + 2);
+      for (let j = 0; j < 8; j++) {
+        scales[b + j] = d * scaleOf(bytes, from + 4, j);
+        offsets[b + j] = -dmin * minOf(bytes, from + 4, j);
+        const low = from + 48 + (j >> 1) * 32, high = from + 16, to = (b + j) * 32;
+        for (let i = 0; i < 32; i++) {
+          const code = bytes[low + i] >> 4 * (j & 1) & 15;
+          packed[to + i] = 128 + (code | (bytes[high + i] >> j & 1) << 4);
         }
       }
     },
@@ -282,21 +267,18 @@ const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack 
     bits: 8,
     block: 16,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b += 16, from += 210) {
-        const d = halves(from + 208);
-        for (let j = 0; j < 16; j++) scales[b + j] = d * signed(bytes[from + 192 + j]);
-        for (let half = 0; half < 2; half++) {
-          const low = from + half * 64, high = from + 128 + half * 32, to = b * 16 + half * 128;
-          for (let i = 0; i < 32; i++) {
-            const l = bytes[low + i], m = bytes[low + 32 + i], h = bytes[high + i];
-            // 128 - 32: six-bit codes have their zero at 32.
-            packed[to + i] = 96 + ((l & 15) | (h & 3) << 4);
-            packed[to + 32 + i] = 96 + ((m & 15) | (h >> 2 & 3) << 4);
-            packed[to + 64 + i] = 96 + (l >> 4 | (h >> 4 & 3) << 4);
-            packed[to + 96 + i] = 96 + (m >> 4 | h >> 6 << 4);
-          }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      const d = halves(from + 208);
+      for (let j = 0; j < 16; j++) scales[b + j] = d * signed(bytes[from + 192 + j]);
+      for (let half = 0; half < 2; half++) {
+        const low = from + half * 64, high = from + 128 + half * 32, to = b * 16 + half * 128;
+        for (let i = 0; i < 32; i++) {
+          const l = bytes[low + i], m = bytes[low + 32 + i], h = bytes[high + i];
+          // 128 - 32: six-bit codes have their zero at 32.
+          packed[to + i] = 96 + ((l & 15) | (h & 3) << 4);
+          packed[to + 32 + i] = 96 + ((m & 15) | (h >> 2 & 3) << 4);
+          packed[to + 64 + i] = 96 + (l >> 4 | (h >> 4 & 3) << 4);
+          packed[to + 96 + i] = 96 + (m >> 4 | h >> 6 << 4);
         }
       }
     },
@@ -305,27 +287,21 @@ const TYPES: Readonly<Record<BlockType, BlockLayout & { readonly repack: Repack 
     bits: 8,
     block: 32,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b++, from += 18) {
-        scales[b] = halves(from);
-        packLevels(bytes, from + 2, packed, b * 32);
-      }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      scales[b] = halves(from);
+      packLevels(bytes, from + 2, packed, b * 32);
     },
   },
   iq4_xs: {
     bits: 8,
     block: 32,
     offsets: false,
-    repack(bytes, packed, scales) {
-      const halves = readHalves(bytes);
-      for (let b = 0, from = 0; from < bytes.length; b += 8, from += 136) {
-        const d = halves(from), high = bytes[from + 2] | bytes[from + 3] << 8;
-        for (let j = 0; j < 8; j++) {
-          const low = bytes[from + 4 + (j >> 1)] >> 4 * (j & 1) & 15;
-          scales[b + j] = d * ((low | (high >> 2 * j & 3) << 4) - 32);
-          packLevels(bytes, from + 8 + j * 16, packed, (b + j) * 32);
-        }
+    repack({ bytes, halves, packed, scales }, from, b) {
+      const d = halves(from), high = bytes[from + 2] | bytes[from + 3] << 8;
+      for (let j = 0; j < 8; j++) {
+        const low = bytes[from + 4 + (j >> 1)] >> 4 * (j & 1) & 15;
+        scales[b + j] = d * ((low | (high >> 2 * j & 3) << 4) - 32);
+        packLevels(bytes, from + 8 + j * 16, packed, (b + j) * 32);
       }
     },
   },
@@ -384,10 +360,4 @@ function scaleOf(bytes: Uint8Array, at: number, j: number): number {
 /** The 6-bit minimum of sub-block `j` of a `q4_k` or `q5_k` block. */
 function minOf(bytes: Uint8Array, at: number, j: number): number {
   return j < 4 ? bytes[at + j + 4] & 63 : bytes[at + j + 4] >> 4 | bytes[at + j] >> 6 << 4;
-}
-
-/** Reads half-precision numbers at byte offsets. */
-function readHalves(bytes: Uint8Array): (at: number) => number {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return (at) => view.getFloat16(at, true);
 }
