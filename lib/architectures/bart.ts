@@ -12,7 +12,7 @@ import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, headSizeOf, RATE } from "./config-reader.ts";
 import { languageHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { headLayers, joinHeads } from "./split-heads.ts";
 
 /** Rows of the tables of positions before the first position. */
 const OFFSET = 2;
@@ -68,10 +68,7 @@ function attention(
   const { hidden } = c, { heads, over } = of, sizes = { in: hidden, out: hidden };
   const headSize = headSizeOf({ model_type: "bart" }, { hidden, heads });
   const attend = m.attention({ features: hidden, heads, headSize, over });
-  const [k, v, q] = ["k_proj", "v_proj", "q_proj"].map((name) => {
-    const layer = m.linear(name, sizes);
-    return (x: Value) => splitHeads(layer(x), heads);
-  });
+  const [k, v, q] = headLayers(m, ["k_proj", "v_proj", "q_proj"], { ...sizes, heads });
   const out = m.linear("out_proj", sizes);
   return (x, rows) =>
     attend({
@@ -163,7 +160,7 @@ export const bart: Architecture = {
   bodyPath: "model",
   body,
   heads: {
-    SEQ_2_SEQ_LM: languageHead({ tied: () => true }),
+    SEQ_2_SEQ_LM: languageHead({ tied: "always" }),
     FEATURE_EXTRACTION: null,
   },
   // A buffer of zeros, which nothing trains.

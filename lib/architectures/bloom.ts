@@ -13,7 +13,7 @@ import { geluTanh } from "../ops/functions.ts";
 import { reshape } from "../ops/reshape.ts";
 import type { Value } from "../ops/value.ts";
 import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
-import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { answerHead, classifierDropout, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitFused } from "./split-heads.ts";
 
@@ -124,13 +124,9 @@ export const bloom: Architecture = {
   bodyPath: "transformer",
   body,
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", true),
-    }),
+    CAUSAL_LM: languageHead({ tied: true }),
     SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead(({ classifier_dropout: own, hidden_dropout: other }) =>
-      configReader({ dropout: own ?? other }).number("dropout", 0.1, RATE)
-    ),
+    TOKEN_CLS: tokenHead(classifierDropout),
     QUESTION_ANS: answerHead,
     FEATURE_EXTRACTION: null,
   },

@@ -12,7 +12,7 @@ import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, headSizeOf, RATE } from "./config-reader.ts";
 import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { headLayers, joinHeads } from "./split-heads.ts";
 
 interface DistilBertConfig {
   readonly vocab: number;
@@ -47,14 +47,14 @@ function readConfig(config: ModelConfig): DistilBertConfig {
 function attention(m: Modules, c: DistilBertConfig): (x: Value) => Value {
   const { hidden, heads, headSize } = c;
   const attend = m.attention({ features: hidden, heads, headSize });
-  const [q, k, v, out] = ["q_lin", "k_lin", "v_lin", "out_lin"].map((name) =>
-    m.linear(name, { in: hidden, out: hidden })
-  );
+  const sizes = { in: hidden, out: hidden };
+  const [q, k, v] = headLayers(m, ["q_lin", "k_lin", "v_lin"], { ...sizes, heads });
+  const out = m.linear("out_lin", sizes);
   return (x) =>
     attend({
-      q: splitHeads(q(x), heads),
+      q: q(x),
       over: x,
-      keyValues: (x) => ({ k: splitHeads(k(x), heads), v: splitHeads(v(x), heads) }),
+      keyValues: (x) => ({ k: k(x), v: v(x) }),
       project: (y) => out(joinHeads(y)),
       causal: false,
       dropout: c.attentionDropout,

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { Body, HostInputs, ModelConfig } from "../model/architecture.ts";
+import type { Body, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import type { NormRule } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
@@ -12,11 +12,10 @@ import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { ConfigError } from "../errors.ts";
 import { show } from "../options.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { layersOf } from "./layers.ts";
-import { checkRope, type RopeConfig, ropeConfig, ropeLimit, ropeTables, rotation } from "./rope.ts";
+import { checkRope, ropeConfig, ropeRules, type Ropes, rotations } from "./rope.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 /** One such decoder. */
@@ -60,7 +59,7 @@ export interface GatedDecoder {
   /** How many tokens up to itself a token sees in a layer; `null` for all. */
   window(layer: number): number | null;
   /** Rotations by name. */
-  readonly ropes: Readonly<Record<string, RopeConfig>>;
+  readonly ropes: Ropes;
   /** The name of a layer's rotation. */
   rope(layer: number): string;
 }
@@ -198,7 +197,7 @@ function feedForward(m: Modules, c: GatedDecoder): (x: Value) => Value {
 }
 
 /** The modules of a decoder, and how they run. */
-export function gatedDecoder(m: Modules, c: GatedDecoder): Body {
+function gatedDecoder(m: Modules, c: GatedDecoder): Body {
   const { hidden, norms } = c;
   for (const rope of Object.values(c.ropes)) checkRope(rope);
   const embedding = m.embedding("embed_tokens", { rows: c.vocab, size: hidden });
@@ -231,16 +230,11 @@ export function gatedDecoder(m: Modules, c: GatedDecoder): Body {
     hidden,
     embedding,
     run(pass, { ids, positions }) {
-      const turned = new Map(
-        Object.entries(c.ropes).map(([name, rope]) => [
-          name,
-          rotation(pass, positions, rope, name),
-        ]),
-      );
+      const turned = rotations(pass, positions, c.ropes);
       const rows = embedding(ids);
       let h = pass.embedded(c.embeddingScale === 1 ? rows : mul(rows, c.embeddingScale));
       for (const layer of layers) {
-        const place = { rotate: turned.get(layer.rope)!, window: layer.window };
+        const place = { rotate: turned[layer.rope], window: layer.window };
         const add_ = (x: Value, y: Value) => add(x, pass.dropout(y, c.residualDropout));
         const x = layer.beforeAttention(pass.boundary(h));
         h = add_(h, layer.afterAttention(layer.attention(x, place)));
@@ -253,17 +247,12 @@ export function gatedDecoder(m: Modules, c: GatedDecoder): Body {
 
 /** What an architecture of such decoders says beside its body. */
 export function decoderRules(read: (config: ModelConfig) => GatedDecoder) {
+  const rules = ropeRules((config) => read(config).ropes);
   return {
     body: (m: Modules, config: ModelConfig): Body => gatedDecoder(m, read(config)),
     ignoredKeys: /rotary_emb\.inv_freq$/,
+    hostInputs: rules.hostInputs,
     maxPositions: (config: ModelConfig): number =>
-      config.max_position_embeddings == null
-        ? Infinity
-        : Math.min(...Object.values(read(config).ropes).map(ropeLimit)),
-    hostInputs: (config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>> =>
-      Object.assign(
-        {},
-        ...Object.entries(read(config).ropes).map(([name, rope]) => ropeTables(rope, inputs, name)),
-      ),
+      config.max_position_embeddings == null ? Infinity : rules.maxPositions(config),
   };
 }

@@ -82,7 +82,7 @@ export const gemma: Architecture = {
   bodyPath: "model",
   heads: {
     CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", true),
+      tied: true,
       cap: (config) => cap(config, "final_logit_softcapping", 30),
     }),
     SEQ_CLS: lastTokenHead,

@@ -11,7 +11,7 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
-import { checkRope, type RopeConfig, ropeConfig, ropeLimit, ropeTables, rotation } from "./rope.ts";
+import { checkRope, type RopeConfig, ropeConfig, ropeRules, rotation } from "./rope.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitFused } from "./split-heads.ts";
 
@@ -113,9 +113,7 @@ export const gptNeox: Architecture = {
   bodyPath: "gpt_neox",
   body,
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
-    }),
+    CAUSAL_LM: languageHead({ tied: false }),
     SEQ_CLS: lastTokenHead,
     TOKEN_CLS: tokenHead((config) => configReader(config).number("classifier_dropout", 0.1, RATE)),
     QUESTION_ANS: answerHead,
@@ -123,6 +121,5 @@ export const gptNeox: Architecture = {
   },
   ignoredKeys: /\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$/,
   oldKeys: [[/^embed_out\./, "lm_head."]],
-  maxPositions: (config) => ropeLimit(readConfig(config).rope),
-  hostInputs: (config, inputs) => ropeTables(readConfig(config).rope, inputs),
+  ...ropeRules((config) => ({ rope: readConfig(config).rope })),
 };

@@ -6,13 +6,12 @@
 import type { Architecture, Body, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import { add } from "../ops/elementwise.ts";
-import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
-import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { answerHead, classifierDropout, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { joinHeads, splitStacked } from "./split-heads.ts";
 
 interface Gpt2Config {
   readonly vocab: number;
@@ -58,10 +57,7 @@ function attention(m: Modules, c: Gpt2Config, layer: number): (x: Value) => Valu
   const attend = m.attention({ features: hidden, heads, headSize });
   const qkv = m.linear("c_attn", { in: hidden, out: 3 * hidden }, { stored: "in-out" });
   const out = m.linear("c_proj", { in: hidden, out: hidden }, { stored: "in-out" });
-  const part = (x: Value, n: number) => {
-    const y = qkv(x), axis = y.shape.length - 1;
-    return splitHeads(sliceAxis(y, { axis, start: n * hidden, size: hidden }), heads);
-  };
+  const part = (x: Value, n: number) => splitStacked(qkv(x), { heads, parts: 3 })[n];
   return (x) =>
     attend({
       q: part(x, 0),
@@ -117,13 +113,9 @@ export const gpt2: Architecture = {
   bodyPath: "transformer",
   body,
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", true),
-    }),
+    CAUSAL_LM: languageHead({ tied: true }),
     SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead(({ classifier_dropout: own, hidden_dropout: other }) =>
-      configReader({ dropout: own ?? other }).number("dropout", 0.1, RATE)
-    ),
+    TOKEN_CLS: tokenHead(classifierDropout),
     QUESTION_ANS: answerHead,
     FEATURE_EXTRACTION: null,
   },

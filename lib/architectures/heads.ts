@@ -19,8 +19,11 @@ import { configReader, RATE } from "./config-reader.ts";
 
 /** Scores of the next token, by `lm_head`. */
 export function languageHead(options: {
-  /** Whether its weight is that of the token embedding, where a checkpoint has no other. */
-  readonly tied: (config: ModelConfig) => boolean;
+  /**
+   * Whether its weight is that of the token embedding, where a checkpoint has no other and the config
+   * does not say; or whatever the config says.
+   */
+  readonly tied: boolean | "always";
   /** Factor of the hidden state. */
   readonly scale?: (config: ModelConfig) => number;
   /** Whether it has a bias; false by default. */
@@ -29,11 +32,12 @@ export function languageHead(options: {
   readonly cap?: (config: ModelConfig) => number | null;
 }): Head {
   return (m, { config, body }) => {
-    const out = configReader(config).size("vocab_size");
+    const { size, boolean } = configReader(config), out = size("vocab_size");
+    const tied = options.tied === "always" || boolean("tie_word_embeddings", options.tied);
     const head = m.linear("lm_head", { in: body.hidden, out }, {
       bias: options.bias ?? false,
       head: true,
-      tiedTo: options.tied(config) ? body.embedding : undefined,
+      tiedTo: tied ? body.embedding : undefined,
     });
     const scale = options.scale?.(config) ?? 1, cap = options.cap?.(config) ?? null;
     return (pass, outputs) => {
@@ -58,12 +62,14 @@ export function tokenHead(
   };
 }
 
+/** The dropout that decoders have before a classifier of tokens: its own, or that of the body. */
+export function classifierDropout(config: ModelConfig): number {
+  const { classifier_dropout: own, hidden_dropout: other } = config;
+  return configReader({ dropout: own ?? other }).number("dropout", 0.1, RATE);
+}
+
 /** What transformers puts after most decoders for the classes of tokens. */
-export const tokenScoreHead: Head = tokenHead(
-  ({ classifier_dropout: own, hidden_dropout: other }) =>
-    configReader({ dropout: own ?? other }).number("dropout", 0.1, RATE),
-  "score",
-);
+export const tokenScoreHead: Head = tokenHead(classifierDropout, "score");
 
 /** Scores of the classes of a text, by `classifier` from what a pooler gives. */
 export function pooledHead(dropout: (config: ModelConfig) => number): Head {
@@ -112,13 +118,18 @@ export const lastTokenHead: Head = (m, { config, body }) => {
 export const answerHead: Head = (m, { body }) => {
   const bounds = m.linear("qa_outputs", { in: body.hidden, out: 2 });
   return (_pass, { lastHiddenState, ...outputs }) => {
-    const logits = bounds(lastHiddenState), rows = logits.shape.slice(0, 2);
-    const [startLogits, endLogits] = [0, 1].map((start) =>
-      reshape(sliceAxis(logits, { axis: 2, start, size: 1 }), rows)
-    );
-    return { ...outputs, lastHiddenState, startLogits, endLogits };
+    return { ...outputs, lastHiddenState, ...splitBounds(bounds(lastHiddenState)) };
   };
 };
+
+/** Scores [B, T, 2] of the first and the last token of an answer, each [B, T]. */
+export function splitBounds(
+  logits: Value,
+): { readonly startLogits: Value; readonly endLogits: Value } {
+  const at = (start: number) =>
+    reshape(sliceAxis(logits, { axis: 2, start, size: 1 }), logits.shape.slice(0, 2));
+  return { startLogits: at(0), endLogits: at(1) };
+}
 
 /** The same in a model whose body is at another place. */
 export function bodyAt(bodyPath: string, head: Head): Head {

@@ -34,9 +34,7 @@ export const llama: Architecture = {
   modelTypes: ["llama", "qwen2", "qwen3", "smollm"],
   bodyPath: "model",
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
-    }),
+    CAUSAL_LM: languageHead({ tied: false }),
     SEQ_CLS: lastTokenHead,
     TOKEN_CLS: tokenScoreHead,
     QUESTION_ANS: bodyAt("transformer", answerHead),

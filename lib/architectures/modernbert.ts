@@ -16,10 +16,10 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, fieldsOf, headSizeOf, RATE } from "./config-reader.ts";
 import { layerTypes } from "./gated-decoder.ts";
-import { classes, firstRows } from "./heads.ts";
+import { classes, firstRows, splitBounds } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { checkRope, type RopeConfig, ropeConfig, ropeLimit, ropeTables, rotation } from "./rope.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { checkRope, ropeConfig, ropeRules, type Ropes, rotations } from "./rope.ts";
+import { joinHeads, splitStacked } from "./split-heads.ts";
 
 /** Far below any score, but finite. */
 const HIDDEN = -1e30;
@@ -41,7 +41,7 @@ interface ModernBertConfig {
   /** How far from a token others may be that it sees, in a layer that sees near ones only. */
   readonly reach: number;
   isLocal(layer: number): boolean;
-  readonly ropes: Readonly<Record<"rope" | "rope.local", RopeConfig>>;
+  readonly ropes: Ropes;
 }
 
 function readConfig(config: ModelConfig): ModernBertConfig {
@@ -94,10 +94,7 @@ function attention(
   const attend = m.attention({ features: hidden, heads, headSize });
   const fused = m.linear("Wqkv", { in: hidden, out: 3 * hidden }, options);
   const out = m.linear("Wo", { in: hidden, out: hidden }, options);
-  const part = (x: Value, n: number) => {
-    const y = fused(x), axis = y.shape.length - 1;
-    return splitHeads(sliceAxis(y, { axis, start: n * hidden, size: hidden }), heads);
-  };
+  const part = (x: Value, n: number) => splitStacked(fused(x), { heads, parts: 3 })[n];
   const near = (distance: Value) => {
     const seen = and(lessEqual(distance, reach), greaterEqual(distance, -reach));
     return reshape(select(seen, 0, HIDDEN), [1, ...distance.shape]);
@@ -128,7 +125,7 @@ function body(m: Modules, config: ModelConfig): Body {
       between: at.norm("mlp_norm", hidden, c.norm),
       up: at.at("mlp").linear("Wi", { in: hidden, out: 2 * inner }, { bias: c.mlpBias }),
       down: at.at("mlp").linear("Wo", { in: inner, out: hidden }, { bias: c.mlpBias }),
-      rope: isLocal ? "rope.local" as const : "rope" as const,
+      rope: isLocal ? "rope.local" : "rope",
     };
   });
   const last = m.norm("final_norm", hidden, c.norm);
@@ -136,10 +133,7 @@ function body(m: Modules, config: ModelConfig): Body {
     hidden,
     embedding,
     run(pass, { ids, positions }) {
-      const turned = {
-        "rope": rotation(pass, positions, c.ropes.rope),
-        "rope.local": rotation(pass, positions, c.ropes["rope.local"], "rope.local"),
-      };
+      const turned = rotations(pass, positions, c.ropes);
       let h = pass.dropout(first(pass.embedded(embedding(ids))), c.embeddingDropout);
       for (const { before, attention, between, up, down, rope } of layers) {
         const attended = attention(before(pass.boundary(h)), turned[rope]);
@@ -175,10 +169,7 @@ function head(of: {
       const rows = of.pool?.(h, pass.segments, config) ?? h;
       const logits = classifier(pass.dropout(after(activation(dense(rows))), rate));
       if (of.out === undefined) return { ...outputs, logits };
-      const [startLogits, endLogits] = [0, 1].map((start) =>
-        reshape(sliceAxis(logits, { axis: 2, start, size: 1 }), logits.shape.slice(0, 2))
-      );
-      return { ...outputs, startLogits, endLogits };
+      return { ...outputs, ...splitBounds(logits) };
     };
   };
 }
@@ -203,12 +194,5 @@ export const modernBert: Architecture = {
     TOKEN_CLS: head({}),
     QUESTION_ANS: head({ out: 2 }),
   },
-  maxPositions: (config) => Math.min(...Object.values(readConfig(config).ropes).map(ropeLimit)),
-  hostInputs: (config, inputs) => {
-    const { ropes } = readConfig(config);
-    return {
-      ...ropeTables(ropes.rope, inputs),
-      ...ropeTables(ropes["rope.local"], inputs, "rope.local"),
-    };
-  },
+  ...ropeRules((config) => readConfig(config).ropes),
 };

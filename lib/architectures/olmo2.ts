@@ -4,7 +4,6 @@
  * @module
  */
 import type { Architecture } from "../model/architecture.ts";
-import { configReader } from "./config-reader.ts";
 import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead } from "./heads.ts";
 
@@ -19,9 +18,7 @@ export const olmo2: Architecture = {
   modelTypes: ["olmo2"],
   bodyPath: "model",
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
-    }),
+    CAUSAL_LM: languageHead({ tied: false }),
     SEQ_CLS: lastTokenHead,
     FEATURE_EXTRACTION: null,
   },

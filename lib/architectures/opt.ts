@@ -12,7 +12,7 @@ import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, headSizeOf, RATE } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { headLayers, joinHeads } from "./split-heads.ts";
 
 /** Rows of the table of positions before the first position. */
 const OFFSET = 2;
@@ -66,13 +66,14 @@ function readConfig(config: ModelConfig): OptConfig {
 function attention(m: Modules, c: OptConfig): (x: Value) => Value {
   const { hidden, heads, headSize, bias } = c;
   const attend = m.attention({ features: hidden, heads, headSize });
-  const project = (name: string) => m.linear(name, { in: hidden, out: hidden }, { bias });
-  const [k, v, q, out] = ["k_proj", "v_proj", "q_proj", "out_proj"].map(project);
+  const sizes = { in: hidden, out: hidden };
+  const [k, v, q] = headLayers(m, ["k_proj", "v_proj", "q_proj"], { ...sizes, heads, bias });
+  const out = m.linear("out_proj", sizes, { bias });
   return (x) =>
     attend({
-      q: splitHeads(q(x), heads),
+      q: q(x),
       over: x,
-      keyValues: (x) => ({ k: splitHeads(k(x), heads), v: splitHeads(v(x), heads) }),
+      keyValues: (x) => ({ k: k(x), v: v(x) }),
       project: (y) => out(joinHeads(y)),
       dropout: c.attentionDropout,
     });
@@ -125,9 +126,7 @@ export const opt: Architecture = {
   bodyPath: "model",
   body,
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", true),
-    }),
+    CAUSAL_LM: languageHead({ tied: true }),
     SEQ_CLS: lastTokenHead,
     QUESTION_ANS: answerHead,
     FEATURE_EXTRACTION: null,

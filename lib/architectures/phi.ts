@@ -11,7 +11,7 @@ import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
-import { checkRope, type RopeConfig, ropeConfig, ropeLimit, ropeTables, rotation } from "./rope.ts";
+import { checkRope, type RopeConfig, ropeConfig, ropeRules, rotation } from "./rope.ts";
 import { layersOf } from "./layers.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
@@ -119,7 +119,7 @@ export const phi: Architecture = {
   body,
   heads: {
     CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
+      tied: false,
       bias: true,
     }),
     SEQ_CLS: lastTokenHead,
@@ -127,6 +127,5 @@ export const phi: Architecture = {
     FEATURE_EXTRACTION: null,
   },
   ignoredKeys: /rotary_emb\.inv_freq$/,
-  maxPositions: (config) => ropeLimit(readConfig(config).rope),
-  hostInputs: (config, inputs) => ropeTables(readConfig(config).rope, inputs),
+  ...ropeRules((config) => ({ rope: readConfig(config).rope })),
 };

@@ -33,9 +33,7 @@ export const phi3: Architecture = {
   modelTypes: ["phi3"],
   bodyPath: "model",
   heads: {
-    CAUSAL_LM: languageHead({
-      tied: (config) => configReader(config).boolean("tie_word_embeddings", false),
-    }),
+    CAUSAL_LM: languageHead({ tied: false }),
     SEQ_CLS: lastTokenHead,
     TOKEN_CLS: tokenScoreHead,
     FEATURE_EXTRACTION: null,

@@ -15,7 +15,7 @@ import { configReader, EPSILON, headSizeOf, RATE } from "./config-reader.ts";
 import { distanceBias } from "./distance-bias.ts";
 import { firstRows } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { headLayers, joinHeads } from "./split-heads.ts";
 
 /** One such encoder. */
 export interface PostNormEncoder {
@@ -125,10 +125,7 @@ function attention(m: Modules, c: PostNormEncoder): (x: Value, bias?: Bias) => V
   const { hidden, heads, headSize, names } = c, sizes = { in: hidden, out: hidden };
   const self = m.at(names.self);
   const attend = self.attention({ features: hidden, heads, headSize });
-  const [q, k, v] = names.parts.map((name) => {
-    const layer = self.linear(name, sizes);
-    return (x: Value) => splitHeads(layer(x), heads);
-  });
+  const [q, k, v] = headLayers(self, names.parts, { ...sizes, heads });
   const [at, name] = names.output, out = m.at(at).linear(name, sizes);
   return (x, bias) =>
     attend({
@@ -143,7 +140,7 @@ function attention(m: Modules, c: PostNormEncoder): (x: Value, bias?: Bias) => V
 }
 
 /** The modules of an encoder, and how they run. */
-export function postNormEncoder(m: Modules, c: PostNormEncoder, task: string): Body {
+function postNormEncoder(m: Modules, c: PostNormEncoder, task: string): Body {
   const { hidden, names, types } = c, last = c.positions - c.offset;
   const norm = (m: Modules, size = hidden) =>
     m.norm("LayerNorm", size, { kind: "layer", epsilon: c.epsilon });

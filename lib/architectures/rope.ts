@@ -5,7 +5,12 @@
  */
 import { ConfigError } from "../errors.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import type { ArchitecturePass, HostInputs, ModelConfig } from "../model/architecture.ts";
+import type {
+  Architecture,
+  ArchitecturePass,
+  HostInputs,
+  ModelConfig,
+} from "../model/architecture.ts";
 import { concat } from "../ops/concat.ts";
 import { rope } from "../ops/rope.ts";
 import { sliceAxis } from "../ops/slice.ts";
@@ -100,7 +105,7 @@ export function checkRope(rope: RopeConfig): void {
   );
 }
 
-/** How many positions a model can tell apart: those of its config, or more by what stretches them. */
+/** How many positions a rotation can tell apart: those of its config, or more by what stretches them. */
 export function ropeLimit({ type, parameters, maxPositions, original }: RopeConfig): number {
   const { factor } = parameters;
   const stretch = type !== "default" && typeof factor === "number" ? factor : 1;
@@ -263,5 +268,33 @@ export function rotation(
       rope(sliceAxis(x, { axis: 3, start: 0, size }), { cos, sin }),
       sliceAxis(x, { axis: 3, start: size, size: full - size }),
     ], { axis: 3 });
+  };
+}
+
+/** Rotations of one model by name. */
+export type Ropes = Readonly<Record<string, RopeConfig>>;
+
+/** {@link rotation} for each. */
+export function rotations(
+  pass: ArchitecturePass,
+  positions: Value,
+  ropes: Ropes,
+): Readonly<Record<string, (x: Value) => Value>> {
+  return Object.fromEntries(
+    Object.entries(ropes).map(([name, rope]) => [name, rotation(pass, positions, rope, name)]),
+  );
+}
+
+/** What an architecture with rotated heads says about its positions. */
+export function ropeRules(
+  read: (config: ModelConfig) => Ropes,
+): Required<Pick<Architecture, "maxPositions" | "hostInputs">> {
+  return {
+    maxPositions: (config) => Math.min(...Object.values(read(config)).map(ropeLimit)),
+    hostInputs: (config, inputs) =>
+      Object.assign(
+        {},
+        ...Object.entries(read(config)).map(([name, rope]) => ropeTables(rope, inputs, name)),
+      ),
   };
 }

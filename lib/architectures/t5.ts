@@ -13,7 +13,7 @@ import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { distanceBias } from "./distance-bias.ts";
 import { languageHead } from "./heads.ts";
 import { layersOf } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
+import { headLayers, joinHeads } from "./split-heads.ts";
 
 interface T5Config {
   readonly vocab: number;
@@ -120,10 +120,7 @@ function attention(
 ): (x: Value, over: Value | undefined, bias?: (distance: Value) => Value) => Value {
   const { hidden, heads, headSize } = c, inner = heads * headSize;
   const attend = m.attention({ features: hidden, heads, headSize, over });
-  const [q, k, v] = ["q", "k", "v"].map((name) => {
-    const layer = m.linear(name, { in: hidden, out: inner }, { bias: false });
-    return (x: Value) => splitHeads(layer(x), heads);
-  });
+  const [q, k, v] = headLayers(m, ["q", "k", "v"], { in: hidden, out: inner, heads, bias: false });
   const out = m.linear("o", { in: inner, out: hidden }, { bias: false });
   return (x, rows, bias) =>
     attend({
@@ -183,7 +180,7 @@ export const t5: Architecture = {
   heads: {
     // Whatever the config says: checkpoints of T5 1.1 on may hold a head of their own.
     SEQ_2_SEQ_LM: languageHead({
-      tied: () => true,
+      tied: "always",
       scale: (config) => isScaled(config) ? readConfig(config).hidden ** -0.5 : 1,
     }),
     FEATURE_EXTRACTION: null,
