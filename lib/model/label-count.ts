@@ -1,5 +1,5 @@
 /**
- * How many classes a model tells apart.
+ * How many classes a model tells apart, and what they are called.
  *
  * @module
  */
@@ -23,4 +23,10 @@ export function labelCount({ num_labels, id2label }: ModelConfig): number {
       show(count)
     }.`,
   );
+}
+
+/** The names of a model's classes in their order; LABEL_0, LABEL_1 … where its config names none. */
+export function labelNames(config: ModelConfig): string[] {
+  const names = (config.id2label ?? {}) as Readonly<Record<number, unknown>>;
+  return Array.from({ length: labelCount(config) }, (_, i) => String(names[i] ?? `LABEL_${i}`));
 }

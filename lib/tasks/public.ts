@@ -5,9 +5,21 @@
  */
 export { answerSpan } from "./question-ans.ts";
 export { nextToken } from "./causal-lm.ts";
+export { type AnswerScores, answerScores } from "./metrics/answer-scores.ts";
+export {
+  type ClassScores,
+  classScores,
+  type LabelSetScores,
+  labelSetScores,
+} from "./metrics/class-scores.ts";
+export { type EntityScores, entityScores } from "./metrics/entity-scores.ts";
+export { type NumberScores, numberScores } from "./metrics/number-scores.ts";
+export { bleuScore, type RougeScores, rougeScores } from "./metrics/text-scores.ts";
 export type {
+  EvaluatedBatch,
   HostBatch,
   HostPart,
+  Metrics,
   Objective,
   OutputField,
   Targets,

@@ -6,6 +6,7 @@
 export type { TrainingRule } from "../adapters/training-rule.ts";
 export { adamW, type AdamWOptions } from "./adamw.ts";
 export type { TrainingBatch } from "./batch.ts";
+export type { EvaluatedEntry } from "./best.ts";
 export { type BatchOptions, packExamples, padExamples } from "./data.ts";
 export {
   type ChatExample,
@@ -18,7 +19,7 @@ export {
   type ShareGptExample,
   type TextExample,
 } from "./examples.ts";
-export { evaluate, type Evaluation } from "./evaluate.ts";
+export { evaluate, type Evaluation, type Measure } from "./evaluate.ts";
 export { computeGradients } from "./gradients.ts";
 export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
 export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";

@@ -80,7 +80,6 @@ for (const { name, task, loss, ...rest } of CASES) {
     const program = programOf({
       total,
       ...Object.fromEntries(names.map((name, i) => [`grad.${name}`, found[i]])),
-      ...objective.metrics?.(outputs, given),
     });
     const executable = await device.compile(program);
     const results = await executable.run(inputs);
@@ -89,10 +88,6 @@ for (const { name, task, loss, ...rest } of CASES) {
       const own = await results[`grad.${name}`].data() as Float32Array;
       const off = apart(own.map((x) => x / count), gradient);
       assert(off < 2e-5, `the gradient of ${name} is off by ${off}`);
-    }
-    if ("accuracy" in results) {
-      const right = (await results.accuracy.data())[0] as number;
-      assert(Number.isInteger(right) && right <= count);
     }
     if ("decoderInputIds" in rest) {
       const ids = [...await parts!.decoderInputIds.data()];
@@ -178,7 +173,10 @@ testOnDevices("a model is trained for an objective of one's own", async (device)
       const per = sum(mul(logits, logits), { axes: [1, 2] });
       return sum(mul(per, sizes));
     },
-    metrics: ({ logits }) => ({ square: sum(mul(logits, logits)) }),
+    metrics: (batches) => ({
+      square: batches.flatMap(({ outputs }) => [...outputs.logits.data])
+        .reduce((sum, x) => sum + x * x / 2, 0),
+    }),
   };
   const batch = { inputIds: [[1, 2, 3], [4, 5, 6]], sizes: [1, 3] };
   const before = await evaluate(model, [batch], { objective });

@@ -52,7 +52,8 @@ function correlation(a: readonly number[], b: readonly number[]): number {
     const middle = mean(numbers);
     return numbers.map((number) => number - middle);
   });
-  const dot = (u: readonly number[], v: readonly number[]) => u.reduce((s, p, i) => s + p * v[i], 0);
+  const dot = (u: readonly number[], v: readonly number[]) =>
+    u.reduce((s, p, i) => s + p * v[i], 0);
   return ratio(dot(x, y), Math.sqrt(dot(x, x) * dot(y, y)));
 }
 

@@ -31,7 +31,10 @@ export interface RougeScores {
  * console.log(rougeScores(["The cat sat."], ["the cat sat down"]).rouge1.toFixed(3)); // 0.857
  * ```
  */
-export function rougeScores(predicted: readonly string[], expected: readonly string[]): RougeScores {
+export function rougeScores(
+  predicted: readonly string[],
+  expected: readonly string[],
+): RougeScores {
   const mean = (of: (text: string, reference: string) => number) =>
     ratio(
       expected.reduce((sum, reference, i) => {
