@@ -92,7 +92,7 @@ for side, rows in SIDES.items():
     ))
 
 
-def rows_of(fast, rows, side="right", **options):
+def rows_of(fast, trims, rows, side="right", **options):
     fast.truncation_side = side
     found = []
     for at, row in enumerate(rows):
@@ -103,10 +103,15 @@ def rows_of(fast, rows, side="right", **options):
         )
         # In later windows, texts have the types that they had before the template gave them others.
         types = dict(zip(out.encodings[0].sequence_ids, out.encodings[0].type_ids))
-        for encoding in out.encodings:
+        for window, encoding in enumerate(out.encodings):
             kinds = [old if text is None else types[text] for text, old in zip(encoding.sequence_ids, encoding.type_ids)]
+            # Their first token keeps its space, where others lose theirs.
+            offsets = [
+                [start + (window > 0 and trims and start < end and (text if of == 0 else pair)[start] == " "), end]
+                for of, (start, end) in zip(encoding.sequence_ids, encoding.offsets)
+            ]
             found.append({
-                "row": at, "inputIds": encoding.ids, "tokenTypeIds": kinds, "offsets": encoding.offsets,
+                "row": at, "inputIds": encoding.ids, "tokenTypeIds": kinds, "offsets": offsets,
                 "wordIds": encoding.word_ids, "sequenceIds": encoding.sequence_ids,
             })
     return found
@@ -123,7 +128,7 @@ def family(kind, processor):
     for rows, own, options in CASES:
         options = dict(options)
         side = options.pop("truncation_side", "right")
-        cases.append({"rows": rows, "options": own, "encoded": rows_of(fast, ROWS[rows], side, **options)})
+        cases.append({"rows": rows, "options": own, "encoded": rows_of(fast, '"trim_offsets": true' in json.dumps(data["post_processor"]), ROWS[rows], side, **options)})
     fast.truncation_side = "right"
     padded = {}
     for side in ("left", "right"):
