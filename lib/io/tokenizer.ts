@@ -16,6 +16,7 @@ import { downloadFromHub, type HubOptions, TOKENIZER_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile, readTextFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
 import { alignPreTokenizer } from "./pre-tokenizer.ts";
+import { type RowTemplate, rowTemplate } from "./post-processor.ts";
 import type { TokenizerFiles } from "./tokenizer-json.ts";
 
 /** Turns text into token ids and ids into text. */
@@ -29,6 +30,8 @@ export interface Tokenizer {
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
   /** The ids of a text, each with the part of the text that it stands for. */
   encodeWithOffsets(text: string, options?: { readonly addSpecialTokens?: boolean }): Encoding;
+  /** What is put around one text, and around two. */
+  readonly rowTemplate: RowTemplate;
   /**
    * The text of ids. Ids that the vocabulary lacks (padding of the embedding) give nothing;
    * incomplete characters give U+FFFD, see {@link createDecodeStream}.
@@ -187,7 +190,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   checkTokenizerFiles(files);
   const { config } = files;
   let backend: Backend;
-  let encode: ReturnType<typeof createEncoder>;
+  let encode: ReturnType<typeof createEncoder>, template: RowTemplate;
   try {
     const json = {
       normalizer: null,
@@ -199,7 +202,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     };
     backend = new Backend(json, config);
     if (backend.decoder) keepByteOrderMarks(backend.decoder as object);
-    encode = createEncoder(backend, json);
+    template = rowTemplate(json.post_processor, (token) => backend.token_to_id(token));
+    encode = createEncoder(backend, json, template);
   } catch (cause) {
     throw wrap(cause, "TOKENIZER_INVALID", "The tokenizer.json cannot be used");
   }
@@ -233,6 +237,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
         ? ""
         : backend.decode(known, { clean_up_tokenization_spaces: cleanUp });
     },
+    rowTemplate: template,
     tokenToId: (token) => backend.token_to_id(token),
     idToToken: (id) => backend.id_to_token(id),
     bosId: idOf("bos_token"),
