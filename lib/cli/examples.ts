@@ -12,13 +12,8 @@ import type { ModelGraph } from "../model/model-graph.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { wholeFrom } from "../options.ts";
 import { readJsonl } from "../training/examples.ts";
-import {
-  LONG_ROWS,
-  type LongRows,
-  tokenizeData,
-  type TokenizedData,
-  type TokenizedExample,
-} from "../training/tokenize.ts";
+import { LONG_ROWS, type LongRows, type TokenizedExample } from "../training/row-rule.ts";
+import { tokenizeData, type TokenizedData } from "../training/tokenize.ts";
 import type { CliContext } from "./context.ts";
 import { counted } from "./format.ts";
 import { numeric } from "./options.ts";

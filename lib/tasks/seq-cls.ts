@@ -24,10 +24,11 @@ import {
   type Task,
 } from "./objective.ts";
 
-type Problem = "regression" | "single_label_classification" | "multi_label_classification";
+/** The kinds of labels that texts can have, as transformers calls them. */
+export type Problem = "regression" | "single_label_classification" | "multi_label_classification";
 
 /** What kind of labels there are: as the config says, else as their number and form say. */
-function problemOf(config: ModelConfig, labels: unknown): Problem {
+export function problemOf(config: ModelConfig, labels: unknown): Problem {
   if (typeof config.problem_type === "string") return config.problem_type as Problem;
   if (labelCount(config) === 1) return "regression";
   const isTable = typeof labels === "object" && labels !== null && "shape" in labels
