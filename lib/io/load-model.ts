@@ -58,6 +58,13 @@ export interface ModelDeviceOptions {
   readonly taskType?: TaskType;
   /** Number of classes of a new head, in place of those that the config names. */
   readonly numLabels?: number;
+  /** What the classes are called, in their order, in place of those that the config names. */
+  readonly labelNames?: readonly string[];
+  /**
+   * What kind of labels texts have, `regression`, `single_label_classification` or
+   * `multi_label_classification`, in place of what the config says.
+   */
+  readonly problemType?: string;
 }
 
 /** How to load a model. */
@@ -80,6 +87,15 @@ const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   },
   taskType: oneOf(TASK_TYPES),
   numLabels: wholeFrom(1),
+  labelNames: {
+    must: "a list of names",
+    holds: (x) => Array.isArray(x) && x.length > 0 && x.every((name) => typeof name === "string"),
+  },
+  problemType: oneOf([
+    "regression",
+    "single_label_classification",
+    "multi_label_classification",
+  ]),
 };
 
 /** What each option of {@link loadModel} must be. */

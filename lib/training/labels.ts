@@ -5,7 +5,6 @@
  */
 import { nearestHint } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
-import { show } from "../options.ts";
 import type { Problem } from "../tasks/seq-cls.ts";
 import { CLASS_COLUMNS, columnsOf, TAG_COLUMNS } from "./columns.ts";
 import type { DataTable } from "./read-table.ts";
@@ -100,7 +99,9 @@ export function classOf(value: unknown, names: readonly string[]): number | stri
   if (Number.isInteger(number) && number! >= 0 && number! < names.length) return number!;
   const listed = names.slice(0, 10).join(", ") + (names.length > 10 ? ", …" : "");
   const hint = number === undefined ? nearestHint(value, names) : "";
-  return `has the label ${show(value)}${hint}, and the model has ${names.length} classes, ${
+  return `has the label ${
+    JSON.stringify(value)
+  }${hint}, and the model has ${names.length} classes, ${
     number === undefined ? listed : `from 0 to ${names.length - 1}`
   }`;
 }

@@ -17,7 +17,7 @@ export type DataRow = JsonObject;
 export interface DataTable {
   /** The rows in their order. */
   readonly rows: readonly DataRow[];
-  /** What the numbers of columns of classes stand for, where the file says so. */
+  /** The classes of columns in their order, where the file says them; rows then hold their names. */
   readonly classNames: Readonly<Record<string, readonly string[]>>;
 }
 
@@ -120,6 +120,7 @@ function separatedRows(text: string, name: string, delimiter: string): readonly 
     return parse(text, {
       bom: true,
       delimiter,
+      record_delimiter: ["\r\n", "\n", "\r"],
       skip_empty_lines: true,
       columns(header: string[]) {
         const odd = header.find((column, i) => column === "" || header.indexOf(column) !== i);
@@ -141,7 +142,8 @@ async function parquetTable(bytes: Uint8Array, name: string): Promise<DataTable>
     const metadata = parquetMetadata(file);
     const rows = await parquetReadObjects({ file, metadata, compressors });
     const noted = metadata.key_value_metadata?.find(({ key }) => key === "huggingface")?.value;
-    return { rows: rows.map(plain) as DataRow[], classNames: noted ? classNamesIn(noted) : {} };
+    const classNames = noted ? classNamesIn(noted) : {};
+    return { rows: rows.map((row) => withNames(plain(row) as DataRow, classNames)), classNames };
   } catch (cause) {
     throw wrap(cause, "DATA_FILE", `${name} cannot be read as Parquet`, { name });
   }
@@ -154,6 +156,14 @@ function plain(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(plain);
   if (!isObject(value) || Object.getPrototypeOf(value) !== Object.prototype) return value;
   return Object.fromEntries(Object.entries(value).map(([name, field]) => [name, plain(field)]));
+}
+
+function withNames(row: DataRow, classNames: DataTable["classNames"]): DataRow {
+  const named = (value: unknown, names: readonly string[]): unknown =>
+    Array.isArray(value) ? value.map((one) => named(one, names)) : names[value as number] ?? value;
+  const columns = Object.entries(classNames).filter(([column]) => column in row)
+    .map(([column, names]) => [column, named(row[column], names)]);
+  return { ...row, ...Object.fromEntries(columns) };
 }
 
 /** The names of classes as Hugging Face's datasets note them in a file. */

@@ -248,9 +248,8 @@ function answersIn(given: unknown, context: string): readonly Answer[] | string 
     if (typeof text !== "string" || !Number.isInteger(at)) return `${form}; found ${show(text)}`;
     const start = [...context].slice(0, at as number).join("").length, end = start + text.length;
     if (context.slice(start, end) !== text) {
-      return `has the answer ${show(text)} at ${at}, where its context has ${
-        show(context.slice(start, end))
-      }`;
+      const found = JSON.stringify(context.slice(start, end));
+      return `has the answer ${JSON.stringify(text)} at ${at}, where its context has ${found}`;
     }
     answers.push({ text, start, end });
   }
