@@ -89,7 +89,7 @@ export {
   preprocessCorda,
   type PreprocessCordaOptions,
 } from "./lora/preprocess-corda.ts";
-export { createOrUpdateModelCard } from "./checkpoint/model-card.ts";
+export { createOrUpdateModelCard, readLabelNames } from "./checkpoint/model-card.ts";
 export type { InitialState } from "./lora/plain-lora.ts";
 export type { AdapterParts, AdapterSource } from "./checkpoint/read-adapter.ts";
 export type { ParameterPlan } from "./plan/plan-parameters.ts";

@@ -9,6 +9,7 @@ import { trainableLeaves } from "../adapters/leaves.ts";
 import { type AdapterPlan, planAdapter } from "../adapters/plan/plan.ts";
 import { formatCounts } from "../adapters/status/trainable-parameters.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { wholeFrom } from "../options.ts";
 import { type Cost, cost } from "../program/cost.ts";
 import { nextToken } from "../tasks/causal-lm.ts";
@@ -17,6 +18,7 @@ import { tensor } from "../tensor/tensor.ts";
 import { adamW } from "../training/adamw.ts";
 import { packLeaves } from "../training/packing.ts";
 import { traceStep } from "../training/step-program.ts";
+import { readTable } from "../training/read-table.ts";
 import type { TokenizedData } from "../training/tokenize.ts";
 import type { CommandContext } from "./context.ts";
 import { addExampleOptions, type ExampleFlags, readExamples } from "./examples.ts";
@@ -32,6 +34,7 @@ import {
 
 interface PlanFlags extends ModelFlags, ExampleFlags {
   readonly data?: string;
+  readonly taskType?: TaskType;
   readonly batchSize: number;
   readonly json?: boolean;
 }
@@ -46,7 +49,7 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
     );
   addLoraOptions(command)
     .option("--batch-size <n>", "rows of the training step", numeric(wholeFrom(1)), 4)
-    .option("--data <file>", "JSON lines whose examples are counted")
+    .option("--data <file>", "data whose examples are counted")
     .option("--json", "print JSON");
   addExampleOptions(command);
   addModelOptions(command, { device: "cpu" }).addHelpText(
@@ -62,18 +65,25 @@ Examples:
       command.error("error: --show-example shows examples of --data, as text");
     }
     context.finish(
-      await withModel(source, { flags, context }, (model) => run(model, flags, context)),
+      await withModel(
+        source,
+        { flags, context, task: flags.taskType },
+        (model) => run(model, flags, context),
+      ),
     );
   });
 }
 
 async function run(model: ModelGraph, flags: PlanFlags, context: CommandContext): Promise<number> {
-  const config = loraConfigOf(flags);
+  const config = loraConfigOf(flags, model);
   const plan = planAdapter(model, config);
   const step = plan.problems.length === 0 ? stepCost(model, plan, flags) : null;
   const data = flags.data === undefined
     ? null
-    : await readExamples(model, flags.data, { flags, context });
+    : await readExamples(model, await readTable(flags.data), {
+      flags: { ...flags, name: flags.data },
+      context,
+    });
   context.out(
     flags.json
       ? JSON.stringify({ ...asJson(plan, step, flags), data: data && dataJson(data) }, null, 2) +

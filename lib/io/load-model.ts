@@ -91,11 +91,7 @@ const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
     must: "a list of names",
     holds: (x) => Array.isArray(x) && x.length > 0 && x.every((name) => typeof name === "string"),
   },
-  problemType: oneOf([
-    "regression",
-    "single_label_classification",
-    "multi_label_classification",
-  ]),
+  problemType: TEXT,
 };
 
 /** What each option of {@link loadModel} must be. */

@@ -27,6 +27,13 @@ import {
 /** The kinds of labels that texts can have, as transformers calls them. */
 export type Problem = "regression" | "single_label_classification" | "multi_label_classification";
 
+/** The values of {@link Problem}. */
+export const PROBLEMS: readonly Problem[] = [
+  "regression",
+  "single_label_classification",
+  "multi_label_classification",
+];
+
 /** What kind of labels there are: as the config says, else as their number and form say. */
 export function problemOf(config: ModelConfig, labels: unknown): Problem {
   if (typeof config.problem_type === "string") return config.problem_type as Problem;

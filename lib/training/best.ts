@@ -64,6 +64,7 @@ export function isStuck(
   return since >= patience;
 }
 
-function evaluations(history: readonly HistoryEntry[]): EvaluatedEntry[] {
+/** The entries at which there was an evaluation. */
+export function evaluations(history: readonly HistoryEntry[]): EvaluatedEntry[] {
   return history.filter((entry): entry is EvaluatedEntry => entry.evalLoss !== undefined);
 }

@@ -6,7 +6,7 @@
 export type { TrainingRule } from "../adapters/training-rule.ts";
 export { adamW, type AdamWOptions } from "./adamw.ts";
 export type { TrainingBatch } from "./batch.ts";
-export type { EvaluatedEntry } from "./best.ts";
+export type { Criterion, EvaluatedEntry } from "./best.ts";
 export { type BatchOptions, packExamples, padExamples } from "./data.ts";
 export {
   type ChatExample,
@@ -26,7 +26,9 @@ export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
 export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";
+export { type SeedRun, type SeedSearch, trainSeeds } from "./seeds.ts";
 export { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
+export { measureAnswers, measureTexts } from "./measures.ts";
 export type { DataNote } from "./notes.ts";
 export { type DataRow, type DataTable, readTable } from "./read-table.ts";
 export {

@@ -37,6 +37,8 @@ export interface AnswerWindow {
   readonly context: string;
   /** What each token stands for in it: UTF-16 positions, and `null` for what is not of it. */
   readonly offsets: readonly (readonly [number, number] | null)[];
+  /** The token that stands for no answer. */
+  readonly none: number;
   /** All right answers; none where there is none. */
   readonly answers: readonly string[];
 }

@@ -219,6 +219,7 @@ export const answerRows: RowRule = columnRule(ANSWER_COLUMNS, (columns, _, optio
           row: index,
           context: context.text,
           offsets,
+          none,
           answers: answers.map(({ text }) => text),
         },
       };

@@ -12,7 +12,14 @@ import { methodRules } from "../adapters/training-rule.ts";
 import { TrainingError } from "../errors.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { prepareTraining, trainingObjective } from "./batch.ts";
-import { bestEntry, type Criterion, type EvaluatedEntry, goodness, isStuck } from "./best.ts";
+import {
+  bestEntry,
+  type Criterion,
+  type EvaluatedEntry,
+  evaluations,
+  goodness,
+  isStuck,
+} from "./best.ts";
 import {
   checkFolder,
   type Progress,
@@ -43,6 +50,8 @@ export interface TrainResult<M extends AnyModel> {
   readonly checkpoint?: string;
   /** The entry of the best evaluation, where there was one: see {@link TrainOptions.metricForBest}. */
   readonly best?: EvaluatedEntry;
+  /** The entry of the evaluation that the model is of: the best with `loadBest`, else the last. */
+  readonly evaluation?: EvaluatedEntry;
 }
 
 /**
@@ -110,7 +119,6 @@ export async function train<M extends AnyModel>(
   // What is wrong with them must not come up after hours of training.
   const evaluation = options.evalData &&
     await prepareEvaluation(model, options.evalData, objective);
-  if (checkpoint) await checkFolder(checkpoint.folder, sizeOfState(savedShapes(run)));
   using session = await openSession(model, leaves, { ...run, dropout: options.dropout ?? true });
   const { state } = session;
   if (resumed) await state.write(resumed.state);
@@ -138,6 +146,7 @@ export async function train<M extends AnyModel>(
     const { loss, metrics } = await evaluateOn(evaluation.filter(({ count }) => count).slice(0, 1));
     goodness({ evalLoss: loss, evalMetrics: metrics }, options);
   }
+  if (checkpoint) await checkFolder(checkpoint.folder, sizeOfState(savedShapes(run)));
   const save = async () => {
     if (!checkpoint || written?.endsWith(`-${progress.step}`)) return;
     const trained = await read();
@@ -235,6 +244,9 @@ export async function train<M extends AnyModel>(
     stopped,
     checkpoint: written,
     best: bestEntry(progress.history, options),
+    evaluation: !stopped && bestState
+      ? bestEntry(progress.history, options)
+      : evaluations(progress.history).at(-1),
   };
 }
 

@@ -35,7 +35,7 @@ PAIRS = [
     {"premise": "Hello there", "hypothesis": "how are you today?", "label": 1},
     {"premise": CONTEXT, "hypothesis": "I am fine", "label": 0},
 ]
-TEXTS = [{"document": "Hello there, how are you?", "summary": "Hello you"}, {"document": CONTEXT, "summary": ""}]
+TEXTS = [{"document": "Hello there, how are you?", "summary": "Hello you"}, {"document": CONTEXT, "summary": "I am fine"}]
 
 
 def tokenizer(family):
