@@ -50,6 +50,8 @@ export interface Tokenizer {
   readonly eosId: number | undefined;
   /** The id that pads a batch, if there is one. */
   readonly padId: number | undefined;
+  /** The id that stands for a whole text, if there is one. */
+  readonly clsId: number | undefined;
   /** The id of what the vocabulary cannot spell, if there is one. */
   readonly unkId: number | undefined;
   /** Ids of the special tokens. */
@@ -243,6 +245,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     bosId: idOf("bos_token"),
     eosId: idOf("eos_token"),
     padId: idOf("pad_token"),
+    clsId: idOf("cls_token"),
     unkId: idOf("unk_token"),
     specialIds,
     vocabSize,

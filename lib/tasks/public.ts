@@ -14,6 +14,7 @@ export type {
   Task,
   Values,
 } from "./objective.ts";
+export type { Pooling } from "./pooling.ts";
 export { textClass } from "./seq-cls.ts";
 export { tokenClass } from "./token-cls.ts";
 export { writtenToken } from "./seq-2-seq-lm.ts";
