@@ -8,7 +8,7 @@ import { loadAdapter, type LoadAdapterOptions } from "../adapters/checkpoint/loa
 import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
 import { setAdapter } from "../adapters/select.ts";
 import { DEVICE_NAMES, type DeviceName } from "../device/open.ts";
-import { loadModel } from "../io/load-model.ts";
+import { loadModel, type LoadModelOptions } from "../io/load-model.ts";
 import { type LoraConfig, loraConfig } from "../methods/lora/lora-config.ts";
 import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
@@ -71,11 +71,16 @@ export function addModelOptions(command: Command, defaults: { device?: DeviceNam
  */
 export async function withModel<T>(
   source: string,
-  { flags, context }: { readonly flags: ModelFlags; readonly context: CliContext },
+  { flags, context, load }: {
+    readonly flags: ModelFlags;
+    readonly context: CliContext;
+    readonly load?: Pick<LoadModelOptions, "taskType" | "numLabels">;
+  },
   use: (model: ModelGraph) => Promise<T>,
 ): Promise<T> {
   const { device, threads, dtype, dequantize, revision, file } = flags;
-  const model = await loadModel(source, { device, threads, dtype, dequantize, revision, file });
+  const own = { device, threads, dtype, dequantize, revision, file };
+  const model = await loadModel(source, { ...own, ...load });
   using _device = model.device;
   if (model.untied.length) {
     context.err(
@@ -141,10 +146,12 @@ const LORA_OPTIONS: readonly Option[] = [
   new Option("--exclude-modules <names>", `modules to leave out: ${LIST}, or a regular expression`)
     .argParser(namesOrPattern),
   new Option("--modules-to-save <names>", `modules to train and save as a whole: ${LIST}`)
-    .argParser(names),
+    .argParser(commaList),
   new Option("--layers-to-transform <numbers>", "only these layers, separated by commas")
     .argParser(wholeNumbers),
-  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(names),
+  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(
+    commaList,
+  ),
   new Option("--rank-pattern <json>", 'ranks that differ, as {"name": rank}').argParser(jsonObject),
   new Option("--alpha-pattern <json>", 'alphas that differ, as {"name": alpha}')
     .argParser(jsonObject),
@@ -185,7 +192,8 @@ export function givenLoraOptions(command: Command): string[] {
   ).map((option) => option.long!);
 }
 
-function names(text: string): string[] {
+/** Names, separated by commas. */
+export function commaList(text: string): string[] {
   const list = text.split(",").map((part) => part.trim()).filter((part) => part !== "");
   if (list.length === 0) throw new InvalidArgumentError("It must hold at least one name.");
   return list;
@@ -197,11 +205,11 @@ function names(text: string): string[] {
  */
 function namesOrPattern(text: string): string[] | string {
   if (text === "all-linear" || !/^[\w.,\s-]*$/.test(text)) return text;
-  return names(text);
+  return commaList(text);
 }
 
 function wholeNumbers(text: string): number[] {
-  return names(text).map(numeric(wholeFrom(0)));
+  return commaList(text).map(numeric(wholeFrom(0)));
 }
 
 function jsonObject(text: string): Record<string, unknown> {

@@ -111,7 +111,8 @@ export function encodeInputs(
 }
 
 function tokensOf(tokenizer: Tokenizer, text: unknown, row: number): Tokens {
-  const encode = (part: string) => tokenizer.encodeWithOffsets(part, { addSpecialTokens: false });
+  const encode = (part: string) =>
+    tokenizer.encodeWithOffsets(part, { addSpecialTokens: false, losesSpaces: true });
   if (typeof text === "string") return encode(text);
   const odd = Array.isArray(text) ? text.find((word) => typeof word !== "string") : text;
   if (!Array.isArray(text) || odd !== undefined) {
