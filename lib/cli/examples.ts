@@ -119,6 +119,10 @@ function showLabels(
     }
     case "decoder":
       return `, ${count} learned\n${show(ids, given)} → ${show(labels, labels)}`;
+    case "none":
+      return [example, ...example.others ?? []].map(({ ids }) =>
+        `\n${show(ids, ids.map(() => IGNORED_LABEL))}`
+      ).join("");
     case "span":
       return `\n${show(ids, ids.map((id, i) => i >= labels[0] && i <= labels[1] ? id : -100))}`;
   }

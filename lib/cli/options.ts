@@ -71,19 +71,22 @@ export function addModelOptions(command: Command, defaults: { device?: DeviceNam
     .option("--file <name>", "file of weights, where a folder or repository has several");
 }
 
+/** What decides what a model is for, and its classes. */
+type ModelKind = Pick<LoadModelOptions, "taskType" | "labelNames" | "numLabels">;
+
 /**
  * Loads the model that a command names, says where it differs from its config, and closes its device
  * after `use`.
  *
- * @param options `task` is what the model is for; `labelsFor` may name other classes than its config,
- * once it is known; of an `adapter` it gets task and classes.
+ * @param options `load` is what the model is for, and its classes; of an `adapter` it gets those that
+ * are left out; `labelsFor` may name other classes than its config, once that is known.
  */
 export async function withModel<T>(
   source: string,
   { flags, context, ...options }: {
     readonly flags: ModelFlags;
     readonly context: CliContext;
-    readonly task?: TaskType;
+    readonly load?: ModelKind;
     readonly adapter?: string;
     readonly labelsFor?: (model: ModelGraph) => Partial<LabelSet> | undefined;
   },
@@ -91,9 +94,9 @@ export async function withModel<T>(
 ): Promise<T> {
   const { device, threads, dtype, dequantize, revision, file } = flags;
   const given = { threads, dtype, dequantize, revision, file };
-  const kind = options.adapter === undefined
-    ? { taskType: options.task, labelNames: undefined }
-    : await adapterKind(options.adapter);
+  const own = options.adapter === undefined ? {} : await adapterKind(options.adapter);
+  const named = Object.entries(options.load ?? {}).filter(([, value]) => value !== undefined);
+  const kind: ModelKind = { ...own, ...Object.fromEntries(named) };
   const first = await loadModel(source, { ...given, ...kind, device });
   using _device = first.device;
   const labels = options.labelsFor?.(first);
@@ -114,7 +117,7 @@ export async function withModel<T>(
 /** The task and the classes of an adapter that is for another task than a language model's. */
 async function adapterKind(
   adapter: string,
-): Promise<Pick<LoadModelOptions, "taskType" | "labelNames" | "numLabels">> {
+): Promise<ModelKind> {
   const { taskType } = await loadPeftConfig(adapter);
   if (taskType === null || taskType === "CAUSAL_LM") return {};
   const labelNames = await readLabelNames(adapter);
@@ -179,10 +182,12 @@ const LORA_OPTIONS: readonly Option[] = [
   new Option("--exclude-modules <names>", `modules to leave out: ${LIST}, or a regular expression`)
     .argParser(namesOrPattern),
   new Option("--modules-to-save <names>", `modules to train and save as a whole: ${LIST}`)
-    .argParser(names),
+    .argParser(commaList),
   new Option("--layers-to-transform <numbers>", "only these layers, separated by commas")
     .argParser(wholeNumbers),
-  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(names),
+  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(
+    commaList,
+  ),
   new Option("--rank-pattern <json>", 'ranks that differ, as {"name": rank}').argParser(jsonObject),
   new Option("--alpha-pattern <json>", 'alphas that differ, as {"name": alpha}')
     .argParser(jsonObject),
@@ -227,7 +232,7 @@ export function givenLoraOptions(command: Command): string[] {
 }
 
 /** Names, separated by commas. */
-export function names(text: string): string[] {
+export function commaList(text: string): string[] {
   const list = text.split(",").map((part) => part.trim()).filter((part) => part !== "");
   if (list.length === 0) throw new InvalidArgumentError("It must hold at least one name.");
   return list;
@@ -239,12 +244,12 @@ export function names(text: string): string[] {
  */
 function namesOrPattern(text: string): string[] | string {
   if (text === "all-linear" || !/^[\w.,\s-]*$/.test(text)) return text;
-  return names(text);
+  return commaList(text);
 }
 
 /** Whole numbers from 0 on, separated by commas. */
 export function wholeNumbers(text: string): number[] {
-  return names(text).map(numeric(wholeFrom(0)));
+  return commaList(text).map(numeric(wholeFrom(0)));
 }
 
 function jsonObject(text: string): Record<string, unknown> {

@@ -67,7 +67,7 @@ Examples:
     context.finish(
       await withModel(
         source,
-        { flags, context, task: flags.taskType },
+        { flags, context, load: { taskType: flags.taskType } },
         (model) => run(model, flags, context),
       ),
     );

@@ -18,6 +18,9 @@ import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
+import { contrastive } from "../tasks/contrastive.ts";
+import type { Objective } from "../tasks/objective.ts";
+import { type Pooling, POOLINGS } from "../tasks/pooling.ts";
 import { type Problem, PROBLEMS } from "../tasks/seq-cls.ts";
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "../training/batch.ts";
@@ -37,10 +40,10 @@ import { counted, table } from "./format.ts";
 import {
   addLoraOptions,
   addModelOptions,
+  commaList,
   givenLoraOptions,
   loraConfigOf,
   type ModelFlags,
-  names,
   numeric,
   wholeNumbers,
   withAdapter,
@@ -56,6 +59,7 @@ interface TrainFlags extends ModelFlags, ExampleFlags {
   readonly taskType?: TaskType;
   readonly labelNames?: readonly string[];
   readonly problemType?: Problem;
+  readonly pooling?: Pooling;
   readonly seeds?: readonly number[];
   readonly metricForBestModel?: string;
   readonly greaterIsBetter?: boolean;
@@ -101,7 +105,7 @@ export function addTrainCommand(program: Command, context: CommandContext): void
         'For CAUSAL_LM each row is {"text"}, {"prompt", "completion"}, {"messages"}, {"conversations"} (ShareGPT) or ' +
         '{"instruction", "output"} (Alpaca): all of a text is learned, of the others only the completion and the assistant\'s turns. ' +
         "For SEQ_CLS it is {text, label} or {sentence1, sentence2, label}, for TOKEN_CLS {tokens, ner_tags}, for QUESTION_ANS " +
-        "{question, context, answers}, for SEQ_2_SEQ_LM {source, target}; other columns can be named. Ctrl-C ends the run after " +
+        "{question, context, answers}, for SEQ_2_SEQ_LM {source, target}, for FEATURE_EXTRACTION {anchor, positive, negative}; other columns can be named. Ctrl-C ends the run after " +
         "the current step with a checkpoint, from which --resume goes on, and code 130.",
     )
     .requiredOption("--data <file>", "rows to train on")
@@ -116,11 +120,15 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     .option(
       "--label-names <names>",
       "what classes are called, in their order (default: as in the data)",
-      names,
+      commaList,
     )
     .addOption(
       new Option("--problem-type <kind>", "what labels of texts are (default: as they look)")
         .choices(PROBLEMS),
+    )
+    .addOption(
+      new Option("--pooling <how>", "what stands for a text in FEATURE_EXTRACTION (default: mean)")
+        .choices(POOLINGS),
     )
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
     .option("--adapter <folder>", "go on with this adapter instead of a new one");
@@ -274,7 +282,7 @@ Examples:
           {
             flags,
             context,
-            task: flags.taskType,
+            load: { taskType: flags.taskType },
             adapter: flags.adapter,
             labelsFor: (model) => labelsFor(model, table, flags),
           },
@@ -312,6 +320,7 @@ async function run(
     epochs: flags.epochs,
     evalData: data.evaluation,
     metrics: data.metrics,
+    objective: data.objective,
     metricForBest: flags.metricForBestModel,
     greaterIsBetter: flags.greaterIsBetter,
     loadBest: flags.loadBestModelAtEnd,
@@ -419,7 +428,8 @@ async function writeRecords(
   history: readonly HistoryEntry[],
   settings: TrainOptions & Readonly<Record<string, unknown>>,
 ): Promise<void> {
-  const { evalData: _data, metrics: _measure, resume: _path, ...kept } = settings;
+  const { evalData: _data, metrics: _measure, objective, resume: _path, ...others } = settings;
+  const kept = { ...others, objective: objective?.name };
   const lines = history.map((entry) => `${JSON.stringify(entry)}\n`);
   await writeFileAtomic(join(folder, "history.jsonl"), lines.join(""));
   await writeFileAtomic(join(folder, "training_options.json"), JSON.stringify(kept, null, 2));
@@ -441,6 +451,7 @@ interface Data {
   epoch(seed: number): (epoch: number) => TrainingBatch[];
   readonly evaluation?: readonly TrainingBatch[];
   readonly metrics?: Measure;
+  readonly objective?: Objective;
   readonly examples: number;
   readonly tokens: number;
 }
@@ -485,6 +496,10 @@ async function readData(
     },
     evaluation: evaluation.length ? padExamples(evaluation, { batchSize, padId }) : undefined,
     metrics: evaluation[0]?.window && measureAnswers(evaluation),
+    objective: examples[0].others && contrastive({
+      columns: examples[0].others.length + 1,
+      pooling: flags.pooling,
+    }),
     examples: examples.length,
     tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
   };

@@ -111,7 +111,8 @@ export function encodeInputs(
 }
 
 function tokensOf(tokenizer: Tokenizer, text: unknown, row: number): Tokens {
-  const encode = (part: string) => tokenizer.encodeWithOffsets(part, { addSpecialTokens: false });
+  const encode = (part: string) =>
+    tokenizer.encodeWithOffsets(part, { addSpecialTokens: false, losesSpaces: true });
   if (typeof text === "string") return encode(text);
   const odd = Array.isArray(text) ? text.find((word) => typeof word !== "string") : text;
   if (!Array.isArray(text) || odd !== undefined) {
@@ -236,6 +237,8 @@ export interface PadRowsOptions {
   readonly multipleOf?: number;
   /** The least length; that of the longest row by default. */
   readonly length?: number;
+  /** A length that rounding up does not go beyond, such as what the model takes. */
+  readonly most?: number;
 }
 
 /**
@@ -259,10 +262,11 @@ export function padRows(
     side: oneOf(["left", "right"]),
     multipleOf: wholeFrom(1),
     length: wholeFrom(0),
+    most: null,
   }, { code: "ENCODE_OPTION", of: "padRows" });
-  const { padId, side = "right", multipleOf = 1 } = options;
+  const { padId, side = "right", multipleOf = 1, most = Infinity } = options;
   const longest = rows.reduce((n, row) => Math.max(n, row.inputIds.length), options.length ?? 0);
-  const length = Math.ceil(longest / multipleOf) * multipleOf;
+  const length = Math.max(longest, Math.min(Math.ceil(longest / multipleOf) * multipleOf, most));
   const filled = (row: readonly number[], value: number) => {
     const padding = new Array<number>(length - row.length).fill(value);
     return side === "left" ? [...padding, ...row] : [...row, ...padding];

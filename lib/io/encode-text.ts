@@ -66,7 +66,7 @@ export function createEncoder(
   backend: Backend,
   json: JsonObject,
   template: RowTemplate,
-): (text: string, addSpecialTokens: boolean) => Encoding {
+): (text: string, addSpecialTokens: boolean, losesSpaces?: boolean) => Encoding {
   const { normalizer } = backend, prepare = normalizing(normalizer);
   const all = (Array.isArray(json.added_tokens) ? json.added_tokens : []).filter(isObject);
   const isNormalized = (token: JsonObject) =>
@@ -83,7 +83,7 @@ export function createEncoder(
   const at = template.single.findIndex((part) => part.text === 0);
   const idsOf = (parts: readonly RowPart[]) => parts.flatMap(({ ids }) => ids);
   const before = idsOf(template.single.slice(0, at)), after = idsOf(template.single.slice(at + 1));
-  return (text, addSpecialTokens) => {
+  return (text, addSpecialTokens, losesSpaces = false) => {
     const ids: number[] = [];
     const offsets: [number, number][] = [], wordIds: (number | null)[] = [];
     let word: number | null = null, words = 0;
@@ -100,7 +100,9 @@ export function createEncoder(
       if ("id" in section) {
         const { id, start, end } = section;
         word = words++;
-        put(id, ...(trims === "none" ? [start, end] as const : trimmed(text, start, end, false)));
+        const [first, last] = trims === "none" ? [start, end] : trimmed(text, start, end, false);
+        if (first < last) put(id, first, last);
+        else put(id, losesSpaces ? end : start, end);
         continue;
       }
       for (const piece of preTokenize(section.text)) {
@@ -118,8 +120,13 @@ export function createEncoder(
           const [first, last] = trims === "none"
             ? [from, at]
             : trimmed(piece.text, from, at, keepsFirst);
-          if (first === last) put(id, piece.ends[first - 1], piece.ends[first - 1]);
-          else put(id, piece.starts[first], piece.ends[last - 1]);
+          if (first < last) put(id, piece.starts[first], piece.ends[last - 1]);
+          else {
+            const end = piece.ends[at - 1] ?? piece.starts[from];
+            const start = losesSpaces || from === at ? end : piece.starts[from];
+            if (losesSpaces && keepsFirst) put(id, piece.starts[from], piece.starts[from]);
+            else put(id, start, end);
+          }
         }
       }
     }
@@ -428,11 +435,11 @@ function trimmer(json: unknown): "none" | "all" | "not prepended" {
   return json.add_prefix_space === false ? "all" : "not prepended";
 }
 
-/** The part without spaces at its ends; all of it where nothing else is there. */
+/** The part without spaces at its ends; empty where nothing else is there. */
 function trimmed(text: string, from: number, to: number, keepsFirst: boolean): [number, number] {
   const isSpace = (unit: string) => unit === ALPHABET[0x20] || SPACE.test(unit);
   let first = from, last = to;
   while (!keepsFirst && first < last && isSpace(text[first])) first++;
   while (last > first && isSpace(text[last - 1])) last--;
-  return first < last ? [first, last] : [from, to];
+  return [first, last];
 }

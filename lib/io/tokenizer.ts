@@ -28,8 +28,16 @@ export interface Tokenizer {
    * text, such as a beginning-of-text token.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
-  /** The ids of a text, each with the part of the text that it stands for. */
-  encodeWithOffsets(text: string, options?: { readonly addSpecialTokens?: boolean }): Encoding;
+  /**
+   * The ids of a text, each with the part of the text that it stands for.
+   *
+   * @param options `losesSpaces` (false by default) has tokens of nothing but spaces stand for
+   * nothing where the post-processor trims them, as in transformers.
+   */
+  encodeWithOffsets(
+    text: string,
+    options?: { readonly addSpecialTokens?: boolean; readonly losesSpaces?: boolean },
+  ): Encoding;
   /** What is put around one text, and around two. */
   readonly rowTemplate: RowTemplate;
   /**
@@ -50,6 +58,8 @@ export interface Tokenizer {
   readonly eosId: number | undefined;
   /** The id that pads a batch, if there is one. */
   readonly padId: number | undefined;
+  /** The id that stands for a whole text, if there is one. */
+  readonly clsId: number | undefined;
   /** The id of what the vocabulary cannot spell, if there is one. */
   readonly unkId: number | undefined;
   /** Ids of the special tokens. */
@@ -223,7 +233,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   for (const id of backend.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
   return {
     encode: (text, { addSpecialTokens = true } = {}) => encode(text, addSpecialTokens).ids,
-    encodeWithOffsets: (text, { addSpecialTokens = true } = {}) => encode(text, addSpecialTokens),
+    encodeWithOffsets: (text, { addSpecialTokens = true, losesSpaces } = {}) =>
+      encode(text, addSpecialTokens, losesSpaces),
     decode: (ids, { skipSpecialTokens = false } = {}) => {
       const known: number[] = [];
       for (const id of ids) {
@@ -243,6 +254,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     bosId: idOf("bos_token"),
     eosId: idOf("eos_token"),
     padId: idOf("pad_token"),
+    clsId: idOf("cls_token"),
     unkId: idOf("unk_token"),
     specialIds,
     vocabSize,

@@ -55,7 +55,7 @@ export type Metrics = Readonly<Record<string, number>>;
 
 /** What an evaluation has of one batch. */
 export interface EvaluatedBatch {
-  /** The outputs that the objective looks at. */
+  /** The outputs that the objective looks at, or what it has `measured`. */
   readonly outputs: Readonly<Record<string, HostPart>>;
   /** The labels, as {@link Objective.prepare} gave them. */
   readonly labels: Readonly<Record<string, HostPart>>;
@@ -83,6 +83,8 @@ export interface Objective {
   prepare(batch: HostBatch): Targets;
   /** Traces the sum of the losses of a batch, shape [], from the model's outputs and the labels. */
   loss(outputs: Values, labels: Values): Value;
+  /** Traces what metrics are made of; the outputs that it looks at by default. */
+  measured?(outputs: Values, labels: Values): Values;
   /** What else is measured, over a whole evaluation. */
   metrics?(batches: readonly EvaluatedBatch[], config: ModelConfig): Metrics;
 }

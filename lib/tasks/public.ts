@@ -4,6 +4,7 @@
  * @module
  */
 export { answerSpan } from "./question-ans.ts";
+export { contrastive, type ContrastiveOptions } from "./contrastive.ts";
 export { nextToken } from "./causal-lm.ts";
 export { type AnswerScores, answerScores } from "./metrics/answer-scores.ts";
 export {
@@ -26,6 +27,7 @@ export type {
   Task,
   Values,
 } from "./objective.ts";
+export type { Pooling } from "./pooling.ts";
 export { textClass } from "./seq-cls.ts";
 export { tokenClass } from "./token-cls.ts";
 export { writtenToken } from "./seq-2-seq-lm.ts";

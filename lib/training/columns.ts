@@ -64,6 +64,18 @@ export const REWRITE_COLUMNS: ColumnNames = {
   ].map(([text, label]) => ({ text, label })),
 };
 
+/** Columns of FEATURE_EXTRACTION. */
+export const PAIR_COLUMNS: ColumnNames = {
+  needs: ["text", "pair"],
+  forms: [
+    { text: "anchor", pair: "positive", negative: "negative" },
+    { text: "query", pair: "positive", negative: "negative" },
+    { text: "query", pair: "passage" },
+    { text: "question", pair: "answer" },
+    ...PAIRS,
+  ],
+};
+
 const ROLES: readonly Role[] = ["text", "pair", "label", "negative"];
 
 /**

@@ -51,7 +51,18 @@ export function padExamples(
     of: "padExamples",
   });
   const { multipleOf = 16, padId = 0 } = options;
-  return batched(shuffled(examples, options), options.batchSize).map((rows) => {
+  const batches = batched(shuffled(examples, options), options.batchSize);
+  // What belongs together is told from others, of which a pair alone has none.
+  const [last] = batches.slice(-1);
+  if (batches.length > 1 && last.length === 1 && last[0].others?.length === 1) {
+    batches.splice(-2, 2, batches.slice(-2).flat());
+  }
+  return batches.map((some) => {
+    // Texts that belong together: all anchors, then all positives, then the negatives.
+    const others = (some[0].others ?? []).flatMap((_, at) =>
+      some.map(({ others, ...anchor }) => ({ ...anchor, ...others![at] }))
+    );
+    const rows: readonly TokenizedExample[] = [...some, ...others];
     const longest = Math.max(...rows.map((row) => row.ids.length));
     const length = Math.ceil(longest / multipleOf) * multipleOf;
     const filled = (row: readonly number[], value: number) => filledTo(length, row, value);
@@ -75,6 +86,7 @@ const LABELS: Readonly<
   >
 > = {
   tokens: (rows, length) => ({ labels: rows.map((row) => filledTo(length, row, IGNORED_LABEL)) }),
+  none: () => ({}),
   row: (rows) => ({ labels: rows[0].length === 1 ? rows.flat() : rows }),
   decoder(rows) {
     const longest = Math.max(...rows.map((row) => row.length));
@@ -124,7 +136,7 @@ export function packExamples(
     if (labelsOf !== "tokens") {
       throw new ValueError(
         "DATA_OPTION",
-        `Only examples whose labels are of tokens can be packed, and these are of a ${labelsOf}. Pad them.`,
+        "Only examples whose labels are of tokens can be packed, and these are not. Pad them.",
       );
     }
     if (count > length) {

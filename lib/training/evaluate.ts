@@ -8,9 +8,10 @@ import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { TrainingError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
 import { BATCHES, checkOptions, checkValue, type OptionRule } from "../options.ts";
-import type { EvaluatedBatch, Metrics, Objective } from "../tasks/objective.ts";
+import type { EvaluatedBatch, Metrics, Objective, Values } from "../tasks/objective.ts";
 import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
+import type { StepOptions } from "./step-program.ts";
 import { onHost, openSession, type TrainingSession } from "./session.ts";
 
 /** What {@link evaluate} gives. */
@@ -47,12 +48,18 @@ export const MEASURE: OptionRule = {
   holds: (x) => isObject(x) && typeof x.measure === "function",
 };
 
-/** What is measured where a caller says nothing: what is usual for the objective. */
-export function measureOf(model: AnyModel, objective: Objective, given?: Measure): Measure {
-  return given ?? {
-    outputs: objective.metrics && objective.outputs,
-    measure: (batches) => objective.metrics?.(batches, baseOf(model).config) ?? {},
-  };
+/** What is traced for a measure, and the measure: what is usual for the objective by default. */
+export function measureOf(
+  model: AnyModel,
+  objective: Objective,
+  given?: Measure,
+): Pick<Measure, "measure"> & Pick<StepOptions, "measured"> {
+  const named = (names: readonly string[] = []) => (outputs: Values) =>
+    Object.fromEntries(names.map((name) => [name, outputs[name]]));
+  if (given) return { measure: given.measure, measured: named(given.outputs) };
+  const { metrics, measured = named(objective.outputs) } = objective;
+  if (!metrics) return { measure: () => ({}) };
+  return { measure: (batches) => metrics(batches, baseOf(model).config), measured };
 }
 
 /**
@@ -85,7 +92,7 @@ export async function evaluate(
   using session = await openSession(model, none, {
     objective,
     packing: packLeaves(none),
-    measured: measure.outputs,
+    measured: measure.measured,
   });
   const all = prepared(model, batches, objective);
   return await evaluateWith(session, all, { measure, model: () => model });
@@ -96,7 +103,7 @@ export async function evaluateWith(
   session: TrainingSession,
   batches: Iterable<PreparedBatch> | AsyncIterable<PreparedBatch>,
   { measure, model }: {
-    readonly measure: Measure;
+    readonly measure: Pick<Measure, "measure">;
     readonly model: () => AnyModel | Promise<AnyModel>;
   },
 ): Promise<Evaluation> {

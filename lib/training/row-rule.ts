@@ -16,13 +16,16 @@ export interface TokenizedExample {
   /**
    * What is learned. Of `tokens`: the ids or classes, and −100 for those that are only given, not
    * shifted; of the `row`: its class, its numbers, or 1 for each label that it has and 0 for the
-   * others; of a `decoder`: the ids to write; of a `span`: its first and its last token.
+   * others; of a `decoder`: the ids to write; of a `span`: its first and its last token; `none` where
+   * it is learned which texts belong together.
    */
   readonly labels: readonly number[];
   /** What the labels are of; of `tokens` by default. */
-  readonly labelsOf?: "tokens" | "row" | "decoder" | "span";
+  readonly labelsOf?: "tokens" | "row" | "decoder" | "span" | "none";
   /** Kind of each token, where the model takes it. */
   readonly tokenTypeIds?: readonly number[];
+  /** Of an anchor: its positive, and a negative where there is one. */
+  readonly others?: readonly Pick<TokenizedExample, "ids" | "tokenTypeIds">[];
   /** Of a window on a context in which an answer is looked for: where its tokens are. */
   readonly window?: AnswerWindow;
   /** Of a text to be written: the text. */

@@ -29,8 +29,8 @@ import { ruleName, stateName } from "./state.ts";
 export interface StepOptions {
   /** What losses there are. */
   readonly objective: Objective;
-  /** The outputs that metrics are made of. */
-  readonly measured?: readonly string[];
+  /** Traces what metrics are made of, in evaluations. */
+  readonly measured?: (outputs: Values, labels: Values) => Values;
   /** Where each leaf lies in the vectors of parameters. */
   readonly packing: Packing;
   /** What updates them; needed for steps of the kind `update`. */
@@ -82,10 +82,7 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       checkOutputs(objective, values);
       const labels = labelValues(graph, prepared);
       const sum = mul(objective.loss(values, labels), scalar(graph, "lossScale"));
-      if (kind === "evaluate") {
-        const measured = (options.measured ?? []).map((name) => [name, values[name]] as const);
-        return { loss: sum, ...Object.fromEntries(measured) };
-      }
+      if (kind === "evaluate") return { loss: sum, ...options.measured?.(values, labels) };
       const leaves = leavesOf(packing, parametersOf(graph, { packing, rules }));
       const traces = rules.map((rule) => traceOf(graph, rule, leaves));
       const loss = rules.reduce(

@@ -15,6 +15,7 @@ import {
   CLASS_COLUMNS,
   type ColumnNames,
   columnsOf,
+  PAIR_COLUMNS,
   REWRITE_COLUMNS,
   TAG_COLUMNS,
 } from "./columns.ts";
@@ -149,6 +150,22 @@ export const taggedRows: RowRule = columnRule(TAG_COLUMNS, (columns, _, options)
     });
     if (labels.every((label) => label === IGNORED_LABEL)) return [];
     return [{ ...tokens(found, options), labels }];
+  };
+});
+
+/** FEATURE_EXTRACTION: texts that belong together, and one that does not. */
+export const pairRows: RowRule = columnRule(PAIR_COLUMNS, (columns, _, options) => {
+  const names = [columns.text!, columns.pair!, ...columns.negative ? [columns.negative] : []];
+  return (row, index) => {
+    const texts: TokenizedExample[] = [];
+    for (const name of names) {
+      const own = textIn(row, name);
+      if (typeof own === "string") return own;
+      const found = encoded(own.text, { index, options });
+      if (!found) return [];
+      texts.push({ ...tokens(found, options), labels: [], labelsOf: "none" });
+    }
+    return [{ ...texts[0], others: texts.slice(1) }];
   };
 });
 

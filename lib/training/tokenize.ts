@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { TrainingError, UnsupportedError, ValueError } from "../errors.ts";
+import { TrainingError, ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BOOLEAN, checkOptions, oneOf, type OptionRules, TEXT, wholeFrom } from "../options.ts";
@@ -17,15 +17,16 @@ import {
   type TokenizedExample,
   type TokenizeOptions,
 } from "./row-rule.ts";
-import { answerRows, classRows, rewrittenRows, taggedRows } from "./task-rows.ts";
+import { answerRows, classRows, pairRows, rewrittenRows, taggedRows } from "./task-rows.ts";
 
 /** What rows become by task. */
-const ROW_RULES: Readonly<Partial<Record<TaskType, RowRule>>> = {
+const ROW_RULES: Readonly<Record<TaskType, RowRule>> = {
   CAUSAL_LM: causalRows,
   SEQ_CLS: classRows,
   TOKEN_CLS: taggedRows,
   QUESTION_ANS: answerRows,
   SEQ_2_SEQ_LM: rewrittenRows,
+  FEATURE_EXTRACTION: pairRows,
 };
 
 const LENGTH = {
@@ -114,10 +115,7 @@ export function tokenizeData(
   if (!tokenizer) {
     throw new ValueError("DATA_OPTION", "tokenizeExamples needs a tokenizer; see tokenizerOf.");
   }
-  const task = model?.taskType ?? "CAUSAL_LM", rule = ROW_RULES[task];
-  if (!rule) {
-    throw new UnsupportedError("TASK_DATA", `There is no form of rows for the task ${task}.`);
-  }
+  const rule = ROW_RULES[model?.taskType ?? "CAUSAL_LM"];
   const { note, all } = createNotes();
   const found: TokenizedExample[] = [], rows: number[] = [], dropped = new Set<number>();
   const fates = { drop: "left out", refuse: "refused" };

@@ -103,7 +103,7 @@ export async function train<M extends AnyModel>(
     packing,
     optimizer,
     accumulates: group > 1,
-    measured: measure.outputs,
+    measured: measure.measured,
   };
   const resumed = options.resume
     ? await readCheckpoint(options.resume, savedShapes(run))

@@ -209,6 +209,47 @@ Deno.test("train: several labels, and numbers", async () => {
   });
 });
 
+Deno.test("train: embeddings of texts that belong together, with and without negatives", async () => {
+  await inFolder(async (folder) => {
+    const base = await model(folder);
+    const pairs = MAILS.slice(0, 9).map(({ text }, i) => ({
+      anchor: text,
+      positive: `${text} too`,
+      negative: MAILS[i + 9].text,
+    }));
+    const losses = new Map<string, string>();
+    for (
+      const [name, rows] of [
+        ["triplets.jsonl", pairs],
+        ["pairs.csv", pairs.map(({ anchor: query, positive: passage }) => ({ query, passage }))],
+      ] as const
+    ) {
+      const data = await file(folder, name, rows);
+      const run = await cli([
+        ...[
+          "train",
+          base,
+          "--data",
+          data,
+          "--eval-data",
+          data,
+          "--out",
+          join(folder, `out-${name}`),
+        ],
+        ...["--device", "cpu", "--num-train-epochs", "3", "--show-example", "1"],
+      ]);
+      assertEquals(run.code, 0, run.err);
+      assertMatch(run.out, /, eval loss [\d.]+, accuracy [\d.]+, mrr [\d.]+\n$/);
+      assertEquals(run.out.split("\n\n")[0].split("\n").length, name === "pairs.csv" ? 3 : 4);
+      losses.set(name, run.out.split("\n").at(-2)!);
+    }
+    assertEquals(
+      new Set([...losses.values()].map((line) => line.slice(line.indexOf("loss")))).size,
+      2,
+    );
+  });
+});
+
 Deno.test("train: several seeds, of which the best is kept", async () => {
   await inFolder(async (folder) => {
     const base = await model(folder), out = join(folder, "out");
@@ -275,7 +316,10 @@ Deno.test("train: data that do not fit the task end in one line", async () => {
         /metricForBest is "f2" \(nearest: f1.*\), which is not measured; loss, accuracy, f1,/,
       ],
       [train(base, mails, "--task", "CAUSAL_LM"), /\[TASK_UNSUPPORTED\]/],
-      [train(base, mails), /\[TASK_DATA\]|\[OBJECTIVE\]/],
+      [
+        train(base, mails),
+        /\[DATA_COLUMNS\]: It cannot be told which columns hold the text and the/,
+      ],
     ];
     for (const [i, [run, message]] of cases.entries()) {
       const { code, err } = await run(String(i));

@@ -103,13 +103,14 @@ def rows_of(fast, trims, rows, side="right", **options):
         )
         # In later windows, texts have the types that they had before the template gave them others.
         types = dict(zip(out.encodings[0].sequence_ids, out.encodings[0].type_ids))
-        for window, encoding in enumerate(out.encodings):
+        for encoding in out.encodings:
             kinds = [old if text is None else types[text] for text, old in zip(encoding.sequence_ids, encoding.type_ids)]
-            # Their first token keeps its space, where others lose theirs.
-            offsets = [
-                [start + (window > 0 and trims and start < end and (text if of == 0 else pair)[start] == " "), end]
-                for of, (start, end) in zip(encoding.sequence_ids, encoding.offsets)
-            ]
+            # The first token of what is cut on the left keeps its space, where others lose theirs.
+            offsets = []
+            for of, (start, end) in zip(encoding.sequence_ids, encoding.offsets):
+                whole = text if of == 0 else pair
+                keeps = trims and isinstance(whole, str) and whole[start : start + 1] == " "
+                offsets.append([start + 1, max(end, start + 1)] if keeps else [start, end])
             found.append({
                 "row": at, "inputIds": encoding.ids, "tokenTypeIds": kinds, "offsets": offsets,
                 "wordIds": encoding.word_ids, "sequenceIds": encoding.sequence_ids,
