@@ -15,7 +15,6 @@ import { loadModel, type LoadModelOptions } from "../io/load-model.ts";
 import { type LoraConfig, loraConfig } from "../methods/lora/lora-config.ts";
 import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import type { TaskType } from "../model/task-type.ts";
 import { BELOW_ONE, FINITE, type OptionRule, wholeFrom } from "../options.ts";
 import { TASKS } from "../tasks/mod.ts";
 import type { LabelSet } from "../training/labels.ts";
