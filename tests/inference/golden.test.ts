@@ -101,7 +101,9 @@ function assertAlike(found: unknown, expected: unknown, what: string): void {
     assert(found.length === want.length && apart < BOUND, `${what}: ${apart} of the largest`);
     return;
   }
-  const [all, want] = [found, expected] as readonly (readonly Result[])[];
+  // Of entities in several windows that stand for nothing, transformers has some twice.
+  const [all, want] = ([found, expected] as readonly (readonly Result[])[])
+    .map((list) => list.filter(({ start, end }) => start === undefined || start !== end));
   const facts = (one: Result) => {
     const { score: _score, word: _word, ...others } = one;
     return others;
