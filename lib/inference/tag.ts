@@ -15,7 +15,7 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import { oneOf, rule, wholeFrom } from "../options.ts";
 import { ValueError } from "../errors.ts";
 import { labelNames, softmax } from "./labels.ts";
-import { type InferenceOptions, likeGiven, openReader, runRows } from "./run-rows.ts";
+import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
 
 /**
  * What becomes of tokens: each for itself (`none`), neighbours of one kind together (`simple`), or
@@ -120,7 +120,7 @@ export async function tag(
     );
   }
   const maxLength = reader.maxLength ?? (stride === undefined ? undefined : finite(limit));
-  const texts = [given].flat(), names = labelNames(baseOf(model).config);
+  const texts = listOf(reader, given), names = labelNames(baseOf(model).config);
   const rows = encodeInputs(texts, { tokenizer, maxLength, stride });
   const outputs = await runRows(reader, rows, {
     key: "logits",
