@@ -13,7 +13,7 @@ from peft import PeftModel
 HERE = Path(__file__).parent
 BASE = HERE.parent / "golden" / "base"
 PROMPTS = [[17, 44, 9, 9, 31, 6, 42], [40, 8, 23]]
-NEW = 12
+NEW = 10
 SETTINGS = [
     {"numBeams": 3},
     {"numBeams": 4, "numReturnSequences": 3, "lengthPenalty": 2.0},
@@ -41,11 +41,13 @@ def adapted(kind, folder):
     return PeftModel.from_pretrained(load(kind), folder).merge_and_unload().eval()
 
 
+@torch.inference_mode()
 def run(model, prompt, eos, settings):
     options = {NAMES[name]: value for name, value in settings.items()}
     ids = torch.tensor([prompt])
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0, eos_token_id=eos,
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0, eos_token_id=eos or None,
         return_dict_in_generate=True, output_scores=True, top_k=None, **options,
     )
     start = 1 if model.config.is_encoder_decoder else len(prompt)
@@ -67,17 +69,18 @@ def ends_of(model, prompts):
     return [found[0]["tokenIds"][4], other[1]["tokenIds"][2]]
 
 
-def cases(name, kind, model, adapter=None):
-    for eos in ([], ends_of(model, PROMPTS)[:1], ends_of(model, PROMPTS)):
-        for settings in SETTINGS:
+def cases(name, kind, model, adapter=None, some=SETTINGS, endless=True):
+    ends = ends_of(model, PROMPTS)
+    for eos in ([], ends) if endless else (ends[:1],):
+        for settings in some:
             results = [run(model, prompt, eos, settings) for prompt in PROMPTS]
             yield {"name": name, "kind": kind, "adapter": adapter, "eos": eos, "settings": settings, "results": results}
 
 
 contents = []
 for kind in MODELS:
-    contents += cases(kind, kind, load(kind))
+    contents += cases(kind, kind, load(kind), endless=kind != "gpt2")
 for kind, folder in [("llama", "lora/all_linear"), ("t5", "adapters/lora/t5")]:
-    contents += cases(f"{kind} adapted", kind, adapted(kind, HERE.parent / "golden" / folder), folder)
+    contents += cases(f"{kind} adapted", kind, adapted(kind, HERE.parent / "golden" / folder), folder, SETTINGS[1:4], False)
 result = {"prompts": PROMPTS, "maxNewTokens": NEW, "cases": contents}
 (HERE / "beams.golden.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
