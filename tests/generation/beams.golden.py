@@ -38,7 +38,11 @@ def load(kind):
 
 
 def adapted(kind, folder):
-    return PeftModel.from_pretrained(load(kind), folder).merge_and_unload().eval()
+    model = load(kind)
+    if model.config.is_encoder_decoder:
+        # What PEFT 0.21 looks for has another name in transformers 5.18.
+        model._prepare_encoder_decoder_kwargs_for_generation = None
+    return PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
 
 
 @torch.inference_mode()
