@@ -9,7 +9,7 @@ import { type EncodedRow, encodeInputs } from "../io/encode-inputs.ts";
 import { isObject } from "../io/json.ts";
 import { BOOLEAN, show, wholeFrom } from "../options.ts";
 import { softmax } from "./softmax.ts";
-import { type InferenceOptions, likeGiven, openReader, runRows } from "./run-rows.ts";
+import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
 
 /** A question about a text. */
 export interface Question {
@@ -108,7 +108,7 @@ export async function answer(
   const { config } = tokenizer.files;
   // Whoever pads on the left has learned to read the context first.
   const first = config.padding_side !== "left";
-  const questions = [given].flat().map(checked);
+  const questions = listOf(reader, given).map(checked);
   const rows = encodeInputs(
     questions.map(({ question, context }) =>
       first ? { text: question, pair: context } : { text: context, pair: question }

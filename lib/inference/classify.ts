@@ -9,7 +9,7 @@ import type { ModelConfig } from "../model/architecture.ts";
 import { labelCount, labelNames } from "../model/label-count.ts";
 import { FINITE, oneOf, wholeFrom } from "../options.ts";
 import { softmax } from "./softmax.ts";
-import { type InferenceOptions, likeGiven, openReader, runRows } from "./run-rows.ts";
+import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
 
 /** What is made of a model's scores. */
 export type ScoreFunction = "softmax" | "sigmoid" | "none";
@@ -89,7 +89,7 @@ export async function classify(
   const { tokenizer, maxLength, topK, threshold = -Infinity } = reader;
   const { config } = baseOf(model), names = labelNames(config);
   const apply = FUNCTIONS[reader.functionToApply ?? scoreFunction(config)];
-  const rows = encodeInputs([given].flat(), { tokenizer, maxLength });
+  const rows = encodeInputs(listOf(reader, given), { tokenizer, maxLength });
   const outputs = await runRows(reader, rows, {
     key: "logits",
     perToken: false,

@@ -8,7 +8,7 @@ import { encodeInputs } from "../io/encode-inputs.ts";
 import { folderOf } from "../io/model-tokenizer.ts";
 import { BOOLEAN, oneOf, rule } from "../options.ts";
 import { pool, type Pooling, POOLINGS } from "../tasks/pooling.ts";
-import { type InferenceOptions, likeGiven, openReader, runRows } from "./run-rows.ts";
+import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
 import { normalize, readSentenceModules, type SentenceModules } from "./sentence-modules.ts";
 
 /**
@@ -87,7 +87,7 @@ export async function embed(
   const steps = reader.normalize && !kept.includes(normalize) ? [...kept, normalize] : kept;
   const maxLength = reader.maxLength ?? Math.min(own.maxLength ?? Infinity, reader.limit);
   const ready = (text: string) => own.lowerCase ? (prompt + text).toLowerCase() : prompt + text;
-  const rows = encodeInputs([given].flat().map(ready), {
+  const rows = encodeInputs(listOf(reader, given).map(ready), {
     tokenizer,
     maxLength: maxLength === Infinity ? undefined : maxLength,
   });

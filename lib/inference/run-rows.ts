@@ -176,6 +176,29 @@ function checkLength(length: number, row: number, { of, limit }: Reader): void {
   );
 }
 
+/**
+ * The texts that a verb was given, one or several.
+ *
+ * @throws {ValueError} `ADAPTER_ROWS` for another number of adapters, and `INFERENCE_OPTION` of tasks.
+ */
+export function listOf<T>(of: Reader, given: T | readonly T[]): readonly T[] {
+  const texts = [given].flat() as readonly T[];
+  for (
+    const [name, code] of [["adapterNames", "ADAPTER_ROWS"], [
+      "taskIds",
+      "INFERENCE_OPTION",
+    ]] as const
+  ) {
+    const found = of[name]?.length ?? texts.length;
+    if (found === texts.length) continue;
+    throw new ValueError(
+      code,
+      `${name} needs one for each of the ${texts.length} texts; found ${found}.`,
+    );
+  }
+  return texts;
+}
+
 /** One result for one text, or a list for a list. */
 export function likeGiven<T>(given: unknown, results: readonly T[]): T | readonly T[] {
   return Array.isArray(given) ? results : results[0];

@@ -16,7 +16,7 @@ import { labelNames } from "../model/label-count.ts";
 import { oneOf, rule, wholeFrom } from "../options.ts";
 import { ValueError } from "../errors.ts";
 import { softmax } from "./softmax.ts";
-import { type InferenceOptions, likeGiven, openReader, runRows } from "./run-rows.ts";
+import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
 
 /**
  * What becomes of tokens: each for itself (`none`), neighbours of one kind together (`simple`), or
@@ -121,7 +121,7 @@ export async function tag(
     );
   }
   const maxLength = reader.maxLength ?? (stride === undefined ? undefined : finite(limit));
-  const texts = [given].flat(), names = labelNames(baseOf(model).config);
+  const texts = listOf(reader, given), names = labelNames(baseOf(model).config);
   const rows = encodeInputs(texts, { tokenizer, maxLength, stride });
   const outputs = await runRows(reader, rows, {
     key: "logits",

@@ -120,13 +120,11 @@ export function createEncoder(
           const [first, last] = trims === "none"
             ? [from, at]
             : trimmed(piece.text, from, at, keepsFirst);
+          const start = piece.starts[from], end = piece.ends[at - 1] ?? start;
+          const place = keepsFirst && from < at ? start : end;
           if (first < last) put(id, piece.starts[first], piece.ends[last - 1]);
-          else {
-            const end = piece.ends[at - 1] ?? piece.starts[from];
-            const start = losesSpaces || from === at ? end : piece.starts[from];
-            if (losesSpaces && keepsFirst) put(id, piece.starts[from], piece.starts[from]);
-            else put(id, start, end);
-          }
+          else if (from < at && !losesSpaces) put(id, start, end);
+          else put(id, place, place);
         }
       }
     }

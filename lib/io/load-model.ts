@@ -125,10 +125,10 @@ export const LOAD_MODEL_OPTIONS: OptionRules<LoadModelOptions> = {
  * console.log((await generate(model, [{ role: "user", content: "What is a sloop?" }])).text);
  * ```
  */
-export async function loadModel(
+export async function loadModel<T extends TaskType = TaskType>(
   source: string | URL,
-  options: LoadModelOptions = {},
-): Promise<ModelGraph> {
+  options: LoadModelOptions & { readonly taskType?: T } = {},
+): Promise<ModelGraph<T>> {
   checkOptions(options, LOAD_MODEL_OPTIONS, { code: "LOAD_OPTION", of: "loadModel" });
   const checkpoint = await openCheckpoint(source, options);
   const architecture = architectureOf(checkpoint.config, options.architectures ?? ARCHITECTURES);
@@ -167,7 +167,7 @@ export async function loadModel(
       source: checkpoint.source.name,
     }));
   setTokenizerSource(model.config, checkpoint);
-  return model;
+  return model as ModelGraph<T>;
 }
 
 /**
@@ -193,10 +193,10 @@ export async function loadModel(
  * model.device[Symbol.dispose]();
  * ```
  */
-export async function createModel(
+export async function createModel<T extends TaskType = TaskType>(
   config: ModelConfig,
-  options: ModelDeviceOptions & { readonly seed?: number } = {},
-): Promise<ModelGraph> {
+  options: ModelDeviceOptions & { readonly seed?: number; readonly taskType?: T } = {},
+): Promise<ModelGraph<T>> {
   checkOptions(options, { ...DEVICE_OPTIONS, seed: WHOLE }, {
     code: "LOAD_OPTION",
     of: "createModel",
@@ -210,7 +210,7 @@ export async function createModel(
   return await onDevice(
     options,
     (device) => createModelGraph(architecture, { ...kind, parameters, device }),
-  );
+  ) as ModelGraph<T>;
 }
 
 /**

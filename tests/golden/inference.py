@@ -119,7 +119,9 @@ def load(name, adapted):
     model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
     if adapted:
         model = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload().eval()
-    return model, PreTrainedTokenizerFast.from_pretrained(folder)
+    # Version 4 would take the space away that tokenizer.json says texts begin with.
+    spaces = {"add_prefix_space": True} if transformers.__version__.startswith("4.") and "roberta" in name else {}
+    return model, PreTrainedTokenizerFast.from_pretrained(folder, **spaces)
 
 
 def plain(value):
@@ -155,7 +157,7 @@ def tags(name, adapted):
         results = pipe(TEXTS, aggregation_strategy=aggregation)
         note("tag", name, adapted, {"aggregation": aggregation}, TEXTS, results)
         if adapted:
-            words = [pipe(one, aggregation_strategy=aggregation, is_split_into_words=True) for one in WORDS]
+            words = [pipe(one, aggregation_strategy=aggregation, is_split_into_words=True, ignore_labels=[]) for one in WORDS]
             words = [one[0] if isinstance(one[0], list) else one for one in words]
             note("tag", name, adapted, {"aggregation": aggregation, "ignoreLabels": []}, WORDS, words)
     tokenizer.model_max_length = 30

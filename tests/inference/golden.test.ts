@@ -93,6 +93,18 @@ const VERBS: Readonly<
   embed: (model, { given, options }) => embed(model, given as readonly string[], options),
 };
 
+/** In later windows of transformers, the first token keeps the space before it. */
+function withoutSpace(result: unknown, given: unknown): unknown {
+  if (!Array.isArray(result)) return result;
+  const { context = given } = given as { readonly context?: string };
+  const text = [...[context].flat().join(" ")];
+  return result.map((one) =>
+    text[one.start] === " " && one.end > one.start
+      ? { ...one, start: one.start + 1, ...(one.answer && { answer: one.answer.slice(1) }) }
+      : one
+  );
+}
+
 function assertAlike(found: unknown, expected: unknown, what: string): void {
   if (found instanceof Float32Array) {
     const want = expected as readonly number[];
@@ -101,7 +113,9 @@ function assertAlike(found: unknown, expected: unknown, what: string): void {
     assert(found.length === want.length && apart < BOUND, `${what}: ${apart} of the largest`);
     return;
   }
-  const [all, want] = [found, expected] as readonly (readonly Result[])[];
+  // Of entities in several windows that stand for nothing, transformers has some twice.
+  const [all, want] = ([found, expected] as readonly (readonly Result[])[])
+    .map((list) => list.filter(({ start, end }) => start === undefined || start !== end));
   const facts = (one: Result) => {
     const { score: _score, word: _word, ...others } = one;
     return others;
@@ -121,8 +135,9 @@ for (const one of CASES) {
     const model = await modelOf(one, device);
     const run = (part: Case) => VERBS[verb](model, part);
     const together = await run(one);
-    together.forEach((result, i) => assertAlike(result, results[i], `${what.join(" ")}: ${i}`));
+    const wanted = results.map((result, i) => withoutSpace(result, given[i]));
+    together.forEach((result, i) => assertAlike(result, wanted[i], `${what.join(" ")}: ${i}`));
     const alone = await run({ ...one, given: given.slice(1, 2) });
-    assertAlike(alone[0], results[1], `${what.join(" ")}: alone`);
+    assertAlike(alone[0], wanted[1], `${what.join(" ")}: alone`);
   });
 }
