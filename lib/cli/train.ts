@@ -15,6 +15,7 @@ import { maxPositionsOf } from "../generation/prompt.ts";
 import { writeFileAtomic } from "../io/atomic.ts";
 import { wrap } from "../io/byte-source.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
+import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
@@ -27,9 +28,10 @@ import type { TrainingBatch } from "../training/batch.ts";
 import { packExamples, padExamples } from "../training/data.ts";
 import type { Measure } from "../training/evaluate.ts";
 import { type LabelSet, labelsIn } from "../training/labels.ts";
-import { measureAnswers } from "../training/measures.ts";
+import { measureAnswers, measureTexts } from "../training/measures.ts";
 import { type DataTable, readTable } from "../training/read-table.ts";
 import type { HistoryEntry } from "../training/report.ts";
+import type { TokenizedExample } from "../training/row-rule.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
 import { measuredIn, type SeedSearch, trainSeeds } from "../training/seeds.ts";
 import { stepsOf, type TrainOptions } from "../training/train-options.ts";
@@ -60,6 +62,7 @@ interface TrainFlags extends ModelFlags, ExampleFlags {
   readonly labelNames?: readonly string[];
   readonly problemType?: Problem;
   readonly pooling?: Pooling;
+  readonly numBeams?: number;
   readonly seeds?: readonly number[];
   readonly metricForBestModel?: string;
   readonly greaterIsBetter?: boolean;
@@ -202,6 +205,11 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     .option(
       "--eval-steps, --eval-every <n>",
       "evaluate every n steps, not only at the end",
+      numeric(wholeFrom(1)),
+    )
+    .option(
+      "--num-beams <n>",
+      "beams of the texts that are written to be evaluated (SEQ_2_SEQ_LM)",
       numeric(wholeFrom(1)),
     )
     .option(
@@ -495,7 +503,7 @@ async function readData(
         : padExamples(examples, options);
     },
     evaluation: evaluation.length ? padExamples(evaluation, { batchSize, padId }) : undefined,
-    metrics: evaluation[0]?.window && measureAnswers(evaluation),
+    metrics: measureFor(evaluation, { flags, tokenizer }),
     objective: examples[0].others && contrastive({
       columns: examples[0].others.length + 1,
       pooling: flags.pooling,
@@ -503,6 +511,26 @@ async function readData(
     examples: examples.length,
     tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
   };
+}
+
+/** What is measured of answers and of texts that the model writes; of others what is usual. */
+function measureFor(
+  evaluation: readonly TokenizedExample[],
+  { flags, tokenizer }: { readonly flags: TrainFlags; readonly tokenizer: Tokenizer },
+): Measure | undefined {
+  const [first] = evaluation;
+  if (first?.window) return measureAnswers(evaluation);
+  if (first?.labelsOf !== "decoder") return undefined;
+  const { batchSize, numBeams, maxTargetLength: maxNewTokens } = flags;
+  return measureTexts(evaluation, async (sources, model) => {
+    const current = await model(), texts: string[] = [];
+    for (let i = 0; i < sources.length; i += batchSize) {
+      const some = sources.slice(i, i + batchSize);
+      const written = await generate(current, some, { numBeams, maxNewTokens, tokenizer });
+      texts.push(...written.map(({ text }) => text));
+    }
+    return texts;
+  });
 }
 
 /** The classes that a new head gets: those that are given, else those of the data. */

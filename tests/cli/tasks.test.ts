@@ -92,13 +92,15 @@ const TASKS: readonly (readonly [TaskType, keyof typeof rows.rows, readonly stri
   ["SEQ_CLS", "pairs", ["accuracy", "f1", "matthews"]],
   ["TOKEN_CLS", "words", ["accuracy", "precision", "recall", "f1"]],
   ["QUESTION_ANS", "questions", ["exactMatch", "answeredF1", "unanswerable"]],
-  ["SEQ_2_SEQ_LM", "texts", ["eval loss"]],
+  ["SEQ_2_SEQ_LM", "texts", ["eval loss", "rouge1", "rougeLsum", "bleu"]],
 ];
 
 for (const [task, what, metrics] of TASKS) {
   Deno.test(`train ${task} from files of every kind, to the same losses`, async () => {
     await inFolder(async (folder) => {
       const base = task === "SEQ_2_SEQ_LM" ? await model(folder, T5, {}) : await model(folder);
+      const plan = await cli(["plan", base, "--task", task, "--json", "--max-length", "16"]);
+      assert(JSON.parse(plan.out).step.flops > 1e4, plan.err);
       const found = new Map<string, string>();
       const own = rows.rows[what] as readonly DataRow[];
       const named = (tags: unknown) => (tags as number[]).map((tag) => rows.tags[tag]);
@@ -127,6 +129,7 @@ for (const [task, what, metrics] of TASKS) {
           ...["--max-steps", "2", "--max-length", "40", "--stride", "5", "--no-shuffle"],
           ...["--out", `${folder}/${ending}`, "--target-modules", "all-linear"],
           ...what === "words" ? ["--label-names", rows.tags.join()] : [],
+          ...what === "texts" ? ["--max-target-length", "12", "--num-beams", "2"] : [],
         ]);
         assertEquals(run.code, 0, run.err);
         for (const metric of metrics) {
@@ -217,6 +220,7 @@ Deno.test("train: embeddings of texts that belong together, with and without neg
       positive: `${text} too`,
       negative: MAILS[i + 9].text,
     }));
+    assertEquals((await cli(["plan", base, "--max-length", "16"])).code, 0);
     const losses = new Map<string, string>();
     for (
       const [name, rows] of [
