@@ -284,6 +284,49 @@ Deno.test("train: several seeds, of which the best is kept", async () => {
   });
 });
 
+Deno.test("the commands of the README run", async () => {
+  await inFolder(async (folder) => {
+    const own = rows.rows;
+    const texts = own.texts.map(({ document, summary }) => ({ source: document, target: summary }));
+    const qas = own.questions.slice(0, 2).map(({ id, question, answers }) => ({
+      ...{ id, question },
+      answers: answers.text.map((text, i) => ({ text, answer_start: answers.answer_start[i] })),
+    }));
+    const paragraphs = [{ context: own.questions[0].context, qas }];
+    const paths: Readonly<Record<string, string>> = {
+      "./bert": await model(folder),
+      "./t5": await model(folder, T5, {}),
+      "mails.csv": await file(folder, "mails.csv", MAILS),
+      "words.parquet": `${PARQUET}words.parquet`,
+      "squad.json": join(folder, "squad.json"),
+      "texts.jsonl": await file(folder, "texts.jsonl", texts),
+      "pairs.tsv": await file(
+        folder,
+        "pairs.tsv",
+        MAILS.map(({ text }) => ({ query: text, hit: `${text} too` })),
+      ),
+    };
+    await Deno.writeTextFile(paths["squad.json"], JSON.stringify({ data: [{ paragraphs }] }));
+    const readme = await Deno.readTextFile(new URL("../../README.md", import.meta.url));
+    const [, section] = readme.split("## Data of each task");
+    const commands = section.split("## What there is")[0].match(/(?<=peft\/cli ).*/g)!;
+    assertEquals(commands.length, 6);
+    for (const command of commands) {
+      const args = Array.from(
+        command.matchAll(/"([^"]*)"|\S+/g),
+        ([whole, quoted]) =>
+          quoted ?? paths[whole] ??
+            (/^[a-z]+$/.test(whole) && !/^(train|classify|f1|query|hit)$/.test(whole)
+              ? join(folder, whole)
+              : whole),
+      );
+      const run = await cli([...args, "--device", "cpu"]);
+      assertEquals(run.code, 0, run.err);
+      if (args[0] === "classify") assertMatch(run.out, /^(ham|spam)\t0\.\d+\n$/);
+    }
+  });
+});
+
 Deno.test("train: data that do not fit the task end in one line", async () => {
   await inFolder(async (folder) => {
     const base = await model(folder);
