@@ -16,13 +16,13 @@ import { writeFileAtomic } from "../io/atomic.ts";
 import { wrap } from "../io/byte-source.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { PROBLEM_TYPES, type ProblemType } from "../model/label-count.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
 import { contrastive } from "../tasks/contrastive.ts";
 import type { Objective } from "../tasks/objective.ts";
 import { type Pooling, POOLINGS } from "../tasks/pooling.ts";
-import { type Problem, PROBLEMS } from "../tasks/seq-cls.ts";
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "../training/batch.ts";
 import { packExamples, padExamples } from "../training/data.ts";
@@ -60,7 +60,7 @@ interface TrainFlags extends ModelFlags, ExampleFlags {
   readonly data: string;
   readonly taskType?: TaskType;
   readonly labelNames?: readonly string[];
-  readonly problemType?: Problem;
+  readonly problemType?: ProblemType;
   readonly pooling?: Pooling;
   readonly numBeams?: number;
   readonly seeds?: readonly number[];
@@ -127,7 +127,7 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     )
     .addOption(
       new Option("--problem-type <kind>", "what labels of texts are (default: as they look)")
-        .choices(PROBLEMS),
+        .choices(PROBLEM_TYPES),
     )
     .addOption(
       new Option("--pooling <how>", "what stands for a text in FEATURE_EXTRACTION (default: mean)")

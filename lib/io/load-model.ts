@@ -17,6 +17,7 @@ import {
   structureOf,
   withoutBodyPath,
 } from "../model/model-graph.ts";
+import { PROBLEM_TYPES, type ProblemType } from "../model/label-count.ts";
 import { configFor, taskOf, tasksOf } from "../model/task-of.ts";
 import { TASK_TYPES, type TaskType } from "../model/task-type.ts";
 import {
@@ -60,11 +61,8 @@ export interface ModelDeviceOptions {
   readonly numLabels?: number;
   /** What the classes are called, in their order, in place of those that the config names. */
   readonly labelNames?: readonly string[];
-  /**
-   * What kind of labels texts have, `regression`, `single_label_classification` or
-   * `multi_label_classification`, in place of what the config says.
-   */
-  readonly problemType?: string;
+  /** What kind of labels texts have, in place of what the config says. */
+  readonly problemType?: ProblemType;
 }
 
 /** How to load a model. */
@@ -91,7 +89,7 @@ const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
     must: "a list of names",
     holds: (x) => Array.isArray(x) && x.length > 0 && x.every((name) => typeof name === "string"),
   },
-  problemType: TEXT,
+  problemType: oneOf(PROBLEM_TYPES),
 };
 
 /** What each option of {@link loadModel} must be. */

@@ -7,6 +7,19 @@ import { ConfigError } from "../errors.ts";
 import { show } from "../options.ts";
 import type { ModelConfig } from "./architecture.ts";
 
+/** The kinds of labels that texts can have, as transformers calls them. */
+export type ProblemType =
+  | "regression"
+  | "single_label_classification"
+  | "multi_label_classification";
+
+/** The values of {@link ProblemType}. */
+export const PROBLEM_TYPES: readonly ProblemType[] = [
+  "regression",
+  "single_label_classification",
+  "multi_label_classification",
+];
+
 /** More classes than a model can be meant to tell apart. */
 const MOST_LABELS = 1 << 20;
 

@@ -5,7 +5,7 @@
  */
 import type { ModelConfig } from "../model/architecture.ts";
 import type { BatchInput } from "../model/batch-input.ts";
-import { labelCount } from "../model/label-count.ts";
+import { labelCount, type ProblemType } from "../model/label-count.ts";
 import { abs, add, exp, log, max, mul, neg, sub } from "../ops/elementwise.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { sum } from "../ops/reduce.ts";
@@ -24,19 +24,9 @@ import {
   type Task,
 } from "./objective.ts";
 
-/** The kinds of labels that texts can have, as transformers calls them. */
-export type Problem = "regression" | "single_label_classification" | "multi_label_classification";
-
-/** The values of {@link Problem}. */
-export const PROBLEMS: readonly Problem[] = [
-  "regression",
-  "single_label_classification",
-  "multi_label_classification",
-];
-
 /** What kind of labels there are: as the config says, else as their number and form say. */
-export function problemOf(config: ModelConfig, labels: unknown): Problem {
-  if (typeof config.problem_type === "string") return config.problem_type as Problem;
+export function problemOf(config: ModelConfig, labels: unknown): ProblemType {
+  if (typeof config.problem_type === "string") return config.problem_type as ProblemType;
   if (labelCount(config) === 1) return "regression";
   const isTable = typeof labels === "object" && labels !== null && "shape" in labels
     ? (labels.shape as readonly number[]).length === 2

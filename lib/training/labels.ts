@@ -5,7 +5,7 @@
  */
 import { nearestHint } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
-import type { Problem } from "../tasks/seq-cls.ts";
+import type { ProblemType } from "../model/label-count.ts";
 import { CLASS_COLUMNS, columnsOf, TAG_COLUMNS } from "./columns.ts";
 import type { DataTable } from "./read-table.ts";
 import type { Columns } from "./row-rule.ts";
@@ -15,7 +15,7 @@ export interface LabelSet {
   /** What classes are called, in their order; one name where a number is to be predicted. */
   readonly labelNames: readonly string[];
   /** What kind of labels there are. */
-  readonly problemType?: Problem;
+  readonly problemType?: ProblemType;
 }
 
 /**
