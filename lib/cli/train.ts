@@ -1,5 +1,5 @@
 /**
- * `train`: a LoRA from JSON lines.
+ * `train`: a LoRA from rows of data.
  *
  * @module
  */
@@ -7,37 +7,20 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
 import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
-import { savePretrained } from "../adapters/checkpoint/save.ts";
 import { formatCounts, getNbTrainableParameters } from "../adapters/status/trainable-parameters.ts";
-import { FileError, TrainingError, ValueError } from "../errors.ts";
 import { generate } from "../generation/generate.ts";
-import { maxPositionsOf } from "../generation/prompt.ts";
-import { writeFileAtomic } from "../io/atomic.ts";
-import { wrap } from "../io/byte-source.ts";
-import { tokenizerOf } from "../io/model-tokenizer.ts";
-import type { Tokenizer } from "../io/tokenizer.ts";
-import { PROBLEM_TYPES, type ProblemType } from "../model/label-count.ts";
+import { PROBLEM_TYPES } from "../model/label-count.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
-import { contrastive } from "../tasks/contrastive.ts";
-import type { Objective } from "../tasks/objective.ts";
-import { type Pooling, POOLINGS } from "../tasks/pooling.ts";
-import { randomOrder } from "../tensor/random.ts";
-import type { TrainingBatch } from "../training/batch.ts";
-import { packExamples, padExamples } from "../training/data.ts";
-import type { Measure } from "../training/evaluate.ts";
-import { type LabelSet, labelsIn } from "../training/labels.ts";
-import { measureAnswers, measureTexts } from "../training/measures.ts";
+import { POOLINGS } from "../tasks/pooling.ts";
 import { type DataTable, readTable } from "../training/read-table.ts";
-import type { HistoryEntry } from "../training/report.ts";
-import type { TokenizedExample } from "../training/row-rule.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
 import { measuredIn, type SeedSearch, trainSeeds } from "../training/seeds.ts";
 import { stepsOf, type TrainOptions } from "../training/train-options.ts";
 import { train, type TrainResult } from "../training/train.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
-import { addExampleOptions, columnsIn, type ExampleFlags, readExamples } from "./examples.ts";
+import { addExampleOptions } from "./examples.ts";
 import { counted, table } from "./format.ts";
 import {
   addLoraOptions,
@@ -52,29 +35,21 @@ import {
   withModel,
 } from "./options.ts";
 import { createProgress, evaluated } from "./progress.ts";
+import { refuseExisting, removeCheckpoints, saveSomewhere, writeRecords } from "./run-folder.ts";
+import { type DataFlags, labelsFor, readData } from "./train-data.ts";
 
 /** Tokens of a sample while training. */
 const SAMPLE_TOKENS = 48;
 
-interface TrainFlags extends ModelFlags, ExampleFlags {
-  readonly data: string;
+interface TrainFlags extends ModelFlags, DataFlags {
   readonly taskType?: TaskType;
-  readonly labelNames?: readonly string[];
-  readonly problemType?: ProblemType;
-  readonly pooling?: Pooling;
-  readonly numBeams?: number;
   readonly seeds?: readonly number[];
   readonly metricForBestModel?: string;
   readonly greaterIsBetter?: boolean;
-  readonly evalData?: string;
   readonly out: string;
-  readonly adapter?: string;
   readonly learningRate: number;
   readonly steps?: number;
   readonly epochs: number;
-  readonly batchSize: number;
-  readonly packing?: boolean;
-  readonly shuffle: boolean;
   readonly gradientAccumulation: number;
   readonly schedule: Schedule;
   readonly warmupSteps: number;
@@ -84,9 +59,7 @@ interface TrainFlags extends ModelFlags, ExampleFlags {
   readonly epsilon?: number;
   readonly maxGradientNorm?: number;
   readonly gradientCheckpointing?: boolean;
-  readonly seed: number;
   readonly evalEvery?: number;
-  readonly evalSplit?: number;
   readonly saveEvery?: number;
   readonly saveTotalLimit?: number;
   readonly loadBestModelAtEnd?: boolean;
@@ -412,37 +385,6 @@ function seedTable({ runs, seed, summary }: SeedSearch<PeftModel>): string {
   ]);
 }
 
-/** Saves what hours have trained, in another place where the one that was asked for fails. */
-async function saveSomewhere(
-  context: CommandContext,
-  model: PeftModel,
-  out: string,
-): Promise<string> {
-  try {
-    await savePretrained(model, out);
-    return out;
-  } catch (error) {
-    if (!(error instanceof FileError)) throw error;
-    const other = await Deno.makeTempDir({ prefix: "graft-adapter-" });
-    await savePretrained(model, other);
-    context.err(`${error.message}\nThe adapter was saved in ${other} instead.\n`);
-    return other;
-  }
-}
-
-/** What was learned when, and with which settings, for those who find the adapter later. */
-async function writeRecords(
-  folder: string,
-  history: readonly HistoryEntry[],
-  settings: TrainOptions & Readonly<Record<string, unknown>>,
-): Promise<void> {
-  const { evalData: _data, metrics: _measure, objective, resume: _path, ...others } = settings;
-  const kept = { ...others, objective: objective?.name };
-  const lines = history.map((entry) => `${JSON.stringify(entry)}\n`);
-  await writeFileAtomic(join(folder, "history.jsonl"), lines.join(""));
-  await writeFileAtomic(join(folder, "training_options.json"), JSON.stringify(kept, null, 2));
-}
-
 async function writeSamples(
   context: CommandContext,
   model: AnyModel,
@@ -452,101 +394,6 @@ async function writeSamples(
   for (const [i, { text }] of samples.entries()) {
     context.err(`${JSON.stringify(samplePrompt[i])} → ${JSON.stringify(text)}\n`);
   }
-}
-
-interface Data {
-  /** The batches of a pass over the data, in the order of a seed. */
-  epoch(seed: number): (epoch: number) => TrainingBatch[];
-  readonly evaluation?: readonly TrainingBatch[];
-  readonly metrics?: Measure;
-  readonly objective?: Objective;
-  readonly examples: number;
-  readonly tokens: number;
-}
-
-async function readData(
-  base: ModelGraph,
-  table: DataTable,
-  { flags, context }: { readonly flags: TrainFlags; readonly context: CommandContext },
-): Promise<Data> {
-  const { batchSize } = flags;
-  const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
-  const tokenizer = await tokenizerOf(base);
-  // Padding is never looked at, and not every token that a config names has a row in the model.
-  const rows = Number(base.config.vocab_size ?? Infinity);
-  const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== undefined && id < rows) ?? 0;
-  const read = await readExamples(base, table, { flags: { ...flags, name: flags.data }, context });
-  // Those held back do not depend on how often or in which order the others are learned; all that a
-  // row became stays together.
-  const whole = [...new Set(read.rows)];
-  const order = randomOrder(whole.length, { seed: flags.seed, stream: -1 });
-  const held = Math.ceil(whole.length * (flags.evalSplit ?? 0));
-  if (held === whole.length) {
-    throw new TrainingError(
-      "DATASET_EMPTY",
-      `--eval-split ${flags.evalSplit} holds back all of ${whole.length} examples; nothing is left to learn.`,
-    );
-  }
-  const heldBack = new Set(order.slice(0, held).map((i) => whole[i]));
-  const examples = read.examples.filter((_, i) => !heldBack.has(read.rows[i]));
-  const evaluation = flags.evalData === undefined
-    ? read.examples.filter((_, i) => heldBack.has(read.rows[i]))
-    : (await readExamples(base, await readTable(flags.evalData), {
-      flags: { ...flags, name: flags.evalData, showExample: 0 },
-      context,
-    })).examples;
-  return {
-    epoch: (seed) => (epoch) => {
-      const options = { batchSize, padId, epoch, seed: flags.shuffle ? seed : undefined };
-      return flags.packing
-        ? packExamples(examples, { ...options, length: maxLength })
-        : padExamples(examples, options);
-    },
-    evaluation: evaluation.length ? padExamples(evaluation, { batchSize, padId }) : undefined,
-    metrics: measureFor(evaluation, { flags, tokenizer }),
-    objective: examples[0].others && contrastive({
-      columns: examples[0].others.length + 1,
-      pooling: flags.pooling,
-    }),
-    examples: examples.length,
-    tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
-  };
-}
-
-/** What is measured of answers and of texts that the model writes; of others what is usual. */
-function measureFor(
-  evaluation: readonly TokenizedExample[],
-  { flags, tokenizer }: { readonly flags: TrainFlags; readonly tokenizer: Tokenizer },
-): Measure | undefined {
-  const [first] = evaluation;
-  if (first?.window) return measureAnswers(evaluation);
-  if (first?.labelsOf !== "decoder") return undefined;
-  const { batchSize, numBeams, maxTargetLength: maxNewTokens } = flags;
-  return measureTexts(evaluation, async (sources, model) => {
-    const current = await model(), texts: string[] = [];
-    for (let i = 0; i < sources.length; i += batchSize) {
-      const some = sources.slice(i, i + batchSize);
-      const written = await generate(current, some, { numBeams, maxNewTokens, tokenizer });
-      texts.push(...written.map(({ text }) => text));
-    }
-    return texts;
-  });
-}
-
-/** The classes that a new head gets: those that are given, else those of the data. */
-function labelsFor(
-  model: ModelGraph,
-  table: DataTable,
-  flags: TrainFlags,
-): Partial<LabelSet> | undefined {
-  const { taskType } = model;
-  if (taskType !== "SEQ_CLS" && taskType !== "TOKEN_CLS" || flags.adapter) return undefined;
-  const given = { labelNames: flags.labelNames, problemType: flags.problemType };
-  if (flags.labelNames || model.initialized.length === 0) {
-    return flags.labelNames || flags.problemType ? given : undefined;
-  }
-  const found = labelsIn(table, { taskType, columns: columnsIn(flags) });
-  return { ...found, problemType: flags.problemType ?? found.problemType };
 }
 
 function describe(
@@ -560,38 +407,4 @@ function describe(
     } on ${model.base.device.description}\n` +
       `${formatCounts(getNbTrainableParameters(model))}\n`,
   );
-}
-
-async function refuseExisting({ out, overwrite, resume }: TrainFlags): Promise<void> {
-  if (overwrite || resume !== undefined) return;
-  const left = (await entriesOf(out)).filter((name) =>
-    name === "adapter_config.json" || isCheckpoint(name)
-  );
-  if (left.length === 0) return;
-  throw new ValueError(
-    "OUT_EXISTS",
-    `${out} holds an earlier run (${
-      left.slice(0, 3).join(", ")
-    }). Go on with it (--resume), replace it (--overwrite), or choose another folder.`,
-    { out },
-  );
-}
-
-async function removeCheckpoints(out: string): Promise<void> {
-  for (const name of (await entriesOf(out)).filter(isCheckpoint)) {
-    await Deno.remove(join(out, name), { recursive: true });
-  }
-}
-
-async function entriesOf(folder: string): Promise<string[]> {
-  try {
-    return await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name);
-  } catch (cause) {
-    if (cause instanceof Deno.errors.NotFound) return [];
-    throw wrap(cause, "NOT_A_FOLDER", `${folder} cannot be the folder of a run`, { folder });
-  }
-}
-
-function isCheckpoint(name: string): boolean {
-  return /^checkpoint-\d+$/.test(name);
 }

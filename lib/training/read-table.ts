@@ -4,7 +4,7 @@
  * @module
  */
 import { parse } from "csv-parse/sync";
-import { parquetMetadata, parquetReadObjects } from "hyparquet";
+import { parquetMetadata, parquetReadObjects, parquetSchema, type SchemaTree } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
 import { FileError, TrainingError } from "../errors.ts";
 import { openByteSource, wrap } from "../io/byte-source.ts";
@@ -139,14 +139,26 @@ function separatedRows(text: string, name: string, delimiter: string): readonly 
 async function parquetTable(bytes: Uint8Array, name: string): Promise<DataTable> {
   const file = new Uint8Array(bytes).buffer;
   try {
-    const metadata = parquetMetadata(file);
+    const metadata = parquetMetadata(file), columns = leavesOf(parquetSchema(metadata)).sort();
+    // The reader waits for columns of the schema alone; others would fail with nobody to hear it.
+    const strange = metadata.row_groups.find(({ columns: own }) =>
+      own.map(({ meta_data }) => meta_data?.path_in_schema.join(".")).sort().join() !==
+        columns.join()
+    );
+    if (strange) throw refuse(name, "row groups with the columns of its schema");
     const rows = await parquetReadObjects({ file, metadata, compressors });
     const noted = metadata.key_value_metadata?.find(({ key }) => key === "huggingface")?.value;
     const classNames = noted ? classNamesIn(noted) : {};
     return { rows: rows.map((row) => withNames(plain(row) as DataRow, classNames)), classNames };
   } catch (cause) {
+    if (cause instanceof FileError) throw cause;
     throw wrap(cause, "DATA_FILE", `${name} cannot be read as Parquet`, { name });
   }
+}
+
+/** The paths of a schema's columns. */
+function leavesOf({ children, path }: SchemaTree): string[] {
+  return children.length ? children.flatMap(leavesOf) : [path.join(".")];
 }
 
 /** Numbers of 64 bits as numbers, all through a value. */
