@@ -38,15 +38,19 @@ export interface ForwardOutputs {
   readonly loss?: number;
 }
 
-/** What each task gives, beside `lastHiddenState` and `loss`. */
-interface TaskOutputs {
+/** The outputs of each task, beside `lastHiddenState` and `loss`. */
+export interface TaskOutputs {
+  /** Scores of classes [B, C]. */
   readonly SEQ_CLS: Pick<ForwardOutputs, "logits" | "poolerOutput">;
-  readonly SEQ_2_SEQ_LM: Pick<ForwardOutputs, "logits"> & {
-    readonly encoderLastHiddenState: Tensor;
-  };
+  /** Scores of the decoder's next token [B, U, V], and the output of the encoder [B, T, D]. */
+  readonly SEQ_2_SEQ_LM: Required<Pick<ForwardOutputs, "logits" | "encoderLastHiddenState">>;
+  /** Scores of the next token [B, T, V]. */
   readonly CAUSAL_LM: Pick<ForwardOutputs, "logits">;
+  /** Scores of the classes of tokens [B, T, C]. */
   readonly TOKEN_CLS: Pick<ForwardOutputs, "logits">;
-  readonly QUESTION_ANS: { readonly startLogits: Tensor; readonly endLogits: Tensor };
+  /** Scores of each token to be an answer's first and last [B, T]. */
+  readonly QUESTION_ANS: Required<Pick<ForwardOutputs, "startLogits" | "endLogits">>;
+  /** What else a body gives, where it has it. */
   readonly FEATURE_EXTRACTION: Pick<ForwardOutputs, "poolerOutput" | "encoderLastHiddenState">;
 }
 

@@ -31,7 +31,12 @@ export {
   supportsLoraConversion,
 } from "./lora/convert-to-lora.ts";
 export type { ForwardInputs } from "./batch.ts";
-export { forward, type ForwardOutputs, type ForwardOutputsOf } from "./forward.ts";
+export {
+  forward,
+  type ForwardOutputs,
+  type ForwardOutputsOf,
+  type TaskOutputs,
+} from "./forward.ts";
 export {
   hotswapAdapter,
   type HotswapOptions,

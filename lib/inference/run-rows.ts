@@ -156,12 +156,22 @@ export async function runRows(
       const skip = ask.perToken ? (output.shape[1] - prepared.length) * token : 0;
       batch.forEach((i, b) => {
         const size = ask.perToken ? rows[i].inputIds.length * token : width;
-        own[b][name] = data.slice(b * width + skip, b * width + skip + size);
+        const part = data.slice(b * width + skip, b * width + skip + size);
+        if (!part.every(Number.isFinite)) throw notFinite(rows[i].row, of);
+        own[b][name] = part;
       });
     }
     batch.forEach((i, b) => found[i] = own[b]);
   }
   return found;
+}
+
+function notFinite(row: number, { of }: Reader): ValueError {
+  return new ValueError(
+    "LOGITS_NOT_FINITE",
+    `What the model gives for text ${row} of ${of} is not finite. Its weights, or an adapter's, are damaged or have diverged.`,
+    { row },
+  );
 }
 
 function checkLength(length: number, row: number, { of, limit }: Reader): void {

@@ -4,8 +4,8 @@
  * @module
  */
 import { join } from "node:path";
-import { FileError, UnsupportedError } from "../errors.ts";
-import { parseJson, readJsonFile, readTextFile } from "../io/json.ts";
+import { FileError, ShapeError, UnsupportedError } from "../errors.ts";
+import { isObject, parseJson, readJsonFile, readTextFile } from "../io/json.ts";
 import { exists } from "../io/locate.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import type { Pooling } from "../tasks/pooling.ts";
@@ -51,8 +51,14 @@ export async function readSentenceModules(folder: string): Promise<SentenceModul
   const index = join(folder, "modules.json");
   if (!await exists(index)) return null;
   const { value } = parseJson(await readTextFile(index), index);
-  if (!Array.isArray(value)) {
-    throw new FileError("JSON_INVALID", `${index} holds no list of modules.`, { path: index });
+  const isModule = (one: unknown) =>
+    isObject(one) && typeof one.path === "string" && !/^[\\/]|\.\.|:/.test(one.path);
+  if (!Array.isArray(value) || !value.every(isModule)) {
+    throw new FileError(
+      "JSON_INVALID",
+      `${index} holds no list of modules with a type and a path in its folder.`,
+      { path: index },
+    );
   }
   const optional = async (name: string) => {
     const path = join(folder, name);
@@ -62,24 +68,22 @@ export async function readSentenceModules(folder: string): Promise<SentenceModul
   const general = await optional("config_sentence_transformers.json");
   let pooling: Pooling = "mean";
   const steps: ((row: Float32Array) => Float32Array)[] = [];
-  for (const { type, path } of value as { readonly type: unknown; readonly path: unknown }[]) {
-    const kind = String(type).split(".").at(-1), at = join(folder, String(path));
+  for (const { type, path } of value as { readonly type: unknown; readonly path: string }[]) {
+    const kind = String(type).split(".").at(-1), at = join(folder, path);
     if (kind === "Pooling") pooling = poolingOf(await readJsonFile(join(at, "config.json")), at);
     else if (kind === "Normalize") steps.push(normalize);
     else if (kind === "Dense") steps.push(await readDense(at));
     else if (kind !== "Transformer") throw unsupported(`the module ${String(type)}`, folder);
   }
-  const { prompts, default_prompt_name: prompt } = general as {
-    readonly prompts?: Readonly<Record<string, string>>;
-    readonly default_prompt_name?: string | null;
-  };
+  const { prompts, default_prompt_name: name } = general;
+  const prompt = isObject(prompts) ? prompts[String(name)] : undefined;
   const { max_seq_length: length } = transformer;
   return {
     pooling,
     steps,
-    maxLength: typeof length === "number" ? length : undefined,
+    maxLength: typeof length === "number" && length > 0 ? length : undefined,
     lowerCase: transformer.do_lower_case === true,
-    prompt: prompts?.[prompt ?? ""] ?? "",
+    prompt: typeof prompt === "string" ? prompt : "",
   };
 }
 
@@ -108,12 +112,19 @@ async function readDense(folder: string): Promise<(row: Float32Array) => Float32
   }
   const [size, width] = stored.shape, weight = await toFloat32(stored);
   const begin = bias ? await toFloat32(bias) : new Float32Array(size);
-  return (row) =>
-    begin.map((start, out) => {
+  return (row) => {
+    if (row.length !== width) {
+      throw new ShapeError(
+        "SENTENCE_MODULE",
+        `${folder} has a weight [${stored.shape}], and gets vectors of ${row.length}.`,
+      );
+    }
+    return begin.map((start, out) => {
       let total = start;
       for (let i = 0; i < width; i++) total += weight[out * width + i] * row[i];
       return activation(total);
     });
+  };
 }
 
 /** A row of length 1. */

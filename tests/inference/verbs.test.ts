@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
-import { UnsupportedError, ValueError } from "../../lib/errors.ts";
+import { FileError, UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { answer } from "../../lib/inference/answer.ts";
 import { classify } from "../../lib/inference/classify.ts";
 import { embed } from "../../lib/inference/embed.ts";
@@ -8,6 +8,7 @@ import { tag } from "../../lib/inference/tag.ts";
 import { loadModel } from "../../lib/io/load-model.ts";
 import { golden } from "../adapters/bases.ts";
 import { testDevice } from "../devices.ts";
+import { inFolder } from "../io/folder.ts";
 
 const FOLDER = `${golden}inference/`;
 const TEXTS = [
@@ -94,4 +95,41 @@ test("what cannot be read is refused", async () => {
   for (const [run, part] of wrong) await assertRejects(run, ValueError, part);
   const signal = AbortSignal.abort(new Error("enough"));
   await assertRejects(() => classify(classes, "a", { signal }), Error, "enough");
+});
+
+test("what a folder of sentence-transformers asks for is done or refused", async () => {
+  await inFolder(async (folder) => {
+    for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+      await Deno.copyFile(`${FOLDER}bert_embed/${name}`, `${folder}/${name}`);
+    }
+    const config = await Deno.readTextFile(`${FOLDER}bert_embed/tokenizer_config.json`);
+    await Deno.writeTextFile(`${folder}/tokenizer_config.json`, config);
+    const model = await loadModel(folder, { device: await testDevice("cpu") });
+    const write = (name: string, value: unknown) =>
+      Deno.writeTextFile(`${folder}/${name}`, JSON.stringify(value));
+    const ask = async (pooling: object, more: readonly string[] = []) => {
+      const types = ["a.Transformer", "a.Pooling", ...more];
+      await Deno.mkdir(`${folder}/1_Pooling`, { recursive: true });
+      await write("1_Pooling/config.json", pooling);
+      await write("modules.json", types.map((type, i) => ({ type, path: i ? "1_Pooling" : "" })));
+      return await embed(model, "Hello THERE");
+    };
+    const last = await embed(model, "Hello THERE", { pooling: "last" });
+    assert(near(await ask({ pooling_mode: "lasttoken" }), last));
+    await write("sentence_bert_config.json", { max_seq_length: 3, do_lower_case: true });
+    await write("config_sentence_transformers.json", {
+      prompts: { query: "to you " },
+      default_prompt_name: "query",
+    });
+    const cut = await embed(model, "to you hello there", { pooling: "cls", maxLength: 3 });
+    assert(near(await ask({ pooling_mode_cls_token: true }), cut));
+    const refused: readonly (readonly [() => Promise<unknown>, string])[] = [
+      [() => ask({ pooling_mode: ["mean", "cls"] }), "mean with cls"],
+      [() => ask({ include_prompt: false }), "without the prompt"],
+      [() => ask({}, ["b.LSTM"]), "b.LSTM"],
+    ];
+    for (const [run, part] of refused) await assertRejects(run, UnsupportedError, part);
+    await write("modules.json", [{ type: "a.Pooling", path: "../elsewhere" }]);
+    await assertRejects(() => embed(model, "a"), FileError, "in its folder");
+  });
 });
