@@ -6,6 +6,7 @@
 import { nearestHint } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
 import type { ProblemType } from "../model/label-count.ts";
+import { checkOptions, oneOf } from "../options.ts";
 import { CLASS_COLUMNS, columnsOf, TAG_COLUMNS } from "./columns.ts";
 import type { DataTable } from "./read-table.ts";
 import type { Columns } from "./row-rule.ts";
@@ -40,6 +41,8 @@ export function labelsIn(
   { rows, classNames }: DataTable,
   options: { readonly taskType: "SEQ_CLS" | "TOKEN_CLS"; readonly columns?: Columns },
 ): LabelSet {
+  const rules = { taskType: oneOf(["SEQ_CLS", "TOKEN_CLS"]), columns: null };
+  checkOptions(options, rules, { code: "DATA_OPTION", of: "labelsIn" });
   const isTags = options.taskType === "TOKEN_CLS";
   const names = isTags ? TAG_COLUMNS : CLASS_COLUMNS;
   const { label = "" } = columnsOf(rows, names, options.columns);

@@ -173,6 +173,11 @@ Deno.test("train: classes of mails, with names, metrics, the best by F1, and a m
       ...["--device", "cpu", "--max-steps", "1", "--eval-data", data],
     ]);
     assertEquals(more.code, 0, more.err);
+    const said = await cli([
+      ...["classify", base, "--adapter", out, "--text", MAILS[0].text, MAILS[1].text],
+      ...["--device", "cpu"],
+    ]);
+    assertMatch(said.out, /^spam\t[01]\.\d+\nham\t/, said.err);
     const merged = await cli(["merge", base, "--adapter", out, "--out", `${folder}/merged`]);
     assertEquals(merged.code, 0, merged.err);
     const whole = await loadModel(`${folder}/merged`, { device: "cpu" });

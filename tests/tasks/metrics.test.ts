@@ -1,4 +1,5 @@
-import { assertAlmostEquals, assertEquals } from "@std/assert";
+import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { ShapeError } from "../../lib/errors.ts";
 import { answerScores } from "../../lib/tasks/metrics/answer-scores.ts";
 import { classScores, labelSetScores } from "../../lib/tasks/metrics/class-scores.ts";
 import { areEntityTags, entityScores } from "../../lib/tasks/metrics/entity-scores.ts";
@@ -57,4 +58,18 @@ Deno.test("scores of texts are those of rouge_score and sacrebleu", () => {
   for (const { pairs, score } of golden.bleu) {
     assertAlmostEquals(bleuScore(...columns(pairs)), score, 1e-9, pairs[0].join(" | "));
   }
+});
+
+Deno.test("there are as many predictions as right answers", () => {
+  for (
+    const score of [
+      () => classScores([1], [1, 0], { classes: 2 }),
+      () => labelSetScores([], [[1]]),
+      () => numberScores([1], []),
+      () => entityScores([["O"]], []),
+      () => answerScores(["a"], []),
+      () => rougeScores(["a"], []),
+      () => bleuScore(["a"], []),
+    ]
+  ) assertEquals(assertThrows(score, ShapeError).code, "METRIC_SHAPE");
 });

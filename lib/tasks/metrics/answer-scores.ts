@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ratio } from "./class-scores.ts";
+import { pairCount, ratio } from "./class-scores.ts";
 
 /** What {@link answerScores} gives, in percent. */
 export interface AnswerScores {
@@ -25,6 +25,7 @@ export interface AnswerScores {
  *
  * @param predicted The answer to each question; the empty text for none.
  * @param expected All right answers to each; an empty list where there are none.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -36,6 +37,7 @@ export function answerScores(
   predicted: readonly string[],
   expected: readonly (readonly string[])[],
 ): AnswerScores {
+  pairCount(predicted, expected);
   const all = expected.map((answers, i) => {
     const own = wordsOf(predicted[i]);
     const given = answers.map(wordsOf).filter((words) => words.length);

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { ShapeError } from "../../errors.ts";
+
 /** How often a class was rightly found, found at all, and there to be found. */
 interface Tally {
   readonly hits: number;
@@ -43,6 +45,7 @@ export interface LabelSetScores {
  * @param predicted A class from 0 for each row.
  * @param expected The right ones.
  * @param options `classes` is how many there are.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -55,7 +58,7 @@ export function classScores(
   expected: ArrayLike<number>,
   { classes }: { readonly classes: number },
 ): ClassScores {
-  const n = expected.length;
+  const n = pairCount(predicted, expected);
   const tallies = Array.from(
     { length: classes },
     (_, of) => tallyOf(n, (i) => predicted[i] === of, (i) => expected[i] === of),
@@ -79,6 +82,7 @@ export function classScores(
  *
  * @param predicted For each row, 1 for each label that it has and 0 for the others.
  * @param expected The right ones.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -90,7 +94,7 @@ export function labelSetScores(
   predicted: readonly ArrayLike<number>[],
   expected: readonly ArrayLike<number>[],
 ): LabelSetScores {
-  const n = expected.length;
+  const n = pairCount(predicted, expected);
   const tallies = Array.from(
     expected[0] ?? [],
     (_, of) => tallyOf(n, (i) => predicted[i][of] === 1, (i) => expected[i][of] === 1),
@@ -131,6 +135,19 @@ function macro(tallies: readonly Tally[]): number {
 function weighted(tallies: readonly Tally[]): number {
   const all = tallies.reduce((sum, t) => sum + t.wanted, 0);
   return ratio(tallies.reduce((sum, t) => sum + f1Of(t) * t.wanted, 0), all);
+}
+
+/**
+ * How many there are of what was predicted and what was expected.
+ *
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
+ */
+export function pairCount(predicted: ArrayLike<unknown>, expected: ArrayLike<unknown>): number {
+  if (predicted.length === expected.length) return expected.length;
+  throw new ShapeError(
+    "METRIC_SHAPE",
+    `What is measured needs as many predictions as right answers; there are ${predicted.length} and ${expected.length}.`,
+  );
 }
 
 /** A share; 0 of nothing. */

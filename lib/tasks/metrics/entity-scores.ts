@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ratio } from "./class-scores.ts";
+import { pairCount, ratio } from "./class-scores.ts";
 
 /** What {@link entityScores} gives. */
 export interface EntityScores {
@@ -22,6 +22,7 @@ export interface EntityScores {
  *
  * @param predicted The tags of each row.
  * @param expected The right ones.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -33,6 +34,7 @@ export function entityScores(
   predicted: readonly (readonly string[])[],
   expected: readonly (readonly string[])[],
 ): EntityScores {
+  pairCount(predicted, expected);
   let hits = 0, found = 0, wanted = 0;
   expected.forEach((row, i) => {
     const own = new Set(entitiesOf(predicted[i])), right = entitiesOf(row);

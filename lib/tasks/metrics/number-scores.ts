@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ratio } from "./class-scores.ts";
+import { pairCount, ratio } from "./class-scores.ts";
 
 /** What {@link numberScores} gives. */
 export interface NumberScores {
@@ -22,6 +22,7 @@ export interface NumberScores {
  *
  * @param predicted One number for each row.
  * @param expected The right ones.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -34,6 +35,7 @@ export function numberScores(
   predicted: ArrayLike<number>,
   expected: ArrayLike<number>,
 ): NumberScores {
+  pairCount(predicted, expected);
   const off = Array.from(expected, (x, i) => x - predicted[i]);
   return {
     mse: mean(off.map((x) => x * x)),

@@ -5,7 +5,7 @@
  */
 import { l, n } from "js-rouge";
 import { commonCount } from "./answer-scores.ts";
-import { ratio } from "./class-scores.ts";
+import { pairCount, ratio } from "./class-scores.ts";
 
 /** What {@link rougeScores} gives: means of F1, from 0 to 1. */
 export interface RougeScores {
@@ -24,6 +24,7 @@ export interface RougeScores {
  *
  * @param predicted What was written.
  * @param expected The references.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -35,6 +36,7 @@ export function rougeScores(
   predicted: readonly string[],
   expected: readonly string[],
 ): RougeScores {
+  pairCount(predicted, expected);
   const mean = (of: (text: string, reference: string) => number) =>
     ratio(
       expected.reduce((sum, reference, i) => {
@@ -66,6 +68,7 @@ function linesOf(text: string): string[] {
  *
  * @param predicted What was written.
  * @param expected The references.
+ * @throws {ShapeError} `METRIC_SHAPE` where there are not as many of both.
  *
  * @example
  * ```ts
@@ -74,6 +77,7 @@ function linesOf(text: string): string[] {
  * ```
  */
 export function bleuScore(predicted: readonly string[], expected: readonly string[]): number {
+  pairCount(predicted, expected);
   const pairs = predicted.map((text, i) => [text, expected[i]].map(mtevalTokens));
   const [own, wanted] = [0, 1].map((of) => pairs.reduce((sum, pair) => sum + pair[of].length, 0));
   let smooth = 1, logs = 0, some = false;
