@@ -27,7 +27,13 @@ export function createProgress(
 ): Progress {
   if (context.terminal) {
     const { update, stop } = trainingProgress();
-    return { step: update, stop };
+    return {
+      step(report) {
+        update(report);
+        if (report.evalLoss !== undefined) context.err(`\n${line(report)}`);
+      },
+      stop,
+    };
   }
   let first = true;
   return {

@@ -83,14 +83,16 @@ export async function readData(
       flags: { ...flags, name: flags.evalData, showExample: 0 },
       context,
     })).examples;
+  // Rows are not rounded up beyond the model's last position.
+  const padding = { batchSize, padId, multipleOf: maxPositionsOf(base) % 16 ? 1 : 16 };
   return {
     epoch: (seed) => (epoch) => {
-      const options = { batchSize, padId, epoch, seed: flags.shuffle ? seed : undefined };
+      const order = { epoch, seed: flags.shuffle ? seed : undefined };
       return flags.packing
-        ? packExamples(examples, { ...options, length: maxLength })
-        : padExamples(examples, options);
+        ? packExamples(examples, { ...order, batchSize, padId, length: maxLength })
+        : padExamples(examples, { ...order, ...padding });
     },
-    evaluation: evaluation.length ? padExamples(evaluation, { batchSize, padId }) : undefined,
+    evaluation: evaluation.length ? padExamples(evaluation, padding) : undefined,
     metrics: measureFor(evaluation, { flags, tokenizer }),
     objective: examples[0].others && contrastive({
       columns: examples[0].others.length + 1,

@@ -73,7 +73,10 @@ export function padExamples(
       inputIds: rows.map((row) => filled(row.ids, padId)),
       ...types,
       attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
-      ...LABELS[rows[0].labelsOf ?? "tokens"](rows.map((row) => row.labels), length),
+      ...LABELS[rows[0].labelsOf ?? "tokens"](rows.map((row) => row.labels), {
+        length,
+        multipleOf,
+      }),
     };
   });
 }
@@ -82,15 +85,21 @@ export function padExamples(
 const LABELS: Readonly<
   Record<
     NonNullable<TokenizedExample["labelsOf"]>,
-    (rows: readonly (readonly number[])[], length: number) => Partial<TrainingBatch>
+    (
+      rows: readonly (readonly number[])[],
+      sizes: { readonly length: number; readonly multipleOf: number },
+    ) => Partial<TrainingBatch>
   >
 > = {
-  tokens: (rows, length) => ({ labels: rows.map((row) => filledTo(length, row, IGNORED_LABEL)) }),
+  tokens: (rows, { length }) => ({
+    labels: rows.map((row) => filledTo(length, row, IGNORED_LABEL)),
+  }),
   none: () => ({}),
   row: (rows) => ({ labels: rows[0].length === 1 ? rows.flat() : rows }),
-  decoder(rows) {
+  decoder(rows, { multipleOf }) {
     const longest = Math.max(...rows.map((row) => row.length));
-    return { labels: rows.map((row) => filledTo(longest, row, IGNORED_LABEL)) };
+    const length = Math.ceil(longest / multipleOf) * multipleOf;
+    return { labels: rows.map((row) => filledTo(length, row, IGNORED_LABEL)) };
   },
   span: (rows) => ({
     startPositions: rows.map(([start]) => start),
