@@ -129,7 +129,7 @@ export function measureTexts(
     async measure(_, model) {
       const written = await write(examples.map(({ ids }) => ids), model);
       const targets = examples.map(({ target = "" }) => target);
-      return { ...rougeScores(written, targets), bleu: bleuScore(written, targets) };
+      return { ...await rougeScores(written, targets), bleu: bleuScore(written, targets) };
     },
   };
 }

@@ -3,9 +3,7 @@
  *
  * @module
  */
-import { parse } from "csv-parse/sync";
-import { parquetMetadata, parquetReadObjects, parquetSchema, type SchemaTree } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import type { SchemaTree } from "hyparquet";
 import { FileError, TrainingError } from "../errors.ts";
 import { openByteSource, wrap } from "../io/byte-source.ts";
 import { decodeText, isObject, type JsonObject, parseJson } from "../io/json.ts";
@@ -21,7 +19,8 @@ export interface DataTable {
   readonly classNames: Readonly<Record<string, readonly string[]>>;
 }
 
-type Reader = (bytes: Uint8Array, name: string) => DataTable | Promise<DataTable>;
+// Libraries are loaded with the first file that needs them.
+type Reader = (bytes: Uint8Array, name: string) => Promise<DataTable>;
 
 const READERS: Readonly<Record<string, Reader>> = {
   json: text(jsonRows),
@@ -30,8 +29,13 @@ const READERS: Readonly<Record<string, Reader>> = {
   parquet: parquetTable,
 };
 
-function text(read: (text: string, name: string) => readonly DataRow[]): Reader {
-  return (bytes, name) => ({ rows: read(decodeText(bytes, name), name), classNames: {} });
+function text(
+  read: (text: string, name: string) => readonly DataRow[] | Promise<readonly DataRow[]>,
+): Reader {
+  return async (bytes, name) => ({
+    rows: await read(decodeText(bytes, name), name),
+    classNames: {},
+  });
 }
 
 /**
@@ -115,7 +119,12 @@ function articleRows({ title, paragraphs }: JsonObject, name: string): readonly 
   });
 }
 
-function separatedRows(text: string, name: string, delimiter: string): readonly DataRow[] {
+async function separatedRows(
+  text: string,
+  name: string,
+  delimiter: string,
+): Promise<readonly DataRow[]> {
+  const { parse } = await import("csv-parse/sync");
   try {
     return parse(text, {
       bom: true,
@@ -137,6 +146,8 @@ function separatedRows(text: string, name: string, delimiter: string): readonly 
 }
 
 async function parquetTable(bytes: Uint8Array, name: string): Promise<DataTable> {
+  const { parquetMetadata, parquetReadObjects, parquetSchema } = await import("hyparquet");
+  const { compressors } = await import("hyparquet-compressors");
   const file = new Uint8Array(bytes).buffer;
   try {
     const metadata = parquetMetadata(file), columns = leavesOf(parquetSchema(metadata)).sort();

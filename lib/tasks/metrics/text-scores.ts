@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { l, n } from "js-rouge";
 import { commonCount } from "./answer-scores.ts";
 import { pairCount, ratio } from "./class-scores.ts";
 
@@ -29,14 +28,16 @@ export interface RougeScores {
  * @example
  * ```ts
  * import { rougeScores } from "@graft/peft";
- * console.log(rougeScores(["The cat sat."], ["the cat sat down"]).rouge1.toFixed(3)); // 0.857
+ * const { rouge1 } = await rougeScores(["The cat sat."], ["the cat sat down"]);
+ * console.log(rouge1.toFixed(3)); // 0.857
  * ```
  */
-export function rougeScores(
+export async function rougeScores(
   predicted: readonly string[],
   expected: readonly string[],
-): RougeScores {
+): Promise<RougeScores> {
   pairCount(predicted, expected);
+  const { l, n } = await import("js-rouge"); // most runs write no texts
   const mean = (of: (text: string, reference: string) => number) =>
     ratio(
       expected.reduce((sum, reference, i) => {
