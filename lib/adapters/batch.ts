@@ -35,7 +35,8 @@ export interface ForwardInputs {
   /** 1 for tokens, 0 for padding on either side [B, T]; all ones by default. */
   readonly attentionMask?: TokenBatch;
   /**
-   * Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers.
+   * Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask but for families that
+   * count otherwise, as in transformers.
    * Virtual tokens of an adapter come before them.
    */
   readonly positionIds?: TokenBatch;
@@ -238,8 +239,13 @@ export async function prepareBatch(
   const embedded = virtual.place === "embeddings" ? virtual.count : 0;
   const rows = (data: HostPart["data"], fill: number) =>
     embedded ? behind(data, { length, count: embedded, fill }) : data;
+  const uncounted = base.architecture.uncounted?.(config);
+  const isCounted = uncounted === "padding"
+    ? (i: number) => segments[i] !== 0
+    // As transformers, which sees no ids behind virtual tokens.
+    : (i: number) => embedded > 0 || ids[i] !== uncounted;
   const positions = rows(
-    (ints(parts.positionIds) ?? countPositions(segments, length, packed))
+    (ints(parts.positionIds) ?? countPositions(segments, { length, packed, isCounted }))
       .map((position) => position + virtual.count),
     0,
   ) as Int32Array<ArrayBuffer>;
@@ -340,15 +346,17 @@ function filled({ otherwise, axes, dtype }: BatchInput, sizes: ReadonlyMap<strin
 
 function countPositions(
   segments: Int32Array,
-  length: number,
-  packed: boolean,
+  { length, packed, isCounted }: {
+    readonly length: number;
+    readonly packed: boolean;
+    isCounted(index: number): boolean;
+  },
 ): Int32Array<ArrayBuffer> {
-  const positions = new Int32Array(segments.length);
-  for (let i = 0; i < positions.length; i++) {
-    const starts = i % length === 0 || (packed && segments[i] !== segments[i - 1]);
-    positions[i] = starts ? 0 : positions[i - 1] + 1;
-  }
-  return positions;
+  let next = 0;
+  return new Int32Array(segments.length).map((_, i) => {
+    if (i % length === 0 || (packed && segments[i] !== segments[i - 1])) next = 0;
+    return isCounted(i) ? next++ : -1;
+  });
 }
 
 /** What a model is traced with for a batch. */

@@ -8,8 +8,9 @@ import { UnsupportedError } from "../errors.ts";
 import type { Architecture, Body, Head, ModelConfig } from "../model/architecture.ts";
 import type { BatchInput } from "../model/batch-input.ts";
 import type { Modules } from "../model/modules.ts";
+import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
-import { add, mul } from "../ops/elementwise.ts";
+import { add, equal, mul, not } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
 import { matmul } from "../ops/matmul.ts";
@@ -52,6 +53,8 @@ interface DebertaConfig {
   readonly positions: number | null;
   readonly types: number | null;
   readonly distances: Distances | null;
+  /** How many products a score may be the sum of. */
+  readonly parts: number;
   /** Whether there is a norm for the table of distances. */
   readonly distanceNorm: boolean;
   readonly activation: Activation;
@@ -81,6 +84,8 @@ function readConfig(config: ModelConfig): DebertaConfig {
     positions: boolean("position_biased_input", true) ? positions : null,
     types: types > 0 ? types : null,
     distances: boolean("relative_attention", false) ? readDistances(config, positions) : null,
+    // Counted where distances are off, too.
+    parts: 1 + ["c2p", "p2c"].filter((kind) => words(config.pos_att_type).includes(kind)).length,
     distanceNorm: words(config.norm_rel_ebd).includes("layer_norm"),
     activation: choice("hidden_act", "gelu", ACTIVATIONS),
     epsilon: number("layer_norm_eps", 1e-7, EPSILON),
@@ -138,7 +143,12 @@ function byDistance(scores: Value): Value {
   return sliceAxis(reshape(shifted, [b, h, t, width]), { axis: 3, start: 0, size: t });
 }
 
-type Attention = (x: Value, table: Value | undefined, drop: (x: Value) => Value) => Value;
+type Attention = (x: Value, of: {
+  readonly table: Value | undefined;
+  /** 1 for tokens and 0 for padding [B, T, 1], whose queries come to nothing. */
+  readonly seen: Value;
+  drop(x: Value): Value;
+}) => Value;
 
 function attention(m: Modules, c: DebertaConfig): Attention {
   const { hidden, heads, headSize, distances: d } = c, self = m.at("self");
@@ -152,10 +162,10 @@ function attention(m: Modules, c: DebertaConfig): Attention {
   const keysOf = apart("pos_key_proj", d?.byQuery ?? false, k);
   const queriesOf = apart("pos_query_proj", d?.byKey ?? false, q);
   const out = m.at("output").linear("dense", { in: heads * headSize, out: hidden });
-  const parts = 1 + (keysOf ? 1 : 0) + (queriesOf ? 1 : 0);
-  const scale = 1 / Math.sqrt(headSize * parts);
-  return (x, table, drop) => {
-    const queries = splitHeads(q(x), heads), keys = splitHeads(k(x), heads), t = x.shape[1];
+  const scale = 1 / Math.sqrt(headSize * c.parts);
+  return (x, { table, seen, drop }) => {
+    const [b, t] = x.shape;
+    const queries = splitHeads(mul(q(x), seen), heads), keys = splitHeads(k(x), heads);
     // What tokens [B, T, H, D] and distances from 1 − T to T − 1 have to do with each other; `sign`
     // says which of the two a distance is counted from.
     const scores = (tokens: Value, project: (x: Value) => Value, sign: 1 | -1) => {
@@ -171,7 +181,10 @@ function attention(m: Modules, c: DebertaConfig): Attention {
     };
     const terms = [
       keysOf && scores(queries, keysOf, -1),
-      queriesOf && transpose(scores(keys, queriesOf, 1), [0, 1, 3, 2]),
+      queriesOf && mul(
+        transpose(scores(keys, queriesOf, 1), [0, 1, 3, 2]),
+        reshape(seen, [b, 1, t, 1]),
+      ),
     ].filter((term) => term !== undefined);
     return attend({
       q: queries,
@@ -179,13 +192,17 @@ function attention(m: Modules, c: DebertaConfig): Attention {
       keyValues: (x) => ({ k: splitHeads(k(x), heads), v: splitHeads(v(x), heads) }),
       project: (y) => out(joinHeads(y)),
       causal: false,
+      paddingAttends: false,
       scale,
-      bias: terms.length === 0 ? undefined : (distance) => {
-        if (distance.shape[1] === t) return terms.reduce((sum, term) => add(sum, term));
-        throw new UnsupportedError(
-          "DEBERTA_PREFIX",
-          "A deberta-v2 model knows no distance to keys and values that stand before the tokens. Use another method than prefixes.",
-        );
+      bias: (distance) => {
+        if (terms.length && distance.shape[1] !== t) {
+          throw new UnsupportedError(
+            "DEBERTA_PREFIX",
+            "A deberta-v2 model knows no distance to keys and values that stand before the tokens. Use another method than prefixes.",
+          );
+        }
+        const none = constant(x.graph, 0, { shape: [1, 1, 1] });
+        return terms.reduce((sum, term) => add(sum, term), none);
       },
       dropout: c.attentionDropout,
     });
@@ -228,13 +245,15 @@ function body(m: Modules, config: ModelConfig): Body {
       let rows = pass.embedded(embedding(ids));
       if (places) rows = add(rows, places(positions));
       if (types) rows = add(rows, types(pass.batchInput(tokenTypes(c.types!))));
-      let h = drop(first(project(rows)));
-      const distances = table
+      const isToken = cast(not(equal(pass.segments, 0)), "f32");
+      const seen = reshape(isToken, [...isToken.shape, 1]);
+      let h = drop(mul(first(project(rows)), seen));
+      const ofTable = table
         ? tableNorm(table(iota(ids.graph, [2 * d!.span], { axis: 0 })))
         : undefined;
       for (const { attention, between, up, down, after } of layers) {
         const x = pass.boundary(h);
-        h = between(add(drop(attention(x, distances, drop)), x));
+        h = between(add(drop(attention(x, { table: ofTable, seen, drop })), x));
         h = after(add(drop(down(c.activation(up(h)))), h));
       }
       return { lastHiddenState: h };

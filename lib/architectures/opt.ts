@@ -131,5 +131,6 @@ export const opt: Architecture = {
     QUESTION_ANS: answerHead,
     FEATURE_EXTRACTION: null,
   },
+  uncounted: () => "padding",
   initializerRange: (config) => configReader(config).number("init_std", 0.02),
 };

@@ -203,6 +203,11 @@ export function encoderRules(read: (config: ModelConfig) => PostNormEncoder) {
     body: (m: Modules, config: ModelConfig, task: string): Body =>
       postNormEncoder(m, read(config), task),
     ignoredKeys: /embeddings\.(position|token_type)_ids$/,
+    // The row before the first position is that of padding, and has its id.
+    uncounted(config: ModelConfig): number | undefined {
+      const { offset } = read(config);
+      return offset ? offset - 1 : undefined;
+    },
     inputs(config: ModelConfig): readonly BatchInput[] {
       const { types } = read(config);
       return types === null ? [] : [tokenTypes(types)];

@@ -124,6 +124,11 @@ export interface Architecture {
    * end.
    */
   maxPositions?(config: ModelConfig): number;
+  /**
+   * Tokens that default positions do not count, and that get −1: padding, or those of an id; all are
+   * counted without it.
+   */
+  uncounted?(config: ModelConfig): "padding" | number | undefined;
   /** Inputs that the traced model asks for with {@link ArchitecturePass.hostInput}. */
   hostInputs?(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
   /** Standard deviation of new weights; the config's `initializer_range`, or 0.02, by default. */

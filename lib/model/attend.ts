@@ -33,6 +33,11 @@ export interface AttentionCall {
   project(attended: Value): Value;
   /** Whether a token sees those up to itself only; true by default but over an encoder's. */
   readonly causal?: boolean;
+  /**
+   * Whether padding sees tokens; true by default. What its own rows become matters where somebody
+   * looks at them, as at a first token that is padding.
+   */
+  readonly paddingAttends?: boolean;
   /** How many tokens up to itself a token sees; all of them by default. */
   readonly window?: number | null;
   /** Factor of the dot products; 1/√D by default. */
@@ -140,7 +145,8 @@ function keysOf(of: Attending): Keys {
     const { querySegments } = decoder!, { keySegments } = sequence;
     return { ...memory(of, make), querySegments, keySegments, offset: start };
   }
-  const { querySegments, keySegments } = over === "tokens" ? sequence : decoder!;
+  const own = over === "tokens" ? sequence : decoder!, { keySegments } = own;
+  const querySegments = call.paddingAttends === false ? keySegments : own.querySegments;
   const keys = { ...make(), querySegments, keySegments };
   // Only what is written token by token has a cache and virtual tokens.
   const isWritten = over === (decoder ? "decoderTokens" : "tokens");

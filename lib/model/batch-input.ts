@@ -59,7 +59,7 @@ export const POSITION_IDS: BatchInput = {
   from: 0,
   optional: true,
   doc:
-    "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers. Virtual tokens of an adapter come before them.",
+    "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask but for families that count otherwise, as in transformers. Virtual tokens of an adapter come before them.",
 };
 
 /** Which samples of a packed row tokens belong to. */
