@@ -218,7 +218,7 @@ export async function prepareBatch(
     if (!objective && own.includes(spec)) continue;
     parts[name] = await readPart(given[name], spec, sizes);
     if (spec.isToken) {
-      checkIds(model, parts[name].data, { labels: spec.from !== undefined });
+      checkIds(model, parts[name].data, { labels: spec.none !== undefined });
     }
   }
   const ids = parts.inputIds.data as Int32Array<ArrayBuffer>;
@@ -284,12 +284,14 @@ export async function prepareBatch(
     } else if (part) others[name] = tensor(part.data, { shape: part.shape });
     else throw missing(spec, options.of);
   }
+  const decoderLength = others.decoderInputIds?.shape[1];
+  if (decoderLength) checkPositions(model, Int32Array.of(decoderLength - 1));
   return {
     labels: targets.labels,
     count: targets.count,
     batch,
     length,
-    decoderLength: others.decoderInputIds?.shape[1],
+    decoderLength,
     virtual,
     tokens: segments.reduce((n, s) => n + (s === 0 ? 0 : 1), 0),
     mixed,

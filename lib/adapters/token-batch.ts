@@ -34,7 +34,7 @@ export async function readPart(
   spec: BatchInput,
   sizes: Map<string, number> = new Map(),
 ): Promise<HostPart> {
-  const { name, axes, from = -Infinity, to = Infinity } = spec;
+  const { name, axes, from = -Infinity, to = Infinity, none } = spec;
   const { values, shape } = await elements(name, value, axes);
   const expected = axes.map((axis, i) =>
     typeof axis === "number" ? axis : sizes.get(axis) ?? shape[i]
@@ -46,12 +46,15 @@ export async function readPart(
   axes.forEach((axis, i) => typeof axis === "string" && sizes.set(axis, shape[i]));
   const length = shape.slice(1).reduce((n, size) => n * size, 1);
   const data = spec.dtype === "i32" ? integers(name, values, length) : floats(name, values, length);
-  const at = data.findIndex((x) => x < from || x > to);
+  const at = data.findIndex((x) => x !== none && (x < from || x > to));
   if (at >= 0) {
     const range = to === Infinity ? "on" : `to ${to}`;
+    const or = none === undefined ? "" : `, or ${none} where nothing counts`;
     throw new ValueError(
       "BATCH_VALUE",
-      `${name} must hold numbers from ${from} ${range}; found ${data[at]} at ${place(at, length)}.`,
+      `${name} must hold numbers from ${from} ${range}${or}; found ${data[at]} at ${
+        place(at, length)
+      }.`,
       { name, value: data[at], index: at },
     );
   }

@@ -19,7 +19,9 @@ export interface BatchInput {
   readonly from?: number;
   /** Largest value; none by default. */
   readonly to?: number;
-  /** Whether its numbers are ids of the model's vocabulary; −100 may stand for none. */
+  /** A value outside of these that stands for nothing, such as −100 among labels. */
+  readonly none?: number;
+  /** Whether its numbers are ids of the model's vocabulary. */
   readonly isToken?: boolean;
   /** What stands for all its elements where a caller leaves it out; without it, it must be given. */
   readonly otherwise?: number;

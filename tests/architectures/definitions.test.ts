@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { adapterKeys } from "../../lib/adapters/checkpoint/adapter-keys.ts";
 import {
   getAdapterStateDict,
@@ -11,9 +11,15 @@ import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { architectureOf, ARCHITECTURES } from "../../lib/architectures/mod.ts";
 import type { Device } from "../../lib/device/device.ts";
+import { UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { generate, type Generation } from "../../lib/generation/generate.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
-import { createModelGraph, type ModelGraph, structureOf } from "../../lib/model/model-graph.ts";
+import {
+  createModelGraph,
+  type ModelGraph,
+  positionLimit,
+  structureOf,
+} from "../../lib/model/model-graph.ts";
 import { taskOf, tasksOf } from "../../lib/model/task-of.ts";
 import { mul, sub } from "../../lib/ops/elementwise.ts";
 import { constant } from "../../lib/ops/constant.ts";
@@ -22,7 +28,7 @@ import type { Objective } from "../../lib/tasks/objective.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
-import { testOnceOnWebGpu } from "../devices.ts";
+import { testDevice, testOnceOnWebGpu } from "../devices.ts";
 import cases from "./definitions.golden.json" with { type: "json" };
 
 type Rows = readonly (readonly number[])[];
@@ -251,4 +257,38 @@ Deno.test("there is a case for each task of each family", () => {
   }));
   const wanted = ARCHITECTURES.flatMap((a) => tasksOf(a).map((task) => `${a.name} ${task}`));
   assertEquals(wanted.filter((each) => !seen.has(each)), []);
+});
+
+Deno.test("rows beyond a table of positions are refused, those of a decoder too", async () => {
+  const device = await testDevice("cpu"), refused: string[] = [];
+  for (const entry of cases as unknown as readonly Case[]) {
+    const model = modelOf(entry, device), limit = positionLimit(model);
+    if (limit === Infinity) continue;
+    const rows = (length: number) => [Array.from({ length }, (_, i) => 2 + i % 5)];
+    const decodes = "decoder_input_ids" in entry.batches.right;
+    const batches = decodes
+      ? [[limit + 1, 2], [2, limit + 1]].map(([n, m]) => ({
+        inputIds: rows(n),
+        decoderInputIds: rows(m),
+      }))
+      : [{ inputIds: rows(limit + 1) }];
+    for (const batch of batches) {
+      const error = await assertRejects(() => forward(model, batch), ValueError);
+      assertEquals(error.code, "POSITION_RANGE");
+    }
+    refused.push(model.architecture.name);
+  }
+  assert(["bart", "bert", "gpt2", "opt", "roberta"].every((name) => refused.includes(name)));
+});
+
+Deno.test("an unknown family is an error that lists the known ones and says how to add one", () => {
+  const error = assertThrows(() => architectureOf({ model_type: "lama" }), UnsupportedError);
+  assertEquals(error.code, "ARCHITECTURE_UNKNOWN");
+  const words = [
+    "lama",
+    ...ARCHITECTURES.flatMap((a) => a.modelTypes),
+    "architectures: [",
+    "docs/",
+  ];
+  assertEquals(words.filter((word) => !error.message.includes(word)), []);
 });
