@@ -22,7 +22,8 @@ import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "
 import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
-import { lookup, multiply, type Weight } from "./weight.ts";
+import { perFeature, product } from "./site-product.ts";
+import { lookup, type Weight } from "./weight.ts";
 
 /**
  * A tensor that stands for a parameter of the base while adapters are active (a trained bias, a
@@ -80,7 +81,7 @@ export interface PassOptions extends PassSequence {
 export interface ForwardPass extends ArchitecturePass {
   /** The base model. */
   readonly model: ModelGraph;
-  /** Runs the linear, conv1d, embedding or norm site of this path, adapters included. */
+  /** Runs the linear, conv1d, conv, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
   /** Runs a site without adapters, but for the parameters that they replace. */
   base(site: Site, x: Value): Value;
@@ -179,8 +180,8 @@ export function createForwardPass(
               : add(rmsNorm(x, factor, { epsilon }), bias);
           }
           default: {
-            const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
-            return site.bias ? add(y, parameter(`${site.path}.bias`)) : y;
+            const y = product(site, x, weight(w));
+            return site.bias ? add(y, perFeature(site, parameter(`${site.path}.bias`))) : y;
           }
         }
       },
