@@ -119,5 +119,6 @@ export const gpt2: Architecture = {
     QUESTION_ANS: answerHead,
     FEATURE_EXTRACTION: null,
   },
+  classEndings: { CAUSAL_LM: "LMHeadModel" },
   ignoredKeys: /\.attn\.(bias|masked_bias)$/,
 };

@@ -70,6 +70,8 @@ export interface PassOptions extends PassSequence {
   readonly noise?: boolean;
   /** `i32` [1]: number of the first row where the batch is a part of a larger one; 0 by default. */
   readonly firstRow?: Value;
+  /** Images beside rows of text; as many as rows by default. */
+  readonly images?: number;
   /**
    * `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the
    * batch; all of them without it.
@@ -232,6 +234,7 @@ export function createForwardPass(
         batch,
         tokens,
         decoderTokens: options.decoder?.querySegments.shape[1] ?? tokens,
+        images: options.images ?? batch,
       };
       return input(graph, name, {
         shape: axes.map((axis) => typeof axis === "number" ? axis : sizes[axis]),

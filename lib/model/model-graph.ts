@@ -8,6 +8,7 @@ import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
 import { commonType, isBlockType, isFloating, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
+import { INPUT_IDS, TEXT_INPUTS } from "./batch-input.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
 import { type Modules, recordModules, type Structure } from "./modules.ts";
 import type { AttentionLayout, Site } from "./site.ts";
@@ -235,9 +236,14 @@ export function writtenSequence(model: Pick<ModelGraph, "sites">): "tokens" | "d
   return attentionLayers(model, "decoderTokens").length ? "decoderTokens" : "tokens";
 }
 
-/** The input embedding: the first site that is one. */
+/** Whether token ids are a part of its batches. */
+export function readsText({ architecture, config }: Pick<ModelGraph, "architecture" | "config">) {
+  return (architecture.reads?.(config) ?? TEXT_INPUTS).includes(INPUT_IDS);
+}
+
+/** The input embedding: the first site that is one, and no table of positions. */
 export function inputEmbedding(model: Pick<ModelGraph, "sites">): Site | undefined {
-  return [...model.sites.values()].find(({ kind }) => kind === "embedding");
+  return [...model.sites.values()].find((s) => s.kind === "embedding" && !s.positions);
 }
 
 /** Number of ids that a model's token embedding knows. */

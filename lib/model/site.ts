@@ -39,9 +39,10 @@ export interface AttentionLayout {
   readonly headSize: number;
   /**
    * The sequence that it belongs to: the tokens of a batch, those of its decoder, or, from the
-   * decoder's tokens, to what an encoder made of the others (`memory`).
+   * decoder's tokens, to what an encoder made of the others (`memory`); or what an image was cut
+   * into, all of which see one another (`patches`).
    */
-  readonly over: "tokens" | "decoderTokens" | "memory";
+  readonly over: "tokens" | "decoderTokens" | "memory" | "patches";
   /** Its number among those over the same sequence, in order of execution. */
   readonly index: number;
 }
