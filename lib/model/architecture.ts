@@ -120,6 +120,11 @@ export interface Architecture {
   readonly classEndings?: Readonly<Partial<Record<TaskType, string>>>;
   /** Keys of checkpoints that carry no weights (buffers); none by default. */
   readonly ignoredKeys?: RegExp;
+  /**
+   * Parts of parameters' names that are others in files: the model's own, and that of files. They are
+   * replaced in this order on reading, and backwards on writing.
+   */
+  readonly fileNames?: readonly (readonly [own: string, inFiles: string])[];
   /** What older checkpoints call parameters otherwise: pattern and replacement. */
   readonly oldKeys?: readonly (readonly [pattern: RegExp, name: string])[];
   /**

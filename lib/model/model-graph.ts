@@ -201,11 +201,17 @@ export function storedName(
   architecture: Architecture,
   expected: { has(name: string): boolean },
 ): string {
-  const { oldKeys = [] } = architecture;
-  const name = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const { oldKeys = [], fileNames = [] } = architecture;
+  const known = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const name = fileNames.reduce((key, [own, inFiles]) => key.replace(inFiles, own), known);
   const inner = withoutBodyPath(name, architecture);
   const places = bodyPaths(architecture).map((path) => `${path}.${inner}`);
   return [name, ...places, inner].find((n) => expected.has(n)) ?? name;
+}
+
+/** The name that a parameter has in files. */
+export function fileName(name: string, { fileNames = [] }: Architecture): string {
+  return fileNames.toReversed().reduce((key, [own, inFiles]) => key.replace(own, inFiles), name);
 }
 
 /** A parameter's name in a model without a head. */
