@@ -15,6 +15,7 @@ import {
   INPUT_IDS,
   POSITION_IDS,
   SEGMENTS,
+  TEXT_INPUTS,
 } from "../model/batch-input.ts";
 import { input } from "../ops/input.ts";
 import type { Graph } from "../ops/value.ts";
@@ -31,7 +32,7 @@ import { type RunInputs, runInputs, type TraceOptions, virtualRows } from "./tra
 /** What {@link forward} takes. Which of it a model takes is its architecture's and its task's. */
 export interface ForwardInputs {
   /** Token ids [B, T], each in [0, vocabulary size). */
-  readonly inputIds: TokenBatch;
+  readonly inputIds?: TokenBatch;
   /** 1 for tokens, 0 for padding on either side [B, T]; all ones by default. */
   readonly attentionMask?: TokenBatch;
   /**
@@ -40,6 +41,11 @@ export interface ForwardInputs {
    * Virtual tokens of an adapter come before them.
    */
   readonly positionIds?: TokenBatch;
+  /**
+   * Images [B, C, H, W], channel by channel, as an image processor gives them; in the size that the
+   * config says.
+   */
+  readonly pixelValues?: Tensor;
   /** Kind of each token [B, T], such as which of two texts it is of. */
   readonly tokenTypeIds?: TokenBatch;
   /**
@@ -95,10 +101,12 @@ export interface BatchOptions {
 export interface PreparedBatch extends Omit<Targets, "parts"> {
   /** Rows. */
   readonly batch: number;
-  /** Tokens in a row. */
+  /** Tokens in a row; 1 where rows are images. */
   readonly length: number;
   /** Tokens in a row of the decoder, where there is one beside an encoder. */
   readonly decoderLength?: number;
+  /** Images, where they are there beside rows of text. */
+  readonly images?: number;
   /** Virtual tokens that adapters put before those of each row. */
   readonly virtual: NonNullable<TraceOptions["virtual"]>;
   /** What programs take of it, but for labels. */
@@ -113,11 +121,10 @@ export interface PreparedBatch extends Omit<Targets, "parts"> {
 
 /** The parts of a batch that a model takes, labels not included. */
 export function modelInputs(model: ModelGraph): readonly BatchInput[] {
+  const { architecture, config } = model;
   return [
-    INPUT_IDS,
-    ATTENTION_MASK,
-    POSITION_IDS,
-    ...model.architecture.inputs?.(model.config) ?? [],
+    ...architecture.reads?.(config) ?? TEXT_INPUTS,
+    ...architecture.inputs?.(config) ?? [],
     ...writtenSequence(model) === "decoderTokens"
       ? [DECODER_INPUT_IDS, DECODER_ATTENTION_MASK]
       : [],
@@ -221,8 +228,9 @@ export async function prepareBatch(
       checkIds(model, parts[name].data, { labels: spec.none !== undefined });
     }
   }
-  const ids = parts.inputIds.data as Int32Array<ArrayBuffer>;
-  const [batch, length] = parts.inputIds.shape;
+  const batch = sizes.get("batch"), length = sizes.get("tokens") ?? 1;
+  if (batch === undefined) throw missing([...specs.values()][0], options.of);
+  const ids = ints(parts.inputIds) ?? new Int32Array(batch * length);
   const packed = parts.segments !== undefined;
   const segments = ints(parts.segments ?? parts.attentionMask) ??
     new Int32Array(ids.length).fill(1);
@@ -292,6 +300,7 @@ export async function prepareBatch(
     batch,
     length,
     decoderLength,
+    images: sizes.get("images"),
     virtual,
     tokens: segments.reduce((n, s) => n + (s === 0 ? 0 : 1), 0),
     mixed,
@@ -363,15 +372,15 @@ function countPositions(
 
 /** What a model is traced with for a batch. */
 export function traceShape(
-  { batch, length, decoderLength, virtual, mixed, noise }: BatchShape,
-): Pick<TraceOptions, "batch" | "length" | "decoderLength" | "virtual" | "mixed" | "noise"> {
-  return { batch, length, decoderLength, virtual, mixed: mixed?.names, noise };
+  { mixed, batch, length, decoderLength, images, virtual, noise }: BatchShape,
+): TraceOptions {
+  return { batch, length, decoderLength, images, virtual, mixed: mixed?.names, noise };
 }
 
 /** What of a batch programs depend on. */
 export type BatchShape =
   & Pick<PreparedBatch, "batch" | "length" | "labels">
-  & Partial<Pick<PreparedBatch, "decoderLength" | "virtual" | "mixed" | "noise">>;
+  & Partial<Pick<PreparedBatch, "decoderLength" | "images" | "virtual" | "mixed" | "noise">>;
 
 /** What tells the programs of two prepared batches apart. */
 export function batchKey(prepared: PreparedBatch): string {

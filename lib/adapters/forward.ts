@@ -33,6 +33,14 @@ export interface ForwardOutputs {
   readonly startLogits?: Tensor;
   /** Scores of each token to be an answer's last [B, T], f32, in place of logits. */
   readonly endLogits?: Tensor;
+  /** Embeddings of images [N, P], f32. */
+  readonly imageEmbeds?: Tensor;
+  /** Embeddings of texts [B, P], f32. */
+  readonly textEmbeds?: Tensor;
+  /** How alike each image and each text are [N, B], f32. */
+  readonly logitsPerImage?: Tensor;
+  /** The same from the texts' side [B, N], f32. */
+  readonly logitsPerText?: Tensor;
   /** Mean loss over the labels that count, where labels were given, and penalties of methods. */
   readonly loss?: number;
 }

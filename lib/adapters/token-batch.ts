@@ -18,7 +18,7 @@ import { type AnyModel, baseOf } from "./peft-model.ts";
 export type TokenBatch = readonly (readonly number[])[] | Tensor;
 
 /** What axes are called in messages. */
-const AXES = { batch: "B", tokens: "T", decoderTokens: "U" } as const;
+const AXES = { batch: "B", tokens: "T", decoderTokens: "U", images: "N" } as const;
 
 /**
  * One part of a batch as numbers.
@@ -181,14 +181,14 @@ function floats(
   values: ArrayLike<unknown>,
   length: number,
 ): Float32Array<ArrayBuffer> {
-  return Float32Array.from(values, (value, i) => {
-    if (typeof value === "number" && Number.isFinite(value)) return value;
-    throw new ValueError(
-      "BATCH_VALUE",
-      `${name} must hold finite numbers; found ${show(value)} at ${place(i, length)}.`,
-      { name, value, index: i },
-    );
-  });
+  const data = Float32Array.from(values as ArrayLike<number>);
+  const at = data.findIndex((x, i) => !Number.isFinite(x) || typeof values[i] !== "number");
+  if (at < 0) return data;
+  throw new ValueError(
+    "BATCH_VALUE",
+    `${name} must hold finite numbers; found ${show(values[at])} at ${place(at, length)}.`,
+    { name, value: values[at], index: at },
+  );
 }
 
 function place(index: number, length: number): string {

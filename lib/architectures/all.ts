@@ -6,6 +6,9 @@
 export { bart } from "./bart.ts";
 export { bert } from "./bert.ts";
 export { bloom } from "./bloom.ts";
+export { clip } from "./clip.ts";
+export { clipText } from "./clip-text.ts";
+export { clipVision } from "./clip-vision.ts";
 export { deberta } from "./deberta.ts";
 export { distilBert } from "./distilbert.ts";
 export { electra } from "./electra.ts";
@@ -21,3 +24,4 @@ export { phi } from "./phi.ts";
 export { phi3 } from "./phi3.ts";
 export { roberta } from "./roberta.ts";
 export { t5 } from "./t5.ts";
+export { vit } from "./vit.ts";

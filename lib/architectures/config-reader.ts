@@ -30,6 +30,8 @@ export interface ConfigReader {
   size(name: string, otherwise?: number, most?: number): number;
   /** A finite number, in a range where one is given. */
   number(name: string, otherwise?: number, rule?: OptionRule): number;
+  /** A share from 0 to 1. */
+  rate(name: string, otherwise?: number): number;
   /** A whole number above 0 or, where it is absent, null. */
   optionalSize(name: string): number | null;
   /** `true` or `false`. */
@@ -62,6 +64,15 @@ export function configReader(config: ModelConfig): ConfigReader {
     );
   };
   const size = wholeFrom(1);
+  const number = (name: string, otherwise?: number, is = FINITE) =>
+    read(
+      name,
+      otherwise,
+      rule(
+        `${is.must} within single precision`,
+        (x) => is.holds(x) && Number.isFinite(Math.fround(x as number)),
+      ),
+    );
   return {
     size: (name, otherwise, most = Infinity) =>
       read(
@@ -73,15 +84,8 @@ export function configReader(config: ModelConfig): ConfigReader {
         ),
       ),
     optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
-    number: (name, otherwise, is = FINITE) =>
-      read(
-        name,
-        otherwise,
-        rule(
-          `${is.must} within single precision`,
-          (x) => is.holds(x) && Number.isFinite(Math.fround(x as number)),
-        ),
-      ),
+    number,
+    rate: (name, otherwise = 0) => number(name, otherwise, RATE),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };

@@ -15,7 +15,7 @@ export type ModelConfig = Readonly<Record<string, unknown>>;
 
 /** What a forward pass gets, all of one batch. */
 export interface PassInputs {
-  /** Token ids, `i32` [B, T]. */
+  /** Token ids, `i32` [B, T], of a model that reads text. */
   readonly ids: Value;
   /** Position of each token, and of each virtual one before them, `i32` [B, N+T]. */
   readonly positions: Value;
@@ -113,11 +113,26 @@ export interface Architecture {
   body(m: Modules, config: ModelConfig, task: TaskType): Body;
   /** Heads by task, the usual task first; `null` for a task that has none. */
   readonly heads: Readonly<Partial<Record<TaskType, Head | null>>>;
+  /**
+   * How transformers' names of its classes end by task, where they do not as in most families, such
+   * as `ForCausalLM`.
+   */
+  readonly classEndings?: Readonly<Partial<Record<TaskType, string>>>;
   /** Keys of checkpoints that carry no weights (buffers); none by default. */
   readonly ignoredKeys?: RegExp;
+  /**
+   * Parts of parameters' names that are others in files: the model's own, and that of files. They are
+   * replaced in this order on reading, and backwards on writing.
+   */
+  readonly fileNames?: readonly (readonly [own: string, inFiles: string])[];
   /** What older checkpoints call parameters otherwise: pattern and replacement. */
   readonly oldKeys?: readonly (readonly [pattern: RegExp, name: string])[];
-  /** Parts of a batch beside ids, mask, positions and labels. */
+  /**
+   * What rows are, where they are not text alone: images, or both. Adapters can put no virtual tokens
+   * before such rows. Token ids, mask and positions by default.
+   */
+  reads?(config: ModelConfig): readonly BatchInput[];
+  /** Parts of a batch beside these and labels. */
   inputs?(config: ModelConfig): readonly BatchInput[];
   /**
    * How many positions a config allows, where they are no table of a site; without it there is no

@@ -31,7 +31,7 @@ export interface AttentionCall {
   rotate?(k: Value): Value;
   /** Its output projection, of [B, T, H, D]. */
   project(attended: Value): Value;
-  /** Whether a token sees those up to itself only; true by default but over an encoder's. */
+  /** Whether a token sees those up to itself only; true by default over tokens that have an order. */
   readonly causal?: boolean;
   /**
    * Whether padding sees tokens; true by default. What its own rows become matters where somebody
@@ -116,7 +116,7 @@ export interface Attending {
 export function attend(of: Attending): Value {
   const { rule, call } = of;
   const { q, window = null, scale, bias, cap } = call, { graph } = q;
-  const causal = call.causal ?? rule.over !== "memory";
+  const causal = call.causal ?? (rule.over === "tokens" || rule.over === "decoderTokens");
   const { k, v, querySegments, keySegments, offset } = keysOf(of);
   const rest = { k, v, querySegments, keySegments, offset, causal, window, scale };
   const rate = of.training ? call.dropout ?? 0 : 0;
@@ -144,6 +144,10 @@ function keysOf(of: Attending): Keys {
   if (over === "memory") {
     const { querySegments } = decoder!, { keySegments } = sequence;
     return { ...memory(of, make), querySegments, keySegments, offset: start };
+  }
+  if (over === "patches") {
+    const all = constant(call.q.graph, 1, { shape: call.q.shape.slice(0, 2), dtype: "i32" });
+    return { ...make(), querySegments: all, keySegments: all, offset: start };
   }
   const own = over === "tokens" ? sequence : decoder!, { keySegments } = own;
   const querySegments = call.paddingAttends === false ? keySegments : own.querySegments;

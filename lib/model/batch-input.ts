@@ -4,8 +4,11 @@
  * @module
  */
 
-/** An axis of a batch input: rows, tokens of a row, tokens of a decoder's row, or a fixed size. */
-export type BatchAxis = "batch" | "tokens" | "decoderTokens" | number;
+/**
+ * An axis of a batch input: rows, tokens of a row, tokens of a decoder's row, images that are there
+ * beside rows of text, or a fixed size.
+ */
+export type BatchAxis = "batch" | "tokens" | "decoderTokens" | "images" | number;
 
 /** One named part of a batch. Architecture, task and methods each bring a list of them. */
 export interface BatchInput {
@@ -63,6 +66,28 @@ export const POSITION_IDS: BatchInput = {
   doc:
     "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask but for families that count otherwise, as in transformers. Virtual tokens of an adapter come before them.",
 };
+
+/** What a row of text is made of. */
+export const TEXT_INPUTS: readonly BatchInput[] = [INPUT_IDS, ATTENTION_MASK, POSITION_IDS];
+
+/**
+ * Images of one size, [B, C, H, W].
+ *
+ * @param shape Channels, height and width.
+ * @param axis What there is one for each of: rows, or `"images"` beside rows of text.
+ */
+export function pixelValues(
+  shape: readonly [channels: number, height: number, width: number],
+  axis: "batch" | "images" = "batch",
+): BatchInput {
+  return {
+    name: "pixelValues",
+    axes: [axis, ...shape],
+    dtype: "f32",
+    doc:
+      "Images [B, C, H, W], channel by channel, as an image processor gives them; in the size that the config says.",
+  };
+}
 
 /** Which samples of a packed row tokens belong to. */
 export const SEGMENTS: BatchInput = {

@@ -22,7 +22,8 @@ import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "
 import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
-import { lookup, multiply, type Weight } from "./weight.ts";
+import { perFeature, product } from "./site-product.ts";
+import { lookup, type Weight } from "./weight.ts";
 
 /**
  * A tensor that stands for a parameter of the base while adapters are active (a trained bias, a
@@ -69,6 +70,8 @@ export interface PassOptions extends PassSequence {
   readonly noise?: boolean;
   /** `i32` [1]: number of the first row where the batch is a part of a larger one; 0 by default. */
   readonly firstRow?: Value;
+  /** Images beside rows of text; as many as rows by default. */
+  readonly images?: number;
   /**
    * `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the
    * batch; all of them without it.
@@ -80,7 +83,7 @@ export interface PassOptions extends PassSequence {
 export interface ForwardPass extends ArchitecturePass {
   /** The base model. */
   readonly model: ModelGraph;
-  /** Runs the linear, conv1d, embedding or norm site of this path, adapters included. */
+  /** Runs the linear, conv1d, conv, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
   /** Runs a site without adapters, but for the parameters that they replace. */
   base(site: Site, x: Value): Value;
@@ -179,8 +182,8 @@ export function createForwardPass(
               : add(rmsNorm(x, factor, { epsilon }), bias);
           }
           default: {
-            const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
-            return site.bias ? add(y, parameter(`${site.path}.bias`)) : y;
+            const y = product(site, x, weight(w));
+            return site.bias ? add(y, perFeature(site, parameter(`${site.path}.bias`))) : y;
           }
         }
       },
@@ -231,6 +234,7 @@ export function createForwardPass(
         batch,
         tokens,
         decoderTokens: options.decoder?.querySegments.shape[1] ?? tokens,
+        images: options.images ?? batch,
       };
       return input(graph, name, {
         shape: axes.map((axis) => typeof axis === "number" ? axis : sizes[axis]),

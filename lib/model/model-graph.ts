@@ -8,6 +8,7 @@ import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
 import { commonType, isBlockType, isFloating, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
+import { INPUT_IDS, TEXT_INPUTS } from "./batch-input.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
 import { type Modules, recordModules, type Structure } from "./modules.ts";
 import type { AttentionLayout, Site } from "./site.ts";
@@ -200,11 +201,17 @@ export function storedName(
   architecture: Architecture,
   expected: { has(name: string): boolean },
 ): string {
-  const { oldKeys = [] } = architecture;
-  const name = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const { oldKeys = [], fileNames = [] } = architecture;
+  const known = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const name = fileNames.reduce((key, [own, inFiles]) => key.replace(inFiles, own), known);
   const inner = withoutBodyPath(name, architecture);
   const places = bodyPaths(architecture).map((path) => `${path}.${inner}`);
   return [name, ...places, inner].find((n) => expected.has(n)) ?? name;
+}
+
+/** The name that a parameter has in files. */
+export function fileName(name: string, { fileNames = [] }: Architecture): string {
+  return fileNames.toReversed().reduce((key, [own, inFiles]) => key.replace(own, inFiles), name);
 }
 
 /** A parameter's name in a model without a head. */
@@ -235,9 +242,14 @@ export function writtenSequence(model: Pick<ModelGraph, "sites">): "tokens" | "d
   return attentionLayers(model, "decoderTokens").length ? "decoderTokens" : "tokens";
 }
 
-/** The input embedding: the first site that is one. */
+/** Whether token ids are a part of its batches. */
+export function readsText({ architecture, config }: Pick<ModelGraph, "architecture" | "config">) {
+  return (architecture.reads?.(config) ?? TEXT_INPUTS).includes(INPUT_IDS);
+}
+
+/** The input embedding: the first site that is one, and no table of positions. */
 export function inputEmbedding(model: Pick<ModelGraph, "sites">): Site | undefined {
-  return [...model.sites.values()].find(({ kind }) => kind === "embedding");
+  return [...model.sites.values()].find((s) => s.kind === "embedding" && !s.positions);
 }
 
 /** Number of ids that a model's token embedding knows. */

@@ -32,6 +32,8 @@ export interface Modules {
     sizes: { readonly in: number; readonly out: number },
     options?: LinearOptions,
   ): Layer;
+  /** A convolution of [B, in, ...] in as many dimensions as its kernel has, with a bias by default. */
+  conv(name: string, sizes: ConvSizes, options?: ConvOptions): Layer;
   /** A table [rows, size] of vectors by id. */
   embedding(
     name: string,
@@ -66,6 +68,30 @@ export interface LinearOptions extends TieOptions {
   readonly stored?: "in-out" | "out-in";
   /** Whether it is the output head. */
   readonly head?: boolean;
+}
+
+/** Channels and kernel of a convolution. */
+export interface ConvSizes {
+  /** Channels that go in. */
+  readonly in: number;
+  /** Channels that come out. */
+  readonly out: number;
+  /** Size of the kernel in one to three dimensions. */
+  readonly kernel: readonly number[];
+}
+
+/** How a convolution is made: what is one number counts for all of its dimensions. */
+export interface ConvOptions {
+  /** Whether it has a bias; true by default. */
+  readonly bias?: boolean;
+  /** 1 by default. */
+  readonly stride?: number | readonly number[];
+  /** Zeros on both sides of the input; none by default. */
+  readonly padding?: number | readonly number[];
+  /** 1 by default. */
+  readonly dilation?: number | readonly number[];
+  /** Groups of channels that are convolved apart; 1 by default. */
+  readonly groups?: number;
 }
 
 /** How an attention module is made. */
@@ -159,6 +185,24 @@ export function modulesAt(path: string, visit: Visitor): Modules {
         bias,
         ...(head && { head }),
       }, tie),
+    conv(name, { kernel, ...sizes }, { bias = true, stride, padding, dilation, groups = 1 } = {}) {
+      const each = (of: number | readonly number[]) =>
+        typeof of === "number" ? kernel.map(() => of) : of;
+      return layer({
+        path: full(name),
+        kind: "conv",
+        inFeatures: sizes.in,
+        outFeatures: sizes.out,
+        bias,
+        conv: {
+          kernel,
+          stride: each(stride ?? 1),
+          padding: each(padding ?? 0),
+          dilation: each(dilation ?? 1),
+          groups,
+        },
+      });
+    },
     embedding: (name, { rows, size }, { positions, ...tie } = {}) =>
       layer({
         path: full(name),

@@ -3,12 +3,21 @@
  *
  * @module
  */
+import type { PatchOptions } from "../ops/patches.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 
 /**
- * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's;
+ * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's, and
+ * goes by the name of its class in Python; `conv` is a convolution of one to three dimensions;
  * `attention` is a module that holds the projections of one layer, and no weights of its own.
  */
-export type SiteKind = "linear" | "conv1d" | "embedding" | "norm" | "attention";
+export type SiteKind = "linear" | "conv1d" | "conv" | "embedding" | "norm" | "attention";
+
+/** How a convolution moves over its input [B, C, ...]; its kernel says in how many dimensions. */
+export interface ConvRule extends PatchOptions {
+  /** Groups of channels that are convolved apart from each other. */
+  readonly groups: number;
+}
 
 /** How a norm normalises. */
 export interface NormRule {
@@ -30,9 +39,10 @@ export interface AttentionLayout {
   readonly headSize: number;
   /**
    * The sequence that it belongs to: the tokens of a batch, those of its decoder, or, from the
-   * decoder's tokens, to what an encoder made of the others (`memory`).
+   * decoder's tokens, to what an encoder made of the others (`memory`); or what an image was cut
+   * into, all of which see one another (`patches`).
    */
-  readonly over: "tokens" | "decoderTokens" | "memory";
+  readonly over: "tokens" | "decoderTokens" | "memory" | "patches";
   /** Its number among those over the same sequence, in order of execution. */
   readonly index: number;
 }
@@ -55,14 +65,32 @@ export interface Site {
   readonly positions?: number;
   /** How it normalises, for a norm. */
   readonly norm?: NormRule;
+  /** How it moves, for a convolution, whose features are channels. */
+  readonly conv?: ConvRule;
   /** What it attends to, for attention. */
   readonly attention?: AttentionLayout;
 }
 
 /** Shapes of a site's parameters by their last name, `weight` and perhaps `bias`. */
 export function parameterShapes(site: Site): Readonly<Record<string, readonly number[]>> {
-  const { kind, inFeatures: i, outFeatures: o } = site;
+  const { kind, inFeatures: i, outFeatures: o, conv } = site;
   if (kind === "attention") return {};
-  const weight = kind === "linear" ? [o, i] : kind === "norm" ? [o] : [i, o];
+  const weight = conv
+    ? [o, i / conv.groups, ...conv.kernel]
+    : kind === "linear"
+    ? [o, i]
+    : kind === "norm"
+    ? [o]
+    : [i, o];
   return site.bias ? { weight, bias: [o] } : { weight };
+}
+
+/** Whether the weight of a site that multiplies has outputs in its first dimension. */
+export function isOutIn({ kind }: Site): boolean {
+  return kind === "linear" || kind === "conv";
+}
+
+/** How many numbers of its input each output of a site is made of. */
+export function fanIn({ inFeatures, conv }: Site): number {
+  return conv ? inFeatures / conv.groups * sizeOf(conv.kernel) : inFeatures;
 }

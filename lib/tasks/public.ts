@@ -4,6 +4,7 @@
  * @module
  */
 export { answerSpan } from "./question-ans.ts";
+export { imageText } from "./image-text.ts";
 export { nextToken } from "./causal-lm.ts";
 export type {
   HostBatch,

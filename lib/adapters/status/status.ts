@@ -127,7 +127,7 @@ export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
       ...[...tuned].reverse().map(([peftType, here], depth) =>
         layerStatus(model, here, {
           name: path + ".base_layer".repeat(depth),
-          moduleType: moduleType(peftType, site!.kind),
+          moduleType: moduleType(peftType, site!),
           kind: "tuned",
           quantizationBackend: quantizationOf(base, path),
         })

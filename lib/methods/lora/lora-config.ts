@@ -351,10 +351,30 @@ export function loraShape(
         { path: site.path },
       );
     }
+  } else if (site.conv) {
+    checkConv(config, site, r);
   } else if (config.initLoraWeights === "orthogonal" && r % 2) {
     throw oddRank(r, site.path);
   }
   return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+}
+
+/** Refuses what PEFT's layers of convolutions cannot have. */
+function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, r: number): void {
+  const { kernel, dilation, groups } = conv!;
+  const reason = typeof init === "string" && init.toLowerCase() !== "gaussian"
+    ? `begins with initLoraWeights true, false or "gaussian", not ${JSON.stringify(init)}`
+    : r % groups
+    ? `needs a rank that its ${groups} groups divide, not ${r}: set rankPattern for it`
+    : kernel.some((k, i) => k > 1 && dilation[i] > 1)
+    ? `cannot have a dilation (${dilation}), which PEFT's lora_A has not`
+    : undefined;
+  if (!reason) return;
+  throw new ConfigError(
+    "CONFIG_CONVOLUTION",
+    `A LoRA of the convolution ${path} ${reason}. Or leave it out of targetModules.`,
+    { path },
+  );
 }
 
 /**
