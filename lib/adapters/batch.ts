@@ -81,6 +81,9 @@ export interface ForwardInputs {
   readonly adapterNames?: readonly string[];
 }
 
+/** What {@link forward} takes for a model of one's own, by the names of its inputs. */
+export type OwnInputs = Readonly<Record<string, Tensor>>;
+
 /** What a batch is prepared for. */
 export interface BatchOptions {
   /** What it is learned or measured for; the parts that it names are taken and not looked at by default. */
@@ -105,8 +108,8 @@ export interface PreparedBatch extends Omit<Targets, "parts"> {
   readonly length: number;
   /** Tokens in a row of the decoder, where there is one beside an encoder. */
   readonly decoderLength?: number;
-  /** Images, where they are there beside rows of text. */
-  readonly images?: number;
+  /** Sizes of all axes of its parts, by name. */
+  readonly axes: Readonly<Record<string, number>>;
   /** Virtual tokens that adapters put before those of each row. */
   readonly virtual: NonNullable<TraceOptions["virtual"]>;
   /** What programs take of it, but for labels. */
@@ -300,7 +303,7 @@ export async function prepareBatch(
     batch,
     length,
     decoderLength,
-    images: sizes.get("images"),
+    axes: Object.fromEntries(sizes),
     virtual,
     tokens: segments.reduce((n, s) => n + (s === 0 ? 0 : 1), 0),
     mixed,
@@ -372,15 +375,15 @@ function countPositions(
 
 /** What a model is traced with for a batch. */
 export function traceShape(
-  { mixed, batch, length, decoderLength, images, virtual, noise }: BatchShape,
+  { mixed, batch, length, decoderLength, axes, virtual, noise }: BatchShape,
 ): TraceOptions {
-  return { batch, length, decoderLength, images, virtual, mixed: mixed?.names, noise };
+  return { batch, length, decoderLength, axes, virtual, mixed: mixed?.names, noise };
 }
 
 /** What of a batch programs depend on. */
 export type BatchShape =
   & Pick<PreparedBatch, "batch" | "length" | "labels">
-  & Partial<Pick<PreparedBatch, "decoderLength" | "images" | "virtual" | "mixed" | "noise">>;
+  & Partial<Pick<PreparedBatch, "decoderLength" | "axes" | "virtual" | "mixed" | "noise">>;
 
 /** What tells the programs of two prepared batches apart. */
 export function batchKey(prepared: PreparedBatch): string {

@@ -12,6 +12,7 @@ import {
   type ForwardInputs,
   labelValues,
   objectiveOf,
+  type OwnInputs,
   prepareBatch,
   traceShape,
 } from "./batch.ts";
@@ -72,7 +73,9 @@ export function compileModel(
  * Runs one batch through a model, with its active adapters if it has any.
  *
  * @param model A model with or without adapters.
- * @param inputs Token ids and, if wanted, mask, positions and labels.
+ * @typeParam Outputs What a model of one's own gives (`defineModel`), such as `{ scores: Tensor }`.
+ * @param inputs Token ids and, if wanted, mask, positions and labels; of a model of one's own what it
+ * takes.
  * @throws {ValueError} where ids, labels, masks or positions are out of range, for inputs that the
  * model does not take, and where it needs one that is missing.
  * @throws {ShapeError} where rows differ in length.
@@ -87,7 +90,10 @@ export function compileModel(
  * console.log(logits.shape, loss! > 0); // [1, 3, 96] true
  * ```
  */
-export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<ForwardOutputs> {
+export async function forward<Outputs extends object = ForwardOutputs>(
+  model: AnyModel,
+  inputs: ForwardInputs | OwnInputs,
+): Promise<Outputs> {
   const objective = objectiveOf(model);
   const prepared = await prepareBatch(model, inputs, {
     objective,
@@ -114,9 +120,8 @@ export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<F
     ...traced.bindings,
     ...batchInputs(model, prepared, { program: executable.program }),
   });
-  const given = outputs as Pick<ForwardOutputs, "logits" | "lastHiddenState">;
-  if (!loss) return given;
+  if (!loss) return outputs as Outputs;
   const [sum, more] = await Promise.all([loss.data(), penalty?.data()]);
   const mean = sum[0] as number / Math.max(1, count);
-  return { ...given, loss: mean + (more ? more[0] as number : 0) };
+  return { ...outputs as Outputs, loss: mean + (more ? more[0] as number : 0) };
 }

@@ -18,7 +18,12 @@ import { type AnyModel, baseOf } from "./peft-model.ts";
 export type TokenBatch = readonly (readonly number[])[] | Tensor;
 
 /** What axes are called in messages. */
-const AXES = { batch: "B", tokens: "T", decoderTokens: "U", images: "N" } as const;
+const AXES: Readonly<Record<string, string>> = {
+  batch: "B",
+  tokens: "T",
+  decoderTokens: "U",
+  images: "N",
+};
 
 /**
  * One part of a batch as numbers.
@@ -62,7 +67,7 @@ export async function readPart(
 }
 
 function form(axes: BatchInput["axes"]): string {
-  return `[${axes.map((axis) => typeof axis === "number" ? axis : AXES[axis]).join(", ")}]`;
+  return `[${axes.map((axis) => AXES[axis] ?? axis).join(", ")}]`;
 }
 
 /** The elements of a part in row-major order, and its shape. */

@@ -25,8 +25,8 @@ export interface TraceOptions {
   readonly batch: number;
   /** Tokens in a row, for a model that reads text. */
   readonly length?: number;
-  /** Images beside rows of text, for a model that reads both; as many as rows by default. */
-  readonly images?: number;
+  /** Sizes of other axes of a batch, by name; `images` are as many as rows by default. */
+  readonly axes?: Readonly<Record<string, number>>;
   /** Tokens in a row of the decoder, for a model that has one beside an encoder; 1 by default. */
   readonly decoderLength?: number;
   /**
@@ -70,7 +70,7 @@ export interface TraceOptions {
 const TRACE: OptionRules<TraceOptions> = {
   batch: wholeFrom(1),
   length: wholeFrom(1),
-  images: wholeFrom(1),
+  axes: null,
   decoderLength: wholeFrom(1),
   virtual: null,
   cache: null,
@@ -165,7 +165,7 @@ export function traceModel(model: AnyModel, options: TraceOptions): TracedModel 
       : undefined,
     offset: ints("offset", [1]),
     noise: options.noise,
-    images: options.images,
+    axes: options.axes,
     logitRows: options.logitRows === undefined
       ? undefined
       : ints("logitRows", [b, options.logitRows]),

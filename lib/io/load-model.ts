@@ -71,7 +71,8 @@ export interface LoadModelOptions extends ModelDeviceOptions, OpenCheckpointOpti
   readonly dtype?: "f32" | "f16" | "bf16";
 }
 
-const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
+/** What each option of where a model runs must be. */
+export const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   device: null,
   threads: wholeFrom(1),
   architectures: {
@@ -277,7 +278,7 @@ export function initialDeviation({ architecture, config }: ModelKind): number {
 }
 
 /** New weights by name, all or some: norms 1, biases 0, all others random. */
-function newParameters(
+export function newParameters(
   kind: ModelKind,
   { seed, names }: { readonly seed: number; readonly names?: ReadonlySet<string> },
 ): Map<string, Tensor> {
@@ -303,7 +304,10 @@ function newParameters(
 }
 
 /** Opens the device that was asked for and closes it again when the model cannot be made. */
-async function onDevice<T>(options: ModelDeviceOptions, make: (device: Device) => T): Promise<T> {
+export async function onDevice<T>(
+  options: ModelDeviceOptions,
+  make: (device: Device) => T,
+): Promise<T> {
   const device = await openDevice(options.device ?? "auto", { threads: options.threads });
   try {
     return make(device);

@@ -13,6 +13,12 @@ export {
 } from "./checkpoint.ts";
 export { createDecodeStream, type DecodeStream } from "./decode-stream.ts";
 export type { Encoding } from "./encode-text.ts";
+export {
+  defineModel,
+  type DefineModelOptions,
+  type ModelDefinition,
+  type ModelInput,
+} from "./define-model.ts";
 export { exportOnnx, type ExportOnnxOptions } from "./export-onnx.ts";
 export { type GgufFile, openGguf } from "./gguf.ts";
 export type { GgufValue } from "./gguf-reader.ts";

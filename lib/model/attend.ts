@@ -146,8 +146,11 @@ function keysOf(of: Attending): Keys {
     return { ...memory(of, make), querySegments, keySegments, offset: start };
   }
   if (over === "patches") {
-    const all = constant(call.q.graph, 1, { shape: call.q.shape.slice(0, 2), dtype: "i32" });
-    return { ...make(), querySegments: all, keySegments: all, offset: start };
+    const made = make();
+    const [querySegments, keySegments] = [call.q, made.k].map(({ graph, shape }) =>
+      constant(graph, 1, { shape: shape.slice(0, 2), dtype: "i32" })
+    );
+    return { ...made, querySegments, keySegments, offset: start };
   }
   const own = over === "tokens" ? sequence : decoder!, { keySegments } = own;
   const querySegments = call.paddingAttends === false ? keySegments : own.querySegments;

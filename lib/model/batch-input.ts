@@ -5,10 +5,10 @@
  */
 
 /**
- * An axis of a batch input: rows, tokens of a row, tokens of a decoder's row, images that are there
- * beside rows of text, or a fixed size.
+ * An axis of a batch input: `"batch"` (rows), `"tokens"` of a row, `"decoderTokens"` of a decoder's
+ * row, `"images"` that are there beside rows of text, one of a model's own, or a fixed size.
  */
-export type BatchAxis = "batch" | "tokens" | "decoderTokens" | "images" | number;
+export type BatchAxis = string | number;
 
 /** One named part of a batch. Architecture, task and methods each bring a list of them. */
 export interface BatchInput {

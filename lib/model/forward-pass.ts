@@ -70,8 +70,8 @@ export interface PassOptions extends PassSequence {
   readonly noise?: boolean;
   /** `i32` [1]: number of the first row where the batch is a part of a larger one; 0 by default. */
   readonly firstRow?: Value;
-  /** Images beside rows of text; as many as rows by default. */
-  readonly images?: number;
+  /** Sizes of axes beside rows and tokens, by name; `images` are as many as rows by default. */
+  readonly axes?: Readonly<Record<string, number>>;
   /**
    * `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the
    * batch; all of them without it.
@@ -230,11 +230,12 @@ export function createForwardPass(
     hostInput: (name, spec) => input(graph, name, spec),
     batchInput({ name, axes, dtype }) {
       const [batch, tokens] = options.querySegments.shape;
-      const sizes = {
+      const sizes: Readonly<Record<string, number>> = {
+        images: batch,
+        ...options.axes,
         batch,
         tokens,
         decoderTokens: options.decoder?.querySegments.shape[1] ?? tokens,
-        images: options.images ?? batch,
       };
       return input(graph, name, {
         shape: axes.map((axis) => typeof axis === "number" ? axis : sizes[axis]),

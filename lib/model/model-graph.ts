@@ -68,7 +68,7 @@ export interface ModelKind {
 }
 
 /** Declares a model's modules, those of its body first, and gives what runs it. */
-export function defineModel(
+export function declareModel(
   m: Modules,
   { architecture, config, taskType }: ModelKind,
 ): (pass: ArchitecturePass, inputs: PassInputs) => PassOutputs {
@@ -89,7 +89,7 @@ export function defineModel(
  * @throws {CheckpointError} `CHECKPOINT_MISMATCH` where the config describes more.
  */
 export function structureOf(kind: ModelKind, limit = Infinity): Structure {
-  return recordModules((m) => defineModel(m, kind), (count) => {
+  return recordModules((m) => declareModel(m, kind), (count) => {
     if (count <= limit) return;
     throw new CheckpointError(
       "CHECKPOINT_MISMATCH",

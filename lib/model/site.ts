@@ -39,8 +39,8 @@ export interface AttentionLayout {
   readonly headSize: number;
   /**
    * The sequence that it belongs to: the tokens of a batch, those of its decoder, or, from the
-   * decoder's tokens, to what an encoder made of the others (`memory`); or what an image was cut
-   * into, all of which see one another (`patches`).
+   * decoder's tokens, to what an encoder made of the others (`memory`); or rows of anything, such as
+   * what an image was cut into, all of which are seen (`patches`).
    */
   readonly over: "tokens" | "decoderTokens" | "memory" | "patches";
   /** Its number among those over the same sequence, in order of execution. */

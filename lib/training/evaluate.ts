@@ -8,7 +8,7 @@ import type { AnyModel } from "../adapters/peft-model.ts";
 import { TrainingError } from "../errors.ts";
 import { BATCHES, checkOptions, checkValue } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
-import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
+import { type AnyBatch, OBJECTIVE, prepareTraining, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
 import { openSession, type TrainingSession } from "./session.ts";
 
@@ -41,7 +41,7 @@ export interface Evaluation {
  */
 export async function evaluate(
   model: AnyModel,
-  batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
   options: { readonly objective?: Objective } = {},
 ): Promise<Evaluation> {
   checkOptions(options, { objective: OBJECTIVE }, { code: "TRAIN_OPTIONS", of: "evaluate" });
@@ -78,7 +78,7 @@ export async function evaluateWith(
  */
 export async function prepareEvaluation(
   model: AnyModel,
-  batches: readonly TrainingBatch[],
+  batches: readonly AnyBatch[],
   objective: Objective,
 ): Promise<readonly PreparedBatch[]> {
   const all = await Array.fromAsync(prepared(model, batches, objective));
@@ -88,7 +88,7 @@ export async function prepareEvaluation(
 
 async function* prepared(
   model: AnyModel,
-  batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
   objective: Objective,
 ): AsyncGenerator<PreparedBatch> {
   checkValue(batches, BATCHES, { code: "TRAIN_DATA", of: "batches" });

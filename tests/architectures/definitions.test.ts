@@ -1,12 +1,10 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { adapterKeys } from "../../lib/adapters/checkpoint/adapter-keys.ts";
 import {
   getAdapterStateDict,
   setAdapterStateDict,
 } from "../../lib/adapters/checkpoint/state-dict.ts";
 import { forward, type ForwardOutputs } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
-import { leafName } from "../../lib/adapters/leaves.ts";
 import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { architectureOf, ARCHITECTURES } from "../../lib/architectures/mod.ts";
@@ -25,25 +23,25 @@ import { mul, sub } from "../../lib/ops/elementwise.ts";
 import { constant } from "../../lib/ops/constant.ts";
 import { sum } from "../../lib/ops/reduce.ts";
 import type { Objective } from "../../lib/tasks/objective.ts";
+import { sizeOf } from "../../lib/tensor/dtype.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
 import { testDevice, testOnceOnWebGpu } from "../devices.ts";
+import { assertSketch, fill, leafOf, SHARE, type Sketch, valuesOf } from "../golden-values.ts";
 import cases from "./definitions.golden.json" with { type: "json" };
+import vision from "./vision.golden.json" with { type: "json" };
 
 type Rows = readonly (readonly number[])[];
 
 const PROMPTS: Rows = [[7, 3, 9, 12, 4], [9, 5, 11]];
 
-/** Bounds: of outputs and gradients as a share of the largest, of losses relative. */
-const SHARE = 2e-5, LOSSES = 1e-5;
+/** Relative bound of losses. */
+const LOSSES = 1e-5;
 
 type Outputs = Readonly<
   Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>
 >;
-
-/** The largest of some numbers, and their sum with fixed weights. */
-type Sketch = readonly [largest: number, sum: number];
 
 type Batch = Readonly<Record<string, Rows | undefined>>;
 
@@ -69,14 +67,6 @@ interface Case {
   readonly gradients: readonly Sketch[];
   /** Before each of three steps of AdamW, one with each batch. */
   readonly losses: readonly number[];
-}
-
-/** The values of a parameter, as the script that wrote the golden file computes them. */
-function fill(name: string, shape: readonly number[]): Tensor {
-  const seed = [...name].reduce((sum, c) => sum + c.charCodeAt(0), 0) % 97;
-  const size = shape.reduce((n, d) => n * d, 1);
-  const values = Float32Array.from({ length: size }, (_, i) => 0.6 * Math.sin(0.7 * i * i + seed));
-  return tensor(values, { shape });
 }
 
 function modelOf({ config }: Case, device: Device): ModelGraph {
@@ -148,25 +138,6 @@ async function assertOutputs(
   }
 }
 
-/** Compares numbers with their sketch; `scale` is the largest of all that they belong to. */
-function assertSketch(
-  data: Float32Array,
-  [largest, total]: Sketch,
-  { what, scale = largest }: { readonly what: string; readonly scale?: number },
-): void {
-  let found = 0, sum = 0, norm = 0;
-  data.forEach((x, i) => {
-    const weight = 0.6 * Math.sin(0.7 * i * i + SKETCH);
-    found = Math.max(found, Math.abs(x));
-    sum += x * weight;
-    norm += weight * weight;
-  });
-  const apart = Math.max(Math.abs(found - largest), Math.abs(sum - total) / Math.sqrt(norm));
-  assert(apart <= SHARE * scale, `${what}: ${apart} of ${scale}`);
-}
-
-const SKETCH = [..."sketch"].reduce((sum, c) => sum + c.charCodeAt(0), 0) % 97;
-
 /** How far hidden states are from fixed numbers, for models without a head. */
 const distance: Objective = {
   name: "distance",
@@ -184,10 +155,8 @@ const distance: Objective = {
     };
   },
   loss({ lastHiddenState: h }, { kept }) {
-    const seed = [..."distance"].reduce((sum, c) => sum + c.charCodeAt(0), 0) % 97;
-    const size = h.shape.reduce((n, d) => n * d, 1);
-    const at = Array.from({ length: size }, (_, i) => 0.6 * Math.sin(0.7 * i * i + seed));
-    const off = sub(h, constant(h.graph, at, { shape: h.shape }));
+    const wanted = [...valuesOf("distance", sizeOf(h.shape))];
+    const off = sub(h, constant(h.graph, wanted, { shape: h.shape }));
     return mul(sum(mul(mul(off, off), kept)), 1 / h.shape[2]);
   },
 };
@@ -196,13 +165,9 @@ async function assertTraining(model: PeftModel, entry: Case): Promise<void> {
   const batches = Object.values(entry.batches).map(given);
   const objective = model.base.taskType === "FEATURE_EXTRACTION" ? distance : undefined;
   const { gradients } = await computeGradients(model, batches[0], { objective });
-  const targets = adapterKeys(model.base, model.adapters.get("default")!, false);
   const scale = Math.max(...entry.gradients.map(([largest]) => largest));
   for (const [i, key] of keysOf(entry).entries()) {
-    const target = targets.get(key)!;
-    assert(target.kind === "leaf");
-    const gradient = gradients.get(leafName(0, target.part, target.leaf))!;
-    const data = await gradient.data() as Float32Array;
+    const data = await gradients.get(leafOf(model, key))!.data() as Float32Array;
     assertSketch(data, entry.gradients[i], { what: `gradient of ${key}`, scale });
   }
   const { history } = await train(model, batches, {
@@ -251,7 +216,8 @@ for (const entry of cases as unknown as readonly Case[]) {
 }
 
 Deno.test("there is a case for each task of each family", () => {
-  const seen = new Set((cases as unknown as readonly Case[]).map(({ config }) => {
+  const all: readonly Pick<Case, "config">[] = [...cases, ...vision] as never;
+  const seen = new Set(all.map(({ config }) => {
     const architecture = architectureOf(config);
     return `${architecture.name} ${taskOf(architecture, config)}`;
   }));
