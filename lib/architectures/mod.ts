@@ -41,7 +41,7 @@ export function architectureOf(
         JSON.stringify(config.model_type) ?? "(config.json has none)"
       }; known are ${architectures.flatMap((a) => a.modelTypes).sort().join(", ")}. ` +
         "Describe it in an Architecture and give that as the option `architectures: [...ARCHITECTURES, yours]`; " +
-        "docs/extending.md shows one.",
+        "docs/extending.md shows one, and how a model of your own does without (defineModel).",
     );
   }
   return found;

@@ -23,7 +23,7 @@ export interface ModelInput extends Partial<Omit<BatchInput, "name" | "axes">> {
 
 /** A model of one's own. */
 export interface ModelDefinition {
-  /** What messages call it; `"own"` by default. */
+  /** What messages call it; `"custom"` by default. */
   readonly name?: string;
   /** Its inputs by name: f32 numbers without bounds where nothing else is said. */
   readonly inputs: Readonly<Record<string, ModelInput>>;
@@ -111,7 +111,7 @@ const INPUTS = {
     Object.values(x).every((input) => isObject(input) && (input.axes as string[])[0] === "batch"),
 };
 
-function architectureFor({ name = "own", inputs, modules }: ModelDefinition): Architecture {
+function architectureFor({ name = "custom", inputs, modules }: ModelDefinition): Architecture {
   const parts = Object.entries(inputs ?? {}).map(([name, input]): BatchInput => ({
     name,
     dtype: "f32",
