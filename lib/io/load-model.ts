@@ -140,7 +140,9 @@ export async function loadModel(
   const headed = options.taskType ? fitted : {
     parameters,
     hint: fits
-      ? undefined
+      ? options.numLabels
+        ? "The checkpoint has a head of its own; leave numLabels out to use it."
+        : undefined
       : `It has not the head of a model for ${taskType}: give a taskType (${
         tasksOf(architecture).join(", ")
       }) to begin one anew and leave others out.`,
