@@ -30,7 +30,7 @@ export {
   saveAsLora,
   supportsLoraConversion,
 } from "./lora/convert-to-lora.ts";
-export type { ForwardInputs } from "./batch.ts";
+export type { ForwardInputs, OwnInputs } from "./batch.ts";
 export { forward, type ForwardOutputs } from "./forward.ts";
 export {
   hotswapAdapter,
