@@ -15,7 +15,8 @@ import { show } from "../options.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { layersOf } from "./layers.ts";
-import { checkRope, ropeConfig, ropeRules, type Ropes, rotations } from "./rope.ts";
+import { ropeRules, type Ropes, rotations } from "./rope.ts";
+import { checkRope, ropeConfig } from "./rope-frequencies.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
 /** One such decoder. */

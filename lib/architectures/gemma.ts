@@ -10,7 +10,7 @@ import { ACTIVATIONS } from "./activations.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
 import { decoderRules, type GatedDecoder, layerTypes, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
-import { ropeConfig } from "./rope.ts";
+import { ropeConfig } from "./rope-frequencies.ts";
 
 function readConfig(given: ModelConfig): GatedDecoder {
   const first = given.model_type === "gemma", third = given.model_type === "gemma3_text";

@@ -14,7 +14,8 @@ import { distanceBias } from "./distance-bias.ts";
 import { firstRows } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { declared } from "./roles.ts";
-import { checkRope, ropeRules, type Ropes, rotations } from "./rope.ts";
+import { ropeRules, type Ropes, rotations } from "./rope.ts";
+import { checkRope } from "./rope-frequencies.ts";
 import { type LayerRule, transformerLayer } from "./transformer-layer.ts";
 
 /** What is done with the rows of the embedding, one after the other. */

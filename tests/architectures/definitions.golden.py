@@ -17,8 +17,9 @@ import torch
 import transformers
 
 # PEFT's model of encoder–decoders asks for a method that transformers 5 dropped.
-for kind in (transformers.T5ForConditionalGeneration, transformers.BartForConditionalGeneration):
-    kind._prepare_encoder_decoder_kwargs_for_generation = lambda self, *args, **kwargs: None
+transformers.PreTrainedModel._prepare_encoder_decoder_kwargs_for_generation = (
+    lambda self, *args, **kwargs: None
+)
 
 BERT = dict(
     vocab_size=13,
@@ -149,6 +150,27 @@ MODERNBERT = dict(
     cls_token_id=1,
     sep_token_id=2,
 )
+GPT_NEO = dict(
+    vocab_size=13,
+    hidden_size=9,
+    num_layers=2,
+    num_heads=3,
+    max_position_embeddings=8,
+    window_size=2,
+    attention_types=[[["global", "local"], 1]],
+    pad_token_id=0,
+)
+GPTJ = {**GPT2, "n_embd": 12, "n_inner": 7, "n_layer": 2, "rotary_dim": 4}
+FALCON = dict(
+    vocab_size=13,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    ffn_hidden_size=7,
+    pad_token_id=0,
+)
+MPT = dict(vocab_size=13, d_model=9, n_heads=3, n_layers=2, pad_token_id=0)
+ROTATED = {k: v for k, v in PHI.items() if k != "layer_norm_eps"}
 CASES = [
     ("BertModel", BERT),
     ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
@@ -246,6 +268,56 @@ CASES = [
         "T5ForConditionalGeneration",
         {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    ("GPTNeoForCausalLM", GPT_NEO),
+    ("GPTNeoForSequenceClassification", {**GPT_NEO, "num_labels": 3}),
+    ("GPTNeoForTokenClassification", {**GPT_NEO, "intermediate_size": 7, "num_labels": 3}),
+    ("GPTNeoForQuestionAnswering", GPT_NEO),
+    ("GPTJForCausalLM", GPTJ),
+    ("GPTJForSequenceClassification", {**GPTJ, "num_labels": 3}),
+    ("GPTJForQuestionAnswering", GPTJ),
+    ("CodeGenForCausalLM", {**GPTJ, "n_embd": 24, "n_head": 4}),
+    ("GPTBigCodeForCausalLM", GPT2),
+    ("GPTBigCodeForSequenceClassification", {**GPT2, "multi_query": False, "num_labels": 3}),
+    ("GPTBigCodeForTokenClassification", {**GPT2, "num_labels": 3}),
+    ("FalconForCausalLM", {**FALCON, "bias": True}),
+    (
+        "FalconForSequenceClassification",
+        {**FALCON, "parallel_attn": False, "multi_query": False, "num_labels": 3},
+    ),
+    (
+        "FalconForTokenClassification",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "num_labels": 3},
+    ),
+    (
+        "FalconForQuestionAnswering",
+        {
+            **FALCON,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+        },
+    ),
+    ("StableLmForCausalLM", ROTATED),
+    (
+        "StableLmForSequenceClassification",
+        {**ROTATED, "use_parallel_residual": True, "use_qkv_bias": True, "num_labels": 3},
+    ),
+    ("StableLmForTokenClassification", {**ROTATED, "num_labels": 3}),
+    ("MptForCausalLM", {**MPT, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.5}}),
+    ("MptForSequenceClassification", {**MPT, "num_labels": 3}),
+    ("MptForTokenClassification", {**MPT, "num_labels": 3}),
+    ("MptForQuestionAnswering", MPT),
+    ("Starcoder2ForCausalLM", {**ROTATED, "sliding_window": 3}),
+    (
+        "Starcoder2ForSequenceClassification",
+        {**ROTATED, "use_bias": False, "num_labels": 3},
+    ),
+    ("CohereForCausalLM", {**ROTATED, "logit_scale": 0.3}),
+    ("MT5ForConditionalGeneration", T5),
+    ("UMT5ForConditionalGeneration", T5),
+    ("PLBartForConditionalGeneration", BART),
+    ("MBartForConditionalGeneration", BART),
+    ("BlenderbotForConditionalGeneration", BART),
 ]
 IDS = [[7, 3, 9, 12, 4], [9, 1, 11, 0, 0]]
 MASK = [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
@@ -332,7 +404,7 @@ def run(name: str, settings: dict) -> dict:
     model = getattr(transformers, name)(config).eval()
     for parameter, value in model.named_parameters():
         value.copy_(torch.tensor(fill(parameter, value.numel())).reshape(value.shape))
-    if family in ("T5", "Bart"):
+    if config.is_encoder_decoder:
         inputs = LONG
     elif family in ("Bert", "Electra"):
         inputs = {**INPUTS, "token_type_ids": [[0, 0, 1, 2, 2], [1, 0, 2, 1, 1]]}

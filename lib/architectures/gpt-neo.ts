@@ -1,0 +1,69 @@
+/**
+ * GPT-Neo (Black et al., 2021), every other layer of which sees near tokens only.
+ *
+ * @module
+ */
+import type { Architecture, ModelConfig } from "../model/architecture.ts";
+import { configReader } from "./config-reader.ts";
+import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { GPT2_FIELDS, readTransformer } from "./read-transformer.ts";
+import { type Transformer, transformerRules } from "./transformer.ts";
+
+const FIELDS = {
+  ...GPT2_FIELDS,
+  hidden: "hidden_size",
+  inner: "intermediate_size",
+  layers: "num_layers",
+  heads: "num_heads",
+};
+
+function readConfig(config: ModelConfig): Transformer {
+  const { size, rate } = configReader(config);
+  const { attention_types: types = [[["global", "local"], size(FIELDS.layers)]] } = config;
+  const kinds = (types as [string[], number][]).flatMap(([kinds, n]) =>
+    Array(n).fill(kinds).flat()
+  );
+  const window = size("window_size", 256);
+  return {
+    ...readTransformer(config, { fields: FIELDS, inner: (n) => 4 * n, activation: "gelu_new" }),
+    names: { embedding: "wte", positions: "wpe", layers: "h", last: "ln_f" },
+    layer: () => ({
+      beforeAttention: "ln_1",
+      attention: {
+        at: "attn.attention",
+        k: "k_proj",
+        v: "v_proj",
+        q: "q_proj",
+        output: "out_proj",
+      },
+      beforeFeed: "ln_2",
+      up: "mlp.c_fc",
+      down: "mlp.c_proj",
+    }),
+    positions: { rows: size("max_position_embeddings", 2048) },
+    bias: { qkv: false },
+    scale: () => 1,
+    window: (i) => kinds[i] === "local" ? window : null,
+    dropout: {
+      embedding: rate("embed_dropout"),
+      attention: rate("attention_dropout"),
+      residual: rate("resid_dropout"),
+    },
+  };
+}
+
+/** GPT-Neo. */
+export const gptNeo: Architecture = {
+  ...transformerRules(readConfig),
+  name: "gpt_neo",
+  modelTypes: ["gpt_neo"],
+  bodyPath: "transformer",
+  heads: {
+    CAUSAL_LM: languageHead({ tied: true }),
+    SEQ_CLS: lastTokenHead,
+    TOKEN_CLS: tokenHead((config) => configReader(config).rate("classifier_dropout", 0.1)),
+    QUESTION_ANS: answerHead,
+    FEATURE_EXTRACTION: null,
+  },
+  ignoredKeys: /\.attention\.(bias|masked_bias)$/,
+};
