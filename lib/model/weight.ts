@@ -72,8 +72,13 @@ export function pick({ plain, added }: Weight, ids: Value): Weight {
   };
 }
 
+/** The sum that a product is. */
+export function product({ left, right }: LowRank): Value {
+  return matmul(left, right);
+}
+
 /** The whole weight in f32, as stored. */
 export function dense(weight: Weight): Value {
   const own = weight.quantized ? dequantize(weight.quantized) : cast(weight.plain, "f32");
-  return withAdded(own, weight, ({ left, right }) => matmul(left, right));
+  return withAdded(own, weight, product);
 }
