@@ -7,7 +7,7 @@
 import type { Body, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import type { NormRule } from "../model/site.ts";
-import { add, mul } from "../ops/elementwise.ts";
+import { add, mul, sigmoid } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { ConfigError } from "../errors.ts";
@@ -15,6 +15,7 @@ import { show } from "../options.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { layersOf } from "./layers.ts";
+import { type FeedForward, type Mixture, mixture } from "./mixture.ts";
 import { ropeRules, type Ropes, rotations } from "./rope.ts";
 import { checkRope, ropeConfig } from "./rope-frequencies.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
@@ -45,6 +46,10 @@ export interface GatedDecoder {
   readonly headNorm: "head" | "all" | null;
   /** Whether norms stand before attention and feed forward, after them, or both. */
   readonly norms: "before" | "after" | "both";
+  /** The experts of a layer; `null`, as by default, where all tokens take one way. */
+  mixture?(layer: number): Mixture | null;
+  /** Size between the layers of a feed forward that all tokens take beside experts. */
+  readonly shared?: number;
   /** Of the gate. */
   readonly activation: Activation;
   /** Share of the probabilities that training drops. */
@@ -182,7 +187,19 @@ function projections(
   });
 }
 
-function feedForward(m: Modules, c: GatedDecoder): (x: Value) => Value {
+/** The feed forward of a layer: one, or experts and perhaps one beside them. */
+function feedForward(m: Modules, c: GatedDecoder, layer: number): FeedForward {
+  const experts = c.mixture?.(layer);
+  if (!experts) return gatedLayers(m, c);
+  const { hidden, activation, shared: intermediate } = c;
+  const routed = mixture(m, { ...experts, hidden, activation, layer });
+  if (!intermediate) return routed;
+  const shared = gatedLayers(m.at("shared_expert"), { ...c, intermediate });
+  const gate = m.linear("shared_expert_gate", { in: hidden, out: 1 }, { bias: false });
+  return (x, pass) => add(routed(x, pass), mul(sigmoid(gate(x)), shared(x)));
+}
+
+function gatedLayers(m: Modules, c: GatedDecoder): (x: Value) => Value {
   const { hidden, intermediate, fused } = c, bias = c.bias.mlp;
   const [gate, up] = projections(m, "gate_up_proj", {
     in: hidden,
@@ -209,7 +226,7 @@ function gatedDecoder(m: Modules, c: GatedDecoder): Body {
     const before = norms !== "after", after = norms !== "before";
     return {
       attention: attention(at.at("self_attn"), c),
-      feedForward: feedForward(at.at("mlp"), c),
+      feedForward: feedForward(at.at("mlp"), c, i),
       beforeAttention: norm("input_layernorm", before),
       // Its name stays where norms stand on both sides, and so means another place.
       ...(after
@@ -239,7 +256,7 @@ function gatedDecoder(m: Modules, c: GatedDecoder): Body {
         const add_ = (x: Value, y: Value) => add(x, pass.dropout(y, c.residualDropout));
         const x = layer.beforeAttention(pass.boundary(h));
         h = add_(h, layer.afterAttention(layer.attention(x, place)));
-        h = add_(h, layer.afterFeed(layer.feedForward(layer.beforeFeed(h))));
+        h = add_(h, layer.afterFeed(layer.feedForward(layer.beforeFeed(h), pass)));
       }
       return { lastHiddenState: last(h) };
     },

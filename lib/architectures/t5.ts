@@ -23,7 +23,7 @@ const FEED_FORWARDS: Readonly<Record<string, Activation>> = Object.fromEntries(
 /** What a config says about the encoder or the decoder. */
 function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Transformer {
   const feed_forward_proj = given.model_type === "t5" ? "relu" : "gated-gelu";
-  const config = { feed_forward_proj, ...given };
+  const config: ModelConfig = { feed_forward_proj, ...given };
   const { size, choice, number, rate } = configReader(config), isDecoder = half === "decoder";
   const layers = size("num_layers", 6), dropout = rate("dropout_rate", 0.1);
   const names = { q: "q", k: "k", v: "v", output: "o" }, feed = isDecoder ? 2 : 1;

@@ -96,6 +96,17 @@ export interface Head {
 }
 
 /**
+ * Experts in one parameter: its name beside `experts.`, and what its parts are called where each
+ * expert has them for itself, as in `experts.3.up_proj.weight`.
+ */
+export interface StackedKeys {
+  /** Names of the parts in their order along the outputs, by name of the parameter. */
+  readonly parts: Readonly<Record<string, readonly string[]>>;
+  /** Whether the targets of adapters by such names, or that of the router, mean the parameters. */
+  readonly targets: boolean;
+}
+
+/**
  * One family of models: a definition that is written once, run to learn what modules there are and
  * run again to make programs. Registering another one is a file in `lib/architectures` and a line in
  * its registry.
@@ -117,6 +128,8 @@ export interface Architecture {
   readonly ignoredKeys?: RegExp;
   /** What older checkpoints call parameters otherwise: pattern and replacement. */
   readonly oldKeys?: readonly (readonly [pattern: RegExp, name: string])[];
+  /** What older checkpoints hold expert by expert. */
+  readonly stacked?: StackedKeys;
   /** Parts of a batch beside ids, mask, positions and labels. */
   inputs?(config: ModelConfig): readonly BatchInput[];
   /**

@@ -22,7 +22,7 @@ import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "
 import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
-import { lookup, multiply, type Weight } from "./weight.ts";
+import { lookup, type LowRank, multiply, type Weight } from "./weight.ts";
 
 /**
  * A tensor that stands for a parameter of the base while adapters are active (a trained bias, a
@@ -38,6 +38,8 @@ export interface Adaptation {
   site(pass: ForwardPass, site: Site, x: Value): Value;
   /** What stands for parameters of the base. */
   readonly parameter?: ParameterSource;
+  /** What is added to a parameter of the base. */
+  added?(pass: ForwardPass, name: string): readonly LowRank[];
   /** Keys and values that stand before those of the tokens. */
   prefix?(pass: ForwardPass): PassPrefix;
   /** What stands for the rows of the token embedding [B, T, D]: these and N before, [B, N+T, D]. */
@@ -90,7 +92,9 @@ export interface ForwardPass extends ArchitecturePass {
   attention(path: string, call: AttentionCall): Value;
   /** A parameter of the model as a weight, plain or quantized. */
   weight(name: string): Weight;
-  /** A parameter in f32; for vectors and what belongs to no site. */
+  /** The same with what adapters add to it as a parameter. */
+  adaptedWeight(name: string): Weight;
+  /** A parameter in f32; for vectors. */
   parameter(name: string): Value;
   /** An adapter's leaf (f32) under a name that is unique in this pass. */
   leaf(name: string, tensor: Tensor): Value;
@@ -152,6 +156,10 @@ export function createForwardPass(
 
   function viewWith(source: ParameterSource | undefined): Views {
     const weight = (name: string) => weightFrom(source, name);
+    const adaptedWeight = (name: string): Weight => {
+      const added = options.adaptation?.added?.(pass, name) ?? [];
+      return added.length ? { ...weight(name), added } : weight(name);
+    };
     const parameter = (name: string) => {
       const w = weight(name);
       if (!w.plain) {
@@ -161,12 +169,13 @@ export function createForwardPass(
     };
     return {
       weight,
+      adaptedWeight,
       parameter,
       base(site, x) {
         const w = `${site.path}.weight`;
         switch (site.kind) {
           case "embedding":
-            return lookup(weight(w), x);
+            return lookup(adaptedWeight(w), x);
           case "norm": {
             const { kind, epsilon, offset = 0 } = site.norm!;
             const factor = offset ? add(parameter(w), offset) : parameter(w);
@@ -179,7 +188,7 @@ export function createForwardPass(
               : add(rmsNorm(x, factor, { epsilon }), bias);
           }
           default: {
-            const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
+            const y = multiply(x, adaptedWeight(w), { transposeB: site.kind === "linear" });
             return site.bias ? add(y, parameter(`${site.path}.bias`)) : y;
           }
         }
@@ -258,4 +267,4 @@ export function createForwardPass(
   return pass;
 }
 
-type Views = Pick<ForwardPass, "weight" | "parameter" | "base">;
+type Views = Pick<ForwardPass, "weight" | "adaptedWeight" | "parameter" | "base">;

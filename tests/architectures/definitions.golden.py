@@ -171,6 +171,11 @@ FALCON = dict(
 )
 MPT = dict(vocab_size=13, d_model=9, n_heads=3, n_layers=2, pad_token_id=0)
 ROTATED = {k: v for k, v in PHI.items() if k != "layer_norm_eps"}
+MIXTRAL = dict(**LLAMA, num_local_experts=4, num_experts_per_tok=2)
+# So many experts that a token brings the weights of its own together.
+MIXTURE = dict(**LLAMA, moe_intermediate_size=5, num_experts=9, num_experts_per_tok=2)
+QWEN2_MOE = {**MIXTURE, "head_dim": 6, "shared_expert_intermediate_size": 3}
+SPARSE = dict(decoder_sparse_step=2, num_hidden_layers=4, mlp_only_layers=[3])
 CASES = [
     ("BertModel", BERT),
     ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
@@ -255,6 +260,18 @@ CASES = [
     ("Phi3ForCausalLM", PHI3),
     ("Phi3ForSequenceClassification", {**PHI3, **LONGROPE, "sliding_window": 3, "num_labels": 3}),
     ("Phi3ForTokenClassification", {**PHI3, "num_labels": 3}),
+    ("MixtralForCausalLM", {**MIXTRAL, "num_hidden_layers": 2, "sliding_window": 3}),
+    ("MixtralForSequenceClassification", {**MIXTRAL, "num_labels": 3}),
+    ("MixtralForTokenClassification", {**MIXTRAL, "num_experts_per_tok": 1, "num_labels": 3}),
+    ("Qwen2MoeForCausalLM", QWEN2_MOE),
+    ("Qwen2MoeForTokenClassification", {**QWEN2_MOE, "norm_topk_prob": True, "num_labels": 3}),
+    (
+        "Qwen2MoeForSequenceClassification",
+        {**QWEN2_MOE, **SPARSE, "use_sliding_window": True, "sliding_window": 2, "num_labels": 3},
+    ),
+    ("Qwen3MoeForCausalLM", {**MIXTURE, "norm_topk_prob": True}),
+    ("Qwen3MoeForSequenceClassification", {**MIXTURE, "num_experts": 5, "num_labels": 3}),
+    ("Qwen3MoeForTokenClassification", {**MIXTURE, **SPARSE, "num_labels": 3}),
     ("BloomForCausalLM", BLOOM),
     ("BloomModel", {**BLOOM, "apply_residual_connection_post_layernorm": True}),
     ("BloomForSequenceClassification", {**BLOOM, "num_labels": 3}),
@@ -401,6 +418,7 @@ def run(name: str, settings: dict) -> dict:
     family = name.split("For")[0].removesuffix("Model").replace("Gemma3Text", "Gemma3")
     family = family.replace("Gemma3", "Gemma3Text")
     config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager")
+    config._experts_implementation = "eager"
     model = getattr(transformers, name)(config).eval()
     for parameter, value in model.named_parameters():
         value.copy_(torch.tensor(fill(parameter, value.numel())).reshape(value.shape))

@@ -1,5 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
-import { trainableLeaves, withLeaves } from "../../lib/adapters/leaves.ts";
+import {
+  getAdapterStateDict,
+  setAdapterStateDict,
+} from "../../lib/adapters/checkpoint/state-dict.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
@@ -51,7 +54,7 @@ function modelOf({ config }: Case, device: Device): ModelGraph {
 }
 
 /** With a LoRA on the linear layers of the body, whose leaves have the values of their names. */
-function withLora(base: ModelGraph): PeftModel {
+async function withLora(base: ModelGraph): Promise<PeftModel> {
   const config = loraConfig({
     r: 2,
     loraAlpha: 3,
@@ -59,10 +62,10 @@ function withLora(base: ModelGraph): PeftModel {
     excludeModules: ".*(classifier|score|qa_outputs|head|pooler).*",
   });
   const model = getPeftModel(base, config);
-  const filled = [...trainableLeaves(model)].map(([name, { shape }]) =>
-    [name, fill(name.replace(/^[^.]+\./, ""), shape)] as const
+  const filled = [...getAdapterStateDict(model)].map(([key, { shape }]) =>
+    [key, fill(key.replace(/^base_model\.model\.|\.weight$/g, ""), shape)] as const
   );
-  return withLeaves(model, new Map(filled));
+  return (await setAdapterStateDict(model, new Map(filled))).model;
 }
 
 async function assertOutputs(
@@ -103,7 +106,7 @@ for (const entry of cases as unknown as readonly Case[]) {
     const batch = Object.entries(inputs).map(([key, rows]) => [named(key), rows]);
     const given = Object.fromEntries(batch);
     await assertOutputs(await forward(model, given), entry, outputs);
-    await assertOutputs(await forward(withLora(model), given), entry, entry.adapted);
+    await assertOutputs(await forward(await withLora(model), given), entry, entry.adapted);
     if (!entry.generated) return;
     const options = { maxNewTokens: entry.generated[0].length, eosTokenId: [] };
     const texts = await generate(model, PROMPTS, options) as readonly Generation[];

@@ -68,7 +68,8 @@ export function adapterModelType(peftTypes: Iterable<string>): string {
 export function moduleType(peftType: string, kind: SiteKind): string {
   const template = LAYERS[peftType] ?? `${peftType.toLowerCase()}.*`;
   // A Conv1D is a linear layer whose weight is transposed: PEFT has one class for both.
-  return template.replace("*", kind === "conv1d" ? "Linear" : capitalized(kind));
+  const names: Partial<Record<SiteKind, string>> = { conv1d: "Linear", parameter: "ParamWrapper" };
+  return template.replace("*", names[kind] ?? capitalized(kind));
 }
 
 function capitalized(word: string): string {

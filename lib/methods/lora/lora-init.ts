@@ -36,15 +36,15 @@ export function loraLeafShapes(
   site: Site,
 ): Readonly<Record<string, readonly number[]>> {
   const { r } = loraShape(config, site);
-  const { kind, inFeatures, outFeatures } = site;
+  const { kind, inFeatures, outFeatures, count = 1 } = site;
   const embedding = kind === "embedding";
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
   const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
   if (config.initLoraWeights === "corda" && !embedding) checkCordaRank(site, r);
   return {
-    [embedding ? "lora_embedding_A" : "lora_A"]: [rank, inFeatures],
-    [embedding ? "lora_embedding_B" : "lora_B"]: [outFeatures, rank],
+    [embedding ? "lora_embedding_A" : "lora_A"]: [rank * count, inFeatures],
+    [embedding ? "lora_embedding_B" : "lora_B"]: [outFeatures, rank * count],
     ...(config.loraBias ? { lora_bias: [outFeatures] } : {}),
     ...(config.useDora ? { lora_magnitude_vector: [outFeatures] } : {}),
   };
@@ -146,7 +146,7 @@ function drawEmbedding({ config, site, random }: Draw): Record<string, Float32Ar
     : { lora_embedding_A: a.fill(0), lora_embedding_B: random.normal(outFeatures * r) };
 }
 
-/** Skips the numbers with which Python's linear layers for A and B start. */
+/** Skips the numbers with which Python's linear layers for A and B start, of `r` features inside. */
 function skipLinear(random: TorchRandom, { r, site, config }: {
   readonly r: number;
   readonly site: Site;
@@ -158,8 +158,8 @@ function skipLinear(random: TorchRandom, { r, site, config }: {
 }
 
 function drawLinear({ config, site, random }: Draw): Record<string, Float32Array<ArrayBuffer>> {
-  const { r } = loraShape(config, site);
-  const { inFeatures: i, outFeatures: o } = site;
+  const { r: rank } = loraShape(config, site);
+  const { inFeatures: i, outFeatures: o, count = 1 } = site, r = rank * count;
   if (config.initLoraWeights === false) {
     const lora_A = kaimingUniform(random, { size: r * i, features: i });
     const lora_B = kaimingUniform(random, { size: o * r, features: r });
@@ -172,7 +172,7 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
   if (config.initLoraWeights === "orthogonal") return drawOrthogonal(random, { r, site });
   const lora_A = config.initLoraWeights === true
     ? kaimingUniform(random, { size: r * i, features: i })
-    : random.normal(r * i, { std: 1 / r });
+    : random.normal(r * i, { std: 1 / rank });
   const lora_B = new Float32Array(o * r);
   return config.loraBias ? { lora_A, lora_B, lora_bias: new Float32Array(o) } : { lora_A, lora_B };
 }

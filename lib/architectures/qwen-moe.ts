@@ -1,0 +1,62 @@
+/**
+ * Qwen's mixtures of experts: Qwen1.5-MoE and Qwen2-MoE (Yang et al., 2024, arXiv:2407.10671), and
+ * Qwen3-MoE (Yang et al., 2025, arXiv:2505.09388).
+ *
+ * @module
+ */
+import { ConfigError } from "../errors.ts";
+import type { Architecture, ModelConfig } from "../model/architecture.ts";
+import { show } from "../options.ts";
+import { configReader } from "./config-reader.ts";
+import { decoderRules, type GatedDecoder, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { mistral } from "./llama.ts";
+import { readMixture } from "./mixture.ts";
+
+const parts = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
+
+function readConfig(config: ModelConfig): GatedDecoder {
+  const { size, optionalSize, number, boolean } = configReader(config);
+  const second = config.model_type === "qwen2_moe", c = readDecoder(config);
+  const experts = { ...readMixture(config, "moe_intermediate_size"), routerLast: !second };
+  const step = size("decoder_sparse_step", 1), dense = config.mlp_only_layers ?? [];
+  if (!Array.isArray(dense)) {
+    throw new ConfigError(
+      "MODEL_CONFIG",
+      `The config of a ${config.model_type} model needs a list for "mlp_only_layers"; found ${
+        show(dense)
+      }.`,
+    );
+  }
+  const window = boolean("use_sliding_window", false) ? optionalSize("sliding_window") : null;
+  const kinds = layerTypes(config), most = number("max_window_layers", 28);
+  const isLocal = (layer: number) =>
+    !second || (kinds ? kinds[layer] === "sliding_attention" : layer % 2 === 0 && layer < most);
+  return {
+    ...c,
+    ...(second
+      ? {
+        bias: { ...c.bias, qkv: boolean("qkv_bias", true), output: false },
+        shared: size("shared_expert_intermediate_size"),
+      }
+      : { headNorm: "head" }),
+    window: (layer) => isLocal(layer) ? window : null,
+    mixture: (layer) => dense.includes(layer) || (layer + 1) % step ? null : experts,
+  };
+}
+
+/** Qwen2-MoE. */
+export const qwen2Moe: Architecture = {
+  ...mistral,
+  ...decoderRules(readConfig),
+  name: "qwen2_moe",
+  modelTypes: ["qwen2_moe"],
+  stacked: { parts, targets: false },
+};
+
+/** Qwen3-MoE. */
+export const qwen3Moe: Architecture = {
+  ...qwen2Moe,
+  name: "qwen3_moe",
+  modelTypes: ["qwen3_moe"],
+  stacked: { parts, targets: true },
+};
