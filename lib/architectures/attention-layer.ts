@@ -56,8 +56,6 @@ export interface AttentionRule {
   readonly bias?: {
     readonly qkv?: boolean;
     readonly output?: boolean;
-    readonly feed?: boolean;
-    readonly project?: boolean;
   };
   /** How linear weights are stored; [out, in] by default. */
   readonly stored?: "in-out";

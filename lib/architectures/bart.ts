@@ -43,8 +43,7 @@ function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Transformer 
       afterAttention: "self_attn_layer_norm",
       cross: isDecoder ? { at: "encoder_attn", ...NAMES } : undefined,
       afterCross: isDecoder ? "encoder_attn_layer_norm" : undefined,
-      up: "fc1",
-      down: "fc2",
+      feed: { up: "fc1", down: "fc2" },
       afterFeed: "final_layer_norm",
     }),
     embeddingScale: boolean("scale_embedding", config.model_type === "plbart")

@@ -41,8 +41,7 @@ function readConfig(config: ModelConfig): Transformer {
     names: { embedding: "word_embeddings", layers: "h", last: "ln_f" },
     layer: () => ({
       attention: { at: "self_attention", qkv: "query_key_value", output: "dense" },
-      up: "mlp.dense_h_to_4h",
-      down: "mlp.dense_4h_to_h",
+      feed: { at: "mlp", up: "dense_h_to_4h", down: "dense_4h_to_h" },
       ...norms,
     }),
     fused: { groups: isShared ? 1 : isNew ? c.keyHeads : c.heads },

@@ -21,8 +21,7 @@ export function readGptj(config: ModelConfig): Transformer {
     layer: () => ({
       beforeAttention: "ln_1",
       attention: { at: "attn", k: "k_proj", v: "v_proj", q: "q_proj", output: "out_proj" },
-      up: "mlp.fc_in",
-      down: "mlp.fc_out",
+      feed: { at: "mlp", up: "fc_in", down: "fc_out" },
     }),
     bias: { qkv: false, output: false },
     parallel: true,

@@ -7,7 +7,7 @@ import type { Architecture } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
-import { readMixture } from "./mixture.ts";
+import { mixtureOf, readMixture } from "./mixture.ts";
 
 /** Mixtral. */
 export const mixtral: Architecture = {
@@ -18,7 +18,7 @@ export const mixtral: Architecture = {
     return {
       ...readDecoder({ rms_norm_eps: 1e-5, rope_theta: 1e6, ...config, attention_bias: false }),
       window: () => window,
-      mixture: () => experts,
+      feedForward: mixtureOf(() => experts),
     };
   }),
   name: "mixtral",

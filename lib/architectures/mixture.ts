@@ -4,12 +4,12 @@
  *
  * @module
  */
-import type { ArchitecturePass, ModelConfig } from "../model/architecture.ts";
+import type { ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import { multiply, pick, type Weight } from "../model/weight.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { cast } from "../ops/cast.ts";
-import { add, and, div, equal, greater, less, mul, or } from "../ops/elementwise.ts";
+import { add, and, div, equal, greater, less, mul, or, sigmoid } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
@@ -19,6 +19,8 @@ import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Activation } from "./activations.ts";
 import { configReader, RATE } from "./config-reader.ts";
+import { type FeedForward, feedForward } from "./feed-forward.ts";
+import type { LayerRule } from "./transformer-layer.ts";
 
 /** Which experts there are, and how a token gets to them. */
 export interface Mixture {
@@ -36,9 +38,6 @@ export interface Mixture {
   readonly routerLast?: boolean;
 }
 
-/** A feed forward of a layer. */
-export type FeedForward = (x: Value, pass: ArchitecturePass) => Value;
-
 /** What a config says about experts, whose size it calls by this name. */
 export function readMixture(config: ModelConfig, intermediate: string): Mixture {
   const { size, number, boolean } = configReader(config);
@@ -52,8 +51,28 @@ export function readMixture(config: ModelConfig, intermediate: string): Mixture 
   };
 }
 
+/**
+ * The feed forward of each layer: that of most, or experts and perhaps one of size `shared` beside
+ * them.
+ */
+export function mixtureOf(
+  mixtureAt: (layer: number) => Mixture | null,
+  shared?: number,
+): LayerRule["feedForward"] {
+  return (m, c, { names, layer }) => {
+    const experts = mixtureAt(layer), { hidden, activation } = c, at = m.at(names.at!);
+    if (!experts) return feedForward(m, c, { names, layer });
+    const routed = mixture(at, { ...experts, hidden, activation, layer });
+    if (!shared) return routed;
+    const place = { names: { ...names, at: "shared_expert" }, layer };
+    const beside = feedForward(at, { ...c, inner: shared }, place);
+    const gate = at.linear("shared_expert_gate", { in: hidden, out: 1 }, { bias: false });
+    return (x, pass) => add(routed(x, pass), mul(sigmoid(gate(x)), beside(x, pass)));
+  };
+}
+
 /** The modules of a mixture, and how they run. */
-export function mixture(
+function mixture(
   m: Modules,
   c: Mixture & { readonly hidden: number; readonly activation: Activation; readonly layer: number },
 ): FeedForward {

@@ -8,15 +8,17 @@ import { ConfigError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { show } from "../options.ts";
 import { configReader } from "./config-reader.ts";
-import { decoderRules, type GatedDecoder, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
-import { readMixture } from "./mixture.ts";
+import { mixtureOf, readMixture } from "./mixture.ts";
+import type { Transformer } from "./transformer.ts";
 
 const parts = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
 
-function readConfig(config: ModelConfig): GatedDecoder {
+function readConfig(config: ModelConfig): Transformer {
   const { size, optionalSize, number, boolean } = configReader(config);
-  const second = config.model_type === "qwen2_moe", c = readDecoder(config);
+  const second = config.model_type === "qwen2_moe";
+  const c = readDecoder(config, { headNorms: !second });
   const experts = { ...readMixture(config, "moe_intermediate_size"), routerLast: !second };
   const step = size("decoder_sparse_step", 1), dense = config.mlp_only_layers ?? [];
   if (!Array.isArray(dense)) {
@@ -33,14 +35,12 @@ function readConfig(config: ModelConfig): GatedDecoder {
     !second || (kinds ? kinds[layer] === "sliding_attention" : layer % 2 === 0 && layer < most);
   return {
     ...c,
-    ...(second
-      ? {
-        bias: { ...c.bias, qkv: boolean("qkv_bias", true), output: false },
-        shared: size("shared_expert_intermediate_size"),
-      }
-      : { headNorm: "head" }),
+    bias: second ? { ...c.bias, qkv: boolean("qkv_bias", true), output: false } : c.bias,
     window: (layer) => isLocal(layer) ? window : null,
-    mixture: (layer) => dense.includes(layer) || (layer + 1) % step ? null : experts,
+    feedForward: mixtureOf(
+      (layer) => dense.includes(layer) || (layer + 1) % step ? null : experts,
+      second ? size("shared_expert_intermediate_size") : undefined,
+    ),
   };
 }
 

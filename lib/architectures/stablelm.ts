@@ -26,9 +26,7 @@ function readConfig(config: ModelConfig): Transformer {
     names: { embedding: "embed_tokens", layers: "layers", last: "norm" },
     layer: () => ({
       attention: { at: "self_attn", q: "q_proj", k: "k_proj", v: "v_proj", output: "o_proj" },
-      gate: "mlp.gate_proj",
-      up: "mlp.up_proj",
-      down: "mlp.down_proj",
+      feed: { at: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj" },
       beforeAttention: "input_layernorm",
       beforeFeed: parallel ? undefined : "post_attention_layernorm",
     }),

@@ -20,8 +20,7 @@ function readConfig(config: ModelConfig): Transformer {
     names: { embedding: "embed_tokens", layers: "layers", last: "norm" },
     layer: () => ({
       attention: { at: "self_attn", q: "q_proj", k: "k_proj", v: "v_proj", output: "o_proj" },
-      up: "mlp.c_fc",
-      down: "mlp.c_proj",
+      feed: { at: "mlp", up: "c_fc", down: "c_proj" },
       beforeAttention: "input_layernorm",
       beforeFeed: "post_attention_layernorm",
     }),

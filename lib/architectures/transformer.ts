@@ -65,6 +65,8 @@ export interface Transformer extends LayerRule {
   readonly positions?: { readonly rows: number; readonly offset?: number };
   /** Types of tokens. */
   readonly types?: number | null;
+  /** Which linear layers have a bias; all by default. */
+  readonly bias?: LayerRule["bias"] & { readonly project?: boolean };
   /** Rotations by name. */
   readonly ropes?: Ropes;
   /** The name of a layer's rotation; `rope` by default. */
