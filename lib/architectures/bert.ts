@@ -8,7 +8,12 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { type BodyNames, type Transformer, transformerRules } from "./transformer.ts";
+import {
+  type BodyNames,
+  tokenTypeInputs,
+  type Transformer,
+  transformerRules,
+} from "./transformer.ts";
 
 /** Names of an encoder in the way of BERT's. */
 export const BERT_NAMES: BodyNames = {
@@ -92,5 +97,6 @@ export const bert: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 2),
   oldKeys: GAMMA_AND_BETA,
 };

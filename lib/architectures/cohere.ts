@@ -1,18 +1,20 @@
 /**
- * Command R and Aya (Cohere, 2024), whose blocks attend and transform at one time.
+ * Command R, Command R7B and Aya (Cohere, 2024), whose blocks attend and transform at one time.
  *
  * @module
  */
 import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
+import { layerTypes } from "./gated-decoder.ts";
 import { languageHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
 import { ropeConfig } from "./rope-frequencies.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
-  const { boolean, rate } = configReader(config), bias = boolean("attention_bias", false);
+  const { boolean, number, optionalSize, rate } = configReader(config);
+  const bias = boolean("attention_bias", false);
   if (boolean("use_qk_norm", false)) {
     throw new UnsupportedError(
       "COHERE_NORM",
@@ -20,7 +22,13 @@ function readConfig(config: ModelConfig): Transformer {
     );
   }
   const c = readTransformer(config, { activation: "silu" });
-  const rotary = ropeConfig({ rope_theta: 500_000, ...config }, c.headSize);
+  const isFirst = config.model_type === "cohere", rope_theta = isFirst ? 500_000 : 10_000;
+  // The second version rotates the layers only that see near tokens.
+  const kinds = layerTypes(config), pattern = number("sliding_window_pattern", 4);
+  const isLocal = (i: number) =>
+    !isFirst && (kinds ? kinds[i] === "sliding_attention" : (i + 1) % pattern !== 0);
+  const window = optionalSize("sliding_window");
+  const rotary = ropeConfig({ rope_theta, ...config }, c.headSize);
   return {
     ...c,
     norm: { ...c.norm, bias: false },
@@ -33,15 +41,17 @@ function readConfig(config: ModelConfig): Transformer {
     bias: { qkv: bias, output: bias, feed: false },
     parallel: true,
     ropes: { rope: { ...rotary, interleaved: true } },
+    rope: (i) => isFirst || isLocal(i) ? "rope" : null,
+    window: (i) => isLocal(i) ? window : null,
     dropout: { attention: rate("attention_dropout") },
   };
 }
 
-/** Command R. */
+/** Command R and its second version. */
 export const cohere: Architecture = {
   ...transformerRules(readConfig),
   name: "cohere",
-  modelTypes: ["cohere"],
+  modelTypes: ["cohere", "cohere2"],
   bodyPath: "model",
   heads: {
     CAUSAL_LM: languageHead({

@@ -20,7 +20,7 @@ import { configReader } from "./config-reader.ts";
 import { disentangledAttention, type Distances } from "./disentangled-attention.ts";
 import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { type Transformer, transformerRules } from "./transformer.ts";
+import { tokenTypeInputs, type Transformer, transformerRules } from "./transformer.ts";
 
 const { layers, norm, ...tables } = BERT_NAMES;
 
@@ -140,4 +140,5 @@ export const deberta: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 0),
 };

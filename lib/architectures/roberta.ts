@@ -15,7 +15,7 @@ import {
   withPooler,
 } from "./bert.ts";
 import { answerHead, firstTokenHead, tokenHead } from "./heads.ts";
-import { transformerRules } from "./transformer.ts";
+import { tokenTypeInputs, transformerRules } from "./transformer.ts";
 
 /** In torch's order. */
 const { embedding, types, norm, positions, layers } = BERT_NAMES;
@@ -41,5 +41,6 @@ export const roberta: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 2),
   oldKeys: GAMMA_AND_BETA,
 };

@@ -10,6 +10,7 @@ import type { Layer, Modules } from "../model/modules.ts";
 import { add, min, mul, tanh } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
+import { configReader } from "./config-reader.ts";
 import { distanceBias } from "./distance-bias.ts";
 import { firstRows } from "./heads.ts";
 import { layersOf } from "./layers.ts";
@@ -69,8 +70,8 @@ export interface Transformer extends LayerRule {
   readonly bias?: LayerRule["bias"] & { readonly project?: boolean };
   /** Rotations by name. */
   readonly ropes?: Ropes;
-  /** The name of a layer's rotation; `rope` by default. */
-  rope?(layer: number): string;
+  /** The name of a layer's rotation, or `null` for none; `rope` by default. */
+  rope?(layer: number): string | null;
   /** Shares that training drops: 0 by default. */
   readonly dropout: LayerRule["dropout"] & {
     /** Of embeddings. */
@@ -161,7 +162,7 @@ export function transformer(
       let bias = bucketed(made.distances);
       made.layers!.forEach((layer, i) => {
         bias = bucketed(layer.distances) ?? bias;
-        const turn = rotate[c.rope?.(i) ?? "rope"];
+        const name = c.rope ? c.rope(i) : "rope", turn = name === null ? undefined : rotate[name];
         h = layer.run(pass, { x: pass.boundary(h), rotate: turn, bias, memory });
       });
       const last = pass.dropout(made.last?.(h) ?? h, c.dropout.last ?? 0);
@@ -171,7 +172,7 @@ export function transformer(
 }
 
 /** The types of tokens, as a part of a batch. */
-export function tokenTypes(types: number): BatchInput {
+function tokenTypes(types: number): BatchInput {
   return {
     name: "tokenTypeIds",
     axes: ["batch", "tokens"],
@@ -182,6 +183,12 @@ export function tokenTypes(types: number): BatchInput {
     doc:
       "Which part of a text each token is of, such as 0 for a question and 1 for its context [B, T].",
   };
+}
+
+/** The types of tokens as parts of a batch, for a config that may say how many there are. */
+export function tokenTypeInputs(config: ModelConfig, otherwise: number): readonly BatchInput[] {
+  const types = configReader(config).number("type_vocab_size", otherwise);
+  return types > 0 ? [tokenTypes(types)] : [];
 }
 
 /** What an architecture of one such body says about it. */
@@ -201,10 +208,6 @@ export function transformerRules(
           return { lastHiddenState, ...pooled };
         },
       };
-    },
-    inputs(config: ModelConfig): readonly BatchInput[] {
-      const { types } = read(config, "");
-      return types ? [tokenTypes(types)] : [];
     },
   };
 }
