@@ -18,7 +18,16 @@ const FIELDS = {
   epsilon: "layer_norm_epsilon",
 };
 
-function readConfig(config: ModelConfig): Transformer {
+/** As the first checkpoints, which are of types RefinedWeb and RefinedWebModel, say it. */
+function named(config: ModelConfig): ModelConfig {
+  const { n_head: num_attention_heads, n_layer: num_hidden_layers, n_head_kv } = config;
+  const [num_kv_heads, new_decoder_architecture] = [n_head_kv, n_head_kv !== undefined];
+  const own = { num_attention_heads, num_hidden_layers, num_kv_heads, new_decoder_architecture };
+  return { ...own, ...config };
+}
+
+function readConfig(given: ModelConfig): Transformer {
+  const config = named(given);
   const { size, boolean, rate } = configReader(config);
   if (boolean("alibi", false)) {
     throw new UnsupportedError(
@@ -58,7 +67,7 @@ function readConfig(config: ModelConfig): Transformer {
 export const falcon: Architecture = {
   ...transformerRules(readConfig),
   name: "falcon",
-  modelTypes: ["falcon"],
+  modelTypes: ["falcon", "RefinedWeb", "RefinedWebModel"],
   bodyPath: "transformer",
   heads: {
     CAUSAL_LM: languageHead({ tied: true }),

@@ -3,7 +3,9 @@
  *
  * @module
  */
+import { ConfigError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
+import { show } from "../options.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { GPT2_FIELDS, readTransformer } from "./read-transformer.ts";
@@ -17,13 +19,26 @@ const FIELDS = {
   heads: "num_heads",
 };
 
-function readConfig(config: ModelConfig): Transformer {
-  const { size, rate } = configReader(config);
-  const { attention_types: types = [[["global", "local"], size(FIELDS.layers)]] } = config;
-  const kinds = (types as [string[], number][]).flatMap(([kinds, n]) =>
-    Array(n).fill(kinds).flat()
+/** Whether a layer sees near tokens only: "attention_types" lists kinds, and how often they recur. */
+function isLocal(config: ModelConfig, layer: number): boolean {
+  const { attention_types: types = [[["global", "local"], Infinity]] } = config;
+  let place = layer;
+  for (const run of [types].flat()) {
+    const [kinds, times] = [run].flat() as [readonly string[], number];
+    const count = Number(kinds?.length) * times;
+    if (place < count) return kinds[place % kinds.length] === "local";
+    place -= count;
+  }
+  throw new ConfigError(
+    "MODEL_CONFIG",
+    `The config of a gpt_neo model needs a kind for layer ${layer} in "attention_types"; found ${
+      show(types)
+    }.`,
   );
-  const window = size("window_size", 256);
+}
+
+function readConfig(config: ModelConfig): Transformer {
+  const { size, rate } = configReader(config), window = size("window_size", 256);
   return {
     ...readTransformer(config, { fields: FIELDS, inner: (n) => 4 * n, activation: "gelu_new" }),
     names: { embedding: "wte", positions: "wpe", layers: "h", last: "ln_f" },
@@ -42,7 +57,7 @@ function readConfig(config: ModelConfig): Transformer {
     positions: { rows: size("max_position_embeddings", 2048) },
     bias: { qkv: false },
     scale: () => 1,
-    window: (i) => kinds[i] === "local" ? window : null,
+    window: (i) => isLocal(config, i) ? window : null,
     dropout: {
       embedding: rate("embed_dropout"),
       attention: rate("attention_dropout"),

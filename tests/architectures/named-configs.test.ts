@@ -1,0 +1,53 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { architectureOf } from "../../lib/architectures/mod.ts";
+import { ConfigError, UnsupportedError } from "../../lib/errors.ts";
+import { structureOf } from "../../lib/model/model-graph.ts";
+
+type Config = Readonly<Record<string, unknown>>;
+
+const structure = (config: Config) =>
+  structureOf({ architecture: architectureOf(config), config, taskType: "CAUSAL_LM" });
+
+Deno.test("the first checkpoints of Falcon say by other names what the later ones say", () => {
+  const rest = { vocab_size: 13, hidden_size: 16 };
+  const cases: readonly [old: Config, now: Config][] = [
+    [{ model_type: "RefinedWebModel" }, {}],
+    [{ model_type: "RefinedWeb", n_head_kv: 2 }, {
+      new_decoder_architecture: true,
+      num_kv_heads: 2,
+    }],
+  ];
+  for (const [old, now] of cases) {
+    assertEquals(
+      structure({ ...rest, n_head: 4, n_layer: 2, ...old }),
+      structure({
+        ...rest,
+        model_type: "falcon",
+        num_attention_heads: 4,
+        num_hidden_layers: 2,
+        ...now,
+      }),
+    );
+  }
+});
+
+Deno.test("what no model of a family is like is refused before it runs", () => {
+  const gptj = { vocab_size: 13, n_embd: 24, n_head: 3, n_layer: 1, rotary_dim: 4 };
+  const neo = { model_type: "gpt_neo", vocab_size: 13, hidden_size: 6, num_heads: 2 };
+  const large = { vocab_size: 13, hidden_size: 12, num_attention_heads: 3, num_hidden_layers: 1 };
+  const wrong: readonly [Config, typeof ConfigError | typeof UnsupportedError, string][] = [
+    [{ ...gptj, model_type: "codegen" }, ConfigError, "a multiple of 4"],
+    [{ ...gptj, model_type: "gptj", rotary_dim: 3 }, ConfigError, "even"],
+    [{ ...neo, num_layers: 3, attention_types: [[["global"], 2]] }, ConfigError, "layer 2"],
+    [{ ...neo, num_layers: 1, attention_types: "local" }, ConfigError, "layer 0"],
+    [{ ...large, model_type: "falcon", alibi: true }, UnsupportedError, "alibi"],
+    [
+      { ...large, model_type: "falcon", new_decoder_architecture: true, num_kv_heads: 2 },
+      ConfigError,
+      "multiple",
+    ],
+    [{ ...large, model_type: "stablelm", qk_layernorm: true }, UnsupportedError, "qk_layernorm"],
+    [{ ...large, model_type: "cohere", use_qk_norm: true }, UnsupportedError, "use_qk_norm"],
+  ];
+  for (const [config, kind, text] of wrong) assertThrows(() => structure(config), kind, text);
+});
