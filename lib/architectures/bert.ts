@@ -8,12 +8,8 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import {
-  type BodyNames,
-  tokenTypeInputs,
-  type Transformer,
-  transformerRules,
-} from "./transformer.ts";
+import { tokenTypeInputs } from "./token-types.ts";
+import { type BodyNames, type Transformer, transformerRules } from "./transformer.ts";
 
 /** Names of an encoder in the way of BERT's. */
 export const BERT_NAMES: BodyNames = {

@@ -9,7 +9,7 @@ import { configReader } from "./config-reader.ts";
 import { layerTypes } from "./gated-decoder.ts";
 import { languageHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {

@@ -20,7 +20,8 @@ import { configReader } from "./config-reader.ts";
 import { disentangledAttention, type Distances } from "./disentangled-attention.ts";
 import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { tokenTypeInputs, type Transformer, transformerRules } from "./transformer.ts";
+import { tokenTypeInputs } from "./token-types.ts";
+import { type Transformer, transformerRules } from "./transformer.ts";
 
 const { layers, norm, ...tables } = BERT_NAMES;
 

@@ -8,7 +8,8 @@ import { gelu } from "../ops/functions.ts";
 import { BERT_BUFFERS, BERT_NAMES, bertDropout, readBert } from "./bert.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, firstTokenHead, tokenHead } from "./heads.ts";
-import { tokenTypeInputs, transformerRules } from "./transformer.ts";
+import { tokenTypeInputs } from "./token-types.ts";
+import { transformerRules } from "./transformer.ts";
 
 const { layers, ...embeddings } = BERT_NAMES;
 

@@ -6,28 +6,22 @@
 import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
-import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { gpt2 } from "./gpt2.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
+/** The second names are those of the first checkpoints, of types RefinedWeb and RefinedWebModel. */
 const FIELDS = {
   inner: "ffn_hidden_size",
-  keyHeads: "num_kv_heads",
+  layers: ["num_hidden_layers", "n_layer"],
+  heads: ["num_attention_heads", "n_head"],
+  keyHeads: ["num_kv_heads", "n_head_kv"],
   activation: "activation",
   epsilon: "layer_norm_epsilon",
 };
 
-/** As the first checkpoints, which are of types RefinedWeb and RefinedWebModel, say it. */
-function named(config: ModelConfig): ModelConfig {
-  const { n_head: num_attention_heads, n_layer: num_hidden_layers, n_head_kv } = config;
-  const [num_kv_heads, new_decoder_architecture] = [n_head_kv, n_head_kv !== undefined];
-  const own = { num_attention_heads, num_hidden_layers, num_kv_heads, new_decoder_architecture };
-  return { ...own, ...config };
-}
-
-function readConfig(given: ModelConfig): Transformer {
-  const config = named(given);
+function readConfig(config: ModelConfig): Transformer {
   const { size, boolean, rate } = configReader(config);
   if (boolean("alibi", false)) {
     throw new UnsupportedError(
@@ -36,9 +30,11 @@ function readConfig(given: ModelConfig): Transformer {
     );
   }
   const c = readTransformer(config, { fields: FIELDS, inner: (n) => 4 * n });
-  const isNew = boolean("new_decoder_architecture", false), bias = boolean("bias", false);
+  const isNew = boolean("new_decoder_architecture", config.n_head_kv !== undefined);
   const isShared = !isNew && boolean("multi_query", true);
-  const parallel = isNew || boolean("parallel_attn", true), dropout = rate("hidden_dropout");
+  const parallel = isNew || boolean("parallel_attn", true), bias = boolean("bias", false);
+  const dropout = rate("hidden_dropout");
+  const keyHeads = isShared ? 1 : isNew ? c.keyHeads! : c.heads;
   const hasTwo = isNew && size("num_ln_in_parallel_attn", 2) === 2;
   const norms = hasTwo ? { beforeAttention: "ln_attn", beforeFeed: "ln_mlp" } : {
     beforeFeed: parallel ? undefined : "post_attention_layernorm",
@@ -46,14 +42,14 @@ function readConfig(given: ModelConfig): Transformer {
   };
   return {
     ...c,
-    keyHeads: isShared ? 1 : isNew ? c.keyHeads : c.heads,
+    keyHeads,
     names: { embedding: "word_embeddings", layers: "h", last: "ln_f" },
     layer: () => ({
       attention: { at: "self_attention", qkv: "query_key_value", output: "dense" },
       feed: { at: "mlp", up: "dense_h_to_4h", down: "dense_4h_to_h" },
       ...norms,
     }),
-    fused: { groups: isShared ? 1 : isNew ? c.keyHeads : c.heads },
+    fused: { groups: keyHeads },
     bias: { qkv: bias, output: bias, feed: bias },
     parallel,
     ropes: { rope: ropeConfig(config, c.headSize) },
@@ -69,14 +65,5 @@ export const falcon: Architecture = {
   name: "falcon",
   modelTypes: ["falcon", "RefinedWeb", "RefinedWebModel"],
   bodyPath: "transformer",
-  heads: {
-    CAUSAL_LM: languageHead({ tied: true }),
-    SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead((config) => {
-      const { rate } = configReader(config);
-      return rate("classifier_dropout", rate("hidden_dropout"));
-    }),
-    QUESTION_ANS: answerHead,
-    FEATURE_EXTRACTION: null,
-  },
+  heads: gpt2.heads,
 };

@@ -9,7 +9,7 @@ import type { ModelConfig } from "../model/architecture.ts";
 import { show } from "../options.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON } from "./config-reader.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import type { LayerNames } from "./transformer-layer.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 

@@ -11,7 +11,7 @@ import { configReader, fieldsOf } from "./config-reader.ts";
 import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
 import type { Transformer } from "./transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 
 function readConfig(given: ModelConfig): Transformer {
   const first = given.model_type === "gemma", third = given.model_type === "gemma3_text";

@@ -5,7 +5,7 @@
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { decoderRules, readDecoder } from "./gated-decoder.ts";
-import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
+import { phi3 } from "./phi3.ts";
 import type { Transformer } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
@@ -30,10 +30,5 @@ export const glm: Architecture = {
   name: "glm",
   modelTypes: ["glm", "glm4"],
   bodyPath: "model",
-  heads: {
-    CAUSAL_LM: languageHead({ tied: false }),
-    SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenScoreHead,
-    FEATURE_EXTRACTION: null,
-  },
+  heads: phi3.heads,
 };

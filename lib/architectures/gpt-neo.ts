@@ -7,7 +7,7 @@ import { ConfigError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { show } from "../options.ts";
 import { configReader } from "./config-reader.ts";
-import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { gpt2 } from "./gpt2.ts";
 import { GPT2_FIELDS, readTransformer } from "./read-transformer.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
@@ -72,12 +72,6 @@ export const gptNeo: Architecture = {
   name: "gpt_neo",
   modelTypes: ["gpt_neo"],
   bodyPath: "transformer",
-  heads: {
-    CAUSAL_LM: languageHead({ tied: true }),
-    SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead((config) => configReader(config).rate("classifier_dropout", 0.1)),
-    QUESTION_ANS: answerHead,
-    FEATURE_EXTRACTION: null,
-  },
+  heads: gpt2.heads,
   ignoredKeys: /\.attention\.(bias|masked_bias)$/,
 };

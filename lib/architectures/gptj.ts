@@ -7,7 +7,7 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead } from "./heads.ts";
 import { GPT2_FIELDS, readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 /** What a config in the way of GPT-J's says. */

@@ -16,7 +16,7 @@ import { configReader, fieldsOf } from "./config-reader.ts";
 import { layerTypes } from "./gated-decoder.ts";
 import { classes, firstRows, splitBounds } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 /** Far below any score, but finite. */

@@ -7,7 +7,7 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { alibi, alibiSlopes } from "./alibi.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
-import { answerHead, classifierDropout, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { gpt2 } from "./gpt2.ts";
 import { readTransformer } from "./read-transformer.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
@@ -50,11 +50,5 @@ export const mpt: Architecture = {
   name: "mpt",
   modelTypes: ["mpt"],
   bodyPath: "transformer",
-  heads: {
-    CAUSAL_LM: languageHead({ tied: true }),
-    SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead(classifierDropout),
-    QUESTION_ANS: answerHead,
-    FEATURE_EXTRACTION: null,
-  },
+  heads: gpt2.heads,
 };

@@ -15,7 +15,8 @@ import {
   withPooler,
 } from "./bert.ts";
 import { answerHead, firstTokenHead, tokenHead } from "./heads.ts";
-import { tokenTypeInputs, transformerRules } from "./transformer.ts";
+import { tokenTypeInputs } from "./token-types.ts";
+import { transformerRules } from "./transformer.ts";
 
 /** In torch's order. */
 const { embedding, types, norm, positions, layers } = BERT_NAMES;

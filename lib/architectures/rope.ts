@@ -16,7 +16,8 @@ import { sliceAxis } from "../ops/slice.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { type RopeConfig, ropeFrequencies, ropeLimit } from "./rope-frequencies.ts";
+import { type RopeConfig, ropeLimit } from "./rope-config.ts";
+import { ropeFrequencies } from "./rope-frequencies.ts";
 
 /**
  * Cosines and sines [B, T, size / 2] at the given positions, computed on the host in double

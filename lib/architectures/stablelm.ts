@@ -6,9 +6,9 @@
 import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
-import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
+import { phi3 } from "./phi3.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
@@ -47,11 +47,6 @@ export const stableLm: Architecture = {
   name: "stablelm",
   modelTypes: ["stablelm"],
   bodyPath: "model",
-  heads: {
-    CAUSAL_LM: languageHead({ tied: false }),
-    SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenScoreHead,
-    FEATURE_EXTRACTION: null,
-  },
+  heads: phi3.heads,
   ignoredKeys: /rotary_emb\.inv_freq$/,
 };

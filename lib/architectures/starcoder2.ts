@@ -7,7 +7,7 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope-frequencies.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {

@@ -5,18 +5,17 @@
  * @module
  */
 import type { ArchitecturePass, Body, ModelConfig } from "../model/architecture.ts";
-import type { BatchInput } from "../model/batch-input.ts";
 import type { Layer, Modules } from "../model/modules.ts";
 import { add, min, mul, tanh } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
-import { configReader } from "./config-reader.ts";
 import { distanceBias } from "./distance-bias.ts";
 import { firstRows } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { declared } from "./roles.ts";
 import { ropeRules, type Ropes, rotations } from "./rope.ts";
 import { checkRope } from "./rope-frequencies.ts";
+import { tokenTypes } from "./token-types.ts";
 import { type LayerRule, transformerLayer } from "./transformer-layer.ts";
 
 /** What is done with the rows of the embedding, one after the other. */
@@ -169,26 +168,6 @@ export function transformer(
       return made.projectBack?.(last) ?? last;
     },
   };
-}
-
-/** The types of tokens, as a part of a batch. */
-function tokenTypes(types: number): BatchInput {
-  return {
-    name: "tokenTypeIds",
-    axes: ["batch", "tokens"],
-    dtype: "i32",
-    from: 0,
-    to: types - 1,
-    otherwise: 0,
-    doc:
-      "Which part of a text each token is of, such as 0 for a question and 1 for its context [B, T].",
-  };
-}
-
-/** The types of tokens as parts of a batch, for a config that may say how many there are. */
-export function tokenTypeInputs(config: ModelConfig, otherwise: number): readonly BatchInput[] {
-  const types = configReader(config).number("type_vocab_size", otherwise);
-  return types > 0 ? [tokenTypes(types)] : [];
 }
 
 /** What an architecture of one such body says about it. */
