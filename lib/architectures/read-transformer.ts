@@ -32,27 +32,25 @@ export const GPT2_FIELDS: Fields = {
   epsilon: "layer_norm_epsilon",
 };
 
-/** Sizes and rules of a model with LayerNorm; the hidden size is shared among the heads. */
-export function readTransformer(
+/** What is usual in a family. */
+export interface UsualFields {
+  /** Names that are others than BERT's. */
+  readonly fields?: Fields;
+  /** Size of the feed forward, where a config does not say; it must by default. */
+  readonly inner?: (hidden: number) => number;
+  /** Its activation; `gelu` by default. */
+  readonly activation?: string;
+  /** What norms add to the variance; 1e-5 by default. */
+  readonly epsilon?: number;
+}
+
+/** Sizes and rules of layers with LayerNorm; the hidden size is shared among the heads. */
+export function readLayers(
   config: ModelConfig,
-  of: {
-    readonly fields?: Fields;
-    /** Of the feed forward, where a config does not say; it must by default. */
-    readonly inner?: (hidden: number) => number;
-    readonly activation?: string;
-    readonly epsilon?: number;
-  } = {},
+  of: UsualFields = {},
 ): Pick<
   Transformer,
-  | "vocab"
-  | "hidden"
-  | "inner"
-  | "layers"
-  | "heads"
-  | "keyHeads"
-  | "headSize"
-  | "activation"
-  | "norm"
+  "hidden" | "inner" | "layers" | "heads" | "keyHeads" | "headSize" | "activation" | "norm"
 > {
   const { size, number, choice } = configReader(config);
   const name = (field: keyof typeof FIELDS) => {
@@ -62,7 +60,6 @@ export function readTransformer(
   const hidden = size(name("hidden")), heads = size(name("heads"));
   const keyHeads = size(name("keyHeads"), heads);
   return {
-    vocab: size("vocab_size"),
     hidden,
     inner: size(name("inner"), of.inner?.(hidden)),
     layers: size(name("layers")),
@@ -72,4 +69,12 @@ export function readTransformer(
     activation: choice(name("activation"), of.activation ?? "gelu", ACTIVATIONS),
     norm: { kind: "layer", epsilon: number(name("epsilon"), of.epsilon ?? 1e-5, EPSILON) },
   };
+}
+
+/** The same of a model of text. */
+export function readTransformer(
+  config: ModelConfig,
+  of: UsualFields = {},
+): ReturnType<typeof readLayers> & Pick<Transformer, "vocab"> {
+  return { vocab: configReader(config).size("vocab_size"), ...readLayers(config, of) };
 }

@@ -1,11 +1,12 @@
 /**
- * One layer of a model of text: attention, in a decoder perhaps over an encoder's output too, and
+ * One layer of a transformer: attention, in a decoder perhaps over an encoder's output too, and
  * feed forward.
  *
  * @module
  */
 import type { ArchitecturePass } from "../model/architecture.ts";
 import type { Layer, Modules } from "../model/modules.ts";
+import type { AttentionLayout } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
 import {
@@ -94,7 +95,7 @@ export interface TransformerLayer {
 export function transformerLayer(
   m: Modules,
   c: LayerRule,
-  { layer, over }: { readonly layer: number; readonly over: "tokens" | "decoderTokens" },
+  { layer, over }: { readonly layer: number; readonly over: AttentionLayout["over"] },
 ): TransformerLayer {
   const { hidden, residualScale = 1, dropout: { residual = 0, attended = residual, sum = 0 } } = c;
   const norm = (name: string) => m.norm(name, hidden, c.norm);
