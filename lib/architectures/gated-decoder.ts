@@ -7,6 +7,7 @@
 import type { Body, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import type { NormRule } from "../model/site.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { add, mul, sigmoid } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
@@ -15,7 +16,7 @@ import { show } from "../options.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { layersOf } from "./layers.ts";
-import { type FeedForward, type Mixture, mixture } from "./mixture.ts";
+import { balance, type FeedForward, type Mixture, mixture, type Route } from "./mixture.ts";
 import { checkRope, ropeConfig, ropeRules, type Ropes, rotations } from "./rope.ts";
 import { joinHeads, splitHeads } from "./split-heads.ts";
 
@@ -47,6 +48,8 @@ export interface GatedDecoder {
   readonly norms: "before" | "after" | "both";
   /** The experts of a layer; `null`, as by default, where all tokens take one way. */
   mixture?(layer: number): Mixture | null;
+  /** How much it counts for a language model's loss that experts get unequal shares; 0 by default. */
+  readonly balance?: number;
   /** Size between the layers of a feed forward that all tokens take beside experts. */
   readonly shared?: number;
   /** Of the gate. */
@@ -195,7 +198,7 @@ function feedForward(m: Modules, c: GatedDecoder, layer: number): FeedForward {
   if (!intermediate) return routed;
   const shared = gatedLayers(m.at("shared_expert"), { ...c, intermediate });
   const gate = m.linear("shared_expert_gate", { in: hidden, out: 1 }, { bias: false });
-  return (x, pass) => add(routed(x, pass), mul(sigmoid(gate(x)), shared(x)));
+  return (x, at) => add(routed(x, at), mul(sigmoid(gate(x)), shared(x)));
 }
 
 function gatedLayers(m: Modules, c: GatedDecoder): (x: Value) => Value {
@@ -214,7 +217,7 @@ function gatedLayers(m: Modules, c: GatedDecoder): (x: Value) => Value {
 }
 
 /** The modules of a decoder, and how they run. */
-function gatedDecoder(m: Modules, c: GatedDecoder): Body {
+function gatedDecoder(m: Modules, c: GatedDecoder, task: TaskType): Body {
   const { hidden, norms } = c;
   for (const rope of Object.values(c.ropes)) checkRope(rope);
   const embedding = m.embedding("embed_tokens", { rows: c.vocab, size: hidden });
@@ -249,14 +252,16 @@ function gatedDecoder(m: Modules, c: GatedDecoder): Body {
     run(pass, { ids, positions }) {
       const turned = rotations(pass, positions, c.ropes);
       const rows = embedding(ids);
+      const routes: Route[] = [], at = { pass, routes };
       let h = pass.embedded(c.embeddingScale === 1 ? rows : mul(rows, c.embeddingScale));
       for (const layer of layers) {
         const place = { rotate: turned[layer.rope], window: layer.window };
         const add_ = (x: Value, y: Value) => add(x, pass.dropout(y, c.residualDropout));
         const x = layer.beforeAttention(pass.boundary(h));
         h = add_(h, layer.afterAttention(layer.attention(x, place)));
-        h = add_(h, layer.afterFeed(layer.feedForward(layer.beforeFeed(h), pass)));
+        h = add_(h, layer.afterFeed(layer.feedForward(layer.beforeFeed(h), at)));
       }
+      if (c.balance && task === "CAUSAL_LM") balance(pass, routes, c.balance);
       return { lastHiddenState: last(h) };
     },
   };
@@ -266,7 +271,8 @@ function gatedDecoder(m: Modules, c: GatedDecoder): Body {
 export function decoderRules(read: (config: ModelConfig) => GatedDecoder) {
   const rules = ropeRules((config) => read(config).ropes);
   return {
-    body: (m: Modules, config: ModelConfig): Body => gatedDecoder(m, read(config)),
+    body: (m: Modules, config: ModelConfig, task: TaskType): Body =>
+      gatedDecoder(m, read(config), task),
     ignoredKeys: /rotary_emb\.inv_freq$/,
     hostInputs: rules.hostInputs,
     maxPositions: (config: ModelConfig): number =>

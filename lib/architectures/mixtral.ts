@@ -7,7 +7,7 @@ import type { Architecture } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
-import { readMixture } from "./mixture.ts";
+import { readBalance, readMixture } from "./mixture.ts";
 
 /** Mixtral. */
 export const mixtral: Architecture = {
@@ -19,6 +19,7 @@ export const mixtral: Architecture = {
       ...readDecoder({ rms_norm_eps: 1e-5, rope_theta: 1e6, ...config, attention_bias: false }),
       window: () => window,
       mixture: () => experts,
+      balance: readBalance(config),
     };
   }),
   name: "mixtral",

@@ -10,7 +10,7 @@ import { show } from "../options.ts";
 import { configReader } from "./config-reader.ts";
 import { decoderRules, type GatedDecoder, layerTypes, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
-import { readMixture } from "./mixture.ts";
+import { readBalance, readMixture } from "./mixture.ts";
 
 const parts = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
 
@@ -40,6 +40,7 @@ function readConfig(config: ModelConfig): GatedDecoder {
       }
       : { headNorm: "head" }),
     window: (layer) => isLocal(layer) ? window : null,
+    balance: readBalance(config),
     mixture: (layer) => dense.includes(layer) || (layer + 1) % step ? null : experts,
   };
 }

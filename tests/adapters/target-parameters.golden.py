@@ -34,7 +34,7 @@ BOTH = ["gate_up_proj", "experts.down_proj"]
 CASES = {
     "mixtral": (
         "Mixtral",
-        MIXTRAL,
+        {**MIXTRAL, "output_router_logits": True, "router_aux_loss_coef": 0.3},
         dict(target_modules=["q_proj"], target_parameters=[*BOTH, "gate.weight"])
         | dict(rank_pattern={"down_proj": 3}, alpha_pattern={r".*\.gate_up_proj": 5}),
     ),
@@ -52,6 +52,12 @@ CASES = {
         | dict(init_lora_weights="gaussian"),
     ),
     "qwen3_moe, all-linear": ("Qwen3Moe", QWEN, dict(target_modules="all-linear")),
+    # So many tokens that those of an expert are computed together.
+    "qwen3_moe, long": (
+        "Qwen3Moe",
+        {**QWEN, "num_experts": 17, "norm_topk_prob": True},
+        dict(target_modules=[], target_parameters=BOTH),
+    ),
     "llama": (
         "Llama",
         SIZES,
@@ -65,6 +71,7 @@ BATCH = dict(
     attention_mask=[[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
     labels=[[7, 3, 9, 12, 4], [9, 1, 11, -100, -100]],
 )
+LONG = [[(5 * i * i + 3 * i + row) % 12 + 1 for i in range(80)] for row in (0, 7)]
 RATE, DECAY, STEPS, SEED = 0.02, 0.1, 3, 7
 
 
@@ -89,17 +96,24 @@ def base_of(family: str, settings: dict):
     return model
 
 
-def batch() -> dict:
-    return {key: torch.tensor(value) for key, value in BATCH.items()}
+def batch(name: str = "") -> dict:
+    given = BATCH
+    if name.endswith("long"):
+        given = dict(input_ids=LONG, attention_mask=[[1] * 80] * 2, labels=LONG)
+    return {key: torch.tensor(value) for key, value in given.items()}
 
 
 def numbers(value: torch.Tensor) -> list[float]:
     return [float(f"{x:.6g}") for x in value.detach().flatten().tolist()]
 
 
+def some(value: torch.Tensor) -> torch.Tensor:
+    return value.flatten()[:: max(1, value.numel() // 40)]
+
+
 @torch.no_grad()
-def logits(model) -> list[float]:
-    return numbers(model(**batch()).logits)
+def logits(model, name: str = "") -> list[float]:
+    return numbers(model(**batch(name)).logits.flatten()[-130:])
 
 
 def key_of(name: str) -> str:
@@ -119,16 +133,16 @@ def run(name: str) -> dict:
     with torch.no_grad():
         for key, value in trained.items():
             value.copy_(filled(key, value.shape))
-    given = logits(model)
+    given = logits(model, name)
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=DECAY)
     losses, gradients = [], {}
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = model(**batch()).loss
+        loss = model(**batch(name)).loss
         loss.backward()
         losses.append(loss.item())
         if step == 0:
-            gradients = {key: numbers(value.grad.flatten()[:40]) for key, value in trained.items()}
+            gradients = {key: numbers(some(value.grad)) for key, value in trained.items()}
         optimizer.step()
     with torch.no_grad():
         for key, value in trained.items():
@@ -151,7 +165,7 @@ def run(name: str) -> dict:
         "logits": given,
         "gradients": gradients,
         "losses": losses,
-        "merged": logits(model.merge_and_unload()),
+        "merged": logits(model.merge_and_unload(), name),
     }
 
 
@@ -199,6 +213,7 @@ def main() -> None:
     wide, back = ("in", "out"), ("out", "in")
     result = {
         "batch": BATCH,
+        "long": LONG,
         "rate": RATE,
         "decay": DECAY,
         "seed": SEED,
