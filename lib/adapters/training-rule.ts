@@ -51,12 +51,14 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
 /** What the methods of trained adapters add to the loss; `undefined` where they add nothing. */
 export function tracePenalty(model: AnyModel, pass: ForwardPass): Value | undefined {
   const penalties = methodRules(model).flatMap(({ penalty }) => penalty ?? []);
-  if (penalties.length === 0) return undefined;
+  if (penalties.length + pass.penalties.length === 0) return undefined;
   const leaves = new Map(
     [...trainableLeaves(model)].map(([name, tensor]) => [name, pass.leaf(name, tensor)]),
   );
   const trace = { graph: pass.graph, leaves, state: {}, inputs: {} };
-  return penalties.map((penalty) => penalty(trace)).reduce((a, b) => add(a, b));
+  return [...pass.penalties, ...penalties.map((penalty) => penalty(trace))].reduce((a, b) =>
+    add(a, b)
+  );
 }
 
 async function finished(

@@ -44,8 +44,24 @@ export interface FeedRule {
   };
 }
 
+/** Where the tokens of a layer go that has experts. */
+export interface Route {
+  /** Shares of the experts in each token [T, E], which sum up to 1. */
+  readonly shares: Value;
+  /** 1 where a token goes through an expert [T, E]. */
+  readonly taken: Value;
+}
+
+/** What one run of a feed forward gets. */
+export interface FeedPlace {
+  /** The pass. */
+  readonly pass: ArchitecturePass;
+  /** Takes the ways of tokens, layer by layer. */
+  readonly routes: Route[];
+}
+
 /** How it runs. */
-export type FeedForward = (x: Value, pass: ArchitecturePass) => Value;
+export type FeedForward = (x: Value, at: FeedPlace) => Value;
 
 /** Declares it. */
 export function feedForward(
@@ -67,7 +83,7 @@ export function feedForward(
     const both = made.gateUp(x);
     return [0, inner].map((start) => sliceAxis(both, { axis: 2, start, size: inner }));
   };
-  return (x, pass) => {
+  return (x, { pass }) => {
     const [first, second] = opened(x), active = c.activation(first);
     return made.down!(pass.dropout(second ? mul(active, second) : active, dropout.inner ?? 0));
   };

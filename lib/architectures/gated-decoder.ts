@@ -95,7 +95,7 @@ export function layerTypes({ model_type: type, layer_types: kinds }: ModelConfig
 
 /** What an architecture of such decoders says beside its heads. */
 export function decoderRules(
-  read: (config: ModelConfig) => Transformer,
+  read: (config: ModelConfig, task: string) => Transformer,
 ): ReturnType<typeof transformerRules> & { readonly ignoredKeys: RegExp } {
   const rules = transformerRules(read);
   return {

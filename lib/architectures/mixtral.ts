@@ -7,18 +7,19 @@ import type { Architecture } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
-import { mixtureOf, readMixture } from "./mixture.ts";
+import { balanceOf, mixtureOf, readMixture } from "./mixture.ts";
 
 /** Mixtral. */
 export const mixtral: Architecture = {
   ...mistral,
-  ...decoderRules((config) => {
+  ...decoderRules((config, task) => {
     const window = configReader(config).optionalSize("sliding_window");
     const experts = { ...readMixture(config, "intermediate_size"), normalized: true };
     return {
       ...readDecoder({ rms_norm_eps: 1e-5, rope_theta: 1e6, ...config, attention_bias: false }),
       window: () => window,
       feedForward: mixtureOf(() => experts),
+      routed: balanceOf(config, task),
     };
   }),
   name: "mixtral",

@@ -4,13 +4,30 @@
  *
  * @module
  */
-import type { ModelConfig } from "../model/architecture.ts";
+import type { ArchitecturePass, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import { multiply, pick, type Weight } from "../model/weight.ts";
 import { broadcast } from "../ops/broadcast.ts";
 import { cast } from "../ops/cast.ts";
-import { add, and, div, equal, greater, less, mul, or, sigmoid } from "../ops/elementwise.ts";
+import {
+  add,
+  and,
+  div,
+  equal,
+  floor,
+  greater,
+  less,
+  lessEqual,
+  max,
+  mul,
+  not,
+  or,
+  sigmoid,
+  sub,
+} from "../ops/elementwise.ts";
+import { gather, scatterAdd } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
+import { matmul } from "../ops/matmul.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
@@ -19,8 +36,8 @@ import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { Activation } from "./activations.ts";
 import { configReader, RATE } from "./config-reader.ts";
-import { type FeedForward, feedForward } from "./feed-forward.ts";
-import type { LayerRule } from "./transformer-layer.ts";
+import { type FeedForward, feedForward, type Route } from "./feed-forward.ts";
+import type { Transformer } from "./transformer.ts";
 
 /** Which experts there are, and how a token gets to them. */
 export interface Mixture {
@@ -36,6 +53,30 @@ export interface Mixture {
   readonly jitter: number;
   /** Whether torch constructs the router after the experts. */
   readonly routerLast?: boolean;
+}
+
+/**
+ * What adds to the loss of a language model, if its config says so, what grows as experts get unequal
+ * shares of the tokens that are no padding, over all layers (Fedus et al., 2021, arXiv:2101.03961,
+ * equations 4 to 6).
+ */
+export function balanceOf(config: ModelConfig, task: string): Transformer["routed"] {
+  const { number, boolean } = configReader(config);
+  if (task !== "CAUSAL_LM" || !boolean("output_router_logits", false)) return undefined;
+  const coefficient = number("router_aux_loss_coef", 0.001);
+  return (pass, routes) => routes.length > 0 && balance(pass, routes, coefficient);
+}
+
+function balance(pass: ArchitecturePass, routes: readonly Route[], coefficient: number): void {
+  const [tokens, experts] = routes[0].taken.shape, [batch, held] = pass.segments.shape;
+  const size = tokens / batch, { segments } = pass;
+  const own = sliceAxis(segments, { axis: 1, start: held - size, size });
+  const counts = reshape(cast(not(equal(own, 0)), "f32"), [tokens, 1]);
+  const total = (of: (route: Route) => Value) =>
+    routes.map((route) => sum(mul(of(route), counts), { axes: [0] })).reduce((a, b) => add(a, b));
+  const rows = mul(sum(counts), routes.length);
+  const both = sum(mul(total(({ taken }) => taken), total(({ shares }) => shares)));
+  pass.penalize(mul(div(both, mul(rows, rows)), experts * coefficient));
 }
 
 /** What a config says about experts, whose size it calls by this name. */
@@ -58,7 +99,7 @@ export function readMixture(config: ModelConfig, intermediate: string): Mixture 
 export function mixtureOf(
   mixtureAt: (layer: number) => Mixture | null,
   shared?: number,
-): LayerRule["feedForward"] {
+): Transformer["feedForward"] {
   return (m, c, { names, layer }) => {
     const experts = mixtureAt(layer), { hidden, activation } = c, at = m.at(names.at!);
     if (!experts) return feedForward(m, c, { names, layer });
@@ -67,7 +108,7 @@ export function mixtureOf(
     const place = { names: { ...names, at: "shared_expert" }, layer };
     const beside = feedForward(at, { ...c, inner: shared }, place);
     const gate = at.linear("shared_expert_gate", { in: hidden, out: 1 }, { bias: false });
-    return (x, pass) => add(routed(x, pass), mul(sigmoid(gate(x)), beside(x, pass)));
+    return (x, at) => add(routed(x, at), mul(sigmoid(gate(x)), beside(x, at)));
   };
 }
 
@@ -90,33 +131,102 @@ function mixture(
       sliceAxis(both, { axis: 2, start: number * intermediate, size: intermediate });
     return multiply(mul(c.activation(half(0)), half(1)), of(closing), { transposeB: true });
   };
-  return (given, pass) => {
+  return (given, { pass, routes }) => {
     const flat = reshape(given, [-1, hidden]), { graph, shape: [tokens] } = flat;
     const x = pass.training && jitter
       ? mul(flat, add(mul(pass.noise(`router.${c.layer}`, flat.shape), 2 * jitter), 1 - jitter))
       : flat;
     const shares = softmax(multiply(x, gate(), { transposeB: true })), places = placesOf(shares);
     const normal = (w: Value) => c.normalized ? div(w, sum(w, { axes: [1], keepDims: true })) : w;
-    // Of many tokens nearly every expert gets some; few bring the weights of theirs together.
-    if (2 * tokens * chosen > experts) {
-      const weights = normal(mul(shares, cast(less(places, chosen), "f32")));
+    const taken = cast(less(places, chosen), "f32");
+    routes.push({ shares, taken });
+    const block = blockSize({ tokens, experts, chosen });
+    if (block === 0) {
+      const weights = normal(mul(shares, taken));
       const y = through(reshape(x, [1, tokens, hidden]), (weight) => weight());
       const each = mul(y, reshape(transpose(weights), [experts, tokens, 1]));
       return reshape(sum(each, { axes: [0] }), given.shape);
     }
+    /** Of the experts of each token [T, k, E], 1 at its number. */
     const isAt = cast(
       equal(reshape(places, [tokens, 1, experts]), iota(graph, [1, chosen, 1], { axis: 1 })),
       "f32",
     );
-    const ofPlace = (x: Value) => sum(mul(isAt, x), { axes: [2] });
-    const weights = normal(ofPlace(reshape(shares, [tokens, 1, experts])));
-    const numbers = ofPlace(cast(iota(graph, [1, 1, experts], { axis: 2 }), "f32"));
-    const ids = reshape(cast(numbers, "i32"), [-1]);
-    const rows = broadcast(reshape(x, [tokens, 1, hidden]), [tokens, chosen, hidden]);
-    const y = through(reshape(rows, [-1, 1, hidden]), (weight) => pick(weight(), ids));
-    const each = mul(reshape(y, rows.shape), reshape(weights, [tokens, chosen, 1]));
-    return reshape(sum(each, { axes: [1] }), given.shape);
+    const ofExpert = (x: Value) => sum(mul(isAt, reshape(x, [-1, 1, experts])), { axes: [2] });
+    const weights = normal(ofExpert(shares));
+    const numbers = (x: Value) => reshape(cast(x, "i32"), [-1]);
+    const sum_ = (y: Value) => {
+      const each = mul(reshape(y, [tokens, chosen, hidden]), reshape(weights, [tokens, chosen, 1]));
+      return reshape(sum(each, { axes: [1] }), given.shape);
+    };
+    if (block === 1) {
+      const ids = numbers(ofExpert(cast(iota(graph, [1, experts], { axis: 1 }), "f32")));
+      const rows = broadcast(reshape(x, [tokens, 1, hidden]), [tokens, chosen, hidden]);
+      return sum_(through(reshape(rows, [-1, 1, hidden]), (weight) => pick(weight(), ids)));
+    }
+    const { rows, expertOf, blocks } = blocksOf(taken, { block, chosen });
+    const places_ = numbers(ofExpert(rows));
+    const number = broadcast(iota(graph, [tokens, 1], { axis: 0 }), [tokens, chosen]);
+    const updates = cast(reshape(add(number, 1), [-1, 1]), "f32");
+    const source = scatterAdd(updates, places_, { rows: blocks * block });
+    const from = gather(x, numbers(max(sub(source, 1), 0)));
+    const y = through(reshape(from, [blocks, block, hidden]), (weight) => pick(weight(), expertOf));
+    return sum_(gather(reshape(y, [-1, hidden]), places_));
   };
+}
+
+/**
+ * How many rows of one expert are computed together, with a copy of its weights: 1 where tokens are
+ * few, and 0 where all experts on all tokens cost no more than the copies. A copy, and reading what
+ * is there, count as so many rows.
+ */
+function blockSize(of: {
+  readonly tokens: number;
+  readonly experts: number;
+  readonly chosen: number;
+}): number {
+  const { tokens, experts } = of, sizes = [1, 4, 8, 16, 32, 64, 128, 256];
+  const cost = (block: number) => blockCount(block, of) * (block + 33);
+  const best = sizes.reduce((a, b) => cost(b) < cost(a) ? b : a);
+  return cost(best) < experts * (tokens + 11) ? best : 0;
+}
+
+/** Blocks that are enough however tokens are spread. */
+function blockCount(
+  block: number,
+  { tokens, experts, chosen }: Parameters<typeof blockSize>[0],
+): number {
+  const rows = tokens * chosen;
+  return Math.min(rows, Math.floor(rows / block) + experts);
+}
+
+/**
+ * Sorts tokens by expert, those of each in whole blocks.
+ *
+ * @param taken 1 where a token goes through an expert [T, E].
+ * @returns For each of those the number of its row, f32 [T, E]; and the expert of each block, `i32`.
+ */
+function blocksOf(
+  taken: Value,
+  { block, chosen }: { readonly block: number; readonly chosen: number },
+): { readonly rows: Value; readonly expertOf: Value; readonly blocks: number } {
+  const { graph, shape: [tokens, experts] } = taken;
+  const before = (n: number, axis: number) =>
+    cast(
+      less(iota(graph, [n, n], { axis }), iota(graph, [n, n], { axis: 1 - axis })),
+      "f32",
+    );
+  const count = sum(taken, { axes: [0], keepDims: true });
+  const own = floor(mul(add(count, block - 1), 1 / block));
+  const first = matmul(own, before(experts, 0));
+  const rows = add(matmul(before(tokens, 1), taken), mul(first, block));
+  const blocks = blockCount(block, { tokens, experts, chosen });
+  const begun = lessEqual(
+    reshape(first, [1, experts]),
+    cast(iota(graph, [blocks, 1], { axis: 0 }), "f32"),
+  );
+  const last = sub(sum(cast(begun, "f32"), { axes: [1] }), 1);
+  return { rows, expertOf: cast(last, "i32"), blocks };
 }
 
 /** Of each row [N, E] the place of each number among the others, the largest first, `i32`. */

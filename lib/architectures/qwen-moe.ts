@@ -10,12 +10,12 @@ import { show } from "../options.ts";
 import { configReader } from "./config-reader.ts";
 import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
-import { mixtureOf, readMixture } from "./mixture.ts";
+import { balanceOf, mixtureOf, readMixture } from "./mixture.ts";
 import type { Transformer } from "./transformer.ts";
 
 const parts = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
 
-function readConfig(config: ModelConfig): Transformer {
+function readConfig(config: ModelConfig, task: string): Transformer {
   const { size, optionalSize, number, boolean } = configReader(config);
   const second = config.model_type === "qwen2_moe";
   const c = readDecoder(config, { headNorms: !second });
@@ -37,6 +37,7 @@ function readConfig(config: ModelConfig): Transformer {
     ...c,
     bias: second ? { ...c.bias, qkv: boolean("qkv_bias", true), output: false } : c.bias,
     window: (layer) => isLocal(layer) ? window : null,
+    routed: balanceOf(config, task),
     feedForward: mixtureOf(
       (layer) => dense.includes(layer) || (layer + 1) % step ? null : experts,
       second ? size("shared_expert_intermediate_size") : undefined,

@@ -15,7 +15,13 @@ import {
   type AttentionPlace,
   type AttentionRule,
 } from "./attention-layer.ts";
-import { type FeedForward, feedForward, type FeedNames, type FeedRule } from "./feed-forward.ts";
+import {
+  type FeedForward,
+  feedForward,
+  type FeedNames,
+  type FeedRule,
+  type Route,
+} from "./feed-forward.ts";
 import { declared } from "./roles.ts";
 
 /** Names of the modules of a layer, in torch's order. */
@@ -81,6 +87,8 @@ export interface LayerRun extends Omit<AttentionPlace, "over"> {
   readonly x: Value;
   /** What an encoder made. */
   readonly memory?: Value;
+  /** Takes the ways of tokens through experts. */
+  readonly routes: Route[];
 }
 
 /** A layer as a part of a body. */
@@ -116,11 +124,11 @@ export function transformerLayer(
   const normed = (norm: Layer | undefined, x: Value) => norm?.(x) ?? x;
   return {
     distances: made.attention!.distances,
-    run(pass, { x, memory, ...place }) {
+    run(pass, { x, memory, routes, ...place }) {
       const scaled = (y: Value) => residualScale === 1 ? y : mul(y, residualScale);
       const added = (y: Value) => scaled(pass.dropout(normed(made.attended, y), attended));
       const feed = (x: Value) =>
-        scaled(pass.dropout(normed(made.fed, made.feed!(x, pass)), residual));
+        scaled(pass.dropout(normed(made.fed, made.feed!(x, { pass, routes })), residual));
       const first = normed(made.beforeAttention, x);
       const y = added(made.attention!.run(pass, first, { ...place, over: first }));
       if (c.parallel) {

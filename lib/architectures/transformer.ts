@@ -10,6 +10,7 @@ import { add, min, mul, tanh } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
 import { distanceBias } from "./distance-bias.ts";
+import type { Route } from "./feed-forward.ts";
 import { firstRows } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { declared } from "./roles.ts";
@@ -71,6 +72,8 @@ export interface Transformer extends LayerRule {
   readonly ropes?: Ropes;
   /** The name of a layer's rotation, or `null` for none; `rope` by default. */
   rope?(layer: number): string | null;
+  /** What becomes of the ways that tokens took through experts. */
+  routed?(pass: ArchitecturePass, routes: readonly Route[]): void;
   /** Shares that training drops: 0 by default. */
   readonly dropout: LayerRule["dropout"] & {
     /** Of embeddings. */
@@ -158,12 +161,14 @@ export function transformer(
       const scaled = embeddingScale === 1 ? tokens : mul(tokens, embeddingScale);
       let h = over === "tokens" ? pass.embedded(scaled) : scaled;
       for (const step of steps) if (step === "dropout" || made[step]) h = run[step](h);
+      const routes: Route[] = [];
       let bias = bucketed(made.distances);
       made.layers!.forEach((layer, i) => {
         bias = bucketed(layer.distances) ?? bias;
         const name = c.rope ? c.rope(i) : "rope", turn = name === null ? undefined : rotate[name];
-        h = layer.run(pass, { x: pass.boundary(h), rotate: turn, bias, memory });
+        h = layer.run(pass, { x: pass.boundary(h), rotate: turn, bias, memory, routes });
       });
+      c.routed?.(pass, routes);
       const last = pass.dropout(made.last?.(h) ?? h, c.dropout.last ?? 0);
       return made.projectBack?.(last) ?? last;
     },

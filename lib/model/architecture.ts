@@ -48,6 +48,8 @@ export interface ArchitecturePass {
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */
   dropout(x: Value, rate: number): Value;
+  /** Adds a number, shape [], to the loss of a batch that is trained on. */
+  penalize(x: Value): void;
   /**
    * Random numbers from 0 up to 1 in a training pass, or those that the batch brings as
    * `noise.<name>`.

@@ -100,6 +100,8 @@ export interface ForwardPass extends ArchitecturePass {
   leaf(name: string, tensor: Tensor): Value;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
+  /** What {@link ArchitecturePass.penalize} was given. */
+  readonly penalties: readonly Value[];
   /** Tensors to run the program with, by input name: weights and leaves. */
   readonly bindings: ReadonlyMap<string, Tensor>;
   /** Updates of the cache: state name to the value that replaces it. */
@@ -114,7 +116,7 @@ export function createForwardPass(
 ): ForwardPass {
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
-  const boundaries: Value[] = [];
+  const boundaries: Value[] = [], penalties: Value[] = [];
   let streams = 0;
 
   function bind(name: string, tensor: Tensor, spec: InputSpec): Value {
@@ -233,6 +235,8 @@ export function createForwardPass(
       return x;
     },
     boundaries,
+    penalize: (x) => void penalties.push(x),
+    penalties,
     hostInput: (name, spec) => input(graph, name, spec),
     batchInput({ name, axes, dtype }) {
       const [batch, tokens] = options.querySegments.shape;

@@ -19,4 +19,4 @@ export type {
 } from "./modules.ts";
 export type { FunctionSignature, ParameterSignature } from "./signature.ts";
 export type { AttentionLayout, NormRule, Site, SiteKind } from "./site.ts";
-export type { Weight } from "./weight.ts";
+export type { LowRank, Weight } from "./weight.ts";

@@ -173,7 +173,7 @@ MPT = dict(vocab_size=13, d_model=9, n_heads=3, n_layers=2, pad_token_id=0)
 ROTATED = {k: v for k, v in PHI.items() if k != "layer_norm_eps"}
 MIXTRAL = dict(**LLAMA, num_local_experts=4, num_experts_per_tok=2)
 # So many experts that a token brings the weights of its own together.
-MIXTURE = dict(**LLAMA, moe_intermediate_size=5, num_experts=9, num_experts_per_tok=2)
+MIXTURE = dict(**LLAMA, moe_intermediate_size=5, num_experts=13, num_experts_per_tok=2)
 QWEN2_MOE = {**MIXTURE, "head_dim": 6, "shared_expert_intermediate_size": 3}
 SPARSE = dict(decoder_sparse_step=2, num_hidden_layers=4, mlp_only_layers=[3])
 CASES = [
