@@ -1,12 +1,26 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { architectureOf } from "../../lib/architectures/mod.ts";
 import { ConfigError, UnsupportedError } from "../../lib/errors.ts";
+import { ATTENTION_TARGETS } from "../../lib/methods/default-targets.ts";
 import { structureOf } from "../../lib/model/model-graph.ts";
+import { taskOf } from "../../lib/model/task-of.ts";
+import cases from "./definitions.golden.json" with { type: "json" };
 
 type Config = Readonly<Record<string, unknown>>;
 
-const structure = (config: Config) =>
-  structureOf({ architecture: architectureOf(config), config, taskType: "CAUSAL_LM" });
+function structure(config: Config) {
+  const architecture = architectureOf(config), taskType = taskOf(architecture, config);
+  return structureOf({ architecture, config, taskType });
+}
+
+Deno.test("each family has the modules that PEFT adapts by default", () => {
+  for (const { config } of cases as unknown as readonly { readonly config: Config }[]) {
+    const paths = [...structure(config).sites.keys()], type = config.model_type as string;
+    for (const name of ATTENTION_TARGETS[type] ?? []) {
+      assert(paths.some((path) => `.${path}`.endsWith(`.${name}`)), `${name} of ${type}`);
+    }
+  }
+});
 
 Deno.test("the first checkpoints of Falcon say by other names what the later ones say", () => {
   const rest = { vocab_size: 13, hidden_size: 16 };
