@@ -12,7 +12,6 @@ import { add, mul, sigmoid } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { ConfigError } from "../errors.ts";
-import { show } from "../options.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, RATE } from "./config-reader.ts";
 import { layersOf } from "./layers.ts";
@@ -74,7 +73,7 @@ export interface GatedDecoder {
 
 /** What a config says about a decoder in the way of Llama's. */
 export function readDecoder(config: ModelConfig): GatedDecoder {
-  const { size, optionalSize, number, boolean, choice } = configReader(config);
+  const { size, optionalSize, number, boolean, choice, list } = configReader(config);
   const type = config.model_type as string;
   const heads = size("num_attention_heads"), hidden = size("hidden_size");
   const keyHeads = size("num_key_value_heads", heads);
@@ -88,7 +87,7 @@ export function readDecoder(config: ModelConfig): GatedDecoder {
     );
   }
   const bias = boolean("attention_bias", false), window = optionalSize("sliding_window");
-  const kinds = layerTypes(config);
+  const kinds = list("layer_types");
   return {
     vocab: size("vocab_size"),
     hidden,
@@ -111,15 +110,6 @@ export function readDecoder(config: ModelConfig): GatedDecoder {
     ropes: { rope: ropeConfig(config, headSize) },
     rope: () => "rope",
   };
-}
-
-/** Which kind of attention each layer has, where a config says it. */
-export function layerTypes({ model_type: type, layer_types: kinds }: ModelConfig) {
-  if (kinds == null || Array.isArray(kinds)) return kinds as readonly unknown[] | null | undefined;
-  throw new ConfigError(
-    "MODEL_CONFIG",
-    `The config of a ${type} model needs a list for "layer_types"; found ${show(kinds)}.`,
-  );
 }
 
 /** What differs from one run of attention to another. */

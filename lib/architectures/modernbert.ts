@@ -15,7 +15,6 @@ import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON, fieldsOf, headSizeOf, RATE } from "./config-reader.ts";
-import { layerTypes } from "./gated-decoder.ts";
 import { classes, firstRows, splitBounds } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { checkRope, ropeConfig, ropeRules, type Ropes, rotations } from "./rope.ts";
@@ -45,10 +44,10 @@ interface ModernBertConfig {
 }
 
 function readConfig(config: ModelConfig): ModernBertConfig {
-  const { size, number, boolean, choice } = configReader(config);
+  const { size, number, boolean, choice, list } = configReader(config);
   const hidden = size("hidden_size"), heads = size("num_attention_heads");
   const headSize = headSizeOf(config, { hidden, heads });
-  const kinds = layerTypes(config), every = number("global_attn_every_n_layers", 3);
+  const kinds = list("layer_types"), every = number("global_attn_every_n_layers", 3);
   const parts = fieldsOf(config.rope_parameters), { rope_scaling: scaling } = config;
   const rope = (part: unknown, name: string, theta: number) =>
     ropeConfig({
