@@ -30,6 +30,7 @@ import { generate } from "../../lib/generation/generate.ts";
 import { loadModel } from "../../lib/io/load-model.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { writeSafetensors } from "../../lib/io/safetensors.ts";
+import { ia3Config } from "../../lib/methods/ia3.ts";
 import { type LoraConfig, loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { fromPeftJson } from "../../lib/methods/peft-json.ts";
 import { createModelGraph, type ModelGraph, structureOf } from "../../lib/model/model-graph.ts";
@@ -359,6 +360,10 @@ Deno.test("what cannot be adapted as a parameter says why", async () => {
     ])),
   };
   fails(quantized, { targetParameters: ["o_proj.weight"] }, "q8_0", "dequantize");
+
+  // The usual targets of (IA)³ are names of which only some are left.
+  assertEquals(planAdapter(base, ia3Config()).unmatched.map(({ pattern }) => pattern), ["w2"]);
+  assertEquals(getPeftModel(base, ia3Config()).adapters.get("default")!.parts.size, 4);
 
   const config = loraConfig({ targetParameters: ["gate_up_proj"] });
   const model = addAdapter(getPeftModel(base, config), "other", config);
