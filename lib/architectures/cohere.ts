@@ -6,14 +6,13 @@
 import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
-import { layerTypes } from "./gated-decoder.ts";
 import { languageHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
 import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
-  const { boolean, number, optionalSize, rate } = configReader(config);
+  const { boolean, number, optionalSize, rate, list } = configReader(config);
   const bias = boolean("attention_bias", false);
   if (boolean("use_qk_norm", false)) {
     throw new UnsupportedError(
@@ -24,7 +23,7 @@ function readConfig(config: ModelConfig): Transformer {
   const c = readTransformer(config, { activation: "silu" });
   const isFirst = config.model_type === "cohere", rope_theta = isFirst ? 500_000 : 10_000;
   // The second version rotates the layers only that see near tokens.
-  const kinds = layerTypes(config), pattern = number("sliding_window_pattern", 4);
+  const kinds = list("layer_types"), pattern = number("sliding_window_pattern", 4);
   const isLocal = (i: number) =>
     !isFirst && (kinds ? kinds[i] === "sliding_attention" : (i + 1) % pattern !== 0);
   const window = optionalSize("sliding_window");

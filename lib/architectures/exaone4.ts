@@ -5,14 +5,14 @@
  */
 import type { Architecture } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
-import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { llama } from "./llama.ts";
 
 /** EXAONE 4. */
 export const exaone4: Architecture = {
   ...llama,
   ...decoderRules((config) => {
-    const { optionalSize, size } = configReader(config), kinds = layerTypes(config);
+    const { optionalSize, size, list } = configReader(config), kinds = list("layer_types");
     const window = optionalSize("sliding_window"), pattern = size("sliding_window_pattern", 4);
     const isLocal = (i: number) =>
       kinds ? kinds[i] === "sliding_attention" : window !== null && (i + 1) % pattern !== 0;

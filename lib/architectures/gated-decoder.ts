@@ -6,7 +6,6 @@
  */
 import { ConfigError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
-import { show } from "../options.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON } from "./config-reader.ts";
 import { ropeConfig } from "./rope-config.ts";
@@ -51,7 +50,7 @@ function layerNames({ headNorms, norms = "before", fused }: DecoderKind): LayerN
 
 /** What a config says about a decoder in the way of Llama's. */
 export function readDecoder(config: ModelConfig, kind: DecoderKind = {}): Transformer {
-  const { size, optionalSize, number, boolean, rate, choice } = configReader(config);
+  const { size, optionalSize, number, boolean, rate, choice, list } = configReader(config);
   const heads = size("num_attention_heads"), hidden = size("hidden_size");
   const keyHeads = size("num_key_value_heads", heads);
   const headSize = size("head_dim", hidden / heads, 1 << 16);
@@ -64,7 +63,7 @@ export function readDecoder(config: ModelConfig, kind: DecoderKind = {}): Transf
     );
   }
   const bias = boolean("attention_bias", false), window = optionalSize("sliding_window");
-  const kinds = layerTypes(config);
+  const kinds = list("layer_types");
   return {
     names: { embedding: "embed_tokens", layers: "layers", last: "norm" },
     layer: () => layerNames(kind),
@@ -82,15 +81,6 @@ export function readDecoder(config: ModelConfig, kind: DecoderKind = {}): Transf
     ropes: { rope: ropeConfig(config, headSize) },
     dropout: { attention: rate("attention_dropout") },
   };
-}
-
-/** Which kind of attention each layer has, where a config says it. */
-export function layerTypes({ model_type: type, layer_types: kinds }: ModelConfig) {
-  if (kinds == null || Array.isArray(kinds)) return kinds as readonly unknown[] | null | undefined;
-  throw new ConfigError(
-    "MODEL_CONFIG",
-    `The config of a ${type} model needs a list for "layer_types"; found ${show(kinds)}.`,
-  );
 }
 
 /** What an architecture of such decoders says beside its heads. */

@@ -8,7 +8,7 @@ import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
-import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
 import type { Transformer } from "./transformer.ts";
 import { ropeConfig } from "./rope-config.ts";
@@ -21,7 +21,7 @@ function readConfig(given: ModelConfig): Transformer {
     sliding_window: first ? null : 4096,
     ...(third ? plain : given),
   };
-  const { number, boolean, choice } = configReader(config);
+  const { number, boolean, choice, list } = configReader(config);
   if (boolean("use_bidirectional_attention", false)) {
     throw new UnsupportedError(
       "GEMMA_BIDIRECTIONAL",
@@ -35,7 +35,7 @@ function readConfig(given: ModelConfig): Transformer {
   });
   // What the first releases call gelu is its approximation.
   const acts = first ? { ...ACTIVATIONS, gelu: ACTIVATIONS.gelu_new } : ACTIVATIONS;
-  const kinds = layerTypes(config), pattern = third ? number("sliding_window_pattern", 6) : 2;
+  const kinds = list("layer_types"), pattern = third ? number("sliding_window_pattern", 6) : 2;
   const isLocal = (layer: number) =>
     !first && (kinds ? kinds[layer] === "sliding_attention" : (layer + 1) % pattern !== 0);
   return {

@@ -155,23 +155,23 @@ function mixture(
     const ofExpert = (x: Value) => sum(mul(isAt, reshape(x, [-1, 1, experts])), { axes: [2] });
     const weights = normal(ofExpert(shares));
     const numbers = (x: Value) => reshape(cast(x, "i32"), [-1]);
-    const sum_ = (y: Value) => {
+    const mixed = (y: Value) => {
       const each = mul(reshape(y, [tokens, chosen, hidden]), reshape(weights, [tokens, chosen, 1]));
       return reshape(sum(each, { axes: [1] }), given.shape);
     };
     if (block === 1) {
       const ids = numbers(ofExpert(cast(iota(graph, [1, experts], { axis: 1 }), "f32")));
       const rows = broadcast(reshape(x, [tokens, 1, hidden]), [tokens, chosen, hidden]);
-      return sum_(through(reshape(rows, [-1, 1, hidden]), (weight) => pick(weight(), ids)));
+      return mixed(through(reshape(rows, [-1, 1, hidden]), (weight) => pick(weight(), ids)));
     }
     const { rows, expertOf, blocks } = blocksOf(taken, { block, chosen });
-    const places_ = numbers(ofExpert(rows));
+    const slots = numbers(ofExpert(rows));
     const number = broadcast(iota(graph, [tokens, 1], { axis: 0 }), [tokens, chosen]);
     const updates = cast(reshape(add(number, 1), [-1, 1]), "f32");
-    const source = scatterAdd(updates, places_, { rows: blocks * block });
+    const source = scatterAdd(updates, slots, { rows: blocks * block });
     const from = gather(x, numbers(max(sub(source, 1), 0)));
     const y = through(reshape(from, [blocks, block, hidden]), (weight) => pick(weight(), expertOf));
-    return sum_(gather(reshape(y, [-1, hidden]), places_));
+    return mixed(gather(reshape(y, [-1, hidden]), slots));
   };
 }
 
@@ -234,6 +234,7 @@ function placesOf(x: Value): Value {
   const [rows, count] = x.shape, square = [1, count, count];
   const mine = reshape(x, [rows, count, 1]), other = reshape(x, [rows, 1, count]);
   const earlier = less(iota(x.graph, square, { axis: 2 }), iota(x.graph, square, { axis: 1 }));
-  const before = or(greater(other, mine), and(equal(other, mine), earlier));
+  // Where numbers are none, each has its own place still.
+  const before = or(greater(other, mine), and(not(less(other, mine)), earlier));
   return cast(sum(cast(before, "f32"), { axes: [2] }), "i32");
 }

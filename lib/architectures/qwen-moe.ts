@@ -4,11 +4,9 @@
  *
  * @module
  */
-import { ConfigError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import { show } from "../options.ts";
 import { configReader } from "./config-reader.ts";
-import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { mistral } from "./llama.ts";
 import { balanceOf, mixtureOf, readMixture } from "./mixture.ts";
 import type { Transformer } from "./transformer.ts";
@@ -16,21 +14,13 @@ import type { Transformer } from "./transformer.ts";
 const parts = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
 
 function readConfig(config: ModelConfig, task: string): Transformer {
-  const { size, optionalSize, number, boolean } = configReader(config);
+  const { size, optionalSize, number, boolean, list } = configReader(config);
   const second = config.model_type === "qwen2_moe";
   const c = readDecoder(config, { headNorms: !second });
   const experts = { ...readMixture(config, "moe_intermediate_size"), routerLast: !second };
-  const step = size("decoder_sparse_step", 1), dense = config.mlp_only_layers ?? [];
-  if (!Array.isArray(dense)) {
-    throw new ConfigError(
-      "MODEL_CONFIG",
-      `The config of a ${config.model_type} model needs a list for "mlp_only_layers"; found ${
-        show(dense)
-      }.`,
-    );
-  }
+  const step = size("decoder_sparse_step", 1), dense = list("mlp_only_layers") ?? [];
   const window = boolean("use_sliding_window", false) ? optionalSize("sliding_window") : null;
-  const kinds = layerTypes(config), most = number("max_window_layers", 28);
+  const kinds = list("layer_types"), most = number("max_window_layers", 28);
   const isLocal = (layer: number) =>
     !second || (kinds ? kinds[layer] === "sliding_attention" : layer % 2 === 0 && layer < most);
   return {

@@ -5,7 +5,7 @@
  */
 import type { Architecture } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
-import { decoderRules, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { languageHead } from "./heads.ts";
 import { llama } from "./llama.ts";
 
@@ -13,10 +13,9 @@ import { llama } from "./llama.ts";
 export const smolLm3: Architecture = {
   ...llama,
   ...decoderRules((config) => {
-    const { boolean, optionalSize, size } = configReader(config), kinds = layerTypes(config);
-    const { no_rope_layers: rotated } = config, interval = size("no_rope_layer_interval", 4);
-    const isRotated = (i: number) =>
-      Array.isArray(rotated) ? Boolean(rotated[i]) : (i + 1) % interval !== 0;
+    const { boolean, optionalSize, size, list } = configReader(config), kinds = list("layer_types");
+    const rotated = list("no_rope_layers"), interval = size("no_rope_layer_interval", 4);
+    const isRotated = (i: number) => rotated ? Boolean(rotated[i]) : (i + 1) % interval !== 0;
     const window = boolean("use_sliding_window", false) ? optionalSize("sliding_window") : null;
     const isLocal = (i: number) => kinds ? kinds[i] === "sliding_attention" : !isRotated(i);
     return {

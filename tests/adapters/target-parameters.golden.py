@@ -209,6 +209,22 @@ def old(family: str, settings: dict, path: str, names: dict) -> dict:
     }
 
 
+def jittered(settings: dict) -> dict:
+    """What Mixtral gives in training, where the router's input is scaled at random."""
+    drawn, real = [], torch.Tensor.uniform_
+
+    def uniform(self, low, high):
+        share = filled(f"noise {len(drawn)}", self.shape).abs()
+        drawn.append(list(self.shape))
+        return self.copy_(low + (high - low) * share)
+
+    model = base_of("Mixtral", settings).train()
+    torch.Tensor.uniform_ = uniform
+    result = logits(model)
+    torch.Tensor.uniform_ = real
+    return {"base": {**settings, "model_type": "mixtral"}, "drawn": drawn, "logits": result}
+
+
 def main() -> None:
     wide, back = ("in", "out"), ("out", "in")
     result = {
@@ -217,6 +233,7 @@ def main() -> None:
         "rate": RATE,
         "decay": DECAY,
         "seed": SEED,
+        "jittered": jittered({**MIXTRAL, "router_jitter_noise": 0.3}),
         "cases": [run(name) for name in CASES],
         "old": [
             old("Mixtral", MIXTRAL, "block_sparse_moe", {"w1": wide, "w3": wide, "w2": back}),

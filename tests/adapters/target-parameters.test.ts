@@ -26,9 +26,11 @@ import { getNbTrainableParameters } from "../../lib/adapters/status/trainable-pa
 import { architectureOf } from "../../lib/architectures/mod.ts";
 import type { Device } from "../../lib/device/device.ts";
 import { ConfigError, TargetError, UnsupportedError } from "../../lib/errors.ts";
+import { generate } from "../../lib/generation/generate.ts";
 import { loadModel } from "../../lib/io/load-model.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { writeSafetensors } from "../../lib/io/safetensors.ts";
+import { ia3Config } from "../../lib/methods/ia3.ts";
 import { type LoraConfig, loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { fromPeftJson } from "../../lib/methods/peft-json.ts";
 import { createModelGraph, type ModelGraph, structureOf } from "../../lib/model/model-graph.ts";
@@ -154,6 +156,31 @@ for (const entry of cases) {
     losses.forEach((loss, i) => assert(Math.abs(loss / entry.losses[i] - 1) < 1e-5, `${losses}`));
   });
 }
+
+Deno.test("training scales what goes into a router, as transformers does", async () => {
+  const { base: config, drawn, logits: want } = golden.jittered;
+  const base = baseOf(config, await testDevice("cpu"));
+  const model = getPeftModel(base, loraConfig());
+  const noise = Object.fromEntries(drawn.map(([batch, length, size], i) => {
+    const { shape, ...all } = fill(`noise ${i}`, [batch * length, size]);
+    const values = async () => (await all.data() as Float32Array).map(Math.abs);
+    return [`router.${i}`, { ...all, shape, data: values }];
+  }));
+  const { inputIds, attentionMask } = BATCH;
+  const { logits } = await forward(model, { inputIds, attentionMask, noise });
+  near((await toFloat32(logits as Tensor)).subarray(0, 8 * 13), want, "logits");
+  assert(apart(await logitsOf(model), want.slice(0, 8 * 13)) > 1e-2);
+});
+
+Deno.test("experts with adapters write what merged ones write", async () => {
+  const entry = cases.find(({ name }) => name.endsWith("long"))!;
+  const model = await adaptedOf(entry, await testDevice("cpu"));
+  const write = async (model: AnyModel) =>
+    (await generate(model, [[7, 3, 9]], { maxNewTokens: 6, eosTokenId: [] }))[0].tokenIds;
+  const written = await write(model);
+  assertEquals(written, await write(mergeAndUnload(model)));
+  assert(written.join() !== (await write(model.base)).join());
+});
 
 Deno.test("merged, scaled, saved and taken out again", async () => {
   const device = await testDevice("cpu"), model = await adaptedOf(cases[0], device);
@@ -333,6 +360,10 @@ Deno.test("what cannot be adapted as a parameter says why", async () => {
     ])),
   };
   fails(quantized, { targetParameters: ["o_proj.weight"] }, "q8_0", "dequantize");
+
+  // The usual targets of (IA)³ are names of which only some are left.
+  assertEquals(planAdapter(base, ia3Config()).unmatched.map(({ pattern }) => pattern), ["w2"]);
+  assertEquals(getPeftModel(base, ia3Config()).adapters.get("default")!.parts.size, 4);
 
   const config = loraConfig({ targetParameters: ["gate_up_proj"] });
   const model = addAdapter(getPeftModel(base, config), "other", config);

@@ -99,7 +99,9 @@ export function planTargets(
     })
   );
   const patternsOf = new Map<string, string[]>();
-  const missing = patterns.filter((p) => p.modules.length === 0);
+  // What is usual for a family can be the names of older releases.
+  const usual = given.targetModules === null && adapted.length > 0;
+  const missing = usual ? [] : patterns.filter((p) => p.modules.length === 0);
   const parameters = parameterTargets(model, config, taken);
   patterns.push(...parameters.patterns);
   problems.push(...parameters.problems);
