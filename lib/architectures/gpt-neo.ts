@@ -21,9 +21,9 @@ const FIELDS = {
 
 /** Whether a layer sees near tokens only: "attention_types" lists kinds, and how often they recur. */
 function isLocal(config: ModelConfig, layer: number): boolean {
-  const { attention_types: types = [[["global", "local"], Infinity]] } = config;
+  const types = configReader(config).list("attention_types");
   let place = layer;
-  for (const run of [types].flat()) {
+  for (const run of types ?? [[["global", "local"], Infinity]]) {
     const [kinds, times] = [run].flat() as [readonly string[], number];
     const count = Number(kinds?.length) * times;
     if (place < count) return kinds[place % kinds.length] === "local";
