@@ -136,6 +136,17 @@ DEBERTA = dict(
     position_biased_input=False,
     type_vocab_size=0,
 )
+DEBERTA_1 = dict(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=7,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    max_position_embeddings=9,
+    relative_attention=True,
+    pos_att_type="c2p|p2c",
+    layer_norm_eps=1e-3,
+)
 MODERNBERT = dict(
     vocab_size=13,
     hidden_size=12,
@@ -214,7 +225,11 @@ CASES = [
         "DebertaV2ForQuestionAnswering",
         {**DEBERTA, "norm_rel_ebd": "none", "pos_att_type": "p2c", "embedding_size": 5},
     ),
-    ("DebertaV2ForSequenceClassification", {**DEBERTA, "relative_attention": False}),
+    ("DebertaV2Model", {**DEBERTA, "relative_attention": False}),
+    ("DebertaModel", {**DEBERTA_1, "type_vocab_size": 3}),
+    ("DebertaForSequenceClassification", {**DEBERTA_1, "position_biased_input": False}),
+    ("DebertaForTokenClassification", {**DEBERTA_1, "pos_att_type": "p2c", "num_labels": 3}),
+    ("DebertaForQuestionAnswering", {**DEBERTA_1, "max_relative_positions": 3}),
     ("ModernBertModel", {**MODERNBERT, "norm_bias": True, "global_rope_theta": 50.0}),
     (
         "ModernBertForSequenceClassification",
