@@ -93,7 +93,8 @@ export { createOrUpdateModelCard } from "./checkpoint/model-card.ts";
 export type { InitialState } from "./lora/plain-lora.ts";
 export type { AdapterParts, AdapterSource } from "./checkpoint/read-adapter.ts";
 export type { ParameterPlan } from "./plan/plan-parameters.ts";
-export type { PatternReport, PlannedSite, TargetPlan } from "./plan/plan-targets.ts";
+export type { PatternReport } from "./plan/pattern-report.ts";
+export type { PlannedSite, TargetPlan } from "./plan/plan-targets.ts";
 export type { PlannedTokens, TokenPlan } from "./plan/plan-tokens.ts";
 export { type SaveOptions, savePretrained } from "./checkpoint/save.ts";
 export {

@@ -56,8 +56,6 @@ export interface AttentionRule {
   readonly bias?: {
     readonly qkv?: boolean;
     readonly output?: boolean;
-    readonly feed?: boolean;
-    readonly project?: boolean;
   };
   /** How linear weights are stored; [out, in] by default. */
   readonly stored?: "in-out";
@@ -141,6 +139,8 @@ export function attentionLayer(
     if (!norm) return y;
     return c.normsAllHeads ? splitHeads(norm(joinHeads(y)), count) : norm(y);
   };
+  const window = c.window?.(of.layer), scale = c.scale?.(of.layer);
+  const scoreBias = c.scoreBias?.(of.layer);
   return {
     distances: made.distances,
     run: (_pass, x, { over, rotate, bias }) =>
@@ -151,10 +151,10 @@ export function attentionLayer(
         rotate,
         project: (y) => made.output!(joinHeads(y)),
         causal: of.over !== "memory" && c.causal !== false,
-        window: c.window?.(of.layer),
-        scale: c.scale?.(of.layer),
+        window,
+        scale,
         cap: c.cap,
-        bias: bias ?? c.scoreBias?.(of.layer),
+        bias: bias ?? scoreBias,
         dropout: c.dropout.attention,
       }),
   };

@@ -1,5 +1,6 @@
 /**
- * BART (Lewis et al., 2019, arXiv:1910.13461): an encoder and a decoder with learned positions.
+ * BART (Lewis et al., 2019, arXiv:1910.13461) and PLBART (Ahmad et al., 2021, arXiv:2103.06333): an
+ * encoder and a decoder with learned positions.
  *
  * @module
  */
@@ -13,10 +14,12 @@ import type { Transformer } from "./transformer.ts";
 const NAMES = { k: "k_proj", v: "v_proj", q: "q_proj", output: "out_proj" };
 
 /** What a config says about the encoder or the decoder. */
-export function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Transformer {
-  const config = { d_model: 1024, [`${half}_layers`]: 12, [`${half}_ffn_dim`]: 4096, ...given };
+function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Transformer {
+  const sizes = { layers: 12, attention_heads: 16, ffn_dim: 4096 };
+  const named = Object.entries(sizes).map(([name, size]) => [`${half}_${name}`, size]);
+  const config = { d_model: 1024, ...Object.fromEntries(named), ...given };
   const { size, boolean, rate } = configReader(config);
-  const c = readTransformer({ [`${half}_attention_heads`]: 16, ...config }, {
+  const c = readTransformer(config, {
     fields: {
       hidden: "d_model",
       inner: `${half}_ffn_dim`,
@@ -40,11 +43,12 @@ export function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Trans
       afterAttention: "self_attn_layer_norm",
       cross: isDecoder ? { at: "encoder_attn", ...NAMES } : undefined,
       afterCross: isDecoder ? "encoder_attn_layer_norm" : undefined,
-      up: "fc1",
-      down: "fc2",
+      feed: { up: "fc1", down: "fc2" },
       afterFeed: "final_layer_norm",
     }),
-    embeddingScale: boolean("scale_embedding", false) ? Math.sqrt(c.hidden) : 1,
+    embeddingScale: boolean("scale_embedding", config.model_type === "plbart")
+      ? Math.sqrt(c.hidden)
+      : 1,
     positions: { rows: size("max_position_embeddings", 1024) + 2, offset: 2 },
     dropout: {
       embedding: dropout,
@@ -55,22 +59,31 @@ export function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Trans
   };
 }
 
-/** BART. */
-export const bart: Architecture = {
-  name: "bart",
-  modelTypes: ["bart"],
-  bodyPath: "model",
-  body: (m, config) =>
-    encoderDecoder(m, {
-      shared: "shared",
-      encoder: readHalf(config, "encoder"),
-      decoder: readHalf(config, "decoder"),
-    }),
-  heads: {
-    SEQ_2_SEQ_LM: languageHead({ tied: "always" }),
-    FEATURE_EXTRACTION: null,
-  },
-  // A buffer of zeros, which nothing trains.
-  ignoredKeys: /^final_logits_bias$/,
-  initializerRange: (config) => configReader(config).number("init_std", 0.02),
-};
+/** What an architecture in the way of BART's says, with what it changes of each half. */
+export function bartRules(
+  change: (half: Transformer, config: ModelConfig) => Partial<Transformer> = () => ({}),
+): Omit<Architecture, "name" | "modelTypes"> {
+  const half = (config: ModelConfig, name: "encoder" | "decoder") => {
+    const c = readHalf(config, name);
+    return { ...c, ...change(c, config) };
+  };
+  return {
+    bodyPath: "model",
+    body: (m, config) =>
+      encoderDecoder(m, {
+        shared: "shared",
+        encoder: half(config, "encoder"),
+        decoder: half(config, "decoder"),
+      }),
+    heads: {
+      SEQ_2_SEQ_LM: languageHead({ tied: "always" }),
+      FEATURE_EXTRACTION: null,
+    },
+    // A buffer of zeros, which nothing trains.
+    ignoredKeys: /^final_logits_bias$/,
+    initializerRange: (config) => configReader(config).number("init_std", 0.02),
+  };
+}
+
+/** BART and PLBART. */
+export const bart: Architecture = { ...bartRules(), name: "bart", modelTypes: ["bart", "plbart"] };

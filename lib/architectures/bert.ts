@@ -8,6 +8,7 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
+import { tokenTypeInputs } from "./token-types.ts";
 import { type BodyNames, type Transformer, transformerRules } from "./transformer.ts";
 
 /** Names of an encoder in the way of BERT's. */
@@ -42,8 +43,7 @@ export function readBert(config: ModelConfig, epsilon = 1e-12): Transformer {
         output: "output.dense",
       },
       afterAttention: "attention.output.LayerNorm",
-      up: "intermediate.dense",
-      down: "output.dense",
+      feed: { up: "intermediate.dense", down: "output.dense" },
       afterFeed: "output.LayerNorm",
     }),
     positions: { rows: size("max_position_embeddings", 512) },
@@ -93,5 +93,6 @@ export const bert: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 2),
   oldKeys: GAMMA_AND_BETA,
 };

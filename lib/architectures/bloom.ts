@@ -7,16 +7,20 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { alibi, alibiSlopes } from "./alibi.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader } from "./config-reader.ts";
-import { answerHead, classifierDropout, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
+import { gpt2 } from "./gpt2.ts";
 import { GPT2_FIELDS, readTransformer } from "./read-transformer.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
-function readConfig(given: ModelConfig): Transformer {
-  const { n_embed, num_attention_heads: n_head, num_hidden_layers: n_layer } = given;
-  const config = { n_head, n_layer, hidden_size: n_embed, ...given };
+const FIELDS = {
+  ...GPT2_FIELDS,
+  hidden: ["hidden_size", "n_embed"],
+  layers: ["n_layer", "num_hidden_layers"],
+  heads: ["n_head", "num_attention_heads"],
+};
+
+function readConfig(config: ModelConfig): Transformer {
   const { boolean, rate } = configReader(config);
-  const fields = { ...GPT2_FIELDS, hidden: "hidden_size" };
-  const c = readTransformer(config, { fields, inner: (n) => 4 * n });
+  const c = readTransformer(config, { fields: FIELDS, inner: (n) => 4 * n });
   return {
     ...c,
     inner: 4 * c.hidden,
@@ -31,8 +35,7 @@ function readConfig(given: ModelConfig): Transformer {
       beforeAttention: "input_layernorm",
       attention: { at: "self_attention", qkv: "query_key_value", output: "dense" },
       beforeFeed: "post_attention_layernorm",
-      up: "mlp.dense_h_to_4h",
-      down: "mlp.dense_4h_to_h",
+      feed: { at: "mlp", up: "dense_h_to_4h", down: "dense_4h_to_h" },
     }),
     fused: { groups: c.heads },
     scoreBias: () => alibi(alibiSlopes(c.heads)),
@@ -47,11 +50,5 @@ export const bloom: Architecture = {
   name: "bloom",
   modelTypes: ["bloom"],
   bodyPath: "transformer",
-  heads: {
-    CAUSAL_LM: languageHead({ tied: true }),
-    SEQ_CLS: lastTokenHead,
-    TOKEN_CLS: tokenHead(classifierDropout),
-    QUESTION_ANS: answerHead,
-    FEATURE_EXTRACTION: null,
-  },
+  heads: gpt2.heads,
 };

@@ -41,8 +41,7 @@ export function readTower(config: ModelConfig): LayerRule & { readonly layers: n
     layer: () => ({
       attention: { at: "self_attn", k: "k_proj", v: "v_proj", q: "q_proj", output: "out_proj" },
       beforeAttention: "layer_norm1",
-      up: "mlp.fc1",
-      down: "mlp.fc2",
+      feed: { up: "mlp.fc1", down: "mlp.fc2" },
       beforeFeed: "layer_norm2",
     }),
     dropout: { attention: configReader(config).rate("attention_dropout") },

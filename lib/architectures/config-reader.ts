@@ -19,6 +19,8 @@ import {
 /** What a norm adds to a variance. */
 export const EPSILON: OptionRule = numberIn(0, 1);
 
+const LIST: OptionRule = rule("a list", Array.isArray);
+
 /** What is a part of something, such as a rate of dropout. */
 export const RATE: OptionRule = numberIn(0, 1);
 
@@ -36,6 +38,8 @@ export interface ConfigReader {
   optionalSize(name: string): number | null;
   /** `true` or `false`. */
   boolean(name: string, otherwise: boolean): boolean;
+  /** A list; `null` where there is none. */
+  list(name: string): readonly unknown[] | null;
   /** What a name of a table stands for. */
   choice<T>(name: string, otherwise: string, table: Readonly<Record<string, T>>): T;
 }
@@ -87,6 +91,7 @@ export function configReader(config: ModelConfig): ConfigReader {
     number,
     rate: (name, otherwise = 0) => number(name, otherwise, RATE),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
+    list: (name) => config[name] == null ? null : read<unknown[]>(name, undefined, LIST),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };
 }

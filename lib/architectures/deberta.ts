@@ -1,5 +1,5 @@
 /**
- * DeBERTa v2 and v3 (He et al., 2020, arXiv:2006.03654; 2021, arXiv:2111.09543), whose attention
+ * DeBERTa (He et al., 2020, arXiv:2006.03654), v2 and v3 (2021, arXiv:2111.09543), whose attention
  * compares what tokens say with how far they are from one another.
  *
  * @module
@@ -12,24 +12,28 @@ import type {
   Head,
   ModelConfig,
 } from "../model/architecture.ts";
-import type { Modules } from "../model/modules.ts";
+import type { Layer, Modules } from "../model/modules.ts";
 import { iota } from "../ops/iota.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { BERT_BUFFERS, BERT_NAMES } from "./bert.ts";
 import { configReader } from "./config-reader.ts";
-import { disentangledAttention, type Distances } from "./disentangled-attention.ts";
+import { readDistances, words } from "./deberta-distances.ts";
+import { disentangledAttention } from "./disentangled-attention.ts";
 import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
+import { tokenTypeInputs } from "./token-types.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 const { layers, norm, ...tables } = BERT_NAMES;
 
+const PROJECTIONS = { q: "self.query_proj", k: "self.key_proj", v: "self.value_proj" };
+
 function readConfig(config: ModelConfig): Transformer {
   const { size, number, boolean, rate } = configReader(config);
-  if (number("conv_kernel_size", 0) > 0) {
+  if (number("conv_kernel_size", 0) > 0 || boolean("talking_head", false)) {
     throw new UnsupportedError(
       "DEBERTA_CONVOLUTION",
-      "A deberta-v2 model with a convolution (conv_kernel_size) is not supported; v3 has none.",
+      "A deberta model with a convolution (conv_kernel_size) or talking heads (talking_head) is not supported; v3 has none.",
     );
   }
   const c = readTransformer(config, { epsilon: 1e-7 });
@@ -50,14 +54,11 @@ function readConfig(config: ModelConfig): Transformer {
       attention: {
         at: "attention",
         self: "self",
-        q: "self.query_proj",
-        k: "self.key_proj",
-        v: "self.value_proj",
+        ...(config.model_type === "deberta" ? { qkv: "self.in_proj" } : PROJECTIONS),
         output: "output.dense",
       },
       afterAttention: "attention.output.LayerNorm",
-      up: "intermediate.dense",
-      down: "output.dense",
+      feed: { up: "intermediate.dense", down: "output.dense" },
       afterFeed: "output.LayerNorm",
     }),
     embedding: size("embedding_size", c.hidden),
@@ -75,45 +76,17 @@ function readConfig(config: ModelConfig): Transformer {
 
 const dropoutOf = (config: ModelConfig) => configReader(config).rate("hidden_dropout_prob", 0.1);
 
-function readDistances(config: ModelConfig): Distances | null {
-  const { size, number, boolean } = configReader(config);
-  if (!boolean("relative_attention", false)) return null;
-  const kinds = kindsOf(config);
-  const asked = number("max_relative_positions", -1), buckets = number("position_buckets", -1);
-  const largest = asked < 1 ? size("max_position_embeddings", 512) : asked;
-  return {
-    span: buckets > 0 ? buckets : largest,
-    buckets,
-    largest,
-    shared: boolean("share_att_key", false),
-    byQuery: kinds.includes("c2p"),
-    byKey: kinds.includes("p2c"),
-  };
-}
-
-/** How distances are to count: by queries, by keys. */
-function kindsOf({ pos_att_type }: ModelConfig): string[] {
-  return words(pos_att_type).filter((kind) => kind === "c2p" || kind === "p2c");
-}
-
-/** What a config lists, in one text or in several. */
-function words(given: unknown): string[] {
-  const list = typeof given === "string" ? given.toLowerCase().split("|") : given;
-  return Array.isArray(list) ? list.map((word) => String(word).trim()) : [];
-}
-
 function body(m: Modules, config: ModelConfig, task: string): Body {
   const c = readConfig(config), distances = readDistances(config), encoder = m.at("encoder");
   const table = (pass: ArchitecturePass) => {
-    const rows = all!(iota(pass.graph, [2 * distances!.span], { axis: 0 }));
+    const rows = (all as Layer)(iota(pass.graph, [2 * distances.span], { axis: 0 }));
     return pass.dropout(allNorm?.(rows) ?? rows, dropoutOf(config));
   };
   const body = transformerRules(() => ({
     ...c,
-    attentionLayer: (m, c, { names }) =>
-      disentangledAttention(m, c, { names, distances, kinds: kindsOf(config).length, table }),
+    attentionLayer: (m, c, { names }) => disentangledAttention(m, c, { names, distances, table }),
   })).body(m, config, task);
-  const all = distances &&
+  const all = distances.isUsed &&
     encoder.embedding("rel_embeddings", { rows: 2 * distances.span, size: c.hidden });
   const isNormed = words(config.norm_rel_ebd).includes("layer_norm");
   const allNorm = isNormed ? encoder.norm("LayerNorm", c.hidden, c.norm) : undefined;
@@ -133,11 +106,11 @@ const head: Head = (m, { config, body }) => {
   };
 };
 
-/** DeBERTa v2 and v3. */
+/** DeBERTa, v2 and v3. */
 export const deberta: Architecture = {
   ...transformerRules(readConfig),
-  name: "deberta-v2",
-  modelTypes: ["deberta-v2"],
+  name: "deberta",
+  modelTypes: ["deberta", "deberta-v2"],
   bodyPath: "deberta",
   body,
   heads: {
@@ -147,4 +120,5 @@ export const deberta: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 0),
 };

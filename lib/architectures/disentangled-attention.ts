@@ -6,7 +6,7 @@
  */
 import { UnsupportedError } from "../errors.ts";
 import type { ArchitecturePass } from "../model/architecture.ts";
-import type { Modules } from "../model/modules.ts";
+import type { Layer, Modules } from "../model/modules.ts";
 import { constant } from "../ops/constant.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
@@ -16,40 +16,9 @@ import { pad, sliceAxis } from "../ops/slice.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import type { AttentionLayer, AttentionNames, AttentionRule } from "./attention-layer.ts";
+import { distanceRow, type Distances } from "./deberta-distances.ts";
 import { isToken } from "./layers.ts";
-import { joinHeads, splitHeads } from "./split-heads.ts";
-
-/** How distances take part in scores. */
-export interface Distances {
-  /** Buckets of distances in one direction. */
-  readonly span: number;
-  /** Distances up to half as many have a bucket each where there are buckets, others share them. */
-  readonly buckets: number;
-  /** The largest distance. */
-  readonly largest: number;
-  /** Whether the projections of tokens serve for distances too. */
-  readonly shared: boolean;
-  /** Whether queries are compared with distances. */
-  readonly byQuery: boolean;
-  /** Whether keys are. */
-  readonly byKey: boolean;
-}
-
-/** The row of the table for a distance: those far away share rows in steps of its logarithm. */
-function distanceRow(distance: number, { span, buckets, largest }: Distances): number {
-  let place = distance;
-  if (buckets > 0 && largest > 0) {
-    const middle = Math.floor(buckets / 2), far = Math.abs(distance);
-    if (far > middle) {
-      // In single precision, as torch computes it.
-      const log = (x: number) => Math.fround(Math.log(Math.fround(x)));
-      const ratio = Math.fround(log(far / middle) / log((largest - 1) / middle));
-      place = Math.sign(distance) *
-        (Math.ceil(Math.fround(ratio * (middle - 1))) + middle);
-    }
-  }
-  return Math.min(Math.max(place + span, 0), 2 * span - 1);
-}
+import { fusedPart, joinHeads, splitHeads } from "./split-heads.ts";
 
 /**
  * Of scores [.., T, 2T−1] of rows with distances, those [.., T, T] of rows with others: row t takes
@@ -69,33 +38,43 @@ export function disentangledAttention(
   c: AttentionRule,
   of: {
     readonly names: AttentionNames;
-    readonly distances: Distances | null;
-    /** In how many ways distances may count, whether they do or not. */
-    readonly kinds: number;
+    readonly distances: Distances;
     table(pass: ArchitecturePass): Value;
   },
 ): AttentionLayer {
   const { hidden, heads, headSize } = c, { distances: d, names, table } = of, at = m.at(names.at);
-  const sizes = { in: hidden, out: heads * headSize };
-  const attend = at.at(names.self!).attention({ features: hidden, heads, headSize });
-  const [q, k, v] = [names.q, names.k, names.v].map((name) => at.linear(name!, sizes));
-  const apart = (name: string, is: boolean | undefined, shared: (x: Value) => Value) =>
-    !is ? undefined : d!.shared ? shared : at.at(names.self!).linear(name, sizes);
-  const keysOf = apart("pos_key_proj", d?.byQuery, k);
-  const queriesOf = apart("pos_query_proj", d?.byKey, q);
+  const self = at.at(names.self!), sizes = { in: hidden, out: heads * headSize };
+  const attend = self.attention({ features: hidden, heads, headSize });
+  // The first version has one layer for queries, keys and values, and biases apart.
+  const { qkv } = names;
+  const biases = qkv ? ["q_bias", "v_bias"].map((name) => self.parameter(name, [sizes.out])) : [];
+  const fused = qkv ? at.linear(qkv, { in: hidden, out: 3 * sizes.out }, { bias: false }) : null;
+  const apart = qkv ? [] : [names.q, names.k, names.v].map((name) => at.linear(name!, sizes));
+  const [q, k, v] = (["q", "k", "v"] as const).map((part, i) => (x: Value) => {
+    if (!fused) return splitHeads(apart[i](x), heads);
+    const y = fusedPart(fused(x), part, { heads, keyHeads: heads, groups: heads });
+    return part === "k" ? y : add(y, splitHeads(biases[i / 2](), heads));
+  });
+  const placed = (name: string, bias: boolean, shared: Layer) =>
+    d.shared ? shared : self.linear(name, sizes, { bias });
+  const [keyName, queryName] = qkv
+    ? ["pos_proj", "pos_q_proj"]
+    : ["pos_key_proj", "pos_query_proj"];
+  const keysOf = d.byQuery ? placed(keyName, !qkv, apart[1]) : undefined;
+  const queriesOf = d.byKey ? placed(queryName, true, apart[0]) : undefined;
   const out = at.linear(names.output, { in: heads * headSize, out: hidden });
-  const scale = 1 / Math.sqrt(headSize * (1 + of.kinds));
+  const scale = 1 / Math.sqrt(headSize * d.parts);
   return {
     run(pass, x) {
       // Queries of padding come to nothing, so that it sees the mean of all there is.
       const seen = isToken(pass), [b, t] = x.shape;
-      const queries = splitHeads(mul(q(x), seen), heads), keys = splitHeads(k(x), heads);
+      const queries = mul(q(x), reshape(seen, [b, t, 1, 1])), keys = k(x);
       // What tokens [B, T, H, D] and distances from 1 − T to T − 1 have to do with each other; `sign`
       // says which of the two a distance is counted from.
       const scores = (tokens: Value, project: (x: Value) => Value, sign: 1 | -1) => {
         const rows = Array.from(
           { length: 2 * t - 1 },
-          (_, i) => distanceRow(sign * (i - t + 1), d!),
+          (_, i) => distanceRow(sign * (i - t + 1), d),
         );
         const made = project(table(pass));
         const places = gather(made, constant(x.graph, rows, { dtype: "i32" }));
@@ -113,7 +92,7 @@ export function disentangledAttention(
       return attend({
         q: queries,
         over: x,
-        keyValues: (x) => ({ k: splitHeads(k(x), heads), v: splitHeads(v(x), heads) }),
+        keyValues: (x) => ({ k: k(x), v: v(x) }),
         project: (y) => out(joinHeads(y)),
         causal: false,
         paddingAttends: false,
@@ -122,7 +101,7 @@ export function disentangledAttention(
           if (terms.length && distance.shape[1] !== t) {
             throw new UnsupportedError(
               "DEBERTA_PREFIX",
-              "A deberta-v2 model knows no distance to keys and values that stand before the tokens. Use another method than prefixes.",
+              "A deberta model knows no distance to keys and values that stand before the tokens. Use another method than prefixes.",
             );
           }
           const none = constant(x.graph, 0, { shape: [1, 1, 1] });

@@ -28,8 +28,7 @@ function readConfig(config: ModelConfig): Transformer {
     layer: () => ({
       attention: { at: "attention", q: "q_lin", k: "k_lin", v: "v_lin", output: "out_lin" },
       afterAttention: "sa_layer_norm",
-      up: "ffn.lin1",
-      down: "ffn.lin2",
+      feed: { at: "ffn", up: "lin1", down: "lin2" },
       afterFeed: "output_layer_norm",
     }),
     positions: { rows: size("max_position_embeddings", 512) },

@@ -8,6 +8,7 @@ import { gelu } from "../ops/functions.ts";
 import { BERT_BUFFERS, BERT_NAMES, bertDropout, readBert } from "./bert.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, firstTokenHead, tokenHead } from "./heads.ts";
+import { tokenTypeInputs } from "./token-types.ts";
 import { transformerRules } from "./transformer.ts";
 
 const { layers, ...embeddings } = BERT_NAMES;
@@ -30,4 +31,5 @@ export const electra: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 2),
 };

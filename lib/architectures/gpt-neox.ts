@@ -8,7 +8,7 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
@@ -23,8 +23,7 @@ function readConfig(config: ModelConfig): Transformer {
       beforeAttention: "input_layernorm",
       beforeFeed: "post_attention_layernorm",
       attention: { at: "attention", qkv: "query_key_value", output: "dense" },
-      up: "mlp.dense_h_to_4h",
-      down: "mlp.dense_4h_to_h",
+      feed: { at: "mlp", up: "dense_h_to_4h", down: "dense_4h_to_h" },
     }),
     fused: { groups: c.heads },
     bias: { qkv: bias, output: bias },

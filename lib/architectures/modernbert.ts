@@ -13,10 +13,9 @@ import { select } from "../ops/select.ts";
 import type { Value } from "../ops/value.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
-import { layerTypes } from "./gated-decoder.ts";
 import { classes, firstRows, splitBounds } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 /** Far below any score, but finite. */
@@ -29,10 +28,11 @@ const near = (reach: number) => (distance: Value) => {
 };
 
 function readConfig(config: ModelConfig): Transformer {
-  const { size, number, boolean, rate } = configReader(config), attention = "attention_dropout";
+  const { size, number, boolean, rate, list } = configReader(config),
+    attention = "attention_dropout";
   const fields = { activation: "hidden_activation", epsilon: "norm_eps" };
   const c = readTransformer(config, { fields });
-  const kinds = layerTypes(config), every = number("global_attn_every_n_layers", 3);
+  const kinds = list("layer_types"), every = number("global_attn_every_n_layers", 3);
   const isLocal = (i: number) => kinds ? kinds[i] === "sliding_attention" : i % every !== 0;
   const reach = Math.floor(size("local_attention", 128) / 2);
   const bias = boolean("attention_bias", false);
@@ -56,8 +56,7 @@ function readConfig(config: ModelConfig): Transformer {
       beforeAttention: i ? "attn_norm" : undefined,
       attention: { at: "attn", qkv: "Wqkv", output: "Wo" },
       beforeFeed: "mlp_norm",
-      gateUp: "mlp.Wi",
-      down: "mlp.Wo",
+      feed: { at: "mlp", gateUp: "Wi", down: "Wo" },
     }),
     bias: { qkv: bias, output: bias, feed: boolean("mlp_bias", false) },
     causal: false,

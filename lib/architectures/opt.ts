@@ -36,8 +36,7 @@ function readConfig(config: ModelConfig): Transformer {
     layer: () => ({
       attention: { at: "self_attn", k: "k_proj", v: "v_proj", q: "q_proj", output: "out_proj" },
       [before ? "beforeAttention" : "afterAttention"]: "self_attn_layer_norm",
-      up: "fc1",
-      down: "fc2",
+      feed: { up: "fc1", down: "fc2" },
       [before ? "beforeFeed" : "afterFeed"]: "final_layer_norm",
     }),
     embedding: size("word_embed_proj_dim", c.hidden),

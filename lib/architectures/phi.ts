@@ -8,7 +8,7 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
-import { ropeConfig } from "./rope.ts";
+import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
@@ -27,8 +27,7 @@ function readConfig(config: ModelConfig): Transformer {
         output: "dense",
         ...norms,
       },
-      up: "mlp.fc1",
-      down: "mlp.fc2",
+      feed: { at: "mlp", up: "fc1", down: "fc2" },
       beforeAttention: "input_layernorm",
     }),
     parallel: true,

@@ -19,8 +19,11 @@ const FIELDS = {
   epsilon: "layer_norm_eps",
 };
 
+/** Names of fields; of several, the first that a config has. */
+type Fields = { readonly [F in keyof typeof FIELDS]?: string | readonly string[] };
+
 /** The names that configs in the way of GPT-2's have. */
-export const GPT2_FIELDS: Partial<typeof FIELDS> = {
+export const GPT2_FIELDS: Fields = {
   hidden: "n_embd",
   inner: "n_inner",
   layers: "n_layer",
@@ -32,7 +35,7 @@ export const GPT2_FIELDS: Partial<typeof FIELDS> = {
 /** What is usual in a family. */
 export interface UsualFields {
   /** Names that are others than BERT's. */
-  readonly fields?: Partial<typeof FIELDS>;
+  readonly fields?: Fields;
   /** Size of the feed forward, where a config does not say; it must by default. */
   readonly inner?: (hidden: number) => number;
   /** Its activation; `gelu` by default. */
@@ -49,18 +52,22 @@ export function readLayers(
   Transformer,
   "hidden" | "inner" | "layers" | "heads" | "keyHeads" | "headSize" | "activation" | "norm"
 > {
-  const { size, number, choice } = configReader(config), fields = { ...FIELDS, ...of.fields };
-  const hidden = size(fields.hidden), heads = size(fields.heads);
-  const keyHeads = size(fields.keyHeads, heads);
+  const { size, number, choice } = configReader(config);
+  const name = (field: keyof typeof FIELDS) => {
+    const names = [of.fields?.[field] ?? FIELDS[field]].flat();
+    return names.find((name) => config[name] != null) ?? names[0];
+  };
+  const hidden = size(name("hidden")), heads = size(name("heads"));
+  const keyHeads = size(name("keyHeads"), heads);
   return {
     hidden,
-    inner: size(fields.inner, of.inner?.(hidden)),
-    layers: size(fields.layers),
+    inner: size(name("inner"), of.inner?.(hidden)),
+    layers: size(name("layers")),
     heads,
     keyHeads,
     headSize: headSizeOf(config, { hidden, heads, keyHeads }),
-    activation: choice(fields.activation, of.activation ?? "gelu", ACTIVATIONS),
-    norm: { kind: "layer", epsilon: number(fields.epsilon, of.epsilon ?? 1e-5, EPSILON) },
+    activation: choice(name("activation"), of.activation ?? "gelu", ACTIVATIONS),
+    norm: { kind: "layer", epsilon: number(name("epsilon"), of.epsilon ?? 1e-5, EPSILON) },
   };
 }
 

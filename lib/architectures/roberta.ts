@@ -15,6 +15,7 @@ import {
   withPooler,
 } from "./bert.ts";
 import { answerHead, firstTokenHead, tokenHead } from "./heads.ts";
+import { tokenTypeInputs } from "./token-types.ts";
 import { transformerRules } from "./transformer.ts";
 
 /** In torch's order. */
@@ -41,5 +42,6 @@ export const roberta: Architecture = {
     QUESTION_ANS: answerHead,
   },
   ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 2),
   oldKeys: GAMMA_AND_BETA,
 };

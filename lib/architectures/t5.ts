@@ -1,7 +1,7 @@
 /**
- * T5 (Raffel et al., 2020, arXiv:1910.10683), T5 1.1, Flan-T5 and mT5 (Xue et al., 2020,
- * arXiv:2010.11934): an encoder and a decoder, whose attention knows how far apart tokens are by a
- * bias on its scores alone.
+ * T5 (Raffel et al., 2020, arXiv:1910.10683), T5 1.1, Flan-T5, mT5 (Xue et al., 2020,
+ * arXiv:2010.11934) and UMT5 (Chung et al., 2023, arXiv:2304.09151): an encoder and a decoder, whose
+ * attention knows how far apart tokens are by a bias on its scores alone.
  *
  * @module
  */
@@ -21,7 +21,9 @@ const FEED_FORWARDS: Readonly<Record<string, Activation>> = Object.fromEntries(
 );
 
 /** What a config says about the encoder or the decoder. */
-function readHalf(config: ModelConfig, half: "encoder" | "decoder"): Transformer {
+function readHalf(given: ModelConfig, half: "encoder" | "decoder"): Transformer {
+  const feed_forward_proj = given.model_type === "t5" ? "relu" : "gated-gelu";
+  const config: ModelConfig = { feed_forward_proj, ...given };
   const { size, choice, number, rate } = configReader(config), isDecoder = half === "decoder";
   const layers = size("num_layers", 6), dropout = rate("dropout_rate", 0.1);
   const names = { q: "q", k: "k", v: "v", output: "o" }, feed = isDecoder ? 2 : 1;
@@ -39,17 +41,20 @@ function readHalf(config: ModelConfig, half: "encoder" | "decoder"): Transformer
       attention: {
         at: "layer.0.SelfAttention",
         ...names,
-        // The first block's table stands for all.
-        distances: i === 0 ? "relative_attention_bias" : undefined,
+        // The first block's table stands for all but in UMT5.
+        distances: i === 0 || config.model_type === "umt5" ? "relative_attention_bias" : undefined,
       },
       beforeAttention: "layer.0.layer_norm",
       ...(isDecoder && {
         cross: { at: "layer.1.EncDecAttention", ...names },
         beforeCross: "layer.1.layer_norm",
       }),
-      gate: isGated ? `layer.${feed}.DenseReluDense.wi_0` : undefined,
-      up: `layer.${feed}.DenseReluDense.${isGated ? "wi_1" : "wi"}`,
-      down: `layer.${feed}.DenseReluDense.wo`,
+      feed: {
+        at: `layer.${feed}.DenseReluDense`,
+        gate: isGated ? "wi_0" : undefined,
+        up: isGated ? "wi_1" : "wi",
+        down: "wo",
+      },
       beforeFeed: `layer.${feed}.layer_norm`,
     }),
     bias: { qkv: false, output: false, feed: false },
@@ -69,10 +74,10 @@ function readHalf(config: ModelConfig, half: "encoder" | "decoder"): Transformer
   };
 }
 
-/** T5 and T5 1.1. */
+/** T5, mT5 and UMT5. */
 export const t5: Architecture = {
   name: "t5",
-  modelTypes: ["t5"],
+  modelTypes: ["t5", "mt5", "umt5"],
   bodyPath: "",
   body: (m, config) =>
     encoderDecoder(m, {
@@ -93,8 +98,9 @@ export const t5: Architecture = {
   initializerRange: (config) => 0.05 * configReader(config).number("initializer_factor", 1),
 };
 
-/** Whether the hidden state is scaled before the head; a config of transformers 4 says it by its tie. */
+/** Whether the hidden state is scaled before the head; a T5 config of transformers 4 says it by its tie. */
 function isScaled(config: ModelConfig): boolean {
+  if (config.model_type !== "t5") return config.model_type === "umt5";
   const { boolean } = configReader(config);
   return boolean("scale_decoder_outputs", boolean("tie_word_embeddings", true));
 }

@@ -8,15 +8,20 @@ import type { ArchitecturePass } from "../model/architecture.ts";
 import type { Layer, Modules } from "../model/modules.ts";
 import type { AttentionLayout } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
-import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
-import type { Activation } from "./activations.ts";
 import {
   attentionLayer,
   type AttentionNames,
   type AttentionPlace,
   type AttentionRule,
 } from "./attention-layer.ts";
+import {
+  type FeedForward,
+  feedForward,
+  type FeedNames,
+  type FeedRule,
+  type Route,
+} from "./feed-forward.ts";
 import { declared } from "./roles.ts";
 
 /** Names of the modules of a layer, in torch's order. */
@@ -25,6 +30,8 @@ export interface LayerNames {
   readonly beforeAttention?: string;
   /** Attention. */
   readonly attention: AttentionNames;
+  /** The norm of what attention gives, before it is added. */
+  readonly attended?: string;
   /** The norm of what attention gave, added. */
   readonly afterAttention?: string;
   /** The norm of what attention to an encoder gets. */
@@ -35,40 +42,40 @@ export interface LayerNames {
   readonly afterCross?: string;
   /** The norm of what the feed forward gets. */
   readonly beforeFeed?: string;
-  /** The gate of a gated feed forward. */
-  readonly gate?: string;
-  /** Gate and values of one layer. */
-  readonly gateUp?: string;
-  /** Into the feed forward. */
-  readonly up?: string;
-  /** Out of it. */
-  readonly down: string;
+  /** The feed forward. */
+  readonly feed: FeedNames;
+  /** The norm of what the feed forward gives, before it is added. */
+  readonly fed?: string;
   /** The norm of what the feed forward gave, added. */
   readonly afterFeed?: string;
 }
 
 /** How a layer runs. */
-export interface LayerRule extends AttentionRule {
+export interface LayerRule extends AttentionRule, FeedRule {
   /** Names of the modules of a layer. */
   layer(index: number): LayerNames;
-  /** Size between the layers of the feed forward. */
-  readonly inner: number;
-  /** Of the feed forward. */
-  readonly activation: Activation;
   /** Whether attention and feed forward get the same, and both are added to it. */
   readonly parallel?: boolean;
   /** Whether they are added to what their norms give, not to what those get. */
   readonly addsToNormed?: boolean;
   /** Another attention than that of most. */
   readonly attentionLayer?: typeof attentionLayer;
+  /** Another feed forward than that of most. */
+  feedForward?(
+    m: Modules,
+    c: LayerRule,
+    of: { readonly names: FeedNames; readonly layer: number },
+  ): FeedForward;
+  /** Which linear layers have a bias; all by default. */
+  readonly bias?: AttentionRule["bias"] & FeedRule["bias"];
+  /** Factor of what attention and feed forward add; 1 by default. */
+  readonly residualScale?: number;
   /** Shares that training drops: 0 by default. */
-  readonly dropout: AttentionRule["dropout"] & {
+  readonly dropout: AttentionRule["dropout"] & FeedRule["dropout"] & {
     /** Of what attention and feed forward add. */
     readonly residual?: number;
     /** Of what attention adds, where it is another. */
     readonly attended?: number;
-    /** Inside the feed forward. */
-    readonly inner?: number;
     /** Of what both add where they are parallel. */
     readonly sum?: number;
   };
@@ -80,6 +87,8 @@ export interface LayerRun extends Omit<AttentionPlace, "over"> {
   readonly x: Value;
   /** What an encoder made. */
   readonly memory?: Value;
+  /** Takes the ways of tokens through experts. */
+  readonly routes?: Route[];
 }
 
 /** A layer as a part of a body. */
@@ -96,52 +105,40 @@ export function transformerLayer(
   c: LayerRule,
   { layer, over }: { readonly layer: number; readonly over: AttentionLayout["over"] },
 ): TransformerLayer {
-  const { hidden, inner, stored } = c, bias = c.bias?.feed;
-  const { residual = 0, attended: rate = residual, inner: within = 0, sum = 0 } = c.dropout;
+  const { hidden, residualScale = 1, dropout: { residual = 0, attended = residual, sum = 0 } } = c;
   const norm = (name: string) => m.norm(name, hidden, c.norm);
-  const into = (out: number) => (name: string) =>
-    m.linear(name, { in: hidden, out }, { bias, stored });
   const made = declared(c.layer(layer), {
     beforeAttention: norm,
     attention: (names: AttentionNames) =>
       (c.attentionLayer ?? attentionLayer)(m, c, { names, over, layer }),
+    attended: norm,
     afterAttention: norm,
     beforeCross: norm,
     cross: (names: AttentionNames) => attentionLayer(m, c, { names, over: "memory", layer }),
     afterCross: norm,
     beforeFeed: norm,
-    gate: into(inner),
-    gateUp: into(2 * inner),
-    up: into(inner),
-    down: (name: string) => m.linear(name, { in: inner, out: hidden }, { bias, stored }),
+    feed: (names: FeedNames) => (c.feedForward ?? feedForward)(m, c, { names, layer }),
+    fed: norm,
     afterFeed: norm,
   });
-  const opened = (x: Value) => {
-    if (!made.gateUp) {
-      const y = c.activation((made.gate ?? made.up!)(x));
-      return made.gate ? mul(y, made.up!(x)) : y;
-    }
-    const both = made.gateUp(x);
-    const [gate, up] = [0, inner].map((start) => sliceAxis(both, { axis: 2, start, size: inner }));
-    return mul(c.activation(gate), up);
-  };
   const normed = (norm: Layer | undefined, x: Value) => norm?.(x) ?? x;
   return {
     distances: made.attention!.distances,
-    run(pass, { x, memory, ...place }) {
-      const added = (y: Value) => pass.dropout(y, rate);
+    run(pass, { x, memory, routes = [], ...place }) {
+      const scaled = (y: Value) => residualScale === 1 ? y : mul(y, residualScale);
+      const added = (y: Value) => scaled(pass.dropout(normed(made.attended, y), attended));
       const feed = (x: Value) =>
-        pass.dropout(made.down!(pass.dropout(opened(x), within)), residual);
-      const first = normed(made.beforeAttention, x),
-        attended = added(made.attention!.run(pass, first, { ...place, over: first }));
+        scaled(pass.dropout(normed(made.fed, made.feed!(x, { pass, routes })), residual));
+      const first = normed(made.beforeAttention, x);
+      const y = added(made.attention!.run(pass, first, { ...place, over: first }));
       if (c.parallel) {
         const fed = feed(made.beforeFeed?.(x) ?? first);
-        return add(x, pass.dropout(add(attended, fed), sum));
+        return add(x, pass.dropout(add(y, fed), sum));
       }
-      let h = normed(made.afterAttention, add(c.addsToNormed ? first : x, attended));
+      let h = normed(made.afterAttention, add(c.addsToNormed ? first : x, y));
       if (made.cross) {
-        const y = made.cross.run(pass, normed(made.beforeCross, h), { over: memory });
-        h = normed(made.afterCross, add(h, added(y)));
+        const y = added(made.cross.run(pass, normed(made.beforeCross, h), { over: memory }));
+        h = normed(made.afterCross, add(h, y));
       }
       const second = normed(made.beforeFeed, h);
       return normed(made.afterFeed, add(c.addsToNormed ? second : h, feed(second)));

@@ -5,16 +5,18 @@
  * @module
  */
 import type { ArchitecturePass, Body, ModelConfig } from "../model/architecture.ts";
-import type { BatchInput } from "../model/batch-input.ts";
 import type { Layer, Modules } from "../model/modules.ts";
 import { add, min, mul, tanh } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
 import { distanceBias } from "./distance-bias.ts";
+import type { Route } from "./feed-forward.ts";
 import { firstRows } from "./heads.ts";
 import { isToken, layersOf } from "./layers.ts";
 import { declared } from "./roles.ts";
-import { checkRope, ropeRules, type Ropes, rotations } from "./rope.ts";
+import { ropeRules, type Ropes, rotations } from "./rope.ts";
+import { checkRope } from "./rope-frequencies.ts";
+import { tokenTypes } from "./token-types.ts";
 import { type LayerRule, transformerLayer } from "./transformer-layer.ts";
 
 /** What is done with the rows of the embedding, one after the other. */
@@ -64,10 +66,14 @@ export interface Transformer extends LayerRule {
   readonly positions?: { readonly rows: number; readonly offset?: number };
   /** Types of tokens. */
   readonly types?: number | null;
+  /** Which linear layers have a bias; all by default. */
+  readonly bias?: LayerRule["bias"] & { readonly project?: boolean };
   /** Rotations by name. */
   readonly ropes?: Ropes;
-  /** The name of a layer's rotation; `rope` by default. */
-  rope?(layer: number): string;
+  /** The name of a layer's rotation, or `null` for none; `rope` by default. */
+  rope?(layer: number): string | null;
+  /** What becomes of the ways that tokens took through experts. */
+  routed?(pass: ArchitecturePass, routes: readonly Route[]): void;
   /** Shares that training drops: 0 by default. */
   readonly dropout: LayerRule["dropout"] & {
     /** Of embeddings. */
@@ -158,29 +164,17 @@ export function transformer(
       for (const step of steps) {
         if (step === "mask" || step === "dropout" || made[step]) h = run[step](h);
       }
+      const routes: Route[] = [];
       let bias = bucketed(made.distances);
       made.layers!.forEach((layer, i) => {
         bias = bucketed(layer.distances) ?? bias;
-        const turn = rotate[c.rope?.(i) ?? "rope"];
-        h = layer.run(pass, { x: pass.boundary(h), rotate: turn, bias, memory });
+        const name = c.rope ? c.rope(i) : "rope", turn = name === null ? undefined : rotate[name];
+        h = layer.run(pass, { x: pass.boundary(h), rotate: turn, bias, memory, routes });
       });
+      c.routed?.(pass, routes);
       const last = pass.dropout(made.last?.(h) ?? h, c.dropout.last ?? 0);
       return made.projectBack?.(last) ?? last;
     },
-  };
-}
-
-/** The types of tokens, as a part of a batch. */
-export function tokenTypes(types: number): BatchInput {
-  return {
-    name: "tokenTypeIds",
-    axes: ["batch", "tokens"],
-    dtype: "i32",
-    from: 0,
-    to: types - 1,
-    otherwise: 0,
-    doc:
-      "Which part of a text each token is of, such as 0 for a question and 1 for its context [B, T].",
   };
 }
 
@@ -206,10 +200,6 @@ export function transformerRules(
     uncounted(config: ModelConfig): "padding" | number | undefined {
       const { offset = 0 } = read(config, "").positions ?? {};
       return offset > 0 ? offset - 1 : undefined;
-    },
-    inputs(config: ModelConfig): readonly BatchInput[] {
-      const { types } = read(config, "");
-      return types ? [tokenTypes(types)] : [];
     },
   };
 }

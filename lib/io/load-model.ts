@@ -37,6 +37,7 @@ import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { HUB_RULES } from "./hub.ts";
 import { isObject } from "./json.ts";
 import { openCheckpoint, type OpenCheckpointOptions } from "./checkpoint.ts";
+import { withStackedExperts } from "./stacked-experts.ts";
 import { setTokenizerSource } from "./model-tokenizer.ts";
 
 /** Where a model runs. */
@@ -127,7 +128,8 @@ export async function loadModel(
   const kind = { architecture, config, taskType };
   // Layers that no file can hold are not walked through.
   structureOf(kind, 1000 + 2 * checkpoint.parameters.size);
-  const { apart, untied } = await withTies(checkpoint.parameters, kind);
+  const stacked = withStackedExperts(checkpoint.parameters, architecture);
+  const { apart, untied } = await withTies(stacked, kind);
   const parameters = new Map<string, Tensor>();
   for (const [name, stored] of apart) {
     const plain = isBlockType(stored.dtype)

@@ -122,6 +122,9 @@ const schema: ConfigSchema<AdaLoraConfig> = {
   check(config) {
     const { useDora, loftqConfig, totalStep, tinit, tfinal, orthRegWeight, beta1, beta2 } = config;
     if (useDora) throw refuse("useDora", "AdaLoRA does not support DoRA (useDora).");
+    if (config.targetParameters?.length) {
+      throw refuse("targetParameters", "AdaLoRA does not support parameters (targetParameters).");
+    }
     if (loftqConfig && Object.keys(loftqConfig).length) {
       throw refuse("loftqConfig", "AdaLoRA does not support LoftQ (loftqConfig).");
     }

@@ -9,7 +9,8 @@ import type { Site, SiteKind } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
 import { product } from "../model/site-product.ts";
-import { dense } from "../model/weight.ts";
+import { matmul } from "../ops/matmul.ts";
+import { dense, type LowRank } from "../model/weight.ts";
 import type { Value } from "../ops/value.ts";
 import type { PeftConfig } from "./config.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
@@ -39,6 +40,8 @@ export interface DeltaRule<C extends PeftConfig> {
   delta(trace: SiteTrace<C>): Value;
   /** What the delta adds to the output, without making it: of x [..., in], [..., out]. */
   apply?(trace: SiteTrace<C>, x: Value): Value;
+  /** The delta of a parameter as a product, without the caller's factor. */
+  factors?(trace: SiteTrace<C>): LowRank;
   /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
   forward?(trace: SiteTrace<C>, call: SiteCall): Value;
   /** Merges where there is more to it than the delta; applies the caller's factor itself. */

@@ -48,6 +48,8 @@ export interface ArchitecturePass {
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */
   dropout(x: Value, rate: number): Value;
+  /** Adds a number, shape [], to the loss of a batch that is trained on. */
+  penalize(x: Value): void;
   /**
    * Random numbers from 0 up to 1 in a training pass, or those that the batch brings as
    * `noise.<name>`.
@@ -96,6 +98,17 @@ export interface Head {
 }
 
 /**
+ * Experts in one parameter: its name beside `experts.`, and what its parts are called where each
+ * expert has them for itself, as in `experts.3.up_proj.weight`.
+ */
+export interface StackedKeys {
+  /** Names of the parts in their order along the outputs, by name of the parameter. */
+  readonly parts: Readonly<Record<string, readonly string[]>>;
+  /** Whether the targets of adapters by such names, or that of the router, mean the parameters. */
+  readonly targets: boolean;
+}
+
+/**
  * One family of models: a definition that is written once, run to learn what modules there are and
  * run again to make programs. Registering another one is a file in `lib/architectures` and a line in
  * its registry.
@@ -127,6 +140,8 @@ export interface Architecture {
   readonly fileNames?: readonly (readonly [own: string, inFiles: string])[];
   /** What older checkpoints call parameters otherwise: pattern and replacement. */
   readonly oldKeys?: readonly (readonly [pattern: RegExp, name: string])[];
+  /** What older checkpoints hold expert by expert. */
+  readonly stacked?: StackedKeys;
   /**
    * What rows are, where they are not text alone: images, or both. Adapters can put no virtual tokens
    * before such rows. Token ids, mask and positions by default.

@@ -21,4 +21,4 @@ export type {
 } from "./modules.ts";
 export type { FunctionSignature, ParameterSignature } from "./signature.ts";
 export type { AttentionLayout, ConvRule, NormRule, Site, SiteKind } from "./site.ts";
-export type { Weight } from "./weight.ts";
+export type { LowRank, Weight } from "./weight.ts";

@@ -11,7 +11,7 @@ import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture
 import { INPUT_IDS, TEXT_INPUTS } from "./batch-input.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
 import { type Modules, recordModules, type Structure } from "./modules.ts";
-import type { AttentionLayout, Site } from "./site.ts";
+import { type AttentionLayout, parameterSite, type Site } from "./site.ts";
 import { taskOf } from "./task-of.ts";
 import type { TaskType } from "./task-type.ts";
 import { checkTokenIds } from "./token-ids.ts";
@@ -225,6 +225,14 @@ function bodyPaths({ bodyPath, heads }: Architecture): string[] {
   return [...new Set([bodyPath, ...Object.values(heads).map((head) => head?.bodyPath)])].filter(
     (path) => path !== undefined && path !== "",
   ) as string[];
+}
+
+/** The site at a path, or else the parameter of this name as one. */
+export function siteAt(
+  { sites, shapes }: Pick<ModelGraph, "sites" | "shapes">,
+  path: string,
+): Site {
+  return sites.get(path) ?? parameterSite(path, shapes.get(path)!);
 }
 
 /** The attention layers over a sequence, in order of execution. */

@@ -7,6 +7,7 @@
 import type { Value } from "../ops/value.ts";
 import type { AttentionCall } from "./attend.ts";
 import { type AttentionLayout, type NormRule, parameterShapes, type Site } from "./site.ts";
+import { dense, type Weight } from "./weight.ts";
 
 /** A module with weights, as a function of what goes into it. */
 export interface Layer {
@@ -44,6 +45,8 @@ export interface Modules {
   norm(name: string, size: number, rule: NormRule & { readonly bias?: boolean }): Layer;
   /** A parameter that belongs to no site, in f32. */
   parameter(name: string, shape: readonly number[]): () => Value;
+  /** The same for products (`multiply`, `pick`), such as experts [E, out, in] that lie in one. */
+  weight(name: string, shape: readonly number[]): () => Weight;
   /** Makes this place an attention module, before the modules in it are declared. */
   attention(sizes: AttentionSizes): AttentionLayer;
 }
@@ -119,7 +122,7 @@ export interface Visitor {
   /** A site, and what holds its weight where another does. */
   site(site: Site, tie: TieOptions): (x: Value) => Value;
   /** A parameter that belongs to no site. */
-  parameter(name: string, shape: readonly number[]): () => Value;
+  parameter(name: string, shape: readonly number[]): () => Weight;
   /** An attention module. */
   attention(site: Site): AttentionLayer;
 }
@@ -221,7 +224,11 @@ export function modulesAt(path: string, visit: Visitor): Modules {
         bias: bias ?? norm.kind === "layer",
         norm,
       }),
-    parameter: (name, shape) => visit.parameter(full(name), shape),
+    parameter(name, shape) {
+      const weight = visit.parameter(full(name), shape);
+      return () => dense(weight());
+    },
+    weight: (name, shape) => visit.parameter(full(name), shape),
     attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>
       visit.attention({
         path,

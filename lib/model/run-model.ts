@@ -26,7 +26,7 @@ function modulesOf(pass: ForwardPass): Modules {
         return y;
       };
     },
-    parameter: (name) => () => pass.parameter(name),
+    parameter: (name) => () => pass.adaptedWeight(name),
     attention: ({ path }) => (call) => pass.attention(path, call),
   });
 }

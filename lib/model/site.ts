@@ -10,8 +10,16 @@ import { sizeOf } from "../tensor/dtype.ts";
  * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's, and
  * goes by the name of its class in Python; `conv` is a convolution of one to three dimensions;
  * `attention` is a module that holds the projections of one layer, and no weights of its own.
+ * `parameter` is none of a model's sites, but a parameter that an adapter takes for one.
  */
-export type SiteKind = "linear" | "conv1d" | "conv" | "embedding" | "norm" | "attention";
+export type SiteKind =
+  | "linear"
+  | "conv1d"
+  | "conv"
+  | "embedding"
+  | "norm"
+  | "attention"
+  | "parameter";
 
 /** How a convolution moves over its input [B, C, ...]; its kernel says in how many dimensions. */
 export interface ConvRule extends PatchOptions {
@@ -69,6 +77,20 @@ export interface Site {
   readonly conv?: ConvRule;
   /** What it attends to, for attention. */
   readonly attention?: AttentionLayout;
+  /** How many matrices [out, in] it is, for a parameter of three axes. */
+  readonly count?: number;
+}
+
+/** A parameter [out, in] or [count, out, in] as a site, whose path is its name. */
+export function parameterSite(name: string, shape: readonly number[]): Site {
+  const [outFeatures, inFeatures] = shape.slice(-2);
+  const count = shape.length > 2 ? { count: shape[0] } : {};
+  return { path: name, kind: "parameter", inFeatures, outFeatures, bias: false, ...count };
+}
+
+/** The name of a site's weight. */
+export function weightName({ path, kind }: Pick<Site, "path" | "kind">): string {
+  return kind === "parameter" ? path : `${path}.weight`;
 }
 
 /** Shapes of a site's parameters by their last name, `weight` and perhaps `bias`. */

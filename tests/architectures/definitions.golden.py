@@ -18,8 +18,9 @@ import torch
 import transformers
 
 # PEFT's model of encoder–decoders asks for a method that transformers 5 dropped.
-for kind in (transformers.T5ForConditionalGeneration, transformers.BartForConditionalGeneration):
-    kind._prepare_encoder_decoder_kwargs_for_generation = lambda self, *args, **kwargs: None
+transformers.PreTrainedModel._prepare_encoder_decoder_kwargs_for_generation = (
+    lambda self, *args, **kwargs: None
+)
 
 BERT = dict(
     vocab_size=13,
@@ -136,6 +137,17 @@ DEBERTA = dict(
     position_biased_input=False,
     type_vocab_size=0,
 )
+DEBERTA_1 = dict(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=7,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    max_position_embeddings=9,
+    relative_attention=True,
+    pos_att_type="c2p|p2c",
+    layer_norm_eps=1e-3,
+)
 MODERNBERT = dict(
     vocab_size=13,
     hidden_size=12,
@@ -150,6 +162,33 @@ MODERNBERT = dict(
     cls_token_id=1,
     sep_token_id=2,
 )
+GPT_NEO = dict(
+    vocab_size=13,
+    hidden_size=9,
+    num_layers=2,
+    num_heads=3,
+    max_position_embeddings=8,
+    window_size=2,
+    attention_types=[[["global", "local"], 1]],
+    pad_token_id=0,
+)
+GPTJ = {**GPT2, "n_embd": 12, "n_inner": 7, "n_layer": 2, "rotary_dim": 4}
+FALCON = dict(
+    vocab_size=13,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    ffn_hidden_size=7,
+    pad_token_id=0,
+)
+MPT = dict(vocab_size=13, d_model=9, n_heads=3, n_layers=2, pad_token_id=0)
+ROTATED = {k: v for k, v in PHI.items() if k != "layer_norm_eps"}
+EXAONE = {**LLAMA, "sliding_window": None, "layer_types": ["full_attention"]}
+MIXTRAL = dict(**LLAMA, num_local_experts=4, num_experts_per_tok=2)
+# So many experts that a token brings the weights of its own together.
+MIXTURE = dict(**LLAMA, moe_intermediate_size=5, num_experts=13, num_experts_per_tok=2)
+QWEN2_MOE = {**MIXTURE, "head_dim": 6, "shared_expert_intermediate_size": 3}
+SPARSE = dict(decoder_sparse_step=2, num_hidden_layers=4, mlp_only_layers=[3])
 MULTI = {"num_labels": 3, "problem_type": "multi_label_classification"}
 CASES = [
     ("BertModel", BERT),
@@ -191,7 +230,11 @@ CASES = [
         "DebertaV2ForQuestionAnswering",
         {**DEBERTA, "norm_rel_ebd": "none", "pos_att_type": "p2c", "embedding_size": 5},
     ),
-    ("DebertaV2ForSequenceClassification", {**DEBERTA, "relative_attention": False}),
+    ("DebertaV2Model", {**DEBERTA, "relative_attention": False}),
+    ("DebertaModel", {**DEBERTA_1, "type_vocab_size": 3}),
+    ("DebertaForSequenceClassification", {**DEBERTA_1, "position_biased_input": False}),
+    ("DebertaForTokenClassification", {**DEBERTA_1, "pos_att_type": "p2c", "num_labels": 3}),
+    ("DebertaForQuestionAnswering", {**DEBERTA_1, "max_relative_positions": 3}),
     ("ModernBertModel", {**MODERNBERT, "norm_bias": True, "global_rope_theta": 50.0}),
     (
         "ModernBertForSequenceClassification",
@@ -250,6 +293,18 @@ CASES = [
     ("Phi3Model", PHI3),
     ("Phi3ForSequenceClassification", {**PHI3, **LONGROPE, "sliding_window": 3, "num_labels": 3}),
     ("Phi3ForTokenClassification", {**PHI3, "num_labels": 3}),
+    ("MixtralForCausalLM", {**MIXTRAL, "num_hidden_layers": 2, "sliding_window": 3}),
+    ("MixtralForSequenceClassification", {**MIXTRAL, "num_labels": 3}),
+    ("MixtralForTokenClassification", {**MIXTRAL, "num_experts_per_tok": 1, "num_labels": 3}),
+    ("Qwen2MoeForCausalLM", QWEN2_MOE),
+    ("Qwen2MoeForTokenClassification", {**QWEN2_MOE, "norm_topk_prob": True, "num_labels": 3}),
+    (
+        "Qwen2MoeForSequenceClassification",
+        {**QWEN2_MOE, **SPARSE, "use_sliding_window": True, "sliding_window": 2, "num_labels": 3},
+    ),
+    ("Qwen3MoeForCausalLM", {**MIXTURE, "norm_topk_prob": True}),
+    ("Qwen3MoeForSequenceClassification", {**MIXTURE, "num_experts": 5, "num_labels": 3}),
+    ("Qwen3MoeForTokenClassification", {**MIXTURE, **SPARSE, "num_labels": 3}),
     ("BloomForCausalLM", BLOOM),
     ("BloomModel", {**BLOOM, "apply_residual_connection_post_layernorm": True}),
     ("BloomForSequenceClassification", {**BLOOM, "num_labels": 1}),
@@ -263,6 +318,106 @@ CASES = [
         "T5ForConditionalGeneration",
         {**T5, "num_layers": 1, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    ("GPTNeoForCausalLM", GPT_NEO),
+    ("GPTNeoForSequenceClassification", {**GPT_NEO, "num_labels": 3}),
+    ("GPTNeoForTokenClassification", {**GPT_NEO, "intermediate_size": 7, "num_labels": 3}),
+    ("GPTNeoForQuestionAnswering", GPT_NEO),
+    ("GPTJForCausalLM", GPTJ),
+    ("GPTJForSequenceClassification", {**GPTJ, "num_labels": 3}),
+    ("GPTJForQuestionAnswering", GPTJ),
+    ("CodeGenForCausalLM", {**GPTJ, "n_embd": 24, "n_head": 4}),
+    ("GPTBigCodeForCausalLM", GPT2),
+    ("GPTBigCodeForSequenceClassification", {**GPT2, "multi_query": False, "num_labels": 3}),
+    ("GPTBigCodeForTokenClassification", {**GPT2, "num_labels": 3}),
+    ("FalconForCausalLM", {**FALCON, "bias": True}),
+    (
+        "FalconForSequenceClassification",
+        {**FALCON, "parallel_attn": False, "multi_query": False, "num_labels": 3},
+    ),
+    (
+        "FalconForTokenClassification",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "num_labels": 3},
+    ),
+    (
+        "FalconForQuestionAnswering",
+        {
+            **FALCON,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+        },
+    ),
+    ("StableLmForCausalLM", ROTATED),
+    (
+        "StableLmForSequenceClassification",
+        {**ROTATED, "use_parallel_residual": True, "use_qkv_bias": True, "num_labels": 3},
+    ),
+    ("StableLmForTokenClassification", {**ROTATED, "num_labels": 3}),
+    ("MptForCausalLM", {**MPT, "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.5}}),
+    ("MptForSequenceClassification", {**MPT, "num_labels": 3}),
+    ("MptForTokenClassification", {**MPT, "num_labels": 3}),
+    ("MptForQuestionAnswering", MPT),
+    ("Starcoder2ForCausalLM", {**ROTATED, "sliding_window": 3}),
+    (
+        "Starcoder2ForSequenceClassification",
+        {**ROTATED, "use_bias": False, "num_labels": 3},
+    ),
+    ("CohereForCausalLM", {**ROTATED, "logit_scale": 0.3}),
+    ("Cohere2ForCausalLM", {**ROTATED, "sliding_window": 2, "sliding_window_pattern": 2}),
+    (
+        "GraniteForCausalLM",
+        {
+            **LLAMA,
+            "embedding_multiplier": 1.3,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.4,
+            "logits_scaling": 1.9,
+        },
+    ),
+    ("SmolLM3ForCausalLM", {**LLAMA, "num_hidden_layers": 2, "no_rope_layer_interval": 2}),
+    (
+        "SmolLM3ForQuestionAnswering",
+        {**LLAMA, "no_rope_layers": [0], "use_sliding_window": True, "sliding_window": 3},
+    ),
+    (
+        "Exaone4ForCausalLM",
+        {**LLAMA, "num_hidden_layers": 2, "sliding_window": 2, "sliding_window_pattern": 2},
+    ),
+    ("Exaone4ForTokenClassification", {**EXAONE, "num_labels": 3}),
+    ("GlmForCausalLM", LLAMA),
+    ("Glm4ForSequenceClassification", {**LLAMA, "num_labels": 3}),
+    ("MT5ForConditionalGeneration", T5),
+    ("UMT5ForConditionalGeneration", T5),
+    ("PLBartForConditionalGeneration", BART),
+    ("MBartForConditionalGeneration", BART),
+    ("BlenderbotForConditionalGeneration", BART),
+    ("GPTNeoModel", {**GPT_NEO, "num_layers": 1, "attention_types": [[["global"], 1]]}),
+    ("GPTJModel", GPTJ),
+    ("CodeGenModel", {**GPTJ, "n_embd": 24, "n_head": 4, "n_layer": 1}),
+    ("GPTBigCodeModel", GPT2),
+    ("FalconModel", {**FALCON, "num_hidden_layers": 1}),
+    ("StableLmModel", {**ROTATED, "num_hidden_layers": 1}),
+    ("MptModel", {**MPT, "n_layers": 1}),
+    ("Starcoder2Model", {**ROTATED, "num_hidden_layers": 1}),
+    ("Starcoder2ForTokenClassification", {**ROTATED, "num_hidden_layers": 1, "num_labels": 3}),
+    ("CohereModel", {**ROTATED, "num_hidden_layers": 1}),
+    ("GraniteModel", LLAMA),
+    ("SmolLM3Model", LLAMA),
+    ("SmolLM3ForSequenceClassification", {**LLAMA, "num_labels": 3}),
+    ("SmolLM3ForTokenClassification", {**LLAMA, "num_labels": 3}),
+    ("Exaone4Model", EXAONE),
+    ("Exaone4ForSequenceClassification", {**EXAONE, "num_labels": 3}),
+    ("Exaone4ForQuestionAnswering", EXAONE),
+    ("GlmModel", LLAMA),
+    ("GlmForTokenClassification", {**LLAMA, "num_labels": 3}),
+    ("MixtralModel", MIXTRAL),
+    ("MixtralForQuestionAnswering", MIXTRAL),
+    ("Qwen2MoeModel", QWEN2_MOE),
+    ("Qwen2MoeForQuestionAnswering", QWEN2_MOE),
+    ("Qwen3MoeModel", MIXTURE),
+    ("Qwen3MoeForQuestionAnswering", MIXTURE),
+    ("MBartModel", BART),
+    ("BlenderbotModel", BART),
 ]
 TASKS = {
     "ForSequenceClassification": "SEQ_CLS",
@@ -464,8 +619,7 @@ def adapted(base: torch.nn.Module, task: str, batches: dict[str, dict]) -> dict:
     return {
         "layers": [layer.removeprefix(PREFIX) for layer in layers],
         "heads": [key.removeprefix(PREFIX) for key in heads],
-        "adapted": numbers(results["right"]),
-        "sketches": {side: sketches(results[side], batches[side]) for side in ("left", "none")},
+        "adapted": {side: sketches(results[side], batch) for side, batch in batches.items()},
         "gradients": [gradients[key] for key in keys + heads],
         "losses": losses,
     }
@@ -497,6 +651,7 @@ def run(name: str, settings: dict) -> dict:
     family, task = next((name.removesuffix(end), TASKS[end]) for end in TASKS if name.endswith(end))
     family = family.split("For")[0].replace("Gemma3Text", "Gemma3").replace("Gemma3", "Gemma3Text")
     config = getattr(transformers, f"{family}Config")(**settings)
+    config._experts_implementation = "eager"
     if getattr(config, "attn_logit_softcapping", None):  # which no other implementation has
         config._attn_implementation = "eager"
     model = getattr(transformers, name)(config).eval()

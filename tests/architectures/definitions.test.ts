@@ -43,6 +43,8 @@ type Outputs = Readonly<
   Record<string, { readonly shape: readonly number[]; readonly values: readonly number[] }>
 >;
 
+type Sketches = Readonly<Record<string, Sketch>>;
+
 type Batch = Readonly<Record<string, Rows | undefined>>;
 
 interface Case {
@@ -59,10 +61,8 @@ interface Case {
   readonly layers: readonly string[];
   /** Parameters of what PEFT trains and saves as a whole for the task. */
   readonly heads: readonly string[];
-  /** The same as `outputs`, with the adapter. */
-  readonly adapted: Outputs;
-  /** With the adapter, for the other batches. */
-  readonly sketches: Readonly<Record<"left" | "none", Readonly<Record<string, Sketch>>>>;
+  /** With the adapter, for each batch. */
+  readonly adapted: Readonly<Record<keyof Case["batches"], Sketches>>;
   /** Of the loss of the first batch, for A and B of each layer and then for the heads. */
   readonly gradients: readonly Sketch[];
   /** Before each of three steps of AdamW, one with each batch. */
@@ -138,6 +138,19 @@ async function assertOutputs(
   }
 }
 
+/** Compares outputs at tokens with their sketches. */
+async function assertSketches(
+  found: ForwardOutputs,
+  { batch, sketches }: { readonly batch: Batch; readonly sketches: Sketches },
+): Promise<void> {
+  for (const [key, sketch] of Object.entries(sketches)) {
+    const { data, shape } = found[named(key) as keyof typeof found] as Tensor;
+    const kept = keptOf(key, shape, batch);
+    const values = (await data() as Float32Array).map((x, i) => kept(i) ? x : 0);
+    assertSketch(values, sketch, { what: key });
+  }
+}
+
 /** How far hidden states are from fixed numbers, for models without a head. */
 const distance: Objective = {
   name: "distance",
@@ -195,18 +208,14 @@ for (const entry of cases as unknown as readonly Case[]) {
     const right = given(batches.right);
     await assertOutputs(await forward(base, right), batches.right, outputs);
     const model = await withLora(base, entry);
-    const found = await forward(model, right);
-    await assertOutputs(found, batches.right, entry.adapted);
-    for (const side of ["left", "none"] as const) {
-      const found = await forward(model, given(batches[side]));
-      for (const [key, sketch] of Object.entries(entry.sketches[side])) {
-        const { data, shape } = found[named(key) as keyof typeof found] as Tensor;
-        const kept = keptOf(key, shape, batches[side]);
-        const values = (await data() as Float32Array).map((x, i) => kept(i) ? x : 0);
-        assertSketch(values, sketch, { what: `${key}, padding ${side}` });
-      }
+    for (const [side, sketches] of Object.entries(entry.adapted)) {
+      const batch = batches[side as keyof Case["batches"]];
+      await assertSketches(await forward(model, given(batch)), { batch, sketches });
     }
-    await assertOutputs(await forward(mergeAndUnload(model), right), batches.right, entry.adapted);
+    await assertSketches(await forward(mergeAndUnload(model), right), {
+      batch: batches.right,
+      sketches: entry.adapted.right,
+    });
     await assertTraining(model, entry);
     if (!entry.generated) return;
     const options = { maxNewTokens: entry.generated[0].length, eosTokenId: [] };

@@ -1,7 +1,9 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { llama } from "../../lib/architectures/llama.ts";
-import { ropeConfig, ropeFrequencies, ropeTables } from "../../lib/architectures/rope.ts";
+import { ropeTables } from "../../lib/architectures/rope.ts";
+import { ropeConfig } from "../../lib/architectures/rope-config.ts";
+import { ropeFrequencies } from "../../lib/architectures/rope-frequencies.ts";
 import { openDevice } from "../../lib/device/open.ts";
 import { ConfigError } from "../../lib/errors.ts";
 import { openDecoder } from "../../lib/generation/decoder.ts";

@@ -124,10 +124,10 @@ export function factorLeaves(site: Site, { a, b }: Factors, rank: number): Leave
 
 /** Shapes of A and B: of a convolution, A has the kernel, and B takes it to all channels. */
 export function factorShapes(
-  { conv, inFeatures, outFeatures }: Site,
-  rank: number,
+  { conv, inFeatures, outFeatures, count = 1 }: Site,
+  r: number,
 ): { readonly a: readonly number[]; readonly b: readonly number[] } {
-  const { kernel = [], groups = 1 } = conv ?? {};
+  const { kernel = [], groups = 1 } = conv ?? {}, rank = r * count;
   return {
     a: [rank, inFeatures, ...kernel],
     b: [outFeatures, rank / groups, ...kernel.map(() => 1)],

@@ -161,8 +161,9 @@ function skipLinear(random: TorchRandom, { r, site, config }: {
 }
 
 function drawLinear({ config, site, random }: Draw): Record<string, Float32Array<ArrayBuffer>> {
-  const { r } = loraShape(config, site), { a, b } = factorShapes(site, r);
-  const o = site.outFeatures, size = sizeOf(a), features = size / r;
+  const { r: rank } = loraShape(config, site), { a, b } = factorShapes(site, rank);
+  const { outFeatures: o, count = 1 } = site, r = rank * count;
+  const size = sizeOf(a), features = size / r;
   if (config.initLoraWeights === false) {
     const lora_A = kaimingUniform(random, { size, features });
     const lora_B = kaimingUniform(random, { size: sizeOf(b), features: b[1] });
@@ -171,11 +172,11 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
       ? { lora_A, lora_B, lora_bias: random.uniform(o, { low: -bound, high: bound }) }
       : { lora_A, lora_B };
   }
-  skipLinear(random, { r, site, config });
+  skipLinear(random, { r: rank, site, config });
   if (config.initLoraWeights === "orthogonal") return drawOrthogonal(random, { r, site });
   const lora_A = config.initLoraWeights === true
     ? kaimingUniform(random, { size, features })
-    : random.normal(size, { std: 1 / r });
+    : random.normal(size, { std: 1 / rank });
   const lora_B = new Float32Array(sizeOf(b));
   return config.loraBias ? { lora_A, lora_B, lora_bias: new Float32Array(o) } : { lora_A, lora_B };
 }

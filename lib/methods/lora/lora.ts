@@ -11,7 +11,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { inputRows, outputOf, perFeature, perOutput, product } from "../../model/site-product.ts";
 import { isOutIn, type Site } from "../../model/site.ts";
-import { dense } from "../../model/weight.ts";
+import { dense, type LowRank, product as wholeProduct } from "../../model/weight.ts";
 import { add, div, mul, neg, sqrt, sub } from "../../ops/elementwise.ts";
 import { concat } from "../../ops/concat.ts";
 import { constant } from "../../ops/constant.ts";
@@ -51,7 +51,11 @@ export const lora: PeftMethod<LoraConfig> = {
       apply: lookedUp,
       ...(config.useDora ? { forward: lookedUpDora, weight: mergeDora } : {}),
     };
-    return { linear, conv1d: linear, conv: linear, embedding };
+    const parameter: DeltaRule<LoraConfig> = {
+      delta: (trace) => wholeProduct(stackedFactors(trace)),
+      factors: stackedFactors,
+    };
+    return { linear, conv1d: linear, conv: linear, embedding, parameter };
   },
   combine: { ...loraCombine, refit: loraRefit },
 };
@@ -92,6 +96,17 @@ function factors(trace: Trace): Factors {
   if (!decomposes(config, site)) return { a, b };
   const { a: a0, b: b0 } = initial(trace);
   return { a: concat([a, a0], { axis: 0 }), b: concat([b, neg(b0)], { axis: 1 }) };
+}
+
+/** Of a parameter, B [out, r·E] and A [r·E, in] hold the factors of all its E matrices. */
+function stackedFactors(trace: Trace): LowRank {
+  const { leaves: { lora_A: a, lora_B: b }, site: { count, inFeatures, outFeatures } } = trace;
+  const left = times(b, scaleOf(trace));
+  if (count === undefined) return { left, right: a };
+  return {
+    left: transpose(reshape(left, [outFeatures, -1, count]), [2, 0, 1]),
+    right: reshape(a, [count, -1, inFeatures]),
+  };
 }
 
 /** What the adapter adds to the weight, as the layer stores it. */
