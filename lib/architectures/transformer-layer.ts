@@ -88,7 +88,7 @@ export interface LayerRun extends Omit<AttentionPlace, "over"> {
   /** What an encoder made. */
   readonly memory?: Value;
   /** Takes the ways of tokens through experts. */
-  readonly routes: Route[];
+  readonly routes?: Route[];
 }
 
 /** A layer as a part of a body. */
@@ -124,7 +124,7 @@ export function transformerLayer(
   const normed = (norm: Layer | undefined, x: Value) => norm?.(x) ?? x;
   return {
     distances: made.attention!.distances,
-    run(pass, { x, memory, routes, ...place }) {
+    run(pass, { x, memory, routes = [], ...place }) {
       const scaled = (y: Value) => residualScale === 1 ? y : mul(y, residualScale);
       const added = (y: Value) => scaled(pass.dropout(normed(made.attended, y), attended));
       const feed = (x: Value) =>
