@@ -3,6 +3,7 @@ import {
   getAdapterStateDict,
   setAdapterStateDict,
 } from "../../lib/adapters/checkpoint/state-dict.ts";
+import type { ForwardInputs } from "../../lib/adapters/batch.ts";
 import { forward, type ForwardOutputs } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
@@ -107,7 +108,7 @@ async function withLora(base: ModelGraph, entry: Case): Promise<PeftModel> {
 const named = (word: string) => word.replace(/_(\w)/g, (_, c: string) => c.toUpperCase());
 
 /** A batch as `forward` takes it. */
-function given(batch: Batch): Parameters<typeof forward>[1] & { readonly inputIds: Rows } {
+function given(batch: Batch): ForwardInputs & { readonly inputIds: Rows } {
   return Object.fromEntries(
     Object.entries(batch).map(([key, rows]) => [named(key), rows]),
   ) as never;
