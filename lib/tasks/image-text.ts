@@ -7,7 +7,7 @@ import { ShapeError } from "../errors.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
-import { classLoss, countCorrect } from "./classes.ts";
+import { classLoss, pairScores } from "./classes.ts";
 import type { Objective } from "./objective.ts";
 
 /**
@@ -24,9 +24,7 @@ export const imageText: Objective = {
     const each = (scores: Value) => classLoss(scores, pairs(scores));
     return mul(add(each(logitsPerImage), each(logitsPerText)), 0.5);
   },
-  metrics: ({ logitsPerImage }) => ({
-    accuracy: countCorrect(logitsPerImage, pairs(logitsPerImage)),
-  }),
+  metrics: (batches) => pairScores(batches.map(({ outputs }) => outputs.logitsPerImage)),
 };
 
 /** The number of each row, which is that of its pair. */
