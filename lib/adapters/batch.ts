@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { UnsupportedError, ValueError } from "../errors.ts";
+import { ShapeError, UnsupportedError, ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
 import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
 import {
@@ -238,6 +238,13 @@ export async function prepareBatch(
   const segments = ints(parts.segments ?? parts.attentionMask) ??
     new Int32Array(ids.length).fill(1);
   const mixed = mixedBatch(model, given.adapterNames as readonly string[] | undefined, batch);
+  const images = sizes.get("images");
+  if (mixed && images !== undefined && images !== batch) {
+    throw new ShapeError(
+      "BATCH_SHAPE",
+      `adapterNames choose adapters by row, so that there must be as many images as rows of text; found ${images} and ${batch}.`,
+    );
+  }
   const virtual = virtualRows(model, { mixed: mixed?.names });
   if (packed && virtual.count) {
     throw new UnsupportedError(

@@ -8,6 +8,7 @@ import {
   getAdapterStateDict,
   setAdapterStateDict,
 } from "../../lib/adapters/checkpoint/state-dict.ts";
+import type { ForwardInputs } from "../../lib/adapters/batch.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
@@ -165,3 +166,75 @@ for (const entry of cases as unknown as readonly Case[]) {
     });
   });
 }
+
+const VIT = (cases as unknown as readonly Case[])[0];
+const CLIP = (cases as unknown as readonly Case[])[3];
+
+Deno.test("another task is another class, by the names that transformers has", async () => {
+  const device = await testDevice("cpu"), { config } = VIT;
+  const plain = await createModel({ ...config, architectures: ["ViTModel"] }, { device });
+  assertEquals(plain.taskType, "FEATURE_EXTRACTION");
+  const classifies = await createModel(plain.config, { device, taskType: "SEQ_CLS", numLabels: 4 });
+  assertEquals(classifies.config.architectures, ["ViTForImageClassification"]);
+});
+
+Deno.test("batches without images, or with others, are refused", async () => {
+  const device = await testDevice("cpu");
+  const [vit, clip] = [modelOf(VIT, device), modelOf(CLIP, device)];
+  const images = (...shape: number[]) => fill("pixels", shape), ids = [[1, 9], [2, 9]];
+  const refused: readonly (readonly [ModelGraph, ForwardInputs, string])[] = [
+    [vit, {}, "needs pixelValues"],
+    [vit, { labels: [1] }, "needs pixelValues"],
+    [vit, { inputIds: ids }, "its options are pixelValues, labels"],
+    [vit, { pixelValues: images(2, 2, 9, 6) }, "but [B, 2, 6, 9] is"],
+    [vit, { pixelValues: images(2, 108) }, "needs shape [B, 2, 6, 9]"],
+    [vit, { pixelValues: images(2, 2, 6, 9), labels: [1] }, "labels has shape [1], but [B] is [2]"],
+    [clip, { inputIds: ids }, "needs pixelValues"],
+    [clip, { inputIds: [[1, 2, 3, 4, 5, 6, 9]], pixelValues: images(1, 3, 8, 8) }, "position 6"],
+  ];
+  for (const [model, inputs, text] of refused) {
+    await assertRejects(() => forward(model, inputs), ValueError, text);
+  }
+  const prompt = promptTuningConfig({ numVirtualTokens: 2, taskType: "SEQ_CLS" });
+  assertThrows(() => getPeftModel(vit, prompt), UnsupportedError, "reads images");
+  const uneven = { inputIds: ids, pixelValues: images(1, 3, 8, 8) };
+  await assertRejects(
+    () => evaluate(clip, [uneven], { objective: imageText }),
+    ShapeError,
+    "1 and 2",
+  );
+  const adapted = await withLora(clip), adapterNames = ["default", "__base__"];
+  await assertRejects(() => forward(adapted, { ...uneven, adapterNames }), ShapeError, "1 and 2");
+});
+
+Deno.test("images are classified by rows of several adapters, and what was accumulated is one batch", async () => {
+  const model = await withLora(modelOf(VIT, await testDevice("cpu")));
+  const pixelValues = fill("pixels", [4, 2, 6, 9]), labels = [0, 2, 1, 2];
+  const halves = await Promise.all([0, 2].map(async (start) => ({
+    pixelValues: tensor(
+      (await pixelValues.data() as Float32Array).slice(108 * start, 108 * (start + 2)),
+      { shape: [2, 2, 6, 9] },
+    ),
+    labels: labels.slice(start, start + 2),
+  })));
+  const options = { learningRate: 1e-2, steps: 2 };
+  const whole = await train(model, [{ pixelValues, labels }], options);
+  const parts = await train(model, halves, { ...options, gradientAccumulation: 2 });
+  const losses = [whole, parts].map(({ history }) => history.map(({ loss }) => loss));
+  assert(apart(losses[0], losses[1]) < 1e-5);
+  const { metrics, targets } = await evaluate(whole.model, halves);
+  assert(targets === 4 && metrics.accuracy >= 0 && metrics.accuracy <= 1);
+  const adapterNames = ["__base__", "default", "default", "__base__"];
+  const mixed = (await forward(model, { pixelValues, adapterNames })).logits;
+  const [own, base] = [
+    (await forward(model, { pixelValues })).logits,
+    (await forward(model.base, { pixelValues })).logits,
+  ];
+  const rows = await Promise.all([mixed, own, base].map((logits) => logits.data()));
+  adapterNames.forEach((name, row) => {
+    const [got, want] = [rows[0], rows[name === "default" ? 1 : 2]].map((data) =>
+      [...data.slice(3 * row, 3 * row + 3)].map(Number)
+    );
+    assert(apart(got, want) < 2e-5, `row ${row}`);
+  });
+});

@@ -245,7 +245,8 @@ Deno.test("what is no definition, no weights of it, and no batch for it is refus
   const small = { ...INPUTS, image: fill("image", [2, 3, 5, 5]) };
   await assertRejects(() => forward<object>(base, small), ShapeError, "[2,3,7,5]");
   await assertRejects(
-    () => forward<object>(base, { ...INPUTS, words: tensor(Int32Array.of(11, 0), { shape: [2, 1] }) }),
+    () =>
+      forward<object>(base, { ...INPUTS, words: tensor(Int32Array.of(11, 0), { shape: [2, 1] }) }),
     ValueError,
     "0 to 10",
   );
