@@ -288,7 +288,7 @@ function leafAt(
 /** PEFT's gradients by leaf; those of tied leaves, which PEFT keeps apart, added up. */
 export async function expectedGradients(
   model: PeftModel,
-  expected: Expected,
+  expected: Pick<Expected, "names" | "get">,
 ): Promise<ReadonlyMap<string, Float32Array>> {
   const keys = adapterKeys(model.base, model.adapters.get("default")!, false);
   const sums = new Map<string, Float32Array>();

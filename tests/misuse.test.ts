@@ -122,6 +122,8 @@ refused("what tasks and methods take of a batch", async () => {
     ["token types", "FORWARD_INPUT", forward(base, { tokenTypeIds: [[0, 0, 0]] })],
     ["a third type", "BATCH_VALUE", forward(texts, { tokenTypeIds: [[0, 2, 0]] })],
     ["a fourth class", "BATCH_VALUE", forward(texts, { labels: [3] })],
+    ["class −1", "BATCH_VALUE", forward(texts, { labels: [-1] })],
+    ["a token of class −1", "BATCH_VALUE", forward(tokens, { labels: [[0, -1, -100]] })],
     ["two of three labels", "BATCH_SHAPE", forward(texts, { labels: [[1, 0]] })],
     ["half a class", "BATCH_VALUE", forward(texts, { labels: [0.5] })],
     ["a class for all tokens", "BATCH_SHAPE", forward(tokens, { labels: [0, 1, 2] })],

@@ -5,7 +5,7 @@
  */
 import type { PeftConfig } from "../methods/config.ts";
 import type { CachePrefix, SiteTrace } from "../methods/method.ts";
-import { ruleAt, runRule, type SiteRule } from "../methods/site-rule.ts";
+import { type DeltaRule, ruleAt, runRule, scaled, type SiteRule } from "../methods/site-rule.ts";
 import { withRows } from "../methods/token-rows.ts";
 import type {
   Adaptation,
@@ -13,8 +13,9 @@ import type {
   ForwardPass,
   ParameterSource,
 } from "../model/forward-pass.ts";
-import { parameterOf, resolveTied } from "../model/model-graph.ts";
+import { parameterOf, resolveTied, siteAt } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
+import type { LowRank } from "../model/weight.ts";
 import { equal } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { input } from "../ops/input.ts";
@@ -56,6 +57,7 @@ export function adaptationOf(
   return {
     site: (pass, site, x) => runSite(pass, site, { x, active }),
     parameter: parameterSource(active),
+    added: (pass, name) => active.flatMap((one) => addedTo(pass, name, { ...one, active })),
     prefix: prefixOf(active),
     embeds: embedsOf(active),
     attention: (pass, call, output) => runAttention(pass, call, { output, active }),
@@ -134,6 +136,18 @@ function stageOf(
       multiplier: traceMultiplier(pass, model, one),
     },
   };
+}
+
+/** What an adapter adds to a parameter that it takes part at. */
+function addedTo(
+  pass: ForwardPass,
+  name: string,
+  of: Participant & { readonly active: readonly Participant[] },
+): readonly LowRank[] {
+  if (pass.model.sites.has(name) || !sitePart(of.adapter, name)) return [];
+  const { rule, trace } = stageOf(pass, siteAt(pass.model, name), { ...of, one: of })!;
+  const { left, right } = (rule as DeltaRule<PeftConfig>).factors!(trace);
+  return [{ left: scaled(left, trace.multiplier), right }];
 }
 
 /** What an attention module gives with adapters, one after the other. */

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { UnsupportedError, ValueError } from "../errors.ts";
+import { ShapeError, UnsupportedError, ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
 import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
 import {
@@ -15,6 +15,7 @@ import {
   INPUT_IDS,
   POSITION_IDS,
   SEGMENTS,
+  TEXT_INPUTS,
 } from "../model/batch-input.ts";
 import { input } from "../ops/input.ts";
 import type { Graph } from "../ops/value.ts";
@@ -31,14 +32,20 @@ import { type RunInputs, runInputs, type TraceOptions, virtualRows } from "./tra
 /** What {@link forward} takes. Which of it a model takes is its architecture's and its task's. */
 export interface ForwardInputs {
   /** Token ids [B, T], each in [0, vocabulary size). */
-  readonly inputIds: TokenBatch;
+  readonly inputIds?: TokenBatch;
   /** 1 for tokens, 0 for padding on either side [B, T]; all ones by default. */
   readonly attentionMask?: TokenBatch;
   /**
-   * Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers.
+   * Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask but for families that
+   * count otherwise, as in transformers.
    * Virtual tokens of an adapter come before them.
    */
   readonly positionIds?: TokenBatch;
+  /**
+   * Images [B, C, H, W], channel by channel, as an image processor gives them; in the size that the
+   * config says.
+   */
+  readonly pixelValues?: Tensor;
   /** Kind of each token [B, T], such as which of two texts it is of. */
   readonly tokenTypeIds?: TokenBatch;
   /**
@@ -74,6 +81,9 @@ export interface ForwardInputs {
   readonly adapterNames?: readonly string[];
 }
 
+/** What {@link forward} takes for a model of one's own, by the names of its inputs. */
+export type OwnInputs = Readonly<Record<string, Tensor>>;
+
 /** What a batch is prepared for. */
 export interface BatchOptions {
   /** What it is learned or measured for; the parts that it names are taken and not looked at by default. */
@@ -94,10 +104,12 @@ export interface BatchOptions {
 export interface PreparedBatch extends Omit<Targets, "parts"> {
   /** Rows. */
   readonly batch: number;
-  /** Tokens in a row. */
+  /** Tokens in a row; 1 where rows are images. */
   readonly length: number;
   /** Tokens in a row of the decoder, where there is one beside an encoder. */
   readonly decoderLength?: number;
+  /** Sizes of all axes of its parts, by name. */
+  readonly axes: Readonly<Record<string, number>>;
   /** Virtual tokens that adapters put before those of each row. */
   readonly virtual: NonNullable<TraceOptions["virtual"]>;
   /** What programs take of it, but for labels. */
@@ -112,11 +124,10 @@ export interface PreparedBatch extends Omit<Targets, "parts"> {
 
 /** The parts of a batch that a model takes, labels not included. */
 export function modelInputs(model: ModelGraph): readonly BatchInput[] {
+  const { architecture, config } = model;
   return [
-    INPUT_IDS,
-    ATTENTION_MASK,
-    POSITION_IDS,
-    ...model.architecture.inputs?.(model.config) ?? [],
+    ...architecture.reads?.(config) ?? TEXT_INPUTS,
+    ...architecture.inputs?.(config) ?? [],
     ...writtenSequence(model) === "decoderTokens"
       ? [DECODER_INPUT_IDS, DECODER_ATTENTION_MASK]
       : [],
@@ -217,15 +228,23 @@ export async function prepareBatch(
     if (!objective && own.includes(spec)) continue;
     parts[name] = await readPart(given[name], spec, sizes);
     if (spec.isToken) {
-      checkIds(model, parts[name].data, { labels: spec.from !== undefined });
+      checkIds(model, parts[name].data, { labels: spec.none !== undefined });
     }
   }
-  const ids = parts.inputIds.data as Int32Array<ArrayBuffer>;
-  const [batch, length] = parts.inputIds.shape;
+  const batch = sizes.get("batch"), length = sizes.get("tokens") ?? 1;
+  if (batch === undefined) throw missing([...specs.values()][0], options.of);
+  const ids = ints(parts.inputIds) ?? new Int32Array(batch * length);
   const packed = parts.segments !== undefined;
   const segments = ints(parts.segments ?? parts.attentionMask) ??
     new Int32Array(ids.length).fill(1);
   const mixed = mixedBatch(model, given.adapterNames as readonly string[] | undefined, batch);
+  const images = sizes.get("images");
+  if (mixed && images !== undefined && images !== batch) {
+    throw new ShapeError(
+      "BATCH_SHAPE",
+      `adapterNames choose adapters by row, so that there must be as many images as rows of text; found ${images} and ${batch}.`,
+    );
+  }
   const virtual = virtualRows(model, { mixed: mixed?.names });
   if (packed && virtual.count) {
     throw new UnsupportedError(
@@ -238,8 +257,13 @@ export async function prepareBatch(
   const embedded = virtual.place === "embeddings" ? virtual.count : 0;
   const rows = (data: HostPart["data"], fill: number) =>
     embedded ? behind(data, { length, count: embedded, fill }) : data;
+  const uncounted = base.architecture.uncounted?.(config);
+  const isCounted = uncounted === "padding"
+    ? (i: number) => segments[i] !== 0
+    // As transformers, which sees no ids behind virtual tokens.
+    : (i: number) => embedded > 0 || ids[i] !== uncounted;
   const positions = rows(
-    (ints(parts.positionIds) ?? countPositions(segments, length, packed))
+    (ints(parts.positionIds) ?? countPositions(segments, { length, packed, isCounted }))
       .map((position) => position + virtual.count),
     0,
   ) as Int32Array<ArrayBuffer>;
@@ -278,12 +302,15 @@ export async function prepareBatch(
     } else if (part) others[name] = tensor(part.data, { shape: part.shape });
     else throw missing(spec, options.of);
   }
+  const decoderLength = others.decoderInputIds?.shape[1];
+  if (decoderLength) checkPositions(model, Int32Array.of(decoderLength - 1));
   return {
     labels: targets.labels,
     count: targets.count,
     batch,
     length,
-    decoderLength: others.decoderInputIds?.shape[1],
+    decoderLength,
+    axes: Object.fromEntries(sizes),
     virtual,
     tokens: segments.reduce((n, s) => n + (s === 0 ? 0 : 1), 0),
     mixed,
@@ -340,28 +367,30 @@ function filled({ otherwise, axes, dtype }: BatchInput, sizes: ReadonlyMap<strin
 
 function countPositions(
   segments: Int32Array,
-  length: number,
-  packed: boolean,
+  { length, packed, isCounted }: {
+    readonly length: number;
+    readonly packed: boolean;
+    isCounted(index: number): boolean;
+  },
 ): Int32Array<ArrayBuffer> {
-  const positions = new Int32Array(segments.length);
-  for (let i = 0; i < positions.length; i++) {
-    const starts = i % length === 0 || (packed && segments[i] !== segments[i - 1]);
-    positions[i] = starts ? 0 : positions[i - 1] + 1;
-  }
-  return positions;
+  let next = 0;
+  return new Int32Array(segments.length).map((_, i) => {
+    if (i % length === 0 || (packed && segments[i] !== segments[i - 1])) next = 0;
+    return isCounted(i) ? next++ : -1;
+  });
 }
 
 /** What a model is traced with for a batch. */
 export function traceShape(
-  { batch, length, decoderLength, virtual, mixed, noise }: BatchShape,
-): Pick<TraceOptions, "batch" | "length" | "decoderLength" | "virtual" | "mixed" | "noise"> {
-  return { batch, length, decoderLength, virtual, mixed: mixed?.names, noise };
+  { mixed, batch, length, decoderLength, axes, virtual, noise }: BatchShape,
+): TraceOptions {
+  return { batch, length, decoderLength, axes, virtual, mixed: mixed?.names, noise };
 }
 
 /** What of a batch programs depend on. */
 export type BatchShape =
   & Pick<PreparedBatch, "batch" | "length" | "labels">
-  & Partial<Pick<PreparedBatch, "decoderLength" | "virtual" | "mixed" | "noise">>;
+  & Partial<Pick<PreparedBatch, "decoderLength" | "axes" | "virtual" | "mixed" | "noise">>;
 
 /** What tells the programs of two prepared batches apart. */
 export function batchKey(prepared: PreparedBatch): string {

@@ -13,6 +13,7 @@ import {
   type ForwardInputs,
   labelValues,
   objectiveOf,
+  type OwnInputs,
   prepareBatch,
   traceShape,
 } from "./batch.ts";
@@ -34,6 +35,14 @@ export interface ForwardOutputs {
   readonly startLogits?: Tensor;
   /** Scores of each token to be an answer's last [B, T], f32, in place of logits. */
   readonly endLogits?: Tensor;
+  /** Embeddings of images [N, P], f32. */
+  readonly imageEmbeds?: Tensor;
+  /** Embeddings of texts [B, P], f32. */
+  readonly textEmbeds?: Tensor;
+  /** How alike each image and each text are [N, B], f32. */
+  readonly logitsPerImage?: Tensor;
+  /** The same from the texts' side [B, N], f32. */
+  readonly logitsPerText?: Tensor;
   /** Mean loss over the labels that count, where labels were given, and penalties of methods. */
   readonly loss?: number;
 }
@@ -101,10 +110,26 @@ export function compileModel(
  * console.log(logits.shape, loss! > 0); // [1, 3, 96] true
  * ```
  */
-export async function forward<T extends TaskType = TaskType>(
+export function forward<T extends TaskType = TaskType>(
   model: AnyModel<T>,
   inputs: ForwardInputs,
-): Promise<ForwardOutputsOf<T>> {
+): Promise<ForwardOutputsOf<T>>;
+/**
+ * Runs one batch through a model of one's own (`defineModel`).
+ *
+ * @typeParam Outputs What it gives, such as `{ scores: Tensor }`.
+ * @param model The model, with or without adapters.
+ * @param inputs What it takes.
+ * @throws {ValueError} and {ShapeError} as for other models.
+ */
+export function forward<Outputs extends object = never>(
+  model: AnyModel,
+  inputs: [Outputs] extends [never] ? never : OwnInputs,
+): Promise<NoInfer<Outputs>>;
+export async function forward(
+  model: AnyModel,
+  inputs: ForwardInputs | OwnInputs,
+): Promise<object> {
   const objective = objectiveOf(model);
   const prepared = await prepareBatch(model, inputs, {
     objective,
@@ -131,9 +156,8 @@ export async function forward<T extends TaskType = TaskType>(
     ...traced.bindings,
     ...batchInputs(model, prepared, { program: executable.program }),
   });
-  const given = outputs as unknown as ForwardOutputsOf<T>;
-  if (!loss) return given;
+  if (!loss) return outputs;
   const [sum, more] = await Promise.all([loss.data(), penalty?.data()]);
   const mean = sum[0] as number / Math.max(1, count);
-  return { ...given, loss: mean + (more ? more[0] as number : 0) };
+  return { ...outputs, loss: mean + (more ? more[0] as number : 0) };
 }

@@ -9,7 +9,7 @@ import type { PeftConfig } from "../methods/config.ts";
 import type { Leaf, LeafRule, PeftMethod } from "../methods/method.ts";
 import { createTorchRandom } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
-import type { Site } from "../model/site.ts";
+import { type Site, weightName } from "../model/site.ts";
 import { computedTensor, once } from "../tensor/computed.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
@@ -50,10 +50,10 @@ export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part
   });
   const shared = method.leaves.adapter?.(placeOfAdapter(base, plan)) ?? {};
   return [
-    ...sites.map(({ site: { path }, rules, tied }): Part => ({
+    ...sites.map(({ site: { path }, keyPath, rules, tied }): Part => ({
       place: { kind: "site", path },
       leaves: leavesOf(rules, {
-        start: `${keyStart(method)}${path}.`,
+        start: `${keyStart(method)}${keyPath}.`,
         tied,
         contents: (rule, leaf) => lazy(rule, leaf, path),
       }),
@@ -166,7 +166,7 @@ async function makeAll(
  * A site's weight in f32: of a linear layer as [out, in] however it is stored, of others as stored.
  */
 export async function weightOutIn(model: ModelGraph, site: Site): Promise<Float32Array> {
-  const stored = parameterOf(model, `${site.path}.weight`);
+  const stored = parameterOf(model, weightName(site));
   const values = await toFloat32(stored);
   return site.kind === "conv1d" ? transposeValues(values, stored.shape) : values;
 }

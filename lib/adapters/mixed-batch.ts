@@ -5,6 +5,7 @@
  */
 import { UnsupportedError, ValueError } from "../errors.ts";
 import { show } from "../options.ts";
+import { adaptedParameters } from "./parts.ts";
 import { type AnyModel, checkPeft } from "./peft-model.ts";
 import { adapterOf } from "./select.ts";
 
@@ -53,7 +54,18 @@ export function mixedBatch(
   }
   const wanted = new Set(adapterNames.filter((name) => name !== BASE_ROW));
   for (const name of wanted) {
-    const { method, config: { peftType } } = adapterOf(model, name);
+    const adapter = adapterOf(model, name), { method, config: { peftType } } = adapter;
+    const [parameter] = adaptedParameters(adapter, model.base);
+    if (parameter) {
+      throw new UnsupportedError(
+        "MIXED_BATCH",
+        `${peftType} (${
+          JSON.stringify(name)
+        }) changes ${parameter} for all rows (targetParameters), so it ` +
+          "cannot be that of some rows only. Run those rows in a batch of their own.",
+        { adapter: name, peftType },
+      );
+    }
     if (!method.pass?.virtualTokens) continue;
     throw new UnsupportedError(
       "MIXED_BATCH",

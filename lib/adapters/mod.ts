@@ -30,7 +30,7 @@ export {
   saveAsLora,
   supportsLoraConversion,
 } from "./lora/convert-to-lora.ts";
-export type { ForwardInputs } from "./batch.ts";
+export type { ForwardInputs, OwnInputs } from "./batch.ts";
 export {
   forward,
   type ForwardOutputs,
@@ -98,7 +98,8 @@ export { createOrUpdateModelCard, readLabelNames } from "./checkpoint/model-card
 export type { InitialState } from "./lora/plain-lora.ts";
 export type { AdapterParts, AdapterSource } from "./checkpoint/read-adapter.ts";
 export type { ParameterPlan } from "./plan/plan-parameters.ts";
-export type { PatternReport, PlannedSite, TargetPlan } from "./plan/plan-targets.ts";
+export type { PatternReport } from "./plan/pattern-report.ts";
+export type { PlannedSite, TargetPlan } from "./plan/plan-targets.ts";
 export type { PlannedTokens, TokenPlan } from "./plan/plan-tokens.ts";
 export { type SaveOptions, savePretrained } from "./checkpoint/save.ts";
 export {

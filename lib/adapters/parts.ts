@@ -138,6 +138,14 @@ export function adaptedPaths(adapter: HasParts): readonly string[] {
   return partsOfKind(adapter, "site").map(({ place }) => place.path);
 }
 
+/** Names of the parameters that an adapter takes part at as it does at sites. */
+export function adaptedParameters(
+  adapter: HasParts,
+  { sites }: { readonly sites: ReadonlyMap<string, unknown> },
+): readonly string[] {
+  return adaptedPaths(adapter).filter((path) => !sites.has(path));
+}
+
 /** What stands for a parameter of the base; `undefined` where nothing does. */
 export function parameterPart({ parts }: HasParts, name: string): Part | undefined {
   return parts.get(`param.${name}`);

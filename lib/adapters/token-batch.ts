@@ -18,7 +18,12 @@ import { type AnyModel, baseOf } from "./peft-model.ts";
 export type TokenBatch = readonly (readonly number[])[] | Tensor;
 
 /** What axes are called in messages. */
-const AXES = { batch: "B", tokens: "T", decoderTokens: "U" } as const;
+const AXES: Readonly<Record<string, string>> = {
+  batch: "B",
+  tokens: "T",
+  decoderTokens: "U",
+  images: "N",
+};
 
 /**
  * One part of a batch as numbers.
@@ -34,7 +39,7 @@ export async function readPart(
   spec: BatchInput,
   sizes: Map<string, number> = new Map(),
 ): Promise<HostPart> {
-  const { name, axes, from = -Infinity, to = Infinity } = spec;
+  const { name, axes, from = -Infinity, to = Infinity, none } = spec;
   const { values, shape } = await elements(name, value, axes);
   const expected = axes.map((axis, i) =>
     typeof axis === "number" ? axis : sizes.get(axis) ?? shape[i]
@@ -46,12 +51,15 @@ export async function readPart(
   axes.forEach((axis, i) => typeof axis === "string" && sizes.set(axis, shape[i]));
   const length = shape.slice(1).reduce((n, size) => n * size, 1);
   const data = spec.dtype === "i32" ? integers(name, values, length) : floats(name, values, length);
-  const at = data.findIndex((x) => x < from || x > to);
+  const at = data.findIndex((x) => x !== none && (x < from || x > to));
   if (at >= 0) {
     const range = to === Infinity ? "on" : `to ${to}`;
+    const or = none === undefined ? "" : `, or ${none} where nothing counts`;
     throw new ValueError(
       "BATCH_VALUE",
-      `${name} must hold numbers from ${from} ${range}; found ${data[at]} at ${place(at, length)}.`,
+      `${name} must hold numbers from ${from} ${range}${or}; found ${data[at]} at ${
+        place(at, length)
+      }.`,
       { name, value: data[at], index: at },
     );
   }
@@ -59,7 +67,7 @@ export async function readPart(
 }
 
 function form(axes: BatchInput["axes"]): string {
-  return `[${axes.map((axis) => typeof axis === "number" ? axis : AXES[axis]).join(", ")}]`;
+  return `[${axes.map((axis) => AXES[axis] ?? axis).join(", ")}]`;
 }
 
 /** The elements of a part in row-major order, and its shape. */
@@ -178,14 +186,14 @@ function floats(
   values: ArrayLike<unknown>,
   length: number,
 ): Float32Array<ArrayBuffer> {
-  return Float32Array.from(values, (value, i) => {
-    if (typeof value === "number" && Number.isFinite(value)) return value;
-    throw new ValueError(
-      "BATCH_VALUE",
-      `${name} must hold finite numbers; found ${show(value)} at ${place(i, length)}.`,
-      { name, value, index: i },
-    );
-  });
+  const data = Float32Array.from(values as ArrayLike<number>);
+  const at = data.findIndex((x, i) => !Number.isFinite(x) || typeof values[i] !== "number");
+  if (at < 0) return data;
+  throw new ValueError(
+    "BATCH_VALUE",
+    `${name} must hold finite numbers; found ${show(values[at])} at ${place(at, length)}.`,
+    { name, value: values[at], index: at },
+  );
 }
 
 function place(index: number, length: number): string {

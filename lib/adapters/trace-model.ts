@@ -7,7 +7,7 @@ import { ValueError } from "../errors.ts";
 import type { HostInputs } from "../model/architecture.ts";
 import type { PassCache } from "../model/attend.ts";
 import { type Adaptation, createForwardPass, type ForwardPass } from "../model/forward-pass.ts";
-import { writtenSequence } from "../model/model-graph.ts";
+import { readsText, writtenSequence } from "../model/model-graph.ts";
 import { runModel } from "../model/run-model.ts";
 import type { Site } from "../model/site.ts";
 import { constant } from "../ops/constant.ts";
@@ -23,8 +23,10 @@ import { type AnyModel, baseOf, virtualTokens } from "./peft-model.ts";
 export interface TraceOptions {
   /** Rows of a batch. */
   readonly batch: number;
-  /** Tokens in a row. */
-  readonly length: number;
+  /** Tokens in a row, for a model that reads text. */
+  readonly length?: number;
+  /** Sizes of other axes of a batch, by name; `images` are as many as rows by default. */
+  readonly axes?: Readonly<Record<string, number>>;
   /** Tokens in a row of the decoder, for a model that has one beside an encoder; 1 by default. */
   readonly decoderLength?: number;
   /**
@@ -68,6 +70,7 @@ export interface TraceOptions {
 const TRACE: OptionRules<TraceOptions> = {
   batch: wholeFrom(1),
   length: wholeFrom(1),
+  axes: null,
   decoderLength: wholeFrom(1),
   virtual: null,
   cache: null,
@@ -132,7 +135,8 @@ export interface TracedModel {
 export function traceModel(model: AnyModel, options: TraceOptions): TracedModel {
   const base = baseOf(model);
   checkOptions(options, TRACE, { code: "TRACE_OPTION", of: "traceModel" });
-  const { batch: b, length: t, cache, trained } = options;
+  const { batch: b, cache, trained } = options;
+  const t = options.length ?? (readsText(base) ? undefined : 1);
   if (b === undefined || t === undefined) {
     throw new ValueError("TRACE_OPTION", "traceModel needs the batch and the length of its rows.");
   }
@@ -161,6 +165,7 @@ export function traceModel(model: AnyModel, options: TraceOptions): TracedModel 
       : undefined,
     offset: ints("offset", [1]),
     noise: options.noise,
+    axes: options.axes,
     logitRows: options.logitRows === undefined
       ? undefined
       : ints("logitRows", [b, options.logitRows]),

@@ -10,6 +10,7 @@ import { add } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { leafName, trainableLeaves } from "./leaves.ts";
+import { siteAt } from "../model/model-graph.ts";
 import { adaptedPaths, leavesAt, partsOfKind, withContents } from "./parts.ts";
 import { type AnyModel, type PeftModel, pristineBase, takingPart } from "./peft-model.ts";
 import { withAdapter } from "./select.ts";
@@ -28,7 +29,7 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
   const base = pristineBase(model);
   return takingPart(model).flatMap((adapter, position) => {
     if (!model.trainable.includes(adapter.name)) return [];
-    const sites = adaptedPaths(adapter).map((path) => base.sites.get(path)!);
+    const sites = adaptedPaths(adapter).map((path) => siteAt(base, path));
     const rule = adapter.method.training?.({
       config: adapter.config,
       sites,
@@ -50,12 +51,14 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
 /** What the methods of trained adapters add to the loss; `undefined` where they add nothing. */
 export function tracePenalty(model: AnyModel, pass: ForwardPass): Value | undefined {
   const penalties = methodRules(model).flatMap(({ penalty }) => penalty ?? []);
-  if (penalties.length === 0) return undefined;
+  if (penalties.length + pass.penalties.length === 0) return undefined;
   const leaves = new Map(
     [...trainableLeaves(model)].map(([name, tensor]) => [name, pass.leaf(name, tensor)]),
   );
   const trace = { graph: pass.graph, leaves, state: {}, inputs: {} };
-  return penalties.map((penalty) => penalty(trace)).reduce((a, b) => add(a, b));
+  return [...pass.penalties, ...penalties.map((penalty) => penalty(trace))].reduce((a, b) =>
+    add(a, b)
+  );
 }
 
 async function finished(

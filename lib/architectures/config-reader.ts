@@ -19,6 +19,8 @@ import {
 /** What a norm adds to a variance. */
 export const EPSILON: OptionRule = numberIn(0, 1);
 
+const LIST: OptionRule = rule("a list", Array.isArray);
+
 /** What is a part of something, such as a rate of dropout. */
 export const RATE: OptionRule = numberIn(0, 1);
 
@@ -30,10 +32,14 @@ export interface ConfigReader {
   size(name: string, otherwise?: number, most?: number): number;
   /** A finite number, in a range where one is given. */
   number(name: string, otherwise?: number, rule?: OptionRule): number;
+  /** A share from 0 to 1. */
+  rate(name: string, otherwise?: number): number;
   /** A whole number above 0 or, where it is absent, null. */
   optionalSize(name: string): number | null;
   /** `true` or `false`. */
   boolean(name: string, otherwise: boolean): boolean;
+  /** A list; `null` where there is none. */
+  list(name: string): readonly unknown[] | null;
   /** What a name of a table stands for. */
   choice<T>(name: string, otherwise: string, table: Readonly<Record<string, T>>): T;
 }
@@ -62,6 +68,15 @@ export function configReader(config: ModelConfig): ConfigReader {
     );
   };
   const size = wholeFrom(1);
+  const number = (name: string, otherwise?: number, is = FINITE) =>
+    read(
+      name,
+      otherwise,
+      rule(
+        `${is.must} within single precision`,
+        (x) => is.holds(x) && Number.isFinite(Math.fround(x as number)),
+      ),
+    );
   return {
     size: (name, otherwise, most = Infinity) =>
       read(
@@ -73,16 +88,10 @@ export function configReader(config: ModelConfig): ConfigReader {
         ),
       ),
     optionalSize: (name) => config[name] == null ? null : read<number>(name, undefined, size),
-    number: (name, otherwise, is = FINITE) =>
-      read(
-        name,
-        otherwise,
-        rule(
-          `${is.must} within single precision`,
-          (x) => is.holds(x) && Number.isFinite(Math.fround(x as number)),
-        ),
-      ),
+    number,
+    rate: (name, otherwise = 0) => number(name, otherwise, RATE),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
+    list: (name) => config[name] == null ? null : read<unknown[]>(name, undefined, LIST),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };
 }

@@ -3,101 +3,47 @@
  *
  * @module
  */
-import type { Architecture, Body, Head, ModelConfig } from "../model/architecture.ts";
-import type { Modules } from "../model/modules.ts";
-import { add } from "../ops/elementwise.ts";
+import type { Architecture, Head, ModelConfig } from "../model/architecture.ts";
 import { relu } from "../ops/functions.ts";
-import type { Value } from "../ops/value.ts";
-import { type Activation, ACTIVATIONS } from "./activations.ts";
-import { configReader, headSizeOf, RATE } from "./config-reader.ts";
+import { BERT_BUFFERS, BERT_NAMES } from "./bert.ts";
+import { configReader } from "./config-reader.ts";
 import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
-import { layersOf } from "./layers.ts";
-import { headLayers, joinHeads } from "./split-heads.ts";
+import { readTransformer } from "./read-transformer.ts";
+import { type Transformer, transformerRules } from "./transformer.ts";
 
-interface DistilBertConfig {
-  readonly vocab: number;
-  readonly hidden: number;
-  readonly inner: number;
-  readonly layers: number;
-  readonly heads: number;
-  readonly headSize: number;
-  readonly positions: number;
-  readonly activation: Activation;
-  readonly dropout: number;
-  readonly attentionDropout: number;
-}
+const FIELDS = {
+  hidden: "dim",
+  inner: "hidden_dim",
+  layers: "n_layers",
+  heads: "n_heads",
+  activation: "activation",
+};
 
-function readConfig(config: ModelConfig): DistilBertConfig {
-  const { size, number, choice } = configReader(config);
-  const hidden = size("dim"), heads = size("n_heads");
+function readConfig(config: ModelConfig): Transformer {
+  const { size, rate } = configReader(config), dropout = rate("dropout", 0.1);
   return {
-    vocab: size("vocab_size"),
-    hidden,
-    inner: size("hidden_dim"),
-    layers: size("n_layers"),
-    heads,
-    headSize: headSizeOf(config, { hidden, heads }),
-    positions: size("max_position_embeddings", 512),
-    activation: choice("activation", "gelu", ACTIVATIONS),
-    dropout: number("dropout", 0.1, RATE),
-    attentionDropout: number("attention_dropout", 0.1, RATE),
-  };
-}
-
-function attention(m: Modules, c: DistilBertConfig): (x: Value) => Value {
-  const { hidden, heads, headSize } = c;
-  const attend = m.attention({ features: hidden, heads, headSize });
-  const sizes = { in: hidden, out: hidden };
-  const [q, k, v] = headLayers(m, ["q_lin", "k_lin", "v_lin"], { ...sizes, heads });
-  const out = m.linear("out_lin", sizes);
-  return (x) =>
-    attend({
-      q: q(x),
-      over: x,
-      keyValues: (x) => ({ k: k(x), v: v(x) }),
-      project: (y) => out(joinHeads(y)),
-      causal: false,
-      dropout: c.attentionDropout,
-    });
-}
-
-function body(m: Modules, config: ModelConfig): Body {
-  const c = readConfig(config), { hidden, inner } = c;
-  const norm = { kind: "layer", epsilon: 1e-12 } as const;
-  const at = m.at("embeddings"), rows = c.positions;
-  const embedding = at.embedding("word_embeddings", { rows: c.vocab, size: hidden });
-  const places = at.embedding("position_embeddings", { rows, size: hidden }, { positions: rows });
-  const first = at.norm("LayerNorm", hidden, norm);
-  const layers = layersOf(c.layers, (i) => {
-    const at = m.at("transformer").at("layer").at(i);
-    return {
-      attention: attention(at.at("attention"), c),
-      between: at.norm("sa_layer_norm", hidden, norm),
-      up: at.at("ffn").linear("lin1", { in: hidden, out: inner }),
-      down: at.at("ffn").linear("lin2", { in: inner, out: hidden }),
-      after: at.norm("output_layer_norm", hidden, norm),
-    };
-  });
-  return {
-    hidden,
-    embedding,
-    run(pass, { ids, positions }) {
-      let h = pass.dropout(
-        first(add(pass.embedded(embedding(ids)), places(positions))),
-        c.dropout,
-      );
-      for (const { attention, between, up, down, after } of layers) {
-        const x = pass.boundary(h);
-        h = between(add(attention(x), x));
-        h = after(add(pass.dropout(down(c.activation(up(h))), c.dropout), h));
-      }
-      return { lastHiddenState: h };
+    ...readTransformer(config, { fields: FIELDS }),
+    norm: { kind: "layer", epsilon: 1e-12 },
+    names: { ...BERT_NAMES, types: undefined, layers: "transformer.layer" },
+    layer: () => ({
+      attention: { at: "attention", q: "q_lin", k: "k_lin", v: "v_lin", output: "out_lin" },
+      afterAttention: "sa_layer_norm",
+      feed: { at: "ffn", up: "lin1", down: "lin2" },
+      afterFeed: "output_layer_norm",
+    }),
+    positions: { rows: size("max_position_embeddings", 512) },
+    causal: false,
+    dropout: {
+      embedding: dropout,
+      attention: rate("attention_dropout", 0.1),
+      attended: 0,
+      residual: dropout,
     },
   };
 }
 
 const head: Head = (m, { config, body }) => {
-  const { hidden } = body, rate = configReader(config).number("seq_classif_dropout", 0.2, RATE);
+  const { hidden } = body, rate = configReader(config).rate("seq_classif_dropout", 0.2);
   const first = m.linear("pre_classifier", { in: hidden, out: hidden }, { head: true });
   const classifier = m.linear("classifier", classes(config, body), { head: true });
   return (pass, outputs) => {
@@ -108,15 +54,15 @@ const head: Head = (m, { config, body }) => {
 
 /** DistilBERT. */
 export const distilBert: Architecture = {
+  ...transformerRules(readConfig),
   name: "distilbert",
   modelTypes: ["distilbert"],
   bodyPath: "distilbert",
-  body,
   heads: {
     FEATURE_EXTRACTION: null,
     SEQ_CLS: head,
-    TOKEN_CLS: tokenHead((config) => readConfig(config).dropout),
+    TOKEN_CLS: tokenHead((config) => configReader(config).rate("dropout", 0.1)),
     QUESTION_ANS: answerHead,
   },
-  ignoredKeys: /embeddings\.position_ids$/,
+  ignoredKeys: BERT_BUFFERS,
 };

@@ -8,11 +8,12 @@ import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
-import { decoderRules, type GatedDecoder, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
-import { ropeConfig } from "./rope.ts";
+import type { Transformer } from "./transformer.ts";
+import { ropeConfig } from "./rope-config.ts";
 
-function readConfig(given: ModelConfig): GatedDecoder {
+function readConfig(given: ModelConfig): Transformer {
   const first = given.model_type === "gemma", third = given.model_type === "gemma3_text";
   const { rope_parameters: _, ...plain } = given;
   const config: ModelConfig = {
@@ -20,7 +21,7 @@ function readConfig(given: ModelConfig): GatedDecoder {
     sliding_window: first ? null : 4096,
     ...(third ? plain : given),
   };
-  const { number, boolean, choice } = configReader(config);
+  const { number, boolean, choice, list } = configReader(config);
   if (boolean("use_bidirectional_attention", false)) {
     throw new UnsupportedError(
       "GEMMA_BIDIRECTIONAL",
@@ -28,20 +29,21 @@ function readConfig(given: ModelConfig): GatedDecoder {
     );
   }
   const activation = first ? "hidden_act" : "hidden_activation";
-  const c = readDecoder({ ...config, hidden_act: null });
+  const c = readDecoder({ ...config, hidden_act: null }, {
+    norms: first ? "before" : "both",
+    headNorms: third,
+  });
   // What the first releases call gelu is its approximation.
   const acts = first ? { ...ACTIVATIONS, gelu: ACTIVATIONS.gelu_new } : ACTIVATIONS;
-  const kinds = layerTypes(config), pattern = third ? number("sliding_window_pattern", 6) : 2;
+  const kinds = list("layer_types"), pattern = third ? number("sliding_window_pattern", 6) : 2;
   const isLocal = (layer: number) =>
     !first && (kinds ? kinds[layer] === "sliding_attention" : (layer + 1) % pattern !== 0);
   return {
     ...c,
     norm: { ...c.norm, offset: 1 },
-    headNorm: third ? "head" : null,
-    norms: first ? "before" : "both",
     activation: choice(activation, "gelu_pytorch_tanh", acts),
     embeddingScale: Math.fround(Math.sqrt(c.hidden)),
-    scale: first ? undefined : number("query_pre_attn_scalar", 256) ** -0.5,
+    scale: () => first ? undefined : number("query_pre_attn_scalar", 256) ** -0.5,
     cap: cap(config, "attn_logit_softcapping", 50),
     window: (layer) => isLocal(layer) ? Number(config.sliding_window) : null,
     ...(third && {
@@ -52,7 +54,7 @@ function readConfig(given: ModelConfig): GatedDecoder {
 }
 
 /** Gemma 3 rotates by other angles where it sees near tokens only. */
-function thirdRopes(config: ModelConfig, headSize: number): GatedDecoder["ropes"] {
+function thirdRopes(config: ModelConfig, headSize: number): Transformer["ropes"] {
   const { rope_parameters: all, rope_scaling: scaling, rope_theta, rope_local_base_freq } = config;
   const parts = fieldsOf(all);
   const rope = (parameters: unknown, theta: unknown, otherwise: number) =>

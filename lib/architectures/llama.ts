@@ -5,20 +5,21 @@
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
-import { decoderRules, type GatedDecoder, layerTypes, readDecoder } from "./gated-decoder.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { answerHead, bodyAt, languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
+import type { Transformer } from "./transformer.ts";
 
-function readConfig(config: ModelConfig): GatedDecoder {
-  const { optionalSize, number, boolean } = configReader(config);
+function readConfig(config: ModelConfig): Transformer {
+  const { optionalSize, number, boolean, list } = configReader(config);
   const type = config.model_type as string, isQwen = type.startsWith("qwen");
-  const c = readDecoder(type === "qwen3" ? { head_dim: 128, ...config } : config);
+  const third = type === "qwen3";
+  const c = readDecoder(third ? { head_dim: 128, ...config } : config, { headNorms: third });
   const window = optionalSize("sliding_window");
   const sliding = boolean("use_sliding_window", !isQwen) ? window : null;
-  const kinds = layerTypes(config);
+  const kinds = list("layer_types");
   return {
     ...c,
     bias: type === "qwen2" ? { ...c.bias, qkv: true, output: false } : c.bias,
-    headNorm: type === "qwen3" ? "head" : null,
     window: (layer) => {
       if (kinds) return kinds[layer] === "sliding_attention" ? sliding : null;
       if (type === "mistral") return sliding;

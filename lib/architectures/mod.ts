@@ -39,7 +39,9 @@ export function architectureOf(
       "ARCHITECTURE_UNKNOWN",
       `No architecture serves the model_type ${
         JSON.stringify(config.model_type) ?? "(config.json has none)"
-      }; known are ${architectures.flatMap((a) => a.modelTypes).join(", ")}.`,
+      }; known are ${architectures.flatMap((a) => a.modelTypes).sort().join(", ")}. ` +
+        "Describe it in an Architecture and give that as the option `architectures: [...ARCHITECTURES, yours]`; " +
+        "docs/extending.md shows one, and how a model of your own does without (defineModel).",
     );
   }
   return found;

@@ -10,9 +10,8 @@ import { languageHead, lastTokenHead } from "./heads.ts";
 /** OLMo 2. */
 export const olmo2: Architecture = {
   ...decoderRules((config) => ({
-    ...readDecoder({ rms_norm_eps: 1e-5, ...config }),
-    norms: "after",
-    headNorm: "all",
+    ...readDecoder({ rms_norm_eps: 1e-5, ...config }, { norms: "after", headNorms: true }),
+    normsAllHeads: true,
   })),
   name: "olmo2",
   modelTypes: ["olmo2"],

@@ -4,18 +4,18 @@
  * @module
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import { configReader, fieldsOf, RATE } from "./config-reader.ts";
-import { decoderRules, type GatedDecoder, readDecoder } from "./gated-decoder.ts";
+import { configReader, fieldsOf } from "./config-reader.ts";
+import { decoderRules, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";
+import type { Transformer } from "./transformer.ts";
 
-function readConfig(given: ModelConfig): GatedDecoder {
+function readConfig(given: ModelConfig): Transformer {
   const config = { rms_norm_eps: 1e-5, ...given, rope_scaling: scaling(given) };
-  const { number, optionalSize } = configReader(config);
+  const { rate, optionalSize } = configReader(config), c = readDecoder(config, { fused: true });
   const window = optionalSize("sliding_window");
   return {
-    ...readDecoder(config),
-    fused: true,
-    residualDropout: number("resid_pdrop", 0, RATE),
+    ...c,
+    dropout: { ...c.dropout, residual: rate("resid_pdrop") },
     window: () => window,
   };
 }

@@ -6,24 +6,42 @@
  */
 import type { Architecture } from "../model/architecture.ts";
 import { tanh } from "../ops/elementwise.ts";
+import {
+  BERT_BUFFERS,
+  BERT_NAMES,
+  bertDropout,
+  GAMMA_AND_BETA,
+  readBert,
+  withPooler,
+} from "./bert.ts";
 import { answerHead, firstTokenHead, tokenHead } from "./heads.ts";
-import { classifierDropout, encoderRules, readEncoder } from "./post-norm-encoder.ts";
+import { tokenTypeInputs } from "./token-types.ts";
+import { transformerRules } from "./transformer.ts";
+
+/** In torch's order. */
+const { embedding, types, norm, positions, layers } = BERT_NAMES;
 
 /** RoBERTa. */
 export const roberta: Architecture = {
-  ...encoderRules((config) => ({
-    ...readEncoder(config),
-    offset: Number(config.pad_token_id ?? 1) + 1,
-    tables: ["types", "norm", "positions"],
-  })),
+  ...transformerRules((config, task) => {
+    const c = readBert(config), offset = Number(config.pad_token_id ?? 1) + 1;
+    const names = { embedding, types, norm, positions, layers };
+    return {
+      ...c,
+      names: withPooler(names, task, "FEATURE_EXTRACTION"),
+      positions: { ...c.positions!, offset },
+    };
+  }),
   name: "roberta",
   modelTypes: ["roberta", "xlm-roberta", "camembert"],
   bodyPath: "roberta",
   heads: {
     FEATURE_EXTRACTION: null,
-    SEQ_CLS: firstTokenHead(tanh, classifierDropout),
-    TOKEN_CLS: tokenHead(classifierDropout),
+    SEQ_CLS: firstTokenHead(tanh, bertDropout),
+    TOKEN_CLS: tokenHead(bertDropout),
     QUESTION_ANS: answerHead,
   },
-  oldKeys: [[/LayerNorm\.gamma$/, "LayerNorm.weight"], [/LayerNorm\.beta$/, "LayerNorm.bias"]],
+  ignoredKeys: BERT_BUFFERS,
+  inputs: (config) => tokenTypeInputs(config, 2),
+  oldKeys: GAMMA_AND_BETA,
 };

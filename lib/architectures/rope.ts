@@ -1,10 +1,8 @@
 /**
- * Frequencies of rotary position embeddings and the ways to stretch them over longer sequences.
+ * Rotary position embeddings (Su et al., 2021, arXiv:2104.09864).
  *
  * @module
  */
-import { ConfigError } from "../errors.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
 import type {
   Architecture,
   ArchitecturePass,
@@ -12,217 +10,14 @@ import type {
   ModelConfig,
 } from "../model/architecture.ts";
 import { concat } from "../ops/concat.ts";
+import { reshape } from "../ops/reshape.ts";
 import { rope } from "../ops/rope.ts";
 import { sliceAxis } from "../ops/slice.ts";
+import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
-import { type OptionRule, POSITIVE, rule } from "../options.ts";
-import { configReader } from "./config-reader.ts";
-
-/** The `rope_scaling` (or newer `rope_parameters`) entry of a config, with the base frequency. */
-export interface RopeConfig {
-  /** Kind of scaling. */
-  readonly type: string;
-  /** Base of the frequencies. */
-  readonly theta: number;
-  /** Size of what is rotated. */
-  readonly size: number;
-  /** The other entries as they stand in the config. */
-  readonly parameters: Readonly<Record<string, unknown>>;
-  /** `max_position_embeddings`. */
-  readonly maxPositions: number;
-  /**
-   * The length that a model was trained on before it was stretched, for the kinds that ask for it;
-   * `maxPositions` for the others, whatever the config says, as in transformers.
-   */
-  readonly original: number;
-}
-
-/** What is above nothing, and not more than all. */
-const PART: OptionRule = rule(
-  "a number above 0, and 1 at most",
-  (x) => typeof x === "number" && x > 0 && x <= 1,
-);
-
-/** The kinds of scaling that know an original length beside `max_position_embeddings`. */
-const FROM_ORIGINAL: readonly unknown[] = ["llama3", "yarn", "longrope"];
-
-/** Reads the rotary settings of a config in its older and newer spelling. */
-export function ropeConfig(config: ModelConfig, headSize: number): RopeConfig {
-  const parameters = config.rope_scaling ?? config.rope_parameters ?? {};
-  if (typeof parameters !== "object" || Array.isArray(parameters)) {
-    throw new ConfigError(
-      "ROPE_PARAMETER",
-      `rope_scaling (or rope_parameters) must be an object or null; found ${
-        JSON.stringify(parameters)
-      }.`,
-    );
-  }
-  // What stands in the inner object comes first.
-  const { number } = configReader({ ...config, ...parameters });
-  const { rope_type, type: older } = parameters as Readonly<Record<string, unknown>>;
-  const type = String(rope_type ?? older ?? "default");
-  const maxPositions = configReader(config).size("max_position_embeddings", 2048);
-  // Here what stands outside comes first.
-  const outside = configReader({ ...parameters, ...config });
-  const part = number("partial_rotary_factor", 1, PART);
-  const size = Math.floor(headSize * part);
-  if (size === 0 || size % 2) {
-    throw new ConfigError(
-      "ROPE_PARAMETER",
-      `The partial_rotary_factor ${part} of heads of size ${headSize} has ${size} of each rotated, and should have an even number.`,
-      { part, headSize },
-    );
-  }
-  return {
-    type,
-    theta: number("rope_theta", 10000, POSITIVE),
-    size,
-    parameters: parameters as Readonly<Record<string, unknown>>,
-    maxPositions,
-    original: FROM_ORIGINAL.includes(type)
-      ? outside.size("original_max_position_embeddings", maxPositions)
-      : maxPositions,
-  };
-}
-
-/**
- * Refuses settings that give frequencies which are none, before a model runs.
- *
- * @throws {ConfigError} `ROPE_PARAMETER`, `ROPE_TYPE`.
- */
-export function checkRope(rope: RopeConfig): void {
-  const sizes = [1, rope.original + 1].map((length) => ropeFrequencies(rope, length));
-  const good = sizes.every(({ frequencies, factor }) =>
-    [...frequencies, factor].every((x) => Number.isFinite(x) && x >= 0)
-  );
-  if (good) return;
-  throw new ConfigError(
-    "ROPE_PARAMETER",
-    `RoPE of type ${
-      JSON.stringify(rope.type)
-    } with rope_theta ${rope.theta} over ${rope.size} features gives no frequencies ` +
-      `with the parameters ${JSON.stringify(rope.parameters).slice(0, 300)}.`,
-  );
-}
-
-/** How many positions a rotation can tell apart: those of its config, or more by what stretches them. */
-export function ropeLimit({ type, parameters, maxPositions, original }: RopeConfig): number {
-  const { factor } = parameters;
-  const stretch = type !== "default" && typeof factor === "number" ? factor : 1;
-  return Math.max(maxPositions, Math.floor(original * stretch));
-}
-
-/**
- * Frequencies (radians per position, one for each pair) and the factor on cosine and sine.
- *
- * The kinds: `default`; `linear` (Chen et al., 2023, arXiv:2306.15595); `dynamic` NTK scaling;
- * `yarn` (Peng et al., 2023, arXiv:2309.00071); `llama3` (Llama 3.1); `longrope` (Ding et al.,
- * 2024, arXiv:2402.13753).
- *
- * @param rope Settings.
- * @param length Length of the whole sequence, which `dynamic` and `longrope` depend on.
- */
-export function ropeFrequencies(
-  rope: RopeConfig,
-  length: number,
-): { readonly frequencies: Float64Array; readonly factor: number } {
-  const { size, theta, parameters: p, maxPositions, original } = rope;
-  const number = (name: string, otherwise?: number): number => {
-    const value = p[name] ?? otherwise;
-    if (typeof value !== "number" || !(value > 0)) {
-      throw new ConfigError(
-        "ROPE_PARAMETER",
-        `RoPE scaling of type "${rope.type}" needs a number above 0 for "${name}" in rope_scaling; found ${
-          JSON.stringify(p)
-        }.`,
-      );
-    }
-    return value;
-  };
-  /** Of those for which 0 stands for none. */
-  const optional = (name: string) => p[name] ? number(name) : undefined;
-  const plain = (base: number) =>
-    Float64Array.from({ length: size / 2 }, (_, i) => base ** (-2 * i / size));
-  switch (rope.type) {
-    case "default":
-      return { frequencies: plain(theta), factor: 1 };
-    case "linear": {
-      const factor = number("factor");
-      return { frequencies: plain(theta).map((f) => f / factor), factor: 1 };
-    }
-    case "dynamic": {
-      const factor = number("factor");
-      const n = Math.max(length, original);
-      const base = theta * ((factor * n / original) - (factor - 1)) ** (size / (size - 2));
-      return { frequencies: plain(base), factor: 1 };
-    }
-    case "llama3": {
-      const factor = number("factor"),
-        low = number("low_freq_factor"),
-        high = number("high_freq_factor");
-      return {
-        frequencies: plain(theta).map((f) => {
-          const wavelength = 2 * Math.PI / f;
-          if (wavelength < original / high) return f;
-          if (wavelength > original / low) return f / factor;
-          const smooth = (original / wavelength - low) / (high - low);
-          return (1 - smooth) * f / factor + smooth * f;
-        }),
-        factor: 1,
-      };
-    }
-    case "yarn": {
-      const factor = number("factor", maxPositions / original);
-      const magnitude = (scale: number, m: number) =>
-        scale <= 1 ? 1 : 0.1 * m * Math.log(scale) + 1;
-      const mscale = optional("mscale"), mscaleAll = optional("mscale_all_dim");
-      const attention = optional("attention_factor") ??
-        (mscale && mscaleAll
-          ? magnitude(factor, mscale) / magnitude(factor, mscaleAll)
-          : magnitude(factor, 1));
-      const dimension = (rotations: number) =>
-        size * Math.log(original / (rotations * 2 * Math.PI)) / (2 * Math.log(theta));
-      const truncate = p.truncate !== false;
-      let low = dimension(optional("beta_fast") ?? 32);
-      let high = dimension(optional("beta_slow") ?? 1);
-      if (truncate) [low, high] = [Math.floor(low), Math.ceil(high)];
-      low = Math.max(low, 0);
-      high = Math.min(high, size - 1);
-      if (low === high) high += 0.001;
-      return {
-        frequencies: plain(theta).map((f, i) => {
-          const ramp = Math.min(1, Math.max(0, (i - low) / (high - low)));
-          return (f / factor) * ramp + f * (1 - ramp);
-        }),
-        factor: attention,
-      };
-    }
-    case "longrope": {
-      const factor = number("factor", maxPositions / original);
-      const list = (length > original ? p.long_factor : p.short_factor) as
-        | readonly number[]
-        | undefined;
-      if (!Array.isArray(list) || list.length !== size / 2 || !list.every((x) => x > 0)) {
-        throw new ConfigError(
-          "ROPE_PARAMETER",
-          `RoPE scaling of type "longrope" needs long_factor and short_factor with ${
-            size / 2
-          } numbers above 0 each.`,
-        );
-      }
-      const attention = optional("attention_factor") ??
-        (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original)));
-      return { frequencies: plain(theta).map((f, i) => f / list[i]), factor: attention };
-    }
-    default:
-      throw new ConfigError(
-        "ROPE_TYPE",
-        `RoPE scaling of type ${
-          JSON.stringify(rope.type.slice(0, 80))
-        } is not known; known are default, linear, dynamic, yarn, llama3 and longrope.`,
-      );
-  }
-}
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { type RopeConfig, ropeLimit } from "./rope-config.ts";
+import { ropeFrequencies } from "./rope-frequencies.ts";
 
 /**
  * Cosines and sines [B, T, size / 2] at the given positions, computed on the host in double
@@ -256,19 +51,30 @@ export function ropeTables(
 export function rotation(
   pass: ArchitecturePass,
   positions: Value,
-  { size }: RopeConfig,
+  { size, interleaved }: RopeConfig,
   name = "rope",
 ): (x: Value) => Value {
   const table = { shape: [...positions.shape, size / 2], dtype: "f32" } as const;
   const cos = pass.hostInput(`${name}.cos`, table), sin = pass.hostInput(`${name}.sin`, table);
+  const turn = (x: Value) => {
+    if (!interleaved) return rope(x, { cos, sin });
+    const apart = swapped(x, [size / 2, 2]);
+    return swapped(rope(apart, { cos, sin }), [2, size / 2]);
+  };
   return (x) => {
     const full = x.shape[3];
-    if (size === full) return rope(x, { cos, sin });
+    if (size === full) return turn(x);
     return concat([
-      rope(sliceAxis(x, { axis: 3, start: 0, size }), { cos, sin }),
+      turn(sliceAxis(x, { axis: 3, start: 0, size })),
       sliceAxis(x, { axis: 3, start: size, size: full - size }),
     ], { axis: 3 });
   };
+}
+
+/** Of [B, T, H, M·N] as [B, T, H, N·M]. */
+function swapped(x: Value, sizes: readonly [m: number, n: number]): Value {
+  const parts = reshape(x, [...x.shape.slice(0, 3), ...sizes]);
+  return reshape(transpose(parts, [0, 1, 2, 4, 3]), x.shape);
 }
 
 /** Rotations of one model by name. */

@@ -126,7 +126,7 @@ function idsOf(prompt: Prompt, options: PromptOptions): readonly number[] {
  */
 export function maxPositionsOf(model: AnyModel): number {
   const base = baseOf(model), { architecture, config } = base;
-  const all = architecture.maxPositions?.(config) ?? positionLimit(base);
+  const all = Math.min(architecture.maxPositions?.(config) ?? Infinity, positionLimit(base));
   return all - virtualTokens(model);
 }
 

@@ -38,6 +38,7 @@ import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { HUB_RULES } from "./hub.ts";
 import { isObject } from "./json.ts";
 import { openCheckpoint, type OpenCheckpointOptions } from "./checkpoint.ts";
+import { withStackedExperts } from "./stacked-experts.ts";
 import { setTokenizerSource } from "./model-tokenizer.ts";
 
 /** Where a model runs. */
@@ -76,7 +77,8 @@ export interface LoadModelOptions extends ModelDeviceOptions, OpenCheckpointOpti
   readonly dtype?: "f32" | "f16" | "bf16";
 }
 
-const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
+/** What each option of where a model runs must be. */
+export const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   device: null,
   threads: wholeFrom(1),
   architectures: {
@@ -136,7 +138,8 @@ export async function loadModel<T extends TaskType = TaskType>(
   const kind = { architecture, config, taskType };
   // Layers that no file can hold are not walked through.
   structureOf(kind, 1000 + 2 * checkpoint.parameters.size);
-  const { apart, untied } = await withTies(checkpoint.parameters, kind);
+  const stacked = withStackedExperts(checkpoint.parameters, architecture);
+  const { apart, untied } = await withTies(stacked, kind);
   const parameters = new Map<string, Tensor>();
   for (const [name, stored] of apart) {
     const plain = isBlockType(stored.dtype)
@@ -149,7 +152,9 @@ export async function loadModel<T extends TaskType = TaskType>(
   const headed = options.taskType ? fitted : {
     parameters,
     hint: fits
-      ? undefined
+      ? options.numLabels
+        ? "The checkpoint has a head of its own; leave numLabels out to use it."
+        : undefined
       : `It has not the head of a model for ${taskType}: give a taskType (${
         tasksOf(architecture).join(", ")
       }) to begin one anew and leave others out.`,
@@ -287,7 +292,7 @@ export function initialDeviation({ architecture, config }: ModelKind): number {
 }
 
 /** New weights by name, all or some: norms 1, biases 0, all others random. */
-function newParameters(
+export function newParameters(
   kind: ModelKind,
   { seed, names }: { readonly seed: number; readonly names?: ReadonlySet<string> },
 ): Map<string, Tensor> {
@@ -313,7 +318,10 @@ function newParameters(
 }
 
 /** Opens the device that was asked for and closes it again when the model cannot be made. */
-async function onDevice<T>(options: ModelDeviceOptions, make: (device: Device) => T): Promise<T> {
+export async function onDevice<T>(
+  options: ModelDeviceOptions,
+  make: (device: Device) => T,
+): Promise<T> {
   const device = await openDevice(options.device ?? "auto", { threads: options.threads });
   try {
     return make(device);

@@ -23,6 +23,12 @@ export {
   type TextRow,
 } from "./encode-inputs.ts";
 export type { Encoding } from "./encode-text.ts";
+export {
+  defineModel,
+  type DefineModelOptions,
+  type ModelDefinition,
+  type ModelInput,
+} from "./define-model.ts";
 export { exportOnnx, type ExportOnnxOptions } from "./export-onnx.ts";
 export { type GgufFile, openGguf } from "./gguf.ts";
 export type { GgufValue } from "./gguf-reader.ts";
@@ -33,6 +39,13 @@ export {
   type DownloadProgress,
   type HubOptions,
 } from "./hub.ts";
+export {
+  createImageProcessor,
+  type ImageProcessor,
+  type ImageSize,
+  loadImageProcessor,
+  processImages,
+} from "./image-processor.ts";
 export type { JsonObject } from "./json.ts";
 export {
   createModel,
@@ -42,6 +55,7 @@ export {
 } from "./load-model.ts";
 export { tinyModel } from "./tiny-model.ts";
 export { tokenizerOf } from "./model-tokenizer.ts";
+export { readImage, type RgbImage } from "./read-image.ts";
 export type { RowPart, RowTemplate } from "./post-processor.ts";
 export { renderChat, type RenderChatOptions } from "./render-chat.ts";
 export {

@@ -5,7 +5,7 @@
  */
 import { join, resolve } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
-import { type ModelGraph, structureOf } from "../model/model-graph.ts";
+import { fileName, type ModelGraph, structureOf } from "../model/model-graph.ts";
 import { checkOptions, oneOf, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import {
@@ -125,7 +125,7 @@ function storedParameters(
       : isFloating(tensor.dtype)
       ? dtype
       : undefined;
-    return [name, to ? castTensor(tensor, to) : tensor];
+    return [fileName(name, model.architecture), to ? castTensor(tensor, to) : tensor];
   }));
 }
 

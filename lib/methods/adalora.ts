@@ -10,11 +10,13 @@
  */
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
-import type { Site } from "../model/site.ts";
+import { fanIn, isOutIn, parameterShapes, type Site } from "../model/site.ts";
+import { inputRows, outputOf } from "../model/site-product.ts";
 import { abs, add, max, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { constant } from "../ops/constant.ts";
 import { matmul } from "../ops/matmul.ts";
 import { sum } from "../ops/reduce.ts";
+import { reshape } from "../ops/reshape.ts";
 import type { Value } from "../ops/value.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
@@ -30,7 +32,7 @@ import {
 } from "./config.ts";
 import { type LoraConfig, loraSchema } from "./lora/lora-config.ts";
 import type { InitSource, Leaf, LeafRule, Leaves, PeftMethod, SiteTrace } from "./method.ts";
-import { type DeltaRule, scaled } from "./site-rule.ts";
+import { checkConvolution, type DeltaRule, scaled } from "./site-rule.ts";
 import type { MethodTraining, RuleTrace, StepTime, TrainedAdapter } from "./training-rule.ts";
 
 /**
@@ -120,6 +122,9 @@ const schema: ConfigSchema<AdaLoraConfig> = {
   check(config) {
     const { useDora, loftqConfig, totalStep, tinit, tfinal, orthRegWeight, beta1, beta2 } = config;
     if (useDora) throw refuse("useDora", "AdaLoRA does not support DoRA (useDora).");
+    if (config.targetParameters?.length) {
+      throw refuse("targetParameters", "AdaLoRA does not support parameters (targetParameters).");
+    }
     if (loftqConfig && Object.keys(loftqConfig).length) {
       throw refuse("loftqConfig", "AdaLoRA does not support LoftQ (loftqConfig).");
     }
@@ -177,17 +182,18 @@ const rule: DeltaRule<AdaLoraConfig> = {
   delta(trace) {
     const { leaves: { lora_A, lora_E, lora_B }, site } = trace;
     const a = mul(mul(lora_A, lora_E), scaleOf(trace.config));
-    return site.kind === "conv1d"
-      ? matmul(a, lora_B, { transposeA: true, transposeB: true })
-      : matmul(lora_B, a);
+    return isOutIn(site)
+      ? reshape(matmul(lora_B, a), parameterShapes(site).weight)
+      : matmul(a, lora_B, { transposeA: true, transposeB: true });
   },
   // Where no rank is left, nothing is added.
   forward(trace, { x, result }) {
-    const { leaves: { lora_A, lora_E, lora_B }, pass, config, multiplier } = trace;
+    const { leaves: { lora_A, lora_E, lora_B }, pass, config, multiplier, site } = trace;
     if (lora_A.shape[0] === 0) return result;
     const a = mul(mul(lora_A, lora_E), scaleOf(config));
-    const inner = matmul(pass.dropout(x, config.loraDropout), a, { transposeB: true });
-    return add(result, scaled(matmul(inner, lora_B, { transposeB: true }), multiplier));
+    const rows = inputRows(site, pass.dropout(x, config.loraDropout));
+    const change = matmul(matmul(rows, a, { transposeB: true }), lora_B, { transposeB: true });
+    return add(result, scaled(outputOf(site, change), multiplier));
   },
   weight: (trace: Trace, values) =>
     trace.leaves.lora_A.shape[0] === 0 ? values : {
@@ -214,8 +220,8 @@ function shapesOf(
   config: AdaLoraConfig,
   site: Site,
 ): Readonly<Record<typeof LEAVES[number], readonly number[]>> {
-  const r = rankAt(config, site), { inFeatures, outFeatures } = site;
-  return { lora_A: [r, inFeatures], lora_B: [outFeatures, r], lora_E: [r, 1] };
+  const r = rankAt(config, site), { outFeatures } = site;
+  return { lora_A: [r, fanIn(site)], lora_B: [outFeatures, r], lora_E: [r, 1] };
 }
 
 const LEAVES = ["lora_A", "lora_B", "lora_E"] as const;
@@ -227,6 +233,7 @@ export const adaLora: PeftMethod<AdaLoraConfig> = {
   config: schema,
   leaves: {
     site({ config, site }): Readonly<Record<string, LeafRule>> {
+      checkConvolution("ADALORA", site, { ranks: [2] });
       const shapes = shapesOf(config, site);
       let made: Readonly<Record<string, Leaf>> | undefined;
       const init = (leaf: string) => (from: InitSource) =>
@@ -238,25 +245,26 @@ export const adaLora: PeftMethod<AdaLoraConfig> = {
       };
     },
   },
-  sites: () => ({ linear: rule, conv1d: rule }),
+  sites: () => ({ linear: rule, conv1d: rule, conv: rule }),
   training: allocation,
 };
 
 /** Takes the numbers that PEFT draws for a site, for the parameters first and then for their values. */
 function draw(
   { initR: r, initLoraWeights }: AdaLoraConfig,
-  { inFeatures, outFeatures }: Site,
+  site: Site,
   { random }: InitSource,
 ): Readonly<Record<string, Leaf>> {
+  const { outFeatures } = site, inputs = fanIn(site);
   const first = {
-    lora_A: random.normal(r * inFeatures),
+    lora_A: random.normal(r * inputs),
     lora_E: random.normal(r),
     lora_B: random.normal(outFeatures * r),
   };
   random.normal(1); // the number of ranks, which is then set
   if (initLoraWeights === false) return first;
   return {
-    lora_A: random.normal(r * inFeatures, { std: 0.02 }),
+    lora_A: random.normal(r * inputs, { std: 0.02 }),
     lora_E: new Float32Array(r),
     lora_B: random.normal(outFeatures * r, { std: 0.02 }),
   };

@@ -46,6 +46,11 @@ export interface TargetConfig extends PeftConfig {
   readonly targetModules: readonly string[] | string | null;
   /** Modules to leave out, as a list or as a regular expression; comes before everything else. */
   readonly excludeModules?: readonly string[] | string | null;
+  /**
+   * Parameters, rather than modules, that are adapted: full names or the ends of them, such as
+   * `experts.down_proj`. `targetModules: []` adapts no modules beside them.
+   */
+  readonly targetParameters?: readonly string[] | null;
   /** Only these layers, by number. Applies to endings, not to full paths. */
   readonly layersToTransform?: readonly number[] | number | null;
   /**

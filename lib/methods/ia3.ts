@@ -10,11 +10,12 @@
  */
 import { ConfigError } from "../errors.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import type { Site } from "../model/site.ts";
+import { isOutIn, type Site } from "../model/site.ts";
+import { perFeature, perOutput } from "../model/site-product.ts";
 import { mul } from "../ops/elementwise.ts";
 import { reshape } from "../ops/reshape.ts";
-import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import { averageCombine } from "./average-combine.ts";
 import {
   commonFields,
@@ -28,7 +29,7 @@ import {
 import { IA3_FEEDFORWARD, IA3_TARGETS } from "./default-targets.ts";
 import type { PeftMethod, SitePlace, SiteTrace } from "./method.ts";
 import { pythonRegExp } from "./python-regex.ts";
-import type { ChangeRule, SiteValues } from "./site-rule.ts";
+import { type ChangeRule, checkConvolution, type SiteValues } from "./site-rule.ts";
 
 /** An (IA)³ config with every field, as {@link ia3Config} makes it. */
 export interface Ia3Config extends
@@ -167,8 +168,8 @@ function notTargeted(names: readonly string[], targets: readonly string[]): Conf
 }
 
 const rule: ChangeRule<Ia3Config> = {
-  input: (trace, x) => scalesInput(trace) ? mul(x, factors(trace)) : x,
-  output: (trace, y) => scalesInput(trace) ? y : mul(y, factors(trace)),
+  input: (trace, x) => scalesInput(trace) ? mul(x, perFeature(trace.site, factors(trace))) : x,
+  output: (trace, y) => scalesInput(trace) ? y : mul(y, perFeature(trace.site, factors(trace))),
   weight: merge,
 };
 
@@ -184,14 +185,14 @@ export const ia3: PeftMethod<Ia3Config> = {
           shape,
           init({ random }) {
             // PEFT draws them also where it then sets them to 1.
-            const drawn = random.normal(shape[0] * shape[1]);
+            const drawn = random.normal(sizeOf(shape));
             return at.config.initIa3Weights ? drawn.fill(1) : drawn;
           },
         },
       };
     },
   },
-  sites: () => ({ linear: rule, conv1d: rule }),
+  sites: () => ({ linear: rule, conv1d: rule, conv: rule }),
   combine: averageCombine({ neutral: 1, patterns: { feedforwardModules: isFeedforward } }),
 };
 
@@ -203,14 +204,31 @@ function factors({ leaves: { ia3_l } }: SiteTrace<Ia3Config>): Value {
   return reshape(ia3_l, [-1]);
 }
 
-/** A column where outputs are scaled, a row where inputs are: as they multiply W [out, in]. */
+/**
+ * A column where outputs are scaled, a row where inputs are: as they multiply W [out, in]. Of a
+ * convolution a row of channels, as they multiply what goes in or comes out.
+ */
 function shapeOf(at: SitePlace<Ia3Config>): readonly number[] {
-  return scalesInput(at) ? [1, at.site.inFeatures] : [at.site.outFeatures, 1];
+  const { inFeatures, outFeatures, conv } = at.site;
+  checkConvolution("IA3", at.site, { ranks: [2, 3], groups: true });
+  if (conv) return [1, scalesInput(at) ? inFeatures : outFeatures, ...conv.kernel.map(() => 1)];
+  return scalesInput(at) ? [1, inFeatures] : [outFeatures, 1];
 }
 
 function merge(trace: SiteTrace<Ia3Config>, { weight, bias }: SiteValues): SiteValues {
-  const { site, leaves: { ia3_l } } = trace;
-  const merged = mul(weight, site.kind === "conv1d" ? transpose(ia3_l) : ia3_l);
-  if (!bias) return { weight: merged };
-  return { weight: merged, bias: scalesInput(trace) ? bias : mul(bias, factors(trace)) };
+  const scale = factors(trace), { site } = trace;
+  if (!scalesInput(trace)) {
+    const merged = mul(weight, perOutput(site, scale));
+    return bias ? { weight: merged, bias: mul(bias, scale) } : { weight: merged };
+  }
+  if (!site.conv) {
+    return { weight: mul(weight, isOutIn(site) ? scale : reshape(scale, [-1, 1])), bias };
+  }
+  // Each group has its own inputs.
+  const { groups } = site.conv, each = site.inFeatures / groups;
+  const apart = mul(
+    reshape(weight, [groups, -1, each, sizeOf(site.conv.kernel)]),
+    reshape(scale, [groups, 1, each, 1]),
+  );
+  return { weight: reshape(apart, weight.shape), bias };
 }

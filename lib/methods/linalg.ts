@@ -5,6 +5,7 @@
  */
 import { EigenvalueDecomposition, Matrix, QrDecomposition } from "ml-matrix";
 import { toFloat32 } from "../tensor/convert.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
@@ -39,8 +40,8 @@ export function flatMatrix(
 
 /** The matrix that a tensor holds. */
 export async function matrixOf(stored: Tensor): Promise<FlatMatrix> {
-  const [rows, columns] = stored.shape;
-  return flatMatrix(await toFloat32(stored), { rows, columns });
+  const [rows, ...rest] = stored.shape;
+  return flatMatrix(await toFloat32(stored), { rows, columns: sizeOf(rest) });
 }
 
 /** A matrix as a tensor, in f32. */

@@ -104,5 +104,5 @@ export const lnTuning: PeftMethod<LnTuningConfig> = {
         }]),
       ),
   },
-  sites: () => ({ norm: rule, linear: rule, conv1d: rule, embedding: rule }),
+  sites: () => ({ norm: rule, linear: rule, conv1d: rule, conv: rule, embedding: rule }),
 };

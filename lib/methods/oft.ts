@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, UnsupportedError } from "../errors.ts";
 import type { Site } from "../model/site.ts";
 import { add, div, min, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { concat } from "../ops/concat.ts";
@@ -32,7 +32,7 @@ import {
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
-import type { ChangeRule } from "./site-rule.ts";
+import { type ChangeRule, checkConvolution } from "./site-rule.ts";
 
 /** An OFT config with every field, as {@link oftConfig} makes it. */
 export interface OftConfig extends TargetConfig {
@@ -132,6 +132,17 @@ const linear: ChangeRule<OftConfig> = {
   }),
 };
 
+/** Each place has its channels rotated: see {@link checkConv}. */
+const conv: ChangeRule<OftConfig> = {
+  input: (trace, x) =>
+    transpose(rotated(transpose(x, [0, 2, 3, 1]), rotation(trace)), [0, 3, 1, 2]),
+  weight(trace, values) {
+    const { weight } = values, rows = reshape(weight, [trace.site.outFeatures, -1]);
+    const turned = rotated(rows, transpose(rotation(trace)));
+    return { ...values, weight: reshape(turned, weight.shape) };
+  },
+};
+
 const embedding: ChangeRule<OftConfig> = {
   output: (trace, y) => rotated(y, rotation(trace)),
   weight: (trace, values) => ({ ...values, weight: rotated(values.weight, rotation(trace)) }),
@@ -143,6 +154,7 @@ export const oft: PeftMethod<OftConfig> = {
   config: schema,
   leaves: {
     site({ config, site }) {
+      checkConv(site);
       const { blocks, side } = blocksOf(config, site);
       const shape = [config.blockShare ? 1 : blocks, side * (side - 1) / 2];
       const leaf = leafName(site);
@@ -158,7 +170,7 @@ export const oft: PeftMethod<OftConfig> = {
       };
     },
   },
-  sites: () => ({ linear, embedding }),
+  sites: () => ({ linear, conv, embedding }),
   training({ config, sites, nameOf }) {
     if (!config.coft) return undefined;
     // PEFT's forward pass writes the projection back, so that it is what a step starts from.
@@ -174,6 +186,22 @@ export const oft: PeftMethod<OftConfig> = {
 
 function leafName({ kind }: Site): string {
   return kind === "embedding" ? "oft_embedding_R" : "oft_R";
+}
+
+/**
+ * Of larger kernels, PEFT rotates the patches and puts their numbers back in another order, so that
+ * an adapter that is to change nothing does, and its merged weight is that of another model.
+ */
+function checkConv(site: Site): void {
+  checkConvolution("OFT", site, { ranks: [2] });
+  if (!site.conv?.kernel.some((k) => k > 1)) return;
+  throw new UnsupportedError(
+    "TARGET_CONVOLUTION",
+    `OFT adapts convolutions with a kernel of 1×1, and that of ${site.path} is ${
+      site.conv.kernel.join("×")
+    }. Leave it out of targetModules, or use LORA.`,
+    { path: site.path, kernel: site.conv.kernel },
+  );
 }
 
 /** How the features that are rotated fall into blocks. */

@@ -5,7 +5,7 @@
  * @module
  */
 import { z } from "zod";
-import { ConfigError } from "../errors.ts";
+import { ConfigError, UnsupportedError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
 import { type ModelGraph, writtenSequence } from "../model/model-graph.ts";
 import { type ConfigFields, field, type FieldType, type PeftConfig } from "./config.ts";
@@ -78,6 +78,12 @@ export function completePromptConfig<C extends PromptLearningConfig>(
   config: C,
   model: ModelGraph,
 ): C {
+  if (model.architecture.reads) {
+    throw new UnsupportedError(
+      "PROMPT_INPUTS",
+      `${config.peftType} puts virtual tokens before those of a text, and a ${model.architecture.name} model reads images. Choose a method that adapts modules, such as LORA.`,
+    );
+  }
   if (config.numVirtualTokens === null) throw missingSize(config, "numVirtualTokens");
   const sizeOf = (name: keyof C & string, keys: readonly string[]) =>
     config[name] ?? sizeIn(model.config, keys) ?? fail(missingSize(config, name));

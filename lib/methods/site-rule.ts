@@ -3,12 +3,14 @@
  *
  * @module
  */
+import { UnsupportedError } from "../errors.ts";
 import type { AdaptedAttention } from "../model/forward-pass.ts";
-import type { SiteKind } from "../model/site.ts";
+import type { Site, SiteKind } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
+import { product } from "../model/site-product.ts";
 import { matmul } from "../ops/matmul.ts";
-import { dense } from "../model/weight.ts";
+import { dense, type LowRank } from "../model/weight.ts";
 import type { Value } from "../ops/value.ts";
 import type { PeftConfig } from "./config.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
@@ -38,6 +40,8 @@ export interface DeltaRule<C extends PeftConfig> {
   delta(trace: SiteTrace<C>): Value;
   /** What the delta adds to the output, without making it: of x [..., in], [..., out]. */
   apply?(trace: SiteTrace<C>, x: Value): Value;
+  /** The delta of a parameter as a product, without the caller's factor. */
+  factors?(trace: SiteTrace<C>): LowRank;
   /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
   forward?(trace: SiteTrace<C>, call: SiteCall): Value;
   /** Merges where there is more to it than the delta; applies the caller's factor itself. */
@@ -117,9 +121,34 @@ export function runRule<C extends PeftConfig>(
 }
 
 function applied<C extends PeftConfig>(delta: Value, { site }: SiteTrace<C>, x: Value): Value {
-  return site.kind === "embedding"
-    ? gather(delta, x)
-    : matmul(x, delta, { transposeB: site.kind === "linear" });
+  return site.kind === "embedding" ? gather(delta, x) : product(site, x, { plain: delta });
+}
+
+/**
+ * Refuses a convolution that a method cannot adapt.
+ *
+ * @param peftType The method.
+ * @param site Any site.
+ * @param limits How many dimensions it may have, and whether it may have groups.
+ * @throws {UnsupportedError}
+ */
+export function checkConvolution(
+  peftType: string,
+  { path, conv }: Site,
+  limits: { readonly ranks: readonly number[]; readonly groups?: boolean },
+): void {
+  if (!conv) return;
+  const rank = conv.kernel.length;
+  if (limits.ranks.includes(rank) && (conv.groups === 1 || limits.groups)) return;
+  throw new UnsupportedError(
+    "TARGET_CONVOLUTION",
+    `${peftType} adapts convolutions of ${limits.ranks.join(" or ")} dimensions${
+      limits.groups ? "" : " without groups"
+    }, and ${path} has ${rank}${
+      conv.groups > 1 ? ` and ${conv.groups} groups` : ""
+    }. Leave it out of targetModules, or use LORA.`,
+    { path, rank, groups: conv.groups },
+  );
 }
 
 /** The parameters of a site with an adapter merged into them. */

@@ -15,7 +15,7 @@ export type ModelConfig = Readonly<Record<string, unknown>>;
 
 /** What a forward pass gets, all of one batch. */
 export interface PassInputs {
-  /** Token ids, `i32` [B, T]. */
+  /** Token ids, `i32` [B, T], of a model that reads text. */
   readonly ids: Value;
   /** Position of each token, and of each virtual one before them, `i32` [B, N+T]. */
   readonly positions: Value;
@@ -48,6 +48,8 @@ export interface ArchitecturePass {
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */
   dropout(x: Value, rate: number): Value;
+  /** Adds a number, shape [], to the loss of a batch that is trained on. */
+  penalize(x: Value): void;
   /**
    * Random numbers from 0 up to 1 in a training pass, or those that the batch brings as
    * `noise.<name>`.
@@ -96,6 +98,17 @@ export interface Head {
 }
 
 /**
+ * Experts in one parameter: its name beside `experts.`, and what its parts are called where each
+ * expert has them for itself, as in `experts.3.up_proj.weight`.
+ */
+export interface StackedKeys {
+  /** Names of the parts in their order along the outputs, by name of the parameter. */
+  readonly parts: Readonly<Record<string, readonly string[]>>;
+  /** Whether the targets of adapters by such names, or that of the router, mean the parameters. */
+  readonly targets: boolean;
+}
+
+/**
  * One family of models: a definition that is written once, run to learn what modules there are and
  * run again to make programs. Registering another one is a file in `lib/architectures` and a line in
  * its registry.
@@ -113,17 +126,39 @@ export interface Architecture {
   body(m: Modules, config: ModelConfig, task: TaskType): Body;
   /** Heads by task, the usual task first; `null` for a task that has none. */
   readonly heads: Readonly<Partial<Record<TaskType, Head | null>>>;
+  /**
+   * How transformers' names of its classes end by task, where they do not as in most families, such
+   * as `ForCausalLM`.
+   */
+  readonly classEndings?: Readonly<Partial<Record<TaskType, string>>>;
   /** Keys of checkpoints that carry no weights (buffers); none by default. */
   readonly ignoredKeys?: RegExp;
+  /**
+   * Parts of parameters' names that are others in files: the model's own, and that of files. They are
+   * replaced in this order on reading, and backwards on writing.
+   */
+  readonly fileNames?: readonly (readonly [own: string, inFiles: string])[];
   /** What older checkpoints call parameters otherwise: pattern and replacement. */
   readonly oldKeys?: readonly (readonly [pattern: RegExp, name: string])[];
-  /** Parts of a batch beside ids, mask, positions and labels. */
+  /** What older checkpoints hold expert by expert. */
+  readonly stacked?: StackedKeys;
+  /**
+   * What rows are, where they are not text alone: images, or both. Adapters can put no virtual tokens
+   * before such rows. Token ids, mask and positions by default.
+   */
+  reads?(config: ModelConfig): readonly BatchInput[];
+  /** Parts of a batch beside these and labels. */
   inputs?(config: ModelConfig): readonly BatchInput[];
   /**
    * How many positions a config allows, where they are no table of a site; without it there is no
    * end.
    */
   maxPositions?(config: ModelConfig): number;
+  /**
+   * Tokens that default positions do not count, and that get −1: padding, or those of an id; all are
+   * counted without it.
+   */
+  uncounted?(config: ModelConfig): "padding" | number | undefined;
   /** Inputs that the traced model asks for with {@link ArchitecturePass.hostInput}. */
   hostInputs?(config: ModelConfig, inputs: HostInputs): Readonly<Record<string, Tensor>>;
   /** Standard deviation of new weights; the config's `initializer_range`, or 0.02, by default. */

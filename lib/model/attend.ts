@@ -31,8 +31,13 @@ export interface AttentionCall {
   rotate?(k: Value): Value;
   /** Its output projection, of [B, T, H, D]. */
   project(attended: Value): Value;
-  /** Whether a token sees those up to itself only; true by default but over an encoder's. */
+  /** Whether a token sees those up to itself only; true by default over tokens that have an order. */
   readonly causal?: boolean;
+  /**
+   * Whether padding sees tokens; true by default. What its own rows become matters where somebody
+   * looks at them, as at a first token that is padding.
+   */
+  readonly paddingAttends?: boolean;
   /** How many tokens up to itself a token sees; all of them by default. */
   readonly window?: number | null;
   /** Factor of the dot products; 1/√D by default. */
@@ -111,7 +116,7 @@ export interface Attending {
 export function attend(of: Attending): Value {
   const { rule, call } = of;
   const { q, window = null, scale, bias, cap } = call, { graph } = q;
-  const causal = call.causal ?? rule.over !== "memory";
+  const causal = call.causal ?? (rule.over === "tokens" || rule.over === "decoderTokens");
   const { k, v, querySegments, keySegments, offset } = keysOf(of);
   const rest = { k, v, querySegments, keySegments, offset, causal, window, scale };
   const rate = of.training ? call.dropout ?? 0 : 0;
@@ -140,7 +145,15 @@ function keysOf(of: Attending): Keys {
     const { querySegments } = decoder!, { keySegments } = sequence;
     return { ...memory(of, make), querySegments, keySegments, offset: start };
   }
-  const { querySegments, keySegments } = over === "tokens" ? sequence : decoder!;
+  if (over === "patches") {
+    const made = make();
+    const [querySegments, keySegments] = [call.q, made.k].map(({ graph, shape }) =>
+      constant(graph, 1, { shape: shape.slice(0, 2), dtype: "i32" })
+    );
+    return { ...made, querySegments, keySegments, offset: start };
+  }
+  const own = over === "tokens" ? sequence : decoder!, { keySegments } = own;
+  const querySegments = call.paddingAttends === false ? keySegments : own.querySegments;
   const keys = { ...make(), querySegments, keySegments };
   // Only what is written token by token has a cache and virtual tokens.
   const isWritten = over === (decoder ? "decoderTokens" : "tokens");

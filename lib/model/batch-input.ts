@@ -4,8 +4,11 @@
  * @module
  */
 
-/** An axis of a batch input: rows, tokens of a row, tokens of a decoder's row, or a fixed size. */
-export type BatchAxis = "batch" | "tokens" | "decoderTokens" | number;
+/**
+ * An axis of a batch input: `"batch"` (rows), `"tokens"` of a row, `"decoderTokens"` of a decoder's
+ * row, `"images"` that are there beside rows of text, one of a model's own, or a fixed size.
+ */
+export type BatchAxis = string | number;
 
 /** One named part of a batch. Architecture, task and methods each bring a list of them. */
 export interface BatchInput {
@@ -19,7 +22,9 @@ export interface BatchInput {
   readonly from?: number;
   /** Largest value; none by default. */
   readonly to?: number;
-  /** Whether its numbers are ids of the model's vocabulary; −100 may stand for none. */
+  /** A value outside of these that stands for nothing, such as −100 among labels. */
+  readonly none?: number;
+  /** Whether its numbers are ids of the model's vocabulary. */
   readonly isToken?: boolean;
   /** What stands for all its elements where a caller leaves it out; without it, it must be given. */
   readonly otherwise?: number;
@@ -59,8 +64,30 @@ export const POSITION_IDS: BatchInput = {
   from: 0,
   optional: true,
   doc:
-    "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask, as in transformers. Virtual tokens of an adapter come before them.",
+    "Position of each token [B, T]; 0, 1, 2 … by default, whatever the mask but for families that count otherwise, as in transformers. Virtual tokens of an adapter come before them.",
 };
+
+/** What a row of text is made of. */
+export const TEXT_INPUTS: readonly BatchInput[] = [INPUT_IDS, ATTENTION_MASK, POSITION_IDS];
+
+/**
+ * Images of one size, [B, C, H, W].
+ *
+ * @param shape Channels, height and width.
+ * @param axis What there is one for each of: rows, or `"images"` beside rows of text.
+ */
+export function pixelValues(
+  shape: readonly [channels: number, height: number, width: number],
+  axis: "batch" | "images" = "batch",
+): BatchInput {
+  return {
+    name: "pixelValues",
+    axes: [axis, ...shape],
+    dtype: "f32",
+    doc:
+      "Images [B, C, H, W], channel by channel, as an image processor gives them; in the size that the config says.",
+  };
+}
 
 /** Which samples of a packed row tokens belong to. */
 export const SEGMENTS: BatchInput = {

@@ -22,7 +22,8 @@ import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "
 import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
-import { lookup, multiply, type Weight } from "./weight.ts";
+import { perFeature, product } from "./site-product.ts";
+import { lookup, type LowRank, type Weight } from "./weight.ts";
 
 /**
  * A tensor that stands for a parameter of the base while adapters are active (a trained bias, a
@@ -38,6 +39,8 @@ export interface Adaptation {
   site(pass: ForwardPass, site: Site, x: Value): Value;
   /** What stands for parameters of the base. */
   readonly parameter?: ParameterSource;
+  /** What is added to a parameter of the base. */
+  added?(pass: ForwardPass, name: string): readonly LowRank[];
   /** Keys and values that stand before those of the tokens. */
   prefix?(pass: ForwardPass): PassPrefix;
   /** What stands for the rows of the token embedding [B, T, D]: these and N before, [B, N+T, D]. */
@@ -69,6 +72,8 @@ export interface PassOptions extends PassSequence {
   readonly noise?: boolean;
   /** `i32` [1]: number of the first row where the batch is a part of a larger one; 0 by default. */
   readonly firstRow?: Value;
+  /** Sizes of axes beside rows and tokens, by name; `images` are as many as rows by default. */
+  readonly axes?: Readonly<Record<string, number>>;
   /**
    * `i32` [B, R]: which of the B·T rows of the last hidden state the head gets, counted through the
    * batch; all of them without it.
@@ -80,7 +85,7 @@ export interface PassOptions extends PassSequence {
 export interface ForwardPass extends ArchitecturePass {
   /** The base model. */
   readonly model: ModelGraph;
-  /** Runs the linear, conv1d, embedding or norm site of this path, adapters included. */
+  /** Runs the linear, conv1d, conv, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
   /** Runs a site without adapters, but for the parameters that they replace. */
   base(site: Site, x: Value): Value;
@@ -90,12 +95,16 @@ export interface ForwardPass extends ArchitecturePass {
   attention(path: string, call: AttentionCall): Value;
   /** A parameter of the model as a weight, plain or quantized. */
   weight(name: string): Weight;
-  /** A parameter in f32; for vectors and what belongs to no site. */
+  /** The same with what adapters add to it as a parameter. */
+  adaptedWeight(name: string): Weight;
+  /** A parameter in f32; for vectors. */
   parameter(name: string): Value;
   /** An adapter's leaf (f32) under a name that is unique in this pass. */
   leaf(name: string, tensor: Tensor): Value;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
+  /** What {@link ArchitecturePass.penalize} was given. */
+  readonly penalties: readonly Value[];
   /** Tensors to run the program with, by input name: weights and leaves. */
   readonly bindings: ReadonlyMap<string, Tensor>;
   /** Updates of the cache: state name to the value that replaces it. */
@@ -110,7 +119,7 @@ export function createForwardPass(
 ): ForwardPass {
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
-  const boundaries: Value[] = [];
+  const boundaries: Value[] = [], penalties: Value[] = [];
   let streams = 0;
 
   function bind(name: string, tensor: Tensor, spec: InputSpec): Value {
@@ -152,6 +161,10 @@ export function createForwardPass(
 
   function viewWith(source: ParameterSource | undefined): Views {
     const weight = (name: string) => weightFrom(source, name);
+    const adaptedWeight = (name: string): Weight => {
+      const added = options.adaptation?.added?.(pass, name) ?? [];
+      return added.length ? { ...weight(name), added } : weight(name);
+    };
     const parameter = (name: string) => {
       const w = weight(name);
       if (!w.plain) {
@@ -161,12 +174,13 @@ export function createForwardPass(
     };
     return {
       weight,
+      adaptedWeight,
       parameter,
       base(site, x) {
         const w = `${site.path}.weight`;
         switch (site.kind) {
           case "embedding":
-            return lookup(weight(w), x);
+            return lookup(adaptedWeight(w), x);
           case "norm": {
             const { kind, epsilon, offset = 0 } = site.norm!;
             const factor = offset ? add(parameter(w), offset) : parameter(w);
@@ -179,8 +193,8 @@ export function createForwardPass(
               : add(rmsNorm(x, factor, { epsilon }), bias);
           }
           default: {
-            const y = multiply(x, weight(w), { transposeB: site.kind === "linear" });
-            return site.bias ? add(y, parameter(`${site.path}.bias`)) : y;
+            const y = product(site, x, adaptedWeight(w));
+            return site.bias ? add(y, perFeature(site, parameter(`${site.path}.bias`))) : y;
           }
         }
       },
@@ -224,10 +238,14 @@ export function createForwardPass(
       return x;
     },
     boundaries,
+    penalize: (x) => void penalties.push(x),
+    penalties,
     hostInput: (name, spec) => input(graph, name, spec),
     batchInput({ name, axes, dtype }) {
       const [batch, tokens] = options.querySegments.shape;
-      const sizes = {
+      const sizes: Readonly<Record<string, number>> = {
+        images: batch,
+        ...options.axes,
         batch,
         tokens,
         decoderTokens: options.decoder?.querySegments.shape[1] ?? tokens,
@@ -258,4 +276,4 @@ export function createForwardPass(
   return pass;
 }
 
-type Views = Pick<ForwardPass, "weight" | "parameter" | "base">;
+type Views = Pick<ForwardPass, "weight" | "adaptedWeight" | "parameter" | "base">;

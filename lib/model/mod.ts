@@ -12,6 +12,8 @@ export { type ModelGraph, releaseModel } from "./model-graph.ts";
 export type {
   AttentionLayer,
   AttentionSizes,
+  ConvOptions,
+  ConvSizes,
   EmbeddingOptions,
   Layer,
   LinearOptions,
@@ -19,5 +21,5 @@ export type {
   TieOptions,
 } from "./modules.ts";
 export type { FunctionSignature, ParameterSignature } from "./signature.ts";
-export type { AttentionLayout, NormRule, Site, SiteKind } from "./site.ts";
-export type { Weight } from "./weight.ts";
+export type { AttentionLayout, ConvRule, NormRule, Site, SiteKind } from "./site.ts";
+export type { LowRank, Weight } from "./weight.ts";

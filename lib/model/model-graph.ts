@@ -8,9 +8,10 @@ import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
 import { commonType, isBlockType, isFloating, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
+import { INPUT_IDS, TEXT_INPUTS } from "./batch-input.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
 import { type Modules, recordModules, type Structure } from "./modules.ts";
-import type { AttentionLayout, Site } from "./site.ts";
+import { type AttentionLayout, parameterSite, type Site } from "./site.ts";
 import { taskOf } from "./task-of.ts";
 import type { TaskType } from "./task-type.ts";
 import { checkTokenIds } from "./token-ids.ts";
@@ -67,7 +68,7 @@ export interface ModelKind {
 }
 
 /** Declares a model's modules, those of its body first, and gives what runs it. */
-export function defineModel(
+export function declareModel(
   m: Modules,
   { architecture, config, taskType }: ModelKind,
 ): (pass: ArchitecturePass, inputs: PassInputs) => PassOutputs {
@@ -88,7 +89,7 @@ export function defineModel(
  * @throws {CheckpointError} `CHECKPOINT_MISMATCH` where the config describes more.
  */
 export function structureOf(kind: ModelKind, limit = Infinity): Structure {
-  return recordModules((m) => defineModel(m, kind), (count) => {
+  return recordModules((m) => declareModel(m, kind), (count) => {
     if (count <= limit) return;
     throw new CheckpointError(
       "CHECKPOINT_MISMATCH",
@@ -200,11 +201,17 @@ export function storedName(
   architecture: Architecture,
   expected: { has(name: string): boolean },
 ): string {
-  const { oldKeys = [] } = architecture;
-  const name = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const { oldKeys = [], fileNames = [] } = architecture;
+  const known = oldKeys.reduce((key, [pattern, name]) => key.replace(pattern, name), key);
+  const name = fileNames.reduce((key, [own, inFiles]) => key.replace(inFiles, own), known);
   const inner = withoutBodyPath(name, architecture);
   const places = bodyPaths(architecture).map((path) => `${path}.${inner}`);
   return [name, ...places, inner].find((n) => expected.has(n)) ?? name;
+}
+
+/** The name that a parameter has in files. */
+export function fileName(name: string, { fileNames = [] }: Architecture): string {
+  return fileNames.toReversed().reduce((key, [own, inFiles]) => key.replace(own, inFiles), name);
 }
 
 /** A parameter's name in a model without a head. */
@@ -218,6 +225,14 @@ function bodyPaths({ bodyPath, heads }: Architecture): string[] {
   return [...new Set([bodyPath, ...Object.values(heads).map((head) => head?.bodyPath)])].filter(
     (path) => path !== undefined && path !== "",
   ) as string[];
+}
+
+/** The site at a path, or else the parameter of this name as one. */
+export function siteAt(
+  { sites, shapes }: Pick<ModelGraph, "sites" | "shapes">,
+  path: string,
+): Site {
+  return sites.get(path) ?? parameterSite(path, shapes.get(path)!);
 }
 
 /** The attention layers over a sequence, in order of execution. */
@@ -235,9 +250,14 @@ export function writtenSequence(model: Pick<ModelGraph, "sites">): "tokens" | "d
   return attentionLayers(model, "decoderTokens").length ? "decoderTokens" : "tokens";
 }
 
-/** The input embedding: the first site that is one. */
+/** Whether token ids are a part of its batches. */
+export function readsText({ architecture, config }: Pick<ModelGraph, "architecture" | "config">) {
+  return (architecture.reads?.(config) ?? TEXT_INPUTS).includes(INPUT_IDS);
+}
+
+/** The input embedding: the first site that is one, and no table of positions. */
 export function inputEmbedding(model: Pick<ModelGraph, "sites">): Site | undefined {
-  return [...model.sites.values()].find(({ kind }) => kind === "embedding");
+  return [...model.sites.values()].find((s) => s.kind === "embedding" && !s.positions);
 }
 
 /** Number of ids that a model's token embedding knows. */

@@ -7,6 +7,7 @@
 import type { Value } from "../ops/value.ts";
 import type { AttentionCall } from "./attend.ts";
 import { type AttentionLayout, type NormRule, parameterShapes, type Site } from "./site.ts";
+import { dense, type Weight } from "./weight.ts";
 
 /** A module with weights, as a function of what goes into it. */
 export interface Layer {
@@ -32,6 +33,8 @@ export interface Modules {
     sizes: { readonly in: number; readonly out: number },
     options?: LinearOptions,
   ): Layer;
+  /** A convolution of [B, in, ...] in as many dimensions as its kernel has, with a bias by default. */
+  conv(name: string, sizes: ConvSizes, options?: ConvOptions): Layer;
   /** A table [rows, size] of vectors by id. */
   embedding(
     name: string,
@@ -42,6 +45,8 @@ export interface Modules {
   norm(name: string, size: number, rule: NormRule & { readonly bias?: boolean }): Layer;
   /** A parameter that belongs to no site, in f32. */
   parameter(name: string, shape: readonly number[]): () => Value;
+  /** The same for products (`multiply`, `pick`), such as experts [E, out, in] that lie in one. */
+  weight(name: string, shape: readonly number[]): () => Weight;
   /** Makes this place an attention module, before the modules in it are declared. */
   attention(sizes: AttentionSizes): AttentionLayer;
 }
@@ -66,6 +71,30 @@ export interface LinearOptions extends TieOptions {
   readonly stored?: "in-out" | "out-in";
   /** Whether it is the output head. */
   readonly head?: boolean;
+}
+
+/** Channels and kernel of a convolution. */
+export interface ConvSizes {
+  /** Channels that go in. */
+  readonly in: number;
+  /** Channels that come out. */
+  readonly out: number;
+  /** Size of the kernel in one to three dimensions. */
+  readonly kernel: readonly number[];
+}
+
+/** How a convolution is made: what is one number counts for all of its dimensions. */
+export interface ConvOptions {
+  /** Whether it has a bias; true by default. */
+  readonly bias?: boolean;
+  /** 1 by default. */
+  readonly stride?: number | readonly number[];
+  /** Zeros on both sides of the input; none by default. */
+  readonly padding?: number | readonly number[];
+  /** 1 by default. */
+  readonly dilation?: number | readonly number[];
+  /** Groups of channels that are convolved apart; 1 by default. */
+  readonly groups?: number;
 }
 
 /** How an attention module is made. */
@@ -93,7 +122,7 @@ export interface Visitor {
   /** A site, and what holds its weight where another does. */
   site(site: Site, tie: TieOptions): (x: Value) => Value;
   /** A parameter that belongs to no site. */
-  parameter(name: string, shape: readonly number[]): () => Value;
+  parameter(name: string, shape: readonly number[]): () => Weight;
   /** An attention module. */
   attention(site: Site): AttentionLayer;
 }
@@ -159,6 +188,24 @@ export function modulesAt(path: string, visit: Visitor): Modules {
         bias,
         ...(head && { head }),
       }, tie),
+    conv(name, { kernel, ...sizes }, { bias = true, stride, padding, dilation, groups = 1 } = {}) {
+      const each = (of: number | readonly number[]) =>
+        typeof of === "number" ? kernel.map(() => of) : of;
+      return layer({
+        path: full(name),
+        kind: "conv",
+        inFeatures: sizes.in,
+        outFeatures: sizes.out,
+        bias,
+        conv: {
+          kernel,
+          stride: each(stride ?? 1),
+          padding: each(padding ?? 0),
+          dilation: each(dilation ?? 1),
+          groups,
+        },
+      });
+    },
     embedding: (name, { rows, size }, { positions, ...tie } = {}) =>
       layer({
         path: full(name),
@@ -177,7 +224,11 @@ export function modulesAt(path: string, visit: Visitor): Modules {
         bias: bias ?? norm.kind === "layer",
         norm,
       }),
-    parameter: (name, shape) => visit.parameter(full(name), shape),
+    parameter(name, shape) {
+      const weight = visit.parameter(full(name), shape);
+      return () => dense(weight());
+    },
+    weight: (name, shape) => visit.parameter(full(name), shape),
     attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>
       visit.attention({
         path,

@@ -6,13 +6,13 @@
 import type { Value } from "../ops/value.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
 import type { ForwardPass } from "./forward-pass.ts";
-import { defineModel } from "./model-graph.ts";
+import { declareModel } from "./model-graph.ts";
 import { type Modules, modulesAt } from "./modules.ts";
 
 /** Traces a whole model with its head: `lastHiddenState` [B, T, D] and, of most, `logits`. */
 export function runModel(pass: ForwardPass, inputs: PassInputs): PassOutputs {
   const { architecture, config, taskType } = pass.model;
-  return defineModel(modulesOf(pass), { architecture, config, taskType })(pass, inputs);
+  return declareModel(modulesOf(pass), { architecture, config, taskType })(pass, inputs);
 }
 
 /** The modules of a pass; one that is run twice on the same value runs once. */
@@ -26,7 +26,7 @@ function modulesOf(pass: ForwardPass): Modules {
         return y;
       };
     },
-    parameter: (name) => () => pass.parameter(name),
+    parameter: (name) => () => pass.adaptedWeight(name),
     attention: ({ path }) => (call) => pass.attention(path, call),
   });
 }

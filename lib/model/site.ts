@@ -3,12 +3,29 @@
  *
  * @module
  */
+import type { PatchOptions } from "../ops/patches.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 
 /**
- * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's;
+ * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's, and
+ * goes by the name of its class in Python; `conv` is a convolution of one to three dimensions;
  * `attention` is a module that holds the projections of one layer, and no weights of its own.
+ * `parameter` is none of a model's sites, but a parameter that an adapter takes for one.
  */
-export type SiteKind = "linear" | "conv1d" | "embedding" | "norm" | "attention";
+export type SiteKind =
+  | "linear"
+  | "conv1d"
+  | "conv"
+  | "embedding"
+  | "norm"
+  | "attention"
+  | "parameter";
+
+/** How a convolution moves over its input [B, C, ...]; its kernel says in how many dimensions. */
+export interface ConvRule extends PatchOptions {
+  /** Groups of channels that are convolved apart from each other. */
+  readonly groups: number;
+}
 
 /** How a norm normalises. */
 export interface NormRule {
@@ -30,9 +47,10 @@ export interface AttentionLayout {
   readonly headSize: number;
   /**
    * The sequence that it belongs to: the tokens of a batch, those of its decoder, or, from the
-   * decoder's tokens, to what an encoder made of the others (`memory`).
+   * decoder's tokens, to what an encoder made of the others (`memory`); or rows of anything, such as
+   * what an image was cut into, all of which are seen (`patches`).
    */
-  readonly over: "tokens" | "decoderTokens" | "memory";
+  readonly over: "tokens" | "decoderTokens" | "memory" | "patches";
   /** Its number among those over the same sequence, in order of execution. */
   readonly index: number;
 }
@@ -55,14 +73,46 @@ export interface Site {
   readonly positions?: number;
   /** How it normalises, for a norm. */
   readonly norm?: NormRule;
+  /** How it moves, for a convolution, whose features are channels. */
+  readonly conv?: ConvRule;
   /** What it attends to, for attention. */
   readonly attention?: AttentionLayout;
+  /** How many matrices [out, in] it is, for a parameter of three axes. */
+  readonly count?: number;
+}
+
+/** A parameter [out, in] or [count, out, in] as a site, whose path is its name. */
+export function parameterSite(name: string, shape: readonly number[]): Site {
+  const [outFeatures, inFeatures] = shape.slice(-2);
+  const count = shape.length > 2 ? { count: shape[0] } : {};
+  return { path: name, kind: "parameter", inFeatures, outFeatures, bias: false, ...count };
+}
+
+/** The name of a site's weight. */
+export function weightName({ path, kind }: Pick<Site, "path" | "kind">): string {
+  return kind === "parameter" ? path : `${path}.weight`;
 }
 
 /** Shapes of a site's parameters by their last name, `weight` and perhaps `bias`. */
 export function parameterShapes(site: Site): Readonly<Record<string, readonly number[]>> {
-  const { kind, inFeatures: i, outFeatures: o } = site;
+  const { kind, inFeatures: i, outFeatures: o, conv } = site;
   if (kind === "attention") return {};
-  const weight = kind === "linear" ? [o, i] : kind === "norm" ? [o] : [i, o];
+  const weight = conv
+    ? [o, i / conv.groups, ...conv.kernel]
+    : kind === "linear"
+    ? [o, i]
+    : kind === "norm"
+    ? [o]
+    : [i, o];
   return site.bias ? { weight, bias: [o] } : { weight };
+}
+
+/** Whether the weight of a site that multiplies has outputs in its first dimension. */
+export function isOutIn({ kind }: Site): boolean {
+  return kind === "linear" || kind === "conv";
+}
+
+/** How many numbers of its input each output of a site is made of. */
+export function fanIn({ inFeatures, conv }: Site): number {
+  return conv ? inFeatures / conv.groups * sizeOf(conv.kernel) : inFeatures;
 }

@@ -9,7 +9,7 @@ import type { TaskType } from "./task-type.ts";
 
 /** How the names of transformers' classes end, by task. */
 const ENDINGS: Readonly<Record<TaskType, readonly string[]>> = {
-  SEQ_CLS: ["ForSequenceClassification"],
+  SEQ_CLS: ["ForSequenceClassification", "ForImageClassification"],
   SEQ_2_SEQ_LM: ["ForConditionalGeneration"],
   CAUSAL_LM: ["ForCausalLM", "LMHeadModel"],
   TOKEN_CLS: ["ForTokenClassification"],
@@ -62,7 +62,8 @@ export function configFor(
   const [named] = [config.architectures].flat();
   const change: Record<string, unknown> = {};
   if (taskType && typeof named === "string" && taskOf(architecture, config) !== taskType) {
-    change.architectures = [classFor(named, taskType)];
+    const { [taskType]: end = ENDINGS[taskType][0] } = architecture.classEndings ?? {};
+    change.architectures = [named.replace(/(For[A-Z]\w*|LMHeadModel|Model)$/, "") + end];
   }
   if (problemType !== undefined) change.problem_type = problemType;
   const labels = options.labelNames ??
@@ -73,11 +74,4 @@ export function configFor(
     change.num_labels = undefined;
   }
   return Object.keys(change).length ? { ...config, ...change } : config;
-}
-
-/** The class of transformers for another task than that of a class. */
-function classFor(name: string, task: TaskType): string {
-  const family = name.replace(/(For[A-Z]\w*|LMHeadModel|Model)$/, "");
-  const [first, last = first] = ENDINGS[task];
-  return family + (family === "GPT2" ? last : first);
 }

@@ -19,6 +19,7 @@ import {
   or,
   sub,
 } from "./elementwise.ts";
+import { cast } from "./cast.ts";
 import { concat } from "./concat.ts";
 import { gather } from "./gather.ts";
 import { iota } from "./iota.ts";
@@ -159,9 +160,12 @@ export function composedAttention(
   const scaled = reshape(scaledScores(q, k, rule), [b, h, t, s]);
   const scores = cap == null ? scaled : softCap(scaled, cap);
   const biased = bias ? add(scores, bias) : scores;
-  const p = maskedSoftmax(reshape(biased, grouped), visibleKeys(t, s, keys, rule));
+  const visible = visibleKeys(t, s, keys, rule);
+  const p = maskedSoftmax(reshape(biased, grouped), visible);
   const dropped = reshape(keys.dropout(reshape(p, [b, h, t, s])), grouped);
-  return ungroupRows(matmul(dropped, transpose(v, HEADS_FIRST)), q.shape);
+  const y = ungroupRows(matmul(dropped, transpose(v, HEADS_FIRST)), q.shape);
+  // transformers leaves what torch has no attention for as the softmax gives it: the mean of all values.
+  return bias || cap != null ? y : mul(y, seeing(visible));
 }
 
 /** `attention` in terms of other operations. */
@@ -170,7 +174,14 @@ export function decomposeAttention(node: Value, inputs: readonly Value[]): Value
   const rule = ruleOf(node.attributes), masks = split(inputs, 3);
   const fresh = cachedAttention(q, k, v, masks, rule);
   const y = fresh ?? matmul(probabilities(q, k, masks, rule), transpose(v, HEADS_FIRST));
-  return ungroupRows(y, q.shape);
+  const visible = visibleKeys(q.shape[1], k.shape[1], masks, rule);
+  return mul(ungroupRows(y, q.shape), seeing(visible));
+}
+
+/** [B, T, 1, 1]: 1 for queries that see a key, 0 for others. */
+function seeing(visible: Value): Value {
+  const [b, t] = visible.shape;
+  return reshape(reduceMax(cast(visible, "f32"), { axes: [-1] }), [b, t, 1, 1]);
 }
 
 /**
@@ -240,7 +251,8 @@ function backward(node: Value, inputs: readonly Value[]): {
   const [q, k, v] = inputs, [g, , delta] = inputs.slice(6);
   const groups = k.shape[2], rule = ruleOf(node.attributes);
   const p = probabilities(q, k, split(inputs, 3), rule);
-  const rows = groupRows(g, groups);
+  const visible = visibleKeys(q.shape[1], k.shape[1], split(inputs, 3), rule);
+  const rows = groupRows(mul(g, seeing(visible)), groups);
   const scores = () => {
     const dp = matmul(rows, transpose(v, HEADS_FIRST), { transposeB: true });
     return mul(p, sub(dp, groupScalars(delta, groups)));

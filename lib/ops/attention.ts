@@ -44,7 +44,7 @@ export interface AttentionOptions {
 
 /**
  * softmax(q·kᵀ·scale)·v for `q` [B, T, H, D], `k` and `v` [B, S, G, D], where H is a multiple of G and each group of H/G query heads shares one
- * key head. Gives [B, T, H, D]. Rows that see no key are finite, but otherwise unspecified.
+ * key head. Gives [B, T, H, D], zeros in rows that see no key, as torch does.
  */
 export function attention(
   q: Value,

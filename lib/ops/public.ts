@@ -58,6 +58,7 @@ export { matmul, type MatmulOptions } from "./matmul.ts";
 export { matmulQuantized } from "./matmul-quantized.ts";
 export type { QuantizedValue } from "./quantized-value.ts";
 export { mean, reduceMax, type ReduceOptions, sum } from "./reduce.ts";
+export { patches, type PatchOptions } from "./patches.ts";
 export { reshape } from "./reshape.ts";
 export { rmsNorm } from "./rms-norm.ts";
 export { rope } from "./rope.ts";

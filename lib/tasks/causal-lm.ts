@@ -13,7 +13,7 @@ const LABELS: BatchInput = {
   name: "labels",
   axes: ["batch", "tokens"],
   dtype: "i32",
-  from: IGNORED_LABEL,
+  none: IGNORED_LABEL,
   isToken: true,
   optional: true,
   doc: "Token ids to predict [B, T], −100 where nothing is; they are shifted inside. Gives `loss`.",

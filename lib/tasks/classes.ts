@@ -7,7 +7,7 @@ import { crossEntropy, IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import type { Value } from "../ops/value.ts";
-import type { HostPart } from "./objective.ts";
+import type { HostPart, Metrics } from "./objective.ts";
 
 /** Sum of the cross-entropies of scores [.., C] and labels [..], −100 where none is. */
 export function classLoss(scores: Value, labels: Value): Value {
@@ -38,6 +38,19 @@ export function rowsOf({ data, shape: [rows, ...shape] }: HostPart): HostPart[] 
     data: data.subarray(i * size, (i + 1) * size),
     shape,
   }));
+}
+
+/**
+ * Of scores whose highest should be that of the row's own number: how often it is, and the mean of
+ * the reciprocal of its rank.
+ */
+export function pairScores(all: readonly HostPart[]): Metrics {
+  const ranks = all.flatMap((scores) =>
+    rowsOf(scores).map(({ data }, own) => data.filter((x) => x > data[own]).length)
+  );
+  const mean = (of: (rank: number) => number) =>
+    ranks.reduce((sum, rank) => sum + of(rank), 0) / ranks.length;
+  return { accuracy: mean((rank) => rank ? 0 : 1), mrr: mean((rank) => 1 / (rank + 1)) };
 }
 
 /** Index of the largest number, the first of equal ones. */

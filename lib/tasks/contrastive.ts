@@ -10,7 +10,7 @@ import { matmul } from "../ops/matmul.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import { checkOptions, oneOf, POSITIVE, wholeFrom } from "../options.ts";
 import { tensor } from "../tensor/tensor.ts";
-import { classLoss, rowsOf } from "./classes.ts";
+import { classLoss, pairScores } from "./classes.ts";
 import type { Objective, Values } from "./objective.ts";
 import { normalized, pool, type Pooling, POOLINGS } from "./pooling.ts";
 
@@ -98,13 +98,6 @@ export function contrastive(options: ContrastiveOptions = {}): Objective {
     },
     loss: (outputs, labels) => classLoss(...scores(outputs, labels)),
     measured: (outputs, labels) => ({ scores: scores(outputs, labels)[0] }),
-    metrics(batches) {
-      const ranks = batches.flatMap(({ outputs }) =>
-        rowsOf(outputs.scores).map(({ data }, own) => data.filter((x) => x > data[own]).length)
-      );
-      const mean = (of: (rank: number) => number) =>
-        ranks.reduce((sum, rank) => sum + of(rank), 0) / ranks.length;
-      return { accuracy: mean((rank) => rank ? 0 : 1), mrr: mean((rank) => 1 / (rank + 1)) };
-    },
+    metrics: (batches) => pairScores(batches.map(({ outputs }) => outputs.scores)),
   };
 }

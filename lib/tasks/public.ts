@@ -4,6 +4,7 @@
  * @module
  */
 export { answerSpan } from "./question-ans.ts";
+export { imageText } from "./image-text.ts";
 export { contrastive, type ContrastiveOptions } from "./contrastive.ts";
 export { nextToken } from "./causal-lm.ts";
 export { type AnswerScores, answerScores } from "./metrics/answer-scores.ts";

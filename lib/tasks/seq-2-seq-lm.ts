@@ -14,7 +14,7 @@ const LABELS: BatchInput = {
   name: "labels",
   axes: ["batch", "decoderTokens"],
   dtype: "i32",
-  from: IGNORED_LABEL,
+  none: IGNORED_LABEL,
   isToken: true,
   optional: true,
   doc: "Token ids that the decoder has to write [B, U], −100 where nothing is. Gives `loss`.",

@@ -42,7 +42,8 @@ function labelsOf(config: ModelConfig, given: unknown): BatchInput {
       ...common,
       axes: ["batch"],
       dtype: "i32",
-      from: IGNORED_LABEL,
+      from: 0,
+      none: IGNORED_LABEL,
       to: classes - 1,
       doc: "Class of each row [B], −100 where none counts. Gives `loss`.",
     };

@@ -22,7 +22,8 @@ const LABELS: BatchInput = {
   name: "labels",
   axes: ["batch", "tokens"],
   dtype: "i32",
-  from: IGNORED_LABEL,
+  from: 0,
+  none: IGNORED_LABEL,
   optional: true,
   doc: "Class of each token [B, T], −100 where none counts. Gives `loss`.",
 };

@@ -6,6 +6,7 @@
 import {
   type ForwardInputs,
   objectiveOf,
+  type OwnInputs,
   prepareBatch,
   type PreparedBatch,
 } from "../adapters/batch.ts";
@@ -27,6 +28,9 @@ export interface TrainingBatch extends Omit<ForwardInputs, "adapterNames"> {
    */
   readonly segments?: TokenBatch;
 }
+
+/** A batch, also of what a model or an objective of one's own takes. */
+export type AnyBatch = TrainingBatch | OwnInputs;
 
 /** What an objective is. */
 export const OBJECTIVE: OptionRule = {
@@ -53,7 +57,7 @@ export function trainingObjective(model: AnyModel, given?: Objective): Objective
 /** Checks a batch to learn from, or to evaluate on, and fills in what it leaves out. */
 export function prepareTraining(
   model: AnyModel,
-  batch: TrainingBatch,
+  batch: AnyBatch,
   objective: Objective,
 ): Promise<PreparedBatch> {
   return prepareBatch(model, batch, {

@@ -9,7 +9,7 @@ import { TrainingError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
 import { BATCHES, checkOptions, checkValue, type OptionRule } from "../options.ts";
 import type { EvaluatedBatch, Metrics, Objective, Values } from "../tasks/objective.ts";
-import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
+import { type AnyBatch, OBJECTIVE, prepareTraining, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
 import type { StepOptions } from "./step-program.ts";
 import { onHost, openSession, type TrainingSession } from "./session.ts";
@@ -81,7 +81,7 @@ export function measureOf(
  */
 export async function evaluate(
   model: AnyModel,
-  batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
   options: { readonly objective?: Objective; readonly metrics?: Measure } = {},
 ): Promise<Evaluation> {
   const rules = { objective: OBJECTIVE, metrics: MEASURE };
@@ -136,7 +136,7 @@ export async function evaluateWith(
  */
 export async function prepareEvaluation(
   model: AnyModel,
-  batches: readonly TrainingBatch[],
+  batches: readonly AnyBatch[],
   objective: Objective,
 ): Promise<readonly PreparedBatch[]> {
   const all = await Array.fromAsync(prepared(model, batches, objective));
@@ -146,7 +146,7 @@ export async function prepareEvaluation(
 
 async function* prepared(
   model: AnyModel,
-  batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
+  batches: Iterable<AnyBatch> | AsyncIterable<AnyBatch>,
   objective: Objective,
 ): AsyncGenerator<PreparedBatch> {
   checkValue(batches, BATCHES, { code: "TRAIN_DATA", of: "batches" });

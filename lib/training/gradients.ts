@@ -9,7 +9,7 @@ import { methodRules } from "../adapters/training-rule.ts";
 import { checkOptions } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
+import { type AnyBatch, OBJECTIVE, prepareTraining, trainingObjective } from "./batch.ts";
 import { nothingToTrain, packLeaves } from "./packing.ts";
 import { openSession } from "./session.ts";
 
@@ -35,7 +35,7 @@ import { openSession } from "./session.ts";
  */
 export async function computeGradients(
   model: AnyModel,
-  batch: TrainingBatch,
+  batch: AnyBatch,
   options: { readonly objective?: Objective } = {},
 ): Promise<{ readonly loss: number; readonly gradients: ReadonlyMap<string, Tensor> }> {
   const leaves = trainableLeaves(model);

@@ -5,7 +5,7 @@
  */
 export type { TrainingRule } from "../adapters/training-rule.ts";
 export { adamW, type AdamWOptions } from "./adamw.ts";
-export type { TrainingBatch } from "./batch.ts";
+export type { AnyBatch, TrainingBatch } from "./batch.ts";
 export type { Criterion, EvaluatedEntry } from "./best.ts";
 export { type BatchOptions, packExamples, padExamples } from "./data.ts";
 export {

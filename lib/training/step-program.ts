@@ -60,7 +60,7 @@ export interface StepShape {
 
 /**
  * Traces one of the programs. All take the objective's labels and `lossScale` [1], by which the sum
- * of the losses is multiplied, and read the parameters' state; with a rule that has a penalty
+ * of the losses is multiplied, and read the parameters' state; with a model or a rule that has a penalty
  * all but `evaluate` take `penaltyScale` [1], and an `update` the optimizer's rates [1], `rate.<name>`
  * (with `.<group>` behind it where there are several). They give `loss` (scaled), and an update
  * `gradientNorm` before clipping.
@@ -85,9 +85,9 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       if (kind === "evaluate") return { loss: sum, ...options.measured?.(values, labels) };
       const leaves = leavesOf(packing, parametersOf(graph, { packing, rules }));
       const traces = rules.map((rule) => traceOf(graph, rule, leaves));
-      const loss = rules.reduce(
-        (loss, { penalty }, i) =>
-          penalty ? add(loss, mul(penalty(traces[i]), scalar(graph, "penaltyScale"))) : loss,
+      const penalties = rules.flatMap(({ penalty }, i) => penalty?.(traces[i]) ?? []);
+      const loss = [...pass.penalties, ...penalties].reduce(
+        (loss, penalty) => add(loss, mul(penalty, scalar(graph, "penaltyScale"))),
         sum,
       );
       const found = gradients(loss, [...leaves.values()]);

@@ -22,7 +22,7 @@ import {
 } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
 import { adamW, ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
-import { OBJECTIVE, type TrainingBatch } from "./batch.ts";
+import { type AnyBatch, OBJECTIVE } from "./batch.ts";
 import { MEASURE, type Measure } from "./evaluate.ts";
 import type { Optimizer } from "./optimizer.ts";
 import type { HistoryEntry, StepReport } from "./report.ts";
@@ -67,7 +67,7 @@ export interface TrainOptions extends AdamWOptions {
   /** Seed of dropout; 0 by default. */
   readonly seed?: number;
   /** Data to evaluate on. */
-  readonly evalData?: readonly TrainingBatch[];
+  readonly evalData?: readonly AnyBatch[];
   /** What is measured on it beside the loss; what is usual for the task by default. */
   readonly metrics?: Measure;
   /**

@@ -5,16 +5,16 @@
  */
 import { TrainingError } from "../errors.ts";
 import { BATCHES, checkValue, isIterable, type OptionRule, rule } from "../options.ts";
-import type { TrainingBatch } from "./batch.ts";
+import type { AnyBatch } from "./batch.ts";
 
 /**
  * Batches, or a function that gives those of an epoch (from 0). Arrays and functions are gone
  * through again when they end.
  */
 export type TrainingData =
-  | Iterable<TrainingBatch>
-  | AsyncIterable<TrainingBatch>
-  | ((epoch: number) => Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>);
+  | Iterable<AnyBatch>
+  | AsyncIterable<AnyBatch>
+  | ((epoch: number) => Iterable<AnyBatch> | AsyncIterable<AnyBatch>);
 
 const DATA: OptionRule = rule(
   "a list or another iterable of batches, or a function that gives those of an epoch",
@@ -39,9 +39,9 @@ export function noBatch(): TrainingError {
 /** Batches of one epoch that an optimizer step takes together. */
 export interface Window {
   /** The batches, as many as a step takes, or fewer at the end of an epoch. */
-  readonly batches: readonly TrainingBatch[];
+  readonly batches: readonly AnyBatch[];
   /** The first ones, which an earlier run has learned from. */
-  readonly skipped: readonly TrainingBatch[];
+  readonly skipped: readonly AnyBatch[];
 }
 
 /**
@@ -61,7 +61,7 @@ export async function* windowsOf(
   for (let epoch = 0; epoch === 0 || (again && epoch < epochs); epoch++) {
     const given = typeof data === "function" ? data(epoch) : data;
     checkValue(given, BATCHES, { code: "TRAIN_DATA", of: "data of an epoch" });
-    let batches: TrainingBatch[] = [], skipped: TrainingBatch[] = [], count = 0;
+    let batches: AnyBatch[] = [], skipped: AnyBatch[] = [], count = 0;
     for await (const batch of given) {
       count++;
       if (left > 0) {

@@ -203,6 +203,7 @@ Deno.test("types and docs are those of the interfaces", async () => {
   }
   // What there is for one architecture only is its own.
   assertEquals(names(inputs).filter((name) => !seen.has(name)), [
+    "pixelValues",
     "tokenTypeIds",
     "decoderInputIds",
     "decoderAttentionMask",

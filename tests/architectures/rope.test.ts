@@ -1,7 +1,10 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import type { ForwardInputs } from "../../lib/adapters/batch.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { llama } from "../../lib/architectures/llama.ts";
-import { ropeConfig, ropeFrequencies, ropeTables } from "../../lib/architectures/rope.ts";
+import { ropeTables } from "../../lib/architectures/rope.ts";
+import { ropeConfig } from "../../lib/architectures/rope-config.ts";
+import { ropeFrequencies } from "../../lib/architectures/rope-frequencies.ts";
 import { openDevice } from "../../lib/device/open.ts";
 import { ConfigError } from "../../lib/errors.ts";
 import { openDecoder } from "../../lib/generation/decoder.ts";
@@ -87,7 +90,7 @@ for (const { name, config, tokens, ...rows } of golden) {
     const ids = Array.from({ length: 23 }, (_, i) => (5 * i * i + 3 * i) % 12 + 1);
     const same = (found: Float32Array, key: keyof typeof rows) =>
       rows[key].forEach((x, i) => assertAlmostEquals(found.slice(-13)[i], x, 3e-5, `${key} ${i}`));
-    const run = async (of: Parameters<typeof forward>[1]) =>
+    const run = async (of: ForwardInputs) =>
       await (await forward(model, of)).logits.data() as Float32Array;
     same(await run({ inputIds: [ids.slice(0, 4)] }), "short");
     same(await run({ inputIds: [ids] }), "long");

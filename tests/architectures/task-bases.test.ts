@@ -1,4 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import type { ForwardInputs } from "../../lib/adapters/batch.ts";
 import { forward } from "../../lib/adapters/forward.ts";
 import { generate, type Generation } from "../../lib/generation/generate.ts";
 import { openSafetensors } from "../../lib/io/safetensors.ts";
@@ -40,7 +41,7 @@ for (const { kind, task_type, inputs, outputs } of index.bases) {
       return tensor;
     };
     const batch = Object.fromEntries(inputs.map((name) => [named(name), get(`in.${name}`)]));
-    const found = await forward(model, batch as unknown as Parameters<typeof forward>[1]);
+    const found = await forward(model, batch as unknown as ForwardInputs);
     const mask = batch.decoderAttentionMask ?? batch.attentionMask;
     for (const name of outputs) {
       const output = found[named(name) as keyof typeof found] as Tensor;
@@ -54,7 +55,7 @@ for (const { kind, task_type, inputs, outputs } of index.bases) {
     if (!tensors.has("generated.ids")) return;
     // Decoder inputs follow from labels too.
     const { decoderInputIds: _, ...rest } = batch;
-    const { loss } = await forward(model, rest as unknown as Parameters<typeof forward>[1]);
+    const { loss } = await forward(model, rest as unknown as ForwardInputs);
     assertAlmostEquals(loss!, found.loss!, 1e-6);
     const rows = async ({ data, shape }: Tensor) => {
       const all = Array.from(await data(), Number), [n, length] = shape;

@@ -3,7 +3,11 @@ import { readJsonFile } from "../../lib/io/json.ts";
 import { createModel, loadModel } from "../../lib/io/load-model.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { CheckpointError, UnsupportedError } from "../../lib/errors.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { forward } from "../../lib/adapters/forward.ts";
+import { getPeftModel } from "../../lib/adapters/inject.ts";
+import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { type ModelGraph, withParameters } from "../../lib/model/model-graph.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { inFolder } from "./folder.ts";
@@ -71,6 +75,24 @@ Deno.test("a head that does not fit is an error where no task is asked for", asy
     assert(message.includes("give a taskType (CAUSAL_LM, SEQ_CLS"), message);
     const asked = await loadModel(folder, { device, taskType: "SEQ_CLS" });
     assertEquals(asked.initialized, ["score.weight"]);
+  });
+});
+
+Deno.test("a head for another number of classes is an error, in a checkpoint and in an adapter", async () => {
+  const config = { ...GPT2, architectures: ["GPT2ForSequenceClassification"] };
+  const three = await createModel({ ...config, num_labels: 3 }, { device: "cpu" });
+  using device = three.device;
+  await inFolder(async (folder) => {
+    await saveModel(three, folder);
+    const load = () => loadModel(folder, { device, numLabels: 2 });
+    const { message } = await assertRejects(load, CheckpointError, "leave numLabels out");
+    assert(message.includes("score.weight has shape [3,24], expected [2,24]"), message);
+    const adapter = `${folder}/adapter`;
+    await savePretrained(getPeftModel(three, loraConfig({ taskType: "SEQ_CLS" })), adapter);
+    const two = await createModel({ ...config, num_labels: 2 }, { device });
+    await assertRejects(() => loadAdapter(two, adapter), CheckpointError, "Load the base");
+    const anyway = () => loadAdapter(two, adapter, { allowOtherBase: true });
+    await assertRejects(anyway, CheckpointError, "score.weight");
   });
 });
 

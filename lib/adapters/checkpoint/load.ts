@@ -17,6 +17,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { hashBase, sameBase } from "../hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
 import { adapterKeys } from "./adapter-keys.ts";
+import { expertAdapter, expertConfig } from "./expert-adapter.ts";
 import { plainKeys } from "./foreign-adapter.ts";
 import { type KeyMapping, mapKeys, type RenamedKey } from "./key-mapping.ts";
 import { type AnyModel, type PeftModel, pristineBase } from "../peft-model.ts";
@@ -115,7 +116,8 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  * A model with an adapter from a file. The first adapter of a model is active; further ones join it
  * and wait for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are read
  * at once, so the file may change afterwards, unless `lowMemory` is set. Adapters of mlx-lm are
- * converted, and keys that other programs write otherwise (`lora_A.default.weight`) are renamed.
+ * converted, keys that other programs write otherwise (`lora_A.default.weight`) are renamed, and LoRAs
+ * of single experts become those of the parameters that hold all of them.
  * Where the file has an embedding or a head for more tokens than a base without other adapters has,
  * the base is resized (`resizeTokenEmbeddings`).
  *
@@ -171,13 +173,13 @@ export async function attachAdapter(
       : parts.tensors,
     keyMapping,
   );
-  const config: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
+  const given: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
   const { model, tensors, vocabulary } = await fitVocabulary(target, mapped, {
     name,
     strict,
     lowMemory,
   });
-  const origin = pristineBase(model);
+  const origin = pristineBase(model), config = expertConfig(given, tensors, origin);
   const both = () => describeBases(name, config, origin);
   const compared = await compareBase(origin, parts);
   // Rows that were added can be others than those that the adapter's base had.
@@ -203,7 +205,9 @@ export async function attachAdapter(
       active: model.adapters.size === 0,
       trainable: isTrainable,
     });
-    const plain = plainKeys(tensors, adapterKeys(origin, adapter, true));
+    const known = adapterKeys(origin, adapter, true);
+    const stacked = expertAdapter(tensors, { adapter, known, base: origin });
+    const plain = plainKeys(stacked.tensors, known);
     const { model: loaded, report } = await setAdapterStateDict(injected, plain.tensors, {
       adapterName,
       strict,
@@ -214,7 +218,12 @@ export async function attachAdapter(
       ...report,
       base,
       vocabulary,
-      renamed: ["renamed" in parts ? parts.renamed ?? [] : [], renamed, plain.renamed].flat(),
+      renamed: [
+        "renamed" in parts ? parts.renamed ?? [] : [],
+        renamed,
+        stacked.renamed,
+        plain.renamed,
+      ].flat(),
       ignoredFields: ignoredFields(parts.config, registry),
     });
     return loaded;

@@ -14,7 +14,7 @@ import { weakly } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { planOfParts } from "./combined-plan.ts";
 import { checkedLeaf, combinedPart, weightOutIn } from "../lazy-leaves.ts";
-import { leavesAt, type Part, partsOf, sitePart } from "../parts.ts";
+import { adaptedParameters, leavesAt, type Part, partsOf, sitePart } from "../parts.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import type { PlannedSite } from "../plan/plan-targets.ts";
 import { adapterOf } from "../select.ts";
@@ -85,7 +85,17 @@ export function partOf(
   weight: number,
 ): CombinePart<TargetConfig> {
   const adapter = adapterOf(model, name);
-  const base = pristineBase(model);
+  const base = pristineBase(model), [parameter] = adaptedParameters(adapter, base);
+  if (parameter) {
+    throw new UnsupportedError(
+      "COMBINE_PARAMETERS",
+      `The adapter ${
+        JSON.stringify(name)
+      } adapts the parameter ${parameter} (targetParameters), and such adapters ` +
+        "are not combined, as in PEFT. Merge them into the base, or activate them together.",
+      { adapter: name, parameter },
+    );
+  }
   return {
     adapter: name,
     config: adapter.config as TargetConfig,

@@ -13,6 +13,7 @@ import { castTensor } from "../../tensor/convert.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { gatheredRows, weightOutIn } from "../lazy-leaves.ts";
 import {
+  adaptedParameters,
   adaptedPaths,
   type AdapterLeaf,
   leavesAt,
@@ -74,7 +75,9 @@ export function swappedAdapter(base: ModelGraph, resident: Adapter, from: Adapte
     );
     return withParts({ ...resident, config }, [...swapped.values(), ...replaced]);
   }
-  const rule = resident.method.combine?.refit;
+  const rule = adaptedParameters(resident, base).length
+    ? undefined
+    : resident.method.combine?.refit;
   if (!rule) throw otherProgram(resident, from, different);
   const config = rule.config(resident.config, from.config);
   return withParts({ ...resident, config }, [

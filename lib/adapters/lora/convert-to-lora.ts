@@ -30,7 +30,14 @@ import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
 import { planAdapter } from "../plan/plan.ts";
 import type { AdapterParts } from "../checkpoint/read-adapter.ts";
 import { savePretrained } from "../checkpoint/save.ts";
-import { adaptedPaths, type Part, partsOf, partsOfKind, withContents } from "../parts.ts";
+import {
+  adaptedParameters,
+  adaptedPaths,
+  type Part,
+  partsOf,
+  partsOfKind,
+  withContents,
+} from "../parts.ts";
 import { adapterOf } from "../select.ts";
 import { getDeltaWeight } from "../merge/delta-weight.ts";
 import { getAdapterStateDict } from "../checkpoint/state-dict.ts";
@@ -95,7 +102,8 @@ export interface ConvertedSite {
  */
 export function supportsLoraConversion(model: PeftModel, adapterName = "default"): boolean {
   const adapter = adapterOf(model, adapterName);
-  return isConvertible(adapter) && adaptedPaths(adapter).length > 0;
+  return isConvertible(adapter) && adaptedPaths(adapter).length > 0 &&
+    adaptedParameters(adapter, pristineBase(model)).length === 0;
 }
 
 /**
@@ -232,7 +240,7 @@ function checkConvertible(model: PeftModel, adapter: Adapter): void {
     throw new UnsupportedError(
       "CONVERT_METHOD",
       `The adapter ${called} is of the method ${config.peftType}, which does not support LoRA conversion: ` +
-        "it adds no delta to weights. Keep it as it is; supportsLoraConversion tells beforehand.",
+        "it adds no delta to the weights of modules. Keep it as it is; supportsLoraConversion tells beforehand.",
       { adapter: name, peftType: config.peftType },
     );
   }

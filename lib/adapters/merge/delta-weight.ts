@@ -5,6 +5,7 @@
  */
 import { nearestNames, ValueError } from "../../errors.ts";
 import { checkOptions, showName, TEXT } from "../../options.ts";
+import { siteAt } from "../../model/model-graph.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkMergeable } from "./merge.ts";
 import { siteChange } from "./merge-site.ts";
@@ -25,7 +26,7 @@ export interface DeltaWeightOptions {
  * weight. Rows of embeddings that the adapter trains are no part of it.
  *
  * @param model A model with adapters; a factor on the adapter's scaling counts.
- * @param path Path of a module that the adapter adapts.
+ * @param path Path of a module, or name of a parameter, that the adapter adapts.
  * @throws {ValueError} for an unknown adapter, and where it does not adapt the module.
  * @throws {UnsupportedError} where its method cannot be merged.
  *
@@ -48,8 +49,7 @@ export function getDeltaWeight(
   const { adapterName = "default" } = options;
   const adapter = adapterOf(model, adapterName);
   checkMergeable(adapter);
-  const site = pristineBase(model).sites.get(path);
-  if (!site || !sitePart(adapter, path)) {
+  if (typeof path !== "string" || !sitePart(adapter, path)) {
     const near = typeof path === "string" ? nearestNames(path, adaptedPaths(adapter)) : [];
     throw new ValueError(
       "SITE_UNKNOWN",
@@ -60,5 +60,6 @@ export function getDeltaWeight(
     );
   }
   const parts = partsOf(partsOfKind(adapter, "site", "adapter", "parameter"));
+  const site = siteAt(pristineBase(model), path);
   return siteChange({ model, adapters: [{ ...adapter, parts }], site }).weight;
 }

@@ -6,7 +6,7 @@
 import { computedOn } from "../../model/computed.ts";
 import { createForwardPass, type ForwardPass } from "../../model/forward-pass.ts";
 import { parameterOf } from "../../model/model-graph.ts";
-import type { Site } from "../../model/site.ts";
+import { type Site, weightName } from "../../model/site.ts";
 import { add, mul, sub } from "../../ops/elementwise.ts";
 import { constant } from "../../ops/constant.ts";
 import { createGraph, type Graph, type Value } from "../../ops/value.ts";
@@ -133,7 +133,7 @@ function sitePass(
   graph: Graph,
   of: SiteMerge,
 ): { readonly pass: ForwardPass; readonly weight: Value; readonly bias?: Value } {
-  const { site: { path, bias: biased }, adapters } = of;
+  const { site, adapters } = of, { path } = site;
   const base = pristineBase(of.model);
   const local = (name: string) => name.replace(`${path}.`, "");
   const nothing = constant(graph, 0, { shape: [1], dtype: "i32" });
@@ -142,16 +142,15 @@ function sitePass(
     keySegments: nothing,
     offset: nothing,
   });
-  const own = (name: string) => {
-    const full = `${path}.${name}`;
+  const own = (full: string, name: string) => {
     const stored = replacedParameter(adapters, full) ?? parameterOf(base, full);
     return inner.leaf(name, isBlockType(stored.dtype) ? castTensor(stored, "f32") : stored);
   };
-  const weight = own("weight");
-  const bias = biased ? own("bias") : undefined;
+  const weight = own(weightName(site), "weight");
+  const bias = site.bias ? own(`${path}.bias`, "bias") : undefined;
   const pass: ForwardPass = {
     ...inner,
-    weight: (name) => name === `${path}.weight` ? { plain: weight } : inner.weight(name),
+    weight: (name) => name === weightName(site) ? { plain: weight } : inner.weight(name),
     parameter: (name) => bias && name === `${path}.bias` ? bias : inner.parameter(name),
     leaf: (name, tensor) => inner.leaf(local(name), tensor),
   };

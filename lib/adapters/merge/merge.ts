@@ -9,8 +9,10 @@ import {
   type ModelGraph,
   parameterOf,
   resolveTied,
+  siteAt,
   withParameters,
 } from "../../model/model-graph.ts";
+import { weightName } from "../../model/site.ts";
 import { isMergeable } from "../../methods/site-rule.ts";
 import { BOOLEAN, checkOptions, NAMES, oneOf } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
@@ -24,7 +26,15 @@ import {
   type MergeTolerance,
 } from "./merge-certificate.ts";
 import { mergeSite, replacedParameter, siteChange } from "./merge-site.ts";
-import { parameterPart, type Part, partsOfKind, single, sitePart, tokensPart } from "../parts.ts";
+import {
+  adaptedParameters,
+  parameterPart,
+  type Part,
+  partsOfKind,
+  single,
+  sitePart,
+  tokensPart,
+} from "../parts.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
 import { moduleOf } from "../plan/module-tree.ts";
 import { pristine, setAdapter } from "../select.ts";
@@ -347,13 +357,15 @@ function mergeInto(
   const following = new Set(
     [...base.tied].filter(([alias, source]) => follows(adapters, alias, source)).map(([a]) => a),
   );
-  for (const site of base.sites.values()) {
-    const { path } = site;
+  const parameters = adapters.flatMap((adapter) => adaptedParameters(adapter, base));
+  for (const path of new Set([...base.sites.keys(), ...parameters])) {
     const touched = adapters.some((a) => sitePart(a, path) ?? tokensPart(a, path));
-    if (!touched || following.has(`${path}.weight`)) continue;
+    const site = siteAt(base, path), name = weightName(site);
+    if (!touched || following.has(name)) continue;
+    if (changed.has(name) && site.kind === "parameter") throw changedTwice(name);
     const of = { model, adapters, site };
     const { weight, bias } = mergeSite(of);
-    change(`${path}.weight`, weight, () => siteChange(of).weight);
+    change(name, weight, () => siteChange(of).weight);
     if (bias) change(`${path}.bias`, bias, () => siteChange(of).bias!);
   }
   const own = new Map<string, Tensor>();
@@ -366,13 +378,22 @@ function mergeInto(
   return { base: withOwnTie(merged, base), changed: [...changed.values()] };
 }
 
+function changedTwice(name: string): UnsupportedError {
+  return new UnsupportedError(
+    "MERGE_PARAMETER",
+    `${name} is adapted by one adapter as a parameter (targetParameters), and its module by another. ` +
+      "Merge them one after the other: mergeAndUnload with adapterNames, and the other loaded onto what that gives.",
+    { name },
+  );
+}
+
 /** Whether a tied parameter changes as what it is tied to does, so that it can stay tied. */
 function follows(adapters: readonly Adapter[], alias: string, source: string): boolean {
   const [ours, theirs] = [moduleOf(alias), moduleOf(source)];
   const same = (adapter: Adapter, a: Part | undefined, b: Part | undefined) =>
     a === b || (a && b && single(adapter, a).owner === single(adapter, b).owner);
   return adapters.every((adapter) =>
-    !sitePart(adapter, ours) && !sitePart(adapter, theirs) &&
+    [ours, theirs, alias, source].every((path) => !sitePart(adapter, path)) &&
     same(adapter, tokensPart(adapter, ours), tokensPart(adapter, theirs)) &&
     same(adapter, parameterPart(adapter, alias), parameterPart(adapter, source))
   );

@@ -5,7 +5,7 @@
  */
 import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import { endingsOf, layerNumbering } from "./match-modules.ts";
-import type { Site, SiteKind } from "../../model/site.ts";
+import { type Site, type SiteKind, weightName } from "../../model/site.ts";
 
 /** A module: a site, or something that holds others. */
 export interface Module {
@@ -25,30 +25,48 @@ export interface Module {
 const known = new WeakMap<ModelGraph["sites"], ReadonlyMap<string, Module>>();
 
 /** All modules by path, sites in order of execution and each container before its first site. */
-export function modulesOf({ sites }: Pick<ModelGraph, "sites">): ReadonlyMap<string, Module> {
+export function modulesOf(
+  model: Pick<ModelGraph, "sites" | "shapes">,
+): ReadonlyMap<string, Module> {
+  const { sites } = model;
   let modules = known.get(sites);
-  if (!modules) known.set(sites, modules = listModules(sites));
+  if (!modules) known.set(sites, modules = listModules(model));
   return modules;
 }
 
-function listModules(sites: ModelGraph["sites"]): ReadonlyMap<string, Module> {
+function listModules(
+  { sites, shapes }: Pick<ModelGraph, "sites" | "shapes">,
+): ReadonlyMap<string, Module> {
   const layerOf = layerNumbering(null);
   const modules = new Map<string, Module>();
-  for (const site of sites.values()) {
-    for (let at = site.path.indexOf("."); at >= 0; at = site.path.indexOf(".", at + 1)) {
-      const path = site.path.slice(0, at);
-      if (modules.has(path)) continue;
-      modules.set(path, {
-        path,
-        kind: "container",
-        layer: layerOf(path),
-        endings: endingsOf(path),
-      });
+  const add = (path: string, of: Pick<Module, "kind" | "site">) =>
+    modules.set(path, { path, ...of, layer: layerOf(path), endings: endingsOf(path) });
+  const addContainers = (inside: string) => {
+    for (let at = inside.indexOf("."); at >= 0; at = inside.indexOf(".", at + 1)) {
+      const path = inside.slice(0, at);
+      if (!modules.has(path)) add(path, { kind: "container" });
     }
-    const { path, kind } = site;
-    modules.set(path, { path, kind, site, layer: layerOf(path), endings: endingsOf(path) });
+  };
+  // Some hold parameters that are those of no site.
+  const names = [...shapes.keys()], places = new Map(names.map((name, place) => [name, place]));
+  let next = 0;
+  for (const site of sites.values()) {
+    const place = places.get(weightName(site)) ?? next;
+    while (next < place) addContainers(names[next++]);
+    addContainers(site.path);
+    add(site.path, { kind: site.kind, site });
   }
   return modules;
+}
+
+/**
+ * Path of the module that PEFT makes for a parameter that is adapted: it wraps the one that the
+ * parameter belongs to, and the wrappers of those of it that come later wrap this one.
+ */
+export function wrapperOf(name: string, adapted: readonly string[]): string {
+  const later = adapted.slice(adapted.indexOf(name) + 1);
+  const path = moduleOf(name);
+  return path + ".base_layer".repeat(later.filter((other) => moduleOf(other) === path).length);
 }
 
 /**

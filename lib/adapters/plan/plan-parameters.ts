@@ -6,10 +6,11 @@
  */
 import { TargetError } from "../../errors.ts";
 import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
-import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
+import { inputEmbedding, type ModelGraph, siteAt } from "../../model/model-graph.ts";
+import { weightName } from "../../model/site.ts";
 import { TASKS } from "../../tasks/mod.ts";
 import { modulesOf, parametersOf } from "./module-tree.ts";
-import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
+import { namesNothing, type PatternReport, patternReport } from "./pattern-report.ts";
 
 /** Which parameters are trained, and what stands in the way. */
 export interface ParameterPlan {
@@ -60,12 +61,12 @@ export function planParameters(
     if (named.length === 0) problems.push(namesNothing("MODULES_TO_SAVE_NOT_FOUND", report));
     return [report];
   });
-  const both = [...adapted].find((path) => parameters.has(`${path}.weight`));
+  const both = [...adapted].find((path) => parameters.has(weightName(siteAt(model, path))));
   if (both) {
     problems.push(
       new TargetError(
         "TARGET_SAVED",
-        `${both} is named by targetModules and, as the end of its path, by modulesToSave. A module is either adapted or saved: ` +
+        `${both} is named by targetModules or targetParameters and, as the end of its path, by modulesToSave. A module is either adapted or saved: ` +
           `write its name in full, or leave it out of one of the two.`,
         { path: both },
       ),

@@ -3,23 +3,27 @@
  *
  * @module
  */
-import { GraftError, nearestNames, TargetError, UnsupportedError } from "../../errors.ts";
+import { GraftError, TargetError, UnsupportedError } from "../../errors.ts";
 import type { TargetConfig } from "../../methods/config.ts";
 import type { LeafRule, PeftMethod } from "../../methods/method.ts";
 import { siteKinds } from "../../methods/site-rule.ts";
 import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
-import type { Site } from "../../model/site.ts";
+import type { Site, SiteKind } from "../../model/site.ts";
 import { createMatcher, layerNumbering } from "./match-modules.ts";
-import { type Module, modulesOf } from "./module-tree.ts";
+import { type Module, moduleOf, modulesOf } from "./module-tree.ts";
+import { parameterTargets } from "./parameter-targets.ts";
+import { nearestText, type PatternReport, patternReport } from "./pattern-report.ts";
 import { isAllLinear, type ResolvedConfig } from "./resolve-config.ts";
 
 /** A site that an adapter takes part at. */
 export interface PlannedSite {
   /** The site. */
   readonly site: Site;
+  /** What its keys in files begin with, after a prefix: its path, or that of PEFT's wrapper. */
+  readonly keyPath: string;
   /** Number of its layer; `null` outside of layers. */
   readonly layer: number | null;
-  /** Entries of `targetModules` that name it. */
+  /** Entries of `targetModules`, or of `targetParameters`, that name it. */
   readonly patterns: readonly string[];
   /** Shapes of the leaves that it trains. */
   readonly leaves: Readonly<Record<string, readonly number[]>>;
@@ -31,28 +35,6 @@ export interface PlannedSite {
   >;
   /** All its leaves as the method declares them. */
   readonly rules: Readonly<Record<string, LeafRule>>;
-}
-
-/** What one entry of a config names. */
-export interface PatternReport {
-  /** The field that holds it. */
-  readonly field:
-    | "targetModules"
-    | "excludeModules"
-    | "modulesToSave"
-    | "trainableTokenIndices"
-    | "rankPattern"
-    | "alphaPattern";
-  /** The entry: a name or a regular expression. */
-  readonly pattern: string;
-  /** Paths of the modules that it names. */
-  readonly modules: readonly string[];
-  /** The same by number of layer; those outside of layers under `null`. */
-  readonly layers: ReadonlyMap<number | null, readonly string[]>;
-  /** Those of them that the adapter leaves out: excluded, saved as a whole, or in other layers. */
-  readonly leftOut: readonly string[];
-  /** Existing names that look like it, where it names nothing. */
-  readonly nearest: readonly string[];
 }
 
 /** Which sites are adapted, and what stands in the way. */
@@ -93,7 +75,9 @@ export function planTargets(
   const adapted = [...modules.values()].filter(({ path }) =>
     matched.has(path) && !tiedTargets.includes(path) && !matcher.excluded(path)
   );
-  const kinds = siteKinds({ method, config });
+  const kinds: readonly SiteKind[] = siteKinds({ method, config }).filter((kind) =>
+    kind !== "parameter"
+  );
   const unfit = adapted.filter(({ site }) => !site || !kinds.includes(site.kind));
   if (unfit.length) problems.push(unfitTarget(unfit, config, kinds));
   // What was given names the patterns: a list that was condensed or made from "all-linear" would
@@ -115,19 +99,29 @@ export function planTargets(
     })
   );
   const patternsOf = new Map<string, string[]>();
+  // What is usual for a family can be the names of older releases.
+  const usual = given.targetModules === null && adapted.length > 0;
+  const missing = usual ? [] : patterns.filter((p) => p.modules.length === 0);
+  const parameters = parameterTargets(model, config, taken);
+  patterns.push(...parameters.patterns);
+  problems.push(...parameters.problems);
   for (const { pattern, modules } of patterns) {
     for (const path of modules) patternsOf.set(path, [...patternsOf.get(path) ?? [], pattern]);
   }
-  problems.push(...patterns.filter((p) => p.modules.length === 0).map((p) => notFound(p, shown)));
+  problems.push(...missing.map((p) => notFound(p, shown)));
   problems.push(...missingLayers(config, modules));
   patterns.push(...excludeReports(config, modules));
 
   const sites: PlannedSite[] = [];
-  const add = (site: Site, source?: PlannedSite) => {
+  const add = (
+    site: Site,
+    { source, keyPath = site.path }: { readonly source?: PlannedSite; readonly keyPath?: string } =
+      {},
+  ) => {
     try {
-      const { layer } = modules.get(site.path)!;
+      const { layer } = modules.get(site.kind === "parameter" ? moduleOf(site.path) : site.path)!;
       const patterns = patternsOf.get(site.path) ?? [];
-      sites.push(planSite(site, { model, method, config, source, layer, patterns }));
+      sites.push(planSite(site, { model, method, config, source, keyPath, layer, patterns }));
     } catch (error) {
       if (!(error instanceof GraftError)) throw error;
       problems.push(error);
@@ -136,9 +130,10 @@ export function planTargets(
   for (const { site } of adapted) {
     if (site && kinds.includes(site.kind)) add(site);
   }
+  for (const { site, keyPath } of parameters.targets) add(site, { keyPath });
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
   for (const path of tiedTargets) {
-    if (source) add(model.sites.get(path)!, source);
+    if (source) add(model.sites.get(path)!, { source });
     else {
       problems.push(
         new UnsupportedError(
@@ -182,69 +177,6 @@ function namedByEach(
 /** From how many entries on no names are looked for that look like one. */
 const MANY = 500;
 
-/** What is known of one entry of a config. */
-export function patternReport(
-  field: PatternReport["field"],
-  pattern: string,
-  of: {
-    readonly named: readonly string[];
-    /** Whether the adapter takes one that it names; by default all. */
-    readonly taken?: (path: string) => boolean;
-    readonly known: ReadonlyMap<string, Module>;
-    /** Whether names that look like it are not looked for, as there are too many entries. */
-    readonly plain?: boolean;
-  },
-): PatternReport {
-  const layers = new Map<number | null, string[]>();
-  for (const path of of.named) {
-    const { layer } = of.known.get(path)!;
-    const paths = layers.get(layer);
-    if (paths) paths.push(path);
-    else layers.set(layer, [path]);
-  }
-  return {
-    field,
-    pattern,
-    modules: of.named,
-    layers,
-    leftOut: of.named.filter((path) => of.taken?.(path) === false),
-    nearest: of.named.length || of.plain ? [] : nearestModules(pattern, of.known.values()),
-  };
-}
-
-/** Names that look like one, as a sentence after others. */
-export function nearestText(nearest: readonly string[]): string {
-  return nearest.length ? ` Nearest: ${nearest.join(", ")}.` : "";
-}
-
-/** The problem of an entry that names nothing. */
-export function namesNothing(code: string, report: PatternReport): TargetError {
-  const { field, pattern, nearest } = report;
-  return new TargetError(
-    code,
-    `${field} names ${JSON.stringify(pattern)}, which the base model does not have.${
-      nearestText(nearest)
-    }`,
-    { pattern, nearest },
-  );
-}
-
-/**
- * Last names and paths that look like a pattern, or, where it is a regular expression, like the
- * words in it.
- */
-export function nearestModules(pattern: string, modules: Iterable<Module>): readonly string[] {
-  const paths = [...modules].filter(({ site }) => site).map(({ path }) => path);
-  const near = (name: string) =>
-    nearestNames(
-      name,
-      name.includes(".") ? paths : paths.map((path) => path.slice(path.lastIndexOf(".") + 1)),
-    );
-  if (/^[\w.]*$/.test(pattern)) return near(pattern);
-  const words = pattern.match(/[A-Za-z]\w+/g)?.toReversed() ?? [];
-  return words.map(near).find((found) => found.length) ?? [];
-}
-
 function excludeReports(
   config: TargetConfig,
   modules: ReadonlyMap<string, Module>,
@@ -272,11 +204,12 @@ function planSite(
     readonly method: PeftMethod;
     readonly config: TargetConfig;
     readonly source?: PlannedSite;
+    readonly keyPath: string;
     readonly layer: number | null;
     readonly patterns: readonly string[];
   },
 ): PlannedSite {
-  const { model, method, config, source, layer, patterns } = at;
+  const { model, method, config, source, keyPath, layer, patterns } = at;
   const rules = method.leaves.site?.({ config, model, site }) ?? {};
   const shapes = shapesOf(rules, "trained");
   const tied: Record<string, { path: string; leaf: string; asIs?: boolean }> = {};
@@ -303,7 +236,8 @@ function planSite(
       );
     }
   }
-  return { site, layer, patterns, leaves: shapes, frozen: shapesOf(rules, "fixed"), tied, rules };
+  const frozen = shapesOf(rules, "fixed");
+  return { site, keyPath, layer, patterns, leaves: shapes, frozen, tied, rules };
 }
 
 /** Shapes of the leaves of a kind. */

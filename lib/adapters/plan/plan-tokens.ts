@@ -8,7 +8,7 @@ import type { TargetConfig } from "../../methods/config.ts";
 import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import { modulesOf, tiedToEmbedding } from "./module-tree.ts";
-import { namesNothing, type PatternReport, patternReport } from "./plan-targets.ts";
+import { namesNothing, type PatternReport, patternReport } from "./pattern-report.ts";
 
 /** Rows of one module. */
 export interface PlannedTokens {

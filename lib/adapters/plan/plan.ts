@@ -20,15 +20,8 @@ import { byteLength, sizeOf } from "../../tensor/dtype.ts";
 import { modulesOf } from "./module-tree.ts";
 import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
 import { planParameters } from "./plan-parameters.ts";
-import {
-  nearestText,
-  type PatternReport,
-  patternReport,
-  type PlannedSite,
-  planTargets,
-  shapesOf,
-  type TargetPlan,
-} from "./plan-targets.ts";
+import { nearestText, type PatternReport, patternReport } from "./pattern-report.ts";
+import { type PlannedSite, planTargets, shapesOf, type TargetPlan } from "./plan-targets.ts";
 import { type PlannedTokens, planTokens } from "./plan-tokens.ts";
 import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
 
@@ -291,10 +284,8 @@ function patternKeys(
     const patterns = (config as unknown as Record<string, unknown>)[field] ?? {};
     return Object.keys(patterns).map((key) => {
       const expression = pythonRegExp(`(.*\\.)?(${key})`);
-      return patternReport(field, key, {
-        named: [...adapted].filter((path) => expression.test(path)),
-        known: modulesOf(base),
-      });
+      const named = [...adapted].filter((path) => expression.test(path));
+      return patternReport(field, key, { named, known: modulesOf(base) });
     });
   });
 }

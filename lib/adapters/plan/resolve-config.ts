@@ -44,7 +44,7 @@ export function resolveConfig(
 ): ResolvedConfig {
   const tied = resolveTying(model, options.config);
   const { config } = tied;
-  let targets = config.targetModules ?? defaultTargets(model, options.method);
+  let targets = config.targetModules ?? defaultTargets(model, options);
   if (isAllLinear(targets)) {
     targets = [...model.sites.values()]
       .filter((s) => (s.kind === "linear" || s.kind === "conv1d") && !s.head)
@@ -70,9 +70,13 @@ export function isAllLinear(targets: TargetConfig["targetModules"]): boolean {
   return typeof targets === "string" && targets.toLowerCase() === "all-linear";
 }
 
-function defaultTargets(model: ModelGraph, method: PeftMethod): readonly string[] {
+function defaultTargets(
+  model: ModelGraph,
+  { config, method }: { readonly config: TargetConfig; readonly method: PeftMethod },
+): readonly string[] {
   const type = model.config.model_type as string;
   const targets = method.config.targets?.[type];
+  if (!targets && config.targetParameters?.length) return [];
   if (!targets) {
     throw new ConfigError(
       "CONFIG_NO_TARGETS",

@@ -4,7 +4,7 @@
  * @module
  */
 import type { ModelGraph } from "../../model/model-graph.ts";
-import type { SiteKind } from "../../model/site.ts";
+import type { Site, SiteKind } from "../../model/site.ts";
 
 /** PEFT's model classes whose name is not the `peft_type` with a capital letter and `Model`. */
 const MODELS: Readonly<Record<string, string>> = {
@@ -65,10 +65,12 @@ export function adapterModelType(peftTypes: Iterable<string>): string {
 }
 
 /** Name of PEFT's layer of a method around a site, such as `lora.Linear`. */
-export function moduleType(peftType: string, kind: SiteKind): string {
+export function moduleType(peftType: string, { kind, conv }: Pick<Site, "kind" | "conv">): string {
   const template = LAYERS[peftType] ?? `${peftType.toLowerCase()}.*`;
   // A Conv1D is a linear layer whose weight is transposed: PEFT has one class for both.
-  return template.replace("*", kind === "conv1d" ? "Linear" : capitalized(kind));
+  const names: Partial<Record<SiteKind, string>> = { conv1d: "Linear", parameter: "ParamWrapper" };
+  const name = names[kind] ?? capitalized(kind);
+  return template.replace("*", conv ? `Conv${conv.kernel.length}d` : name);
 }
 
 function capitalized(word: string): string {

@@ -6,11 +6,11 @@
 import { UnsupportedError, ValueError } from "../../errors.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { isBlockType } from "../../tensor/dtype.ts";
-import { modulesOf } from "../plan/module-tree.ts";
+import { moduleOf, modulesOf, wrapperOf } from "../plan/module-tree.ts";
 import { adapterModelType, baseModelType, moduleType } from "./peft-names.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
 import { savedModules } from "./saved-modules.ts";
-import { partsOfKind, sitePart, tokensPart } from "../parts.ts";
+import { adaptedParameters, partsOfKind, sitePart, tokensPart } from "../parts.ts";
 import { getNbTrainableParameters } from "./trainable-parameters.ts";
 
 /** Said of what is not the same everywhere. */
@@ -116,18 +116,26 @@ export function getLayerStatus(model: PeftModel): readonly LayerStatus[] {
   }
   const base = pristineBase(model);
   const saved = new Map(adapters.map((adapter) => [adapter, savedModules(base, adapter)]));
+  const having = (has: (adapter: Adapter) => boolean) => adapters.filter(has);
+  const parameters = new Set(adapters.flatMap((adapter) => adaptedParameters(adapter, base)));
   const layers = [...modulesOf(base).values()].flatMap(({ path, site }) => {
-    const having = (has: (adapter: Adapter) => boolean) => adapters.filter(has);
     const tuned = Map.groupBy(
       having((a) => sitePart(a, path) !== undefined),
       (a) => a.config.peftType,
     );
     return [
+      ...[...parameters].filter((name) => moduleOf(name) === path).reverse().map((name) =>
+        layerStatus(model, having((adapter) => sitePart(adapter, name) !== undefined), {
+          name: wrapperOf(name, [...parameters]),
+          moduleType: moduleType("LORA", { kind: "parameter" }),
+          kind: "tuned",
+        })
+      ),
       // Of several methods at one module, PEFT wraps the later one around the earlier.
       ...[...tuned].reverse().map(([peftType, here], depth) =>
         layerStatus(model, here, {
           name: path + ".base_layer".repeat(depth),
-          moduleType: moduleType(peftType, site!.kind),
+          moduleType: moduleType(peftType, site!),
           kind: "tuned",
           quantizationBackend: quantizationOf(base, path),
         })

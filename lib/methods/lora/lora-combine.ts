@@ -10,7 +10,7 @@
  * @module
  */
 import { UnsupportedError, ValueError } from "../../errors.ts";
-import type { Site } from "../../model/site.ts";
+import { fanIn, isOutIn, type Site } from "../../model/site.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import type {
@@ -40,7 +40,7 @@ import {
   stacked,
   sum,
 } from "./lora-factors.ts";
-import { decomposes, initLora } from "./lora-init.ts";
+import { decomposes, initLora, loraLeafShapes } from "./lora-init.ts";
 import type { Leaves } from "../method.ts";
 import { type MergeKind, mergeTasks } from "../prune-and-merge.ts";
 
@@ -95,11 +95,12 @@ export const loraCombine: CombineRule<LoraConfig> = {
         part.config,
         new Map(part.sites.map((site) => [
           site.path,
-          Math.min(rank, rankAt(part, site.path)!, site.inFeatures, site.outFeatures),
+          Math.min(rank, rankAt(part, site.path)!, fanIn(site), site.outFeatures),
         ])),
       ),
     rank: (config, site) => loraShape(config, site).r,
     async site({ site, part, rank }) {
+      refuseGroups(site);
       const leaves = part.leavesAt(site.path)!;
       const factors = await factorsOf(leaves);
       const scale = scaleOf(part, site);
@@ -191,6 +192,16 @@ function combinedConfig(parts: readonly Part[], options: CombineOptions): LoraCo
   return withRanks(base, new Map([...paths].map((path) => [path, present(path)[0]])), ranks[0]);
 }
 
+/** Each group of channels has its share of the rank, which no sum of factors leaves where it is. */
+function refuseGroups({ path, conv }: Site): void {
+  if (!conv || conv.groups === 1) return;
+  throw new UnsupportedError(
+    "COMBINE_GROUPS",
+    `LoRAs of ${path}, a convolution with ${conv.groups} groups, cannot be combined. Leave it out of targetModules, or keep the adapters apart.`,
+    { path },
+  );
+}
+
 function refuseDora(parts: readonly Part[]): void {
   const decomposed = parts.find(({ config }) => config.useDora);
   if (parts.length === 1 || !decomposed) return;
@@ -262,6 +273,7 @@ interface WeightedFactors extends Factors {
 
 async function combine(context: Context): Promise<Leaves> {
   const { site, config, parts, options, random } = context;
+  refuseGroups(site);
   const present: WeightedFactors[] = [];
   for (const part of parts) {
     const leaves = part.leavesAt(site.path);
@@ -326,10 +338,10 @@ function mergedSvd(
   // As the layer stores it, because that is the order in which random numbers are drawn.
   const changes = present.map(({ a, b, scale }) => {
     const change = matrixProduct(scaled(b, scale), a);
-    return site.kind === "linear" ? change : transposed(change);
+    return isOutIn(site) ? change : transposed(change);
   });
   const { data } = merge(changes, present.map(({ weight }) => weight));
-  return leadingSvd(outIn(site, data), Math.min(rank, site.inFeatures, site.outFeatures));
+  return leadingSvd(outIn(site, data), Math.min(rank, fanIn(site), site.outFeatures));
 }
 
 /** The weighted sum of the biases of B, which no way prunes. */
@@ -349,7 +361,7 @@ async function combinedBias({ site, parts }: Context): Promise<Tensor> {
  * from them. An adapter without DoRA has the magnitudes of the weight that it makes.
  */
 async function combinedMagnitude(context: Context): Promise<Tensor> {
-  const { site, parts, options } = context;
+  const { site, config, parts, options } = context;
   const own = parts[0].leavesAt(site.path)?.lora_magnitude_vector;
   // Scaling an adapter leaves its magnitudes, as its multiplier does.
   if (typeOf(parts, options) === SUM && own) return own;
@@ -364,15 +376,17 @@ async function combinedMagnitude(context: Context): Promise<Tensor> {
     const values = learned ? await toFloat32(learned) : magnitudes(weight, { site, change });
     for (let o = 0; o < out.length; o++) out[o] += part.weight * (values[o] - start[o]);
   }
-  return tensor(Float32Array.from(out));
+  return tensor(Float32Array.from(out), {
+    shape: loraLeafShapes(config, site).lora_magnitude_vector,
+  });
 }
 
 function drawCount({ site, parts, options }: CombineSite<LoraConfig>): number {
   const type = typeOf(parts, options);
   if (!type.startsWith("dare") || options.density! >= 1) return 0;
-  const { inFeatures, outFeatures, path } = site;
+  const { outFeatures, path } = site, inputs = fanIn(site);
   const ranks = parts.map((part) => rankAt(part, path)).filter((r) => r !== undefined);
   return type.endsWith("svd")
-    ? ranks.length * inFeatures * outFeatures
-    : sum(ranks) * (inFeatures + outFeatures);
+    ? ranks.length * inputs * outFeatures
+    : sum(ranks) * (inputs + outFeatures);
 }

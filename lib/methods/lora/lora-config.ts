@@ -20,6 +20,7 @@ import {
 import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
+import { expertTargets } from "./expert-targets.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
 export type LoraInit =
@@ -131,7 +132,11 @@ export interface LoraConfig extends TargetConfig {
   readonly megatronConfig: Readonly<Record<string, unknown>> | null;
   /** Monteclora. */
   readonly montecloraConfig: Readonly<Record<string, unknown>> | null;
-  /** Parameters, rather than modules, that are adapted. */
+  /**
+   * See {@link TargetConfig.targetParameters}. Of a parameter of three axes each matrix gets the
+   * rank. Not with `loraDropout`, `loraBias`, `useDora` or `fanInFanOut`, and only with
+   * `initLoraWeights` true, false or `"gaussian"`.
+   */
   readonly targetParameters: readonly string[] | null;
   /** Block-diagonal LoRA. */
   readonly useBdlora: Readonly<Record<string, unknown>> | null;
@@ -158,7 +163,6 @@ const VARIANTS = {
   loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
   montecloraConfig: "Monteclora",
-  targetParameters: "adapting parameters by name",
   useBdlora: "block-diagonal LoRA",
   useQalora: "quantization-aware LoRA",
   veloraConfig: "VeLoRA",
@@ -232,6 +236,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     useQalora: field.boolean(false),
     veloraConfig: field.object(),
   },
+  fit: expertTargets,
   complete: (config) =>
     config.initLoraWeights === "corda" && config.cordaConfig === null
       ? { ...config, cordaConfig: defaultCorda() }
@@ -257,12 +262,33 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
         "loraBias is not supported together with useDora: set one of the two to false.",
       );
     }
+    checkParameters(config);
     const ranks = Object.values(config.rankPattern);
     if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {
       throw oddRank(config.r);
     }
   },
 };
+
+/** What does not go with parameters as targets, whose factors no input passes through. */
+function checkParameters(config: LoraConfig): void {
+  const { initLoraWeights: init } = config;
+  if (!config.targetParameters?.length) return;
+  const unfit = (["loraDropout", "fanInFanOut", "loraBias", "useDora"] as const)
+    .find((field) => config[field]) ??
+    (typeof init === "boolean" || init.toLowerCase() === "gaussian"
+      ? undefined
+      : "initLoraWeights");
+  if (!unfit) return;
+  throw new ConfigError(
+    "CONFIG_TARGET_PARAMETERS",
+    `targetParameters does not work with ${unfit} ${
+      JSON.stringify(config[unfit])
+    }: parameters are adapted by plain LoRA alone. ` +
+      `Leave ${unfit} out, or adapt modules by targetModules.`,
+    { field: unfit, value: config[unfit] },
+  );
+}
 
 function checkVariants(config: LoraConfig): void {
   const set = Object.keys(VARIANTS).filter((name) => {
@@ -351,10 +377,30 @@ export function loraShape(
         { path: site.path },
       );
     }
+  } else if (site.conv) {
+    checkConv(config, site, r);
   } else if (config.initLoraWeights === "orthogonal" && r % 2) {
     throw oddRank(r, site.path);
   }
   return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+}
+
+/** Refuses what PEFT's layers of convolutions cannot have. */
+function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, r: number): void {
+  const { kernel, dilation, groups } = conv!;
+  const reason = typeof init === "string" && init.toLowerCase() !== "gaussian"
+    ? `begins with initLoraWeights true, false or "gaussian", not ${JSON.stringify(init)}`
+    : r % groups
+    ? `needs a rank that its ${groups} groups divide, not ${r}: set rankPattern for it`
+    : kernel.some((k, i) => k > 1 && dilation[i] > 1)
+    ? `cannot have a dilation (${dilation}), which PEFT's lora_A has not`
+    : undefined;
+  if (!reason) return;
+  throw new ConfigError(
+    "CONFIG_CONVOLUTION",
+    `A LoRA of the convolution ${path} ${reason}. Or leave it out of targetModules.`,
+    { path },
+  );
 }
 
 /**

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Site } from "../../model/site.ts";
+import { fanIn, isOutIn, type Site } from "../../model/site.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
 import { computedTensor } from "../../tensor/computed.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
@@ -109,16 +109,28 @@ function quantile(parts: readonly Float64Array[], q: number): number {
 
 /** Leaves of a site from factors, which zeros fill up to the rank. */
 export function factorLeaves(site: Site, { a, b }: Factors, rank: number): Leaves {
-  const { inFeatures, outFeatures, kind } = site;
-  const A = new Float32Array(rank * inFeatures), B = new Float32Array(outFeatures * rank);
+  const { outFeatures, kind } = site, shapes = factorShapes(site, rank);
+  const A = new Float32Array(sizeOf(shapes.a)), B = new Float32Array(outFeatures * rank);
   A.set(a.data);
   for (let o = 0; o < outFeatures; o++) {
     for (let k = 0; k < b.columns; k++) B[o * rank + k] = b.data[o * b.columns + k];
   }
   const embedding = kind === "embedding";
   return {
-    [embedding ? "lora_embedding_A" : "lora_A"]: tensor(A, { shape: [rank, inFeatures] }),
-    [embedding ? "lora_embedding_B" : "lora_B"]: tensor(B, { shape: [outFeatures, rank] }),
+    [embedding ? "lora_embedding_A" : "lora_A"]: tensor(A, { shape: shapes.a }),
+    [embedding ? "lora_embedding_B" : "lora_B"]: tensor(B, { shape: shapes.b }),
+  };
+}
+
+/** Shapes of A and B: of a convolution, A has the kernel, and B takes it to all channels. */
+export function factorShapes(
+  { conv, inFeatures, outFeatures, count = 1 }: Site,
+  r: number,
+): { readonly a: readonly number[]; readonly b: readonly number[] } {
+  const { kernel = [], groups = 1 } = conv ?? {}, rank = r * count;
+  return {
+    a: [rank, inFeatures, ...kernel],
+    b: [outFeatures, rank / groups, ...kernel.map(() => 1)],
   };
 }
 
@@ -127,29 +139,29 @@ export function magnitudes(
   weight: Float32Array,
   of: { readonly site: Site; readonly change?: Factors & { readonly scale: number } },
 ): Float64Array {
-  const { site: { kind, inFeatures, outFeatures }, change } = of;
-  const [outStep, inStep] = kind === "embedding" ? [1, outFeatures] : [inFeatures, 1];
+  const { site: { kind, outFeatures }, change } = of, inputs = weight.length / outFeatures;
+  const [outStep, inStep] = kind === "embedding" ? [1, outFeatures] : [inputs, 1];
   const squares = new Float64Array(outFeatures);
-  const row = new Float64Array(inFeatures);
+  const row = new Float64Array(inputs);
   for (let o = 0; o < outFeatures; o++) {
-    for (let i = 0; i < inFeatures; i++) row[i] = weight[o * outStep + i * inStep];
+    for (let i = 0; i < inputs; i++) row[i] = weight[o * outStep + i * inStep];
     for (let k = 0; change && k < change.a.rows; k++) {
-      const factor = change.scale * change.b.data[o * change.b.columns + k];
-      for (let i = 0; i < inFeatures; i++) row[i] += factor * change.a.data[k * inFeatures + i];
+      // A convolution with groups has longer rows in the product than in its weight.
+      const { a, b, scale } = change, at = o * inputs, first = at % a.columns;
+      const factor = scale * b.data[(at - first) / a.columns * b.columns + k];
+      for (let i = 0; i < inputs; i++) row[i] += factor * a.data[k * a.columns + first + i];
     }
-    for (let i = 0; i < inFeatures; i++) squares[o] += row[i] * row[i];
+    for (let i = 0; i < inputs; i++) squares[o] += row[i] * row[i];
   }
   return squares.map(Math.sqrt);
 }
 
 /** A change of a weight as [out, in], whichever way the site stores it. */
-export function outIn(
-  { kind, inFeatures, outFeatures }: Site,
-  change: ArrayLike<number>,
-): FlatMatrix {
-  return kind === "linear"
-    ? flatMatrix(change, { rows: outFeatures, columns: inFeatures })
-    : transposed(flatMatrix(change, { rows: inFeatures, columns: outFeatures }));
+export function outIn(site: Site, change: ArrayLike<number>): FlatMatrix {
+  const rows = site.outFeatures, columns = fanIn(site);
+  return isOutIn(site)
+    ? flatMatrix(change, { rows, columns })
+    : transposed(flatMatrix(change, { rows: columns, columns: rows }));
 }
 
 /** A tensor that counts with a sign. */
@@ -172,11 +184,11 @@ export function joined(
   }
   return computedTensor(shape, async () => {
     const out = new Float32Array(sizeOf(shape));
-    const width = shape.length > 1 ? shape[1] : 1;
+    const width = sizeOf(shape) / shape[0];
     let at = 0;
     for (const { tensor, sign } of parts) {
       const values = await toFloat32(tensor);
-      const own = tensor.shape.length > 1 ? tensor.shape[1] : 1;
+      const own = sizeOf(tensor.shape) / tensor.shape[0];
       const start = axis === 0 ? at * width : at;
       for (let i = 0; i < values.length; i++) {
         out[start + Math.floor(i / own) * width + i % own] = sign * factor * values[i];

@@ -21,7 +21,8 @@ import {
   transposed,
 } from "../linalg.ts";
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
-import { magnitudes } from "./lora-factors.ts";
+import { sizeOf } from "../../tensor/dtype.ts";
+import { factorShapes, magnitudes } from "./lora-factors.ts";
 import type { CalibrationCheck } from "../config.ts";
 import type { InitSource, Leaf, LeafRule, Leaves, SitePlace } from "../method.ts";
 import type { TorchRandom } from "../torch-random.ts";
@@ -36,17 +37,20 @@ export function loraLeafShapes(
   site: Site,
 ): Readonly<Record<string, readonly number[]>> {
   const { r } = loraShape(config, site);
-  const { kind, inFeatures, outFeatures } = site;
+  const { kind, inFeatures, outFeatures, conv } = site;
   const embedding = kind === "embedding";
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
   const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
+  const { a, b } = factorShapes(site, rank);
   if (config.initLoraWeights === "corda" && !embedding) checkCordaRank(site, r);
   return {
-    [embedding ? "lora_embedding_A" : "lora_A"]: [rank, inFeatures],
-    [embedding ? "lora_embedding_B" : "lora_B"]: [outFeatures, rank],
+    [embedding ? "lora_embedding_A" : "lora_A"]: a,
+    [embedding ? "lora_embedding_B" : "lora_B"]: b,
     ...(config.loraBias ? { lora_bias: [outFeatures] } : {}),
-    ...(config.useDora ? { lora_magnitude_vector: [outFeatures] } : {}),
+    ...(config.useDora && {
+      lora_magnitude_vector: conv ? [1, outFeatures, ...b.slice(2)] : [outFeatures],
+    }),
   };
 }
 
@@ -93,12 +97,12 @@ export async function initLora(
   if (!config.useDora) return factors;
   // Elsewhere the adapter changes nothing at first, so that the norms are those of the weight
   // alone.
-  const { r, scale } = loraShape(config, site), { inFeatures, outFeatures } = site;
+  const { r, scale } = loraShape(config, site);
   const [a, b] = Object.values(factors) as Float32Array[];
   const change = config.initLoraWeights === false
     ? {
-      a: flatMatrix(a, { rows: r, columns: inFeatures }),
-      b: flatMatrix(b, { rows: outFeatures, columns: r }),
+      a: flatMatrix(a, { rows: r, columns: a.length / r }),
+      b: flatMatrix(b, { rows: b.length / r, columns: r }),
       scale,
     }
     : undefined;
@@ -146,34 +150,34 @@ function drawEmbedding({ config, site, random }: Draw): Record<string, Float32Ar
     : { lora_embedding_A: a.fill(0), lora_embedding_B: random.normal(outFeatures * r) };
 }
 
-/** Skips the numbers with which Python's linear layers for A and B start. */
+/** Skips the numbers with which Python's layers for A and B start. */
 function skipLinear(random: TorchRandom, { r, site, config }: {
   readonly r: number;
   readonly site: Site;
   readonly config: LoraConfig;
 }): void {
-  random.skip(
-    r * site.inFeatures + site.outFeatures * r + (config.loraBias ? site.outFeatures : 0),
-  );
+  const { a, b } = factorShapes(site, r);
+  random.skip(sizeOf(a) + sizeOf(b) + (config.loraBias ? site.outFeatures : 0));
 }
 
 function drawLinear({ config, site, random }: Draw): Record<string, Float32Array<ArrayBuffer>> {
-  const { r } = loraShape(config, site);
-  const { inFeatures: i, outFeatures: o } = site;
+  const { r: rank } = loraShape(config, site), { a, b } = factorShapes(site, rank);
+  const { outFeatures: o, count = 1 } = site, r = rank * count;
+  const size = sizeOf(a), features = size / r;
   if (config.initLoraWeights === false) {
-    const lora_A = kaimingUniform(random, { size: r * i, features: i });
-    const lora_B = kaimingUniform(random, { size: o * r, features: r });
-    const bound = 1 / Math.sqrt(r);
+    const lora_A = kaimingUniform(random, { size, features });
+    const lora_B = kaimingUniform(random, { size: sizeOf(b), features: b[1] });
+    const bound = 1 / Math.sqrt(b[1]);
     return config.loraBias
       ? { lora_A, lora_B, lora_bias: random.uniform(o, { low: -bound, high: bound }) }
       : { lora_A, lora_B };
   }
-  skipLinear(random, { r, site, config });
+  skipLinear(random, { r: rank, site, config });
   if (config.initLoraWeights === "orthogonal") return drawOrthogonal(random, { r, site });
   const lora_A = config.initLoraWeights === true
-    ? kaimingUniform(random, { size: r * i, features: i })
-    : random.normal(r * i, { std: 1 / r });
-  const lora_B = new Float32Array(o * r);
+    ? kaimingUniform(random, { size, features })
+    : random.normal(size, { std: 1 / rank });
+  const lora_B = new Float32Array(sizeOf(b));
   return config.loraBias ? { lora_A, lora_B, lora_bias: new Float32Array(o) } : { lora_A, lora_B };
 }
 

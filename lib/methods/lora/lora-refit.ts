@@ -156,6 +156,13 @@ function checkRank(
     );
   }
   const found = of.parts.reduce((sum, { tensor }) => sum + tensor.shape[axis], 0);
+  if (found > 0 && found !== of.shape[axis] && site.conv && site.conv.groups > 1) {
+    throw new UnsupportedError(
+      "HOTSWAP_GROUPS",
+      `The rank at ${site.path} cannot change: it is a convolution whose ${site.conv.groups} groups share it out.`,
+      { path: site.path },
+    );
+  }
   const room = of.shape[axis];
   if (found <= room) return;
   throw new ValueError(

@@ -9,10 +9,12 @@
  * @module
  */
 import { UnsupportedError } from "../../errors.ts";
-import type { Site } from "../../model/site.ts";
-import { dense, multiply } from "../../model/weight.ts";
+import { inputRows, outputOf, perFeature, perOutput, product } from "../../model/site-product.ts";
+import { isOutIn, type Site } from "../../model/site.ts";
+import { dense, type LowRank, product as wholeProduct } from "../../model/weight.ts";
 import { add, div, mul, neg, sqrt, sub } from "../../ops/elementwise.ts";
 import { concat } from "../../ops/concat.ts";
+import { constant } from "../../ops/constant.ts";
 import { gather } from "../../ops/gather.ts";
 import { matmul } from "../../ops/matmul.ts";
 import { sum } from "../../ops/reduce.ts";
@@ -36,7 +38,7 @@ export const lora: PeftMethod<LoraConfig> = {
   leaves: { site: loraLeaves },
   sites(config) {
     const linear: DeltaRule<LoraConfig> = {
-      delta: weightChange,
+      delta: mergeableChange,
       apply: (trace, x) => added(trace, x, trace.pass.dropout(x, config.loraDropout)),
       ...(config.useDora
         ? { forward: forwardDora, weight: mergeDora }
@@ -49,7 +51,11 @@ export const lora: PeftMethod<LoraConfig> = {
       apply: lookedUp,
       ...(config.useDora ? { forward: lookedUpDora, weight: mergeDora } : {}),
     };
-    return { linear, conv1d: linear, embedding };
+    const parameter: DeltaRule<LoraConfig> = {
+      delta: (trace) => wholeProduct(stackedFactors(trace)),
+      factors: stackedFactors,
+    };
+    return { linear, conv1d: linear, conv: linear, embedding, parameter };
   },
   combine: { ...loraCombine, refit: loraRefit },
 };
@@ -86,18 +92,49 @@ function factors(trace: Trace): Factors {
     return { a: leaves.lora_embedding_A, b: leaves.lora_embedding_B };
   }
   const { lora_A: a, lora_B: b } = leaves;
+  if (site.conv) return { a: reshape(a, [a.shape[0], -1]), b: reshape(b, [b.shape[0], -1]) };
   if (!decomposes(config, site)) return { a, b };
   const { a: a0, b: b0 } = initial(trace);
   return { a: concat([a, a0], { axis: 0 }), b: concat([b, neg(b0)], { axis: 1 }) };
 }
 
+/** Of a parameter, B [out, r·E] and A [r·E, in] hold the factors of all its E matrices. */
+function stackedFactors(trace: Trace): LowRank {
+  const { leaves: { lora_A: a, lora_B: b }, site: { count, inFeatures, outFeatures } } = trace;
+  const left = times(b, scaleOf(trace));
+  if (count === undefined) return { left, right: a };
+  return {
+    left: transpose(reshape(left, [outFeatures, -1, count]), [2, 0, 1]),
+    right: reshape(a, [count, -1, inFeatures]),
+  };
+}
+
 /** What the adapter adds to the weight, as the layer stores it. */
 function weightChange(trace: Trace): Value {
-  const { a, b } = factors(trace);
+  const { a, b } = factors(trace), { site } = trace;
   const small = times(b, scaleOf(trace));
-  return trace.site.kind === "linear"
-    ? matmul(small, a)
-    : matmul(a, small, { transposeA: true, transposeB: true });
+  if (!site.conv) {
+    return isOutIn(site)
+      ? matmul(small, a)
+      : matmul(a, small, { transposeA: true, transposeB: true });
+  }
+  // With groups it is no change of the weight, but what PEFT measures the length of DoRA by.
+  const change = matmul(reshape(small, [-1, a.shape[0]]), a);
+  return reshape(change, [site.outFeatures, -1, ...site.conv.kernel]);
+}
+
+/** The same where it is merged. */
+function mergeableChange(trace: Trace): Value {
+  const { site } = trace;
+  if (site.conv && site.conv.groups > 1) {
+    throw new UnsupportedError(
+      "MERGE_GROUPS",
+      `The adapter cannot be merged: ${site.path} is a convolution with ${site.conv.groups} groups, ` +
+        "and a LoRA mixes the channels of all groups. Keep the adapter unmerged.",
+      { path: site.path },
+    );
+  }
+  return weightChange(trace);
 }
 
 /**
@@ -109,7 +146,8 @@ function added(trace: Trace, x: Value, dropped: Value): Value {
   const scale = scaleOf(trace);
   let y: Value;
   if (x === dropped || !decomposes(config, site)) {
-    y = lowRank(dropped, factors(trace), scale);
+    const { a, b } = factors(trace);
+    y = lowRank(inputRows(site, dropped), { a, b: byGroup(b, site) }, scale);
   } else {
     const inner = concat([
       matmul(dropped, leaves.lora_A, { transposeB: true }),
@@ -117,7 +155,16 @@ function added(trace: Trace, x: Value, dropped: Value): Value {
     ], { axis: -1 });
     y = matmul(times(inner, scale), factors(trace).b, { transposeB: true });
   }
-  return config.loraBias ? add(y, times(leaves.lora_bias, scale)) : y;
+  return outputOf(site, config.loraBias ? add(y, times(leaves.lora_bias, scale)) : y);
+}
+
+/** B [out, r] where each group of a convolution has its share of the rank: zero for the others. */
+function byGroup(b: Value, { conv }: Site): Value {
+  const { groups = 1 } = conv ?? {}, [out, share] = b.shape;
+  if (groups === 1) return b;
+  const diagonal = Array.from({ length: groups ** 2 }, (_, i) => i % (groups + 1) ? 0 : 1);
+  const own = constant(b.graph, diagonal, { shape: [groups, 1, groups, 1] });
+  return reshape(mul(reshape(b, [groups, -1, 1, share]), own), [out, groups * share]);
 }
 
 /** What the adapter adds to the rows that an embedding gives. */
@@ -134,17 +181,16 @@ function lookedUpDora(trace: Trace, { x, result }: SiteCall): Value {
 function forwardDora(trace: Trace, { x, result }: SiteCall): Value {
   const { pass, config, site, multiplier } = trace;
   const dropped = pass.dropout(x, config.loraDropout);
-  const factor = magnitudeFactor(trace);
+  const factor = perFeature(site, magnitudeFactor(trace));
   const change = (input: Value) => scaled(added(trace, input, dropped), multiplier);
   if (dropped === x) {
-    const bias = site.bias ? pass.parameter(`${site.path}.bias`) : undefined;
+    const bias = site.bias && perFeature(site, pass.parameter(`${site.path}.bias`));
     const y = mul(add(bias ? sub(result, bias) : result, change(x)), factor);
     return bias ? add(y, bias) : y;
   }
   // With dropout the base takes part twice: whole as it is, and scaled by what the factor adds on
   // what dropout left.
-  const weight = pass.weight(`${site.path}.weight`);
-  const base = multiply(dropped, weight, { transposeB: site.kind === "linear" });
+  const base = product(site, dropped, pass.weight(`${site.path}.weight`));
   const y = mul(add(base, change(dropped)), factor);
   if (!decomposes(config, site)) return add(result, sub(y, base));
   const taken = (input: Value) =>
@@ -163,7 +209,7 @@ function mergeBias(trace: Trace, { weight, bias }: SiteValues): SiteValues {
     );
   }
   return {
-    weight: add(weight, scaled(weightChange(trace), multiplier)),
+    weight: add(weight, scaled(mergeableChange(trace), multiplier)),
     bias: add(bias, scaled(times(leaves.lora_bias, scaleOf(trace)), multiplier)),
   };
 }
@@ -171,7 +217,7 @@ function mergeBias(trace: Trace, { weight, bias }: SiteValues): SiteValues {
 function mergeDora(trace: Trace, { weight, bias }: SiteValues): SiteValues {
   const { pass, site, multiplier } = trace;
   const factor = magnitudeFactor(trace);
-  const sum = add(weight, scaled(weightChange(trace), multiplier));
+  const sum = add(weight, scaled(mergeableChange(trace), multiplier));
   const merged = mul(sum, perOutput(site, factor));
   if (!bias) return { weight: merged };
   // What adapters before it made of the bias is scaled, but not the layer's own.
@@ -191,11 +237,7 @@ function magnitudeFactor(trace: Trace): Value {
   // The base's own weight, also where other adapters have been merged before this one.
   const own = dense(pass.weight(`${site.path}.weight`));
   const weight = add(own, scaled(weightChange(trace), multiplier));
-  const squares = sum(mul(weight, weight), { axes: [site.kind === "linear" ? 1 : 0] });
-  return div(leaves.lora_magnitude_vector, stopGradient(sqrt(squares)));
-}
-
-/** One number per output feature, shaped to multiply the weight as the layer stores it. */
-function perOutput(site: Site, x: Value): Value {
-  return site.kind === "linear" ? reshape(x, [-1, 1]) : x;
+  const axes = weight.shape.map((_, i) => i).filter((i) => (i === 0) !== isOutIn(site));
+  const lengths = sqrt(sum(mul(weight, weight), { axes }));
+  return div(reshape(leaves.lora_magnitude_vector, [-1]), stopGradient(lengths));
 }
