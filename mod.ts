@@ -29,4 +29,5 @@ export * from "./lib/tasks/public.ts";
 export * from "./lib/adapters/mod.ts";
 export * from "./lib/training/mod.ts";
 export * from "./lib/generation/mod.ts";
+export * from "./lib/inference/mod.ts";
 export * from "./lib/io/mod.ts";

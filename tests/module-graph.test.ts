@@ -27,9 +27,11 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   io: ["architectures", "model", "device", "program", "ops", "regexp", "tensor"],
   training: ["adapters", "io", "tasks", "methods", "model", "device", "program", "ops", "tensor"],
   generation: ["adapters", "io", "tasks", "model", "device", "program", "ops", "tensor"],
+  inference: ["adapters", "io", "tasks", "model", "ops", "tensor"],
   cli: [
     "training",
     "generation",
+    "inference",
     "adapters",
     "io",
     "tasks",

@@ -4,6 +4,7 @@
  * @module
  */
 import { compileWith, type Executable } from "../device/device.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { remembered } from "../tensor/computed.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
@@ -37,6 +38,26 @@ export interface ForwardOutputs {
   readonly loss?: number;
 }
 
+/** The outputs of each task, beside `lastHiddenState` and `loss`. */
+export interface TaskOutputs {
+  /** Scores of classes [B, C]. */
+  readonly SEQ_CLS: Pick<ForwardOutputs, "logits" | "poolerOutput">;
+  /** Scores of the decoder's next token [B, U, V], and the output of the encoder [B, T, D]. */
+  readonly SEQ_2_SEQ_LM: Required<Pick<ForwardOutputs, "logits" | "encoderLastHiddenState">>;
+  /** Scores of the next token [B, T, V]. */
+  readonly CAUSAL_LM: Pick<ForwardOutputs, "logits">;
+  /** Scores of the classes of tokens [B, T, C]. */
+  readonly TOKEN_CLS: Pick<ForwardOutputs, "logits">;
+  /** Scores of each token to be an answer's first and last [B, T]. */
+  readonly QUESTION_ANS: Required<Pick<ForwardOutputs, "startLogits" | "endLogits">>;
+  /** What else a body gives, where it has it. */
+  readonly FEATURE_EXTRACTION: Pick<ForwardOutputs, "poolerOutput" | "encoderLastHiddenState">;
+}
+
+/** What {@link forward} gives for a model whose type says its task; {@link ForwardOutputs} where it does not. */
+export type ForwardOutputsOf<T extends TaskType> = TaskType extends T ? ForwardOutputs
+  : Pick<ForwardOutputs, "lastHiddenState" | "loss"> & TaskOutputs[T];
+
 interface Compiled {
   readonly traced: TracedModel;
   readonly executable: Executable;
@@ -61,7 +82,8 @@ export function compileModel(
 }
 
 /**
- * Runs one batch through a model, with its active adapters if it has any.
+ * Runs one batch through a model, with its active adapters if it has any. The type of a model that was
+ * loaded with a `taskType` says which outputs there are.
  *
  * @param model A model with or without adapters.
  * @param inputs Token ids and, if wanted, mask, positions and labels.
@@ -79,7 +101,10 @@ export function compileModel(
  * console.log(logits.shape, loss! > 0); // [1, 3, 96] true
  * ```
  */
-export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<ForwardOutputs> {
+export async function forward<T extends TaskType = TaskType>(
+  model: AnyModel<T>,
+  inputs: ForwardInputs,
+): Promise<ForwardOutputsOf<T>> {
   const objective = objectiveOf(model);
   const prepared = await prepareBatch(model, inputs, {
     objective,
@@ -106,7 +131,7 @@ export async function forward(model: AnyModel, inputs: ForwardInputs): Promise<F
     ...traced.bindings,
     ...batchInputs(model, prepared, { program: executable.program }),
   });
-  const given = outputs as Pick<ForwardOutputs, "logits" | "lastHiddenState">;
+  const given = outputs as unknown as ForwardOutputsOf<T>;
   if (!loss) return given;
   const [sum, more] = await Promise.all([loss.data(), penalty?.data()]);
   const mean = sum[0] as number / Math.max(1, count);

@@ -9,6 +9,7 @@ import type { PeftConfig } from "../methods/config.ts";
 import { REGISTRY, type RegistryOptions } from "../methods/mod.ts";
 import { checkSeed } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -75,11 +76,11 @@ const INJECT: OptionRules<InjectOptions> = {
  * console.log(model.active); // ["default"]
  * ```
  */
-export function getPeftModel(
-  base: ModelGraph,
+export function getPeftModel<T extends TaskType = TaskType>(
+  base: ModelGraph<T>,
   config: PeftConfig,
   options: InjectOptions & { readonly adapterName?: string } = {},
-): PeftModel {
+): PeftModel<T> {
   checkOptions(options, {
     adapterName: null,
     ...INJECT,
@@ -87,7 +88,8 @@ export function getPeftModel(
   const { adapterName = "default" } = options;
   const empty = emptyModel(base);
   const adapter = createAdapter(base, config, { ...options, adapterName });
-  return withNewAdapter(empty, adapter, { active: true, trainable: !config.inferenceMode });
+  const model = withNewAdapter(empty, adapter, { active: true, trainable: !config.inferenceMode });
+  return model as PeftModel<T>;
 }
 
 /**

@@ -31,7 +31,12 @@ export {
   supportsLoraConversion,
 } from "./lora/convert-to-lora.ts";
 export type { ForwardInputs } from "./batch.ts";
-export { forward, type ForwardOutputs } from "./forward.ts";
+export {
+  forward,
+  type ForwardOutputs,
+  type ForwardOutputsOf,
+  type TaskOutputs,
+} from "./forward.ts";
 export {
   hotswapAdapter,
   type HotswapOptions,
@@ -89,7 +94,7 @@ export {
   preprocessCorda,
   type PreprocessCordaOptions,
 } from "./lora/preprocess-corda.ts";
-export { createOrUpdateModelCard } from "./checkpoint/model-card.ts";
+export { createOrUpdateModelCard, readLabelNames } from "./checkpoint/model-card.ts";
 export type { InitialState } from "./lora/plain-lora.ts";
 export type { AdapterParts, AdapterSource } from "./checkpoint/read-adapter.ts";
 export type { ParameterPlan } from "./plan/plan-parameters.ts";

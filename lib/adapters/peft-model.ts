@@ -7,6 +7,7 @@ import { ValueError } from "../errors.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import type { PeftMethod } from "../methods/method.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { show } from "../options.ts";
 import type { Parts } from "./parts.ts";
 
@@ -23,11 +24,11 @@ export interface Adapter {
 }
 
 /** A base model and adapters on it. Every function that changes one returns another. */
-export interface PeftModel {
+export interface PeftModel<T extends TaskType = TaskType> {
   /** Tells a model with adapters from a base model. */
   readonly type: "peft";
   /** The model underneath, unchanged; while adapters are merged, the one they are merged into. */
-  readonly base: ModelGraph;
+  readonly base: ModelGraph<T>;
   /** While adapters are merged: their names, and the base without them. */
   readonly merged?: { readonly names: readonly string[]; readonly base: ModelGraph };
   /** Adapters by name. */
@@ -53,7 +54,7 @@ export interface PeftModel {
 }
 
 /** A model with or without adapters. */
-export type AnyModel = ModelGraph | PeftModel;
+export type AnyModel<T extends TaskType = TaskType> = ModelGraph<T> | PeftModel<T>;
 
 /**
  * The base of any model.

@@ -8,7 +8,7 @@ import type { AnyModel } from "../adapters/peft-model.ts";
 import { generate, generateStream } from "../generation/generate.ts";
 import type { GenerateOptions } from "../generation/generate-options.ts";
 import type { Prompt } from "../generation/prompt.ts";
-import { NOT_NEGATIVE, numberIn, POSITIVE, wholeFrom } from "../options.ts";
+import { FINITE, NOT_NEGATIVE, numberIn, POSITIVE, wholeFrom } from "../options.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
 import { addModelOptions, type ModelFlags, numeric, withAdapters, withModel } from "./options.ts";
 
@@ -20,6 +20,7 @@ export interface SamplingFlags {
   readonly topK?: number;
   readonly topP?: number;
   readonly repetitionPenalty?: number;
+  readonly noRepeatNgramSize?: number;
   readonly seed: number;
   readonly stop?: readonly string[];
   readonly includeStop?: boolean;
@@ -30,6 +31,10 @@ interface GenerateFlags extends ModelFlags, SamplingFlags {
   readonly adapter?: readonly string[];
   readonly chat?: boolean;
   readonly system?: string;
+  readonly numBeams?: number;
+  readonly lengthPenalty?: number;
+  readonly earlyStopping?: boolean;
+  readonly numReturnSequences?: number;
   readonly json?: boolean;
 }
 
@@ -62,6 +67,11 @@ export function addSamplingOptions(
       "above 1 makes tokens less likely that have occurred",
       numeric(POSITIVE),
     )
+    .option(
+      "--no-repeat-ngram-size <n>",
+      "allow no run of so many tokens twice",
+      numeric(wholeFrom(0)),
+    )
     .option("--seed <n>", "the same seed gives the same text", numeric(wholeFrom(0)), 0)
     .option("--stop <text...>", "strings that end a text")
     .option("--include-stop", "keep the stop string");
@@ -76,6 +86,7 @@ export function samplingOf(flags: SamplingFlags): GenerateOptions {
     topK: flags.topK,
     topP: flags.topP,
     repetitionPenalty: flags.repetitionPenalty,
+    noRepeatNgramSize: flags.noRepeatNgramSize,
     seed: flags.seed,
     stop: flags.stop,
     includeStop: flags.includeStop,
@@ -98,6 +109,14 @@ export function addGenerateCommand(program: Command, context: CommandContext): v
     .option("--chat", "put prompts into the model's chat template as a user's message")
     .option("--system <text>", "system message of the chat");
   addSamplingOptions(command, { maxNewTokens: 128 })
+    .option(
+      "--num-beams <n>",
+      "follow so many texts and take the most probable as a whole",
+      numeric(wholeFrom(1)),
+    )
+    .option("--length-penalty <x>", "above 0 beams prefer long texts", numeric(FINITE))
+    .option("--early-stopping", "end with as many texts as there are beams")
+    .option("--num-return-sequences <n>", "texts that beams give", numeric(wholeFrom(1)))
     .option("--json", "print a JSON line for each prompt");
   addModelOptions(command).addHelpText(
     "after",
@@ -145,10 +164,17 @@ async function run(
     readonly signal: AbortSignal;
   },
 ): Promise<number> {
-  const options = { ...samplingOf(flags), signal };
-  if (flags.json) {
+  const { numBeams, lengthPenalty, earlyStopping, numReturnSequences } = flags;
+  const beams = { numBeams, lengthPenalty, earlyStopping, numReturnSequences };
+  const options = { ...samplingOf(flags), ...beams, signal };
+  if (flags.json || (numBeams ?? 1) > 1) {
     const results = await generate(model, prompts, options);
-    for (const result of results) context.out(JSON.stringify(result) + "\n");
+    const texts = results.flatMap((one) => [one, ...one.alternatives ?? []]);
+    context.out(
+      flags.json
+        ? results.map((result) => JSON.stringify(result) + "\n").join("")
+        : texts.map(({ text }) => text).join("\n\n") + "\n",
+    );
     return 0;
   }
   // One text after the other: those of later prompts wait until the ones before are complete.

@@ -69,7 +69,7 @@ Examples:
     --save-dtype bf16`,
   ).action(async (source: string, flags: MergeFlags) => {
     await refuseExisting(flags);
-    await withModel(source, { flags, context }, async (base) => {
+    await withModel(source, { flags, context, adapter: flags.adapter[0] }, async (base) => {
       const model = await withAdapters(base, flags.adapter, context);
       if (model.type !== "peft") {
         throw new ValueError("NOTHING_TO_MERGE", "No adapter was given.");

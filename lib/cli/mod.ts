@@ -1,5 +1,6 @@
 /**
- * The command line: `plan`, `train`, `generate`, `chat`, `merge` and `inspect`.
+ * The command line: `plan`, `train`, `generate`, `chat`, `classify`, `tag`, `answer`, `embed`, `merge` and
+ * `inspect`.
  *
  * ```sh
  * deno run -A jsr:@graft/peft/cli --help
@@ -15,6 +16,7 @@ import config from "../../deno.json" with { type: "json" };
 import { addChatCommand } from "./chat.ts";
 import { type CliContext, describe, processContext } from "./context.ts";
 import { addGenerateCommand } from "./generate.ts";
+import { addInferCommands } from "./infer.ts";
 import { addInspectCommand } from "./inspect.ts";
 import { addMergeCommand } from "./merge.ts";
 import { addPlanCommand } from "./plan.ts";
@@ -80,6 +82,7 @@ export async function main(
       addTrainCommand,
       addGenerateCommand,
       addChatCommand,
+      addInferCommands,
       addMergeCommand,
       addInspectCommand,
     ]
@@ -95,6 +98,7 @@ Examples:
   train ./llama --data data.jsonl --out ./out
   generate ./llama --adapter ./out --prompt "Once upon a time"
   chat ./llama --adapter ./out
+  classify ./bert --adapter ./spam --labels mail,spam --text "Buy now!"
   merge ./llama --adapter ./out --out ./merged
   inspect ./out`,
   );

@@ -4,15 +4,20 @@
  * @module
  */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { loadPeftConfig } from "../adapters/checkpoint/load-peft-config.ts";
+import { loadPeftWeights } from "../adapters/checkpoint/load-peft-weights.ts";
+import { readLabelNames } from "../adapters/checkpoint/model-card.ts";
 import { loadAdapter, type LoadAdapterOptions } from "../adapters/checkpoint/load.ts";
 import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
 import { setAdapter } from "../adapters/select.ts";
 import { DEVICE_NAMES, type DeviceName } from "../device/open.ts";
-import { loadModel } from "../io/load-model.ts";
+import { loadModel, type LoadModelOptions } from "../io/load-model.ts";
 import { type LoraConfig, loraConfig } from "../methods/lora/lora-config.ts";
 import { TASK_TYPES } from "../methods/config.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import { BELOW_ONE, FINITE, type OptionRule, wholeFrom } from "../options.ts";
+import { TASKS } from "../tasks/mod.ts";
+import type { LabelSet } from "../training/labels.ts";
 import type { CliContext } from "./context.ts";
 import { count } from "./format.ts";
 
@@ -65,18 +70,38 @@ export function addModelOptions(command: Command, defaults: { device?: DeviceNam
     .option("--file <name>", "file of weights, where a folder or repository has several");
 }
 
+/** What decides what a model is for, and its classes. */
+type ModelKind = Pick<LoadModelOptions, "taskType" | "labelNames" | "numLabels">;
+
 /**
  * Loads the model that a command names, says where it differs from its config, and closes its device
  * after `use`.
+ *
+ * @param options `load` is what the model is for, and its classes; of an `adapter` it gets those that
+ * are left out; `labelsFor` may name other classes than its config, once that is known.
  */
 export async function withModel<T>(
   source: string,
-  { flags, context }: { readonly flags: ModelFlags; readonly context: CliContext },
+  { flags, context, ...options }: {
+    readonly flags: ModelFlags;
+    readonly context: CliContext;
+    readonly load?: ModelKind;
+    readonly adapter?: string;
+    readonly labelsFor?: (model: ModelGraph) => Partial<LabelSet> | undefined;
+  },
   use: (model: ModelGraph) => Promise<T>,
 ): Promise<T> {
   const { device, threads, dtype, dequantize, revision, file } = flags;
-  const model = await loadModel(source, { device, threads, dtype, dequantize, revision, file });
-  using _device = model.device;
+  const given = { threads, dtype, dequantize, revision, file };
+  const own = options.adapter === undefined ? {} : await adapterKind(options.adapter);
+  const named = Object.entries(options.load ?? {}).filter(([, value]) => value !== undefined);
+  const kind: ModelKind = { ...own, ...Object.fromEntries(named) };
+  const first = await loadModel(source, { ...given, ...kind, device });
+  using _device = first.device;
+  const labels = options.labelsFor?.(first);
+  const model = labels
+    ? await loadModel(source, { ...given, ...kind, ...labels, device: first.device })
+    : first;
   if (model.untied.length) {
     context.err(
       `${source} holds its own ${
@@ -86,6 +111,21 @@ export async function withModel<T>(
     );
   }
   return await use(model);
+}
+
+/** The task and the classes of an adapter that is for another task than a language model's. */
+async function adapterKind(
+  adapter: string,
+): Promise<ModelKind> {
+  const { taskType } = await loadPeftConfig(adapter);
+  if (taskType === null || taskType === "CAUSAL_LM") return {};
+  const labelNames = await readLabelNames(adapter);
+  if (labelNames || !TASKS[taskType].heads) return { taskType, labelNames };
+  // Adapters that Python wrote do not name their classes: the head has a row for each.
+  const weights = await loadPeftWeights(adapter);
+  const isHead = new RegExp(`\\.(${TASKS[taskType].heads.join("|")})(\\.out_proj)?\\.weight$`);
+  const head = [...weights].find(([key]) => isHead.test(key));
+  return { taskType, numLabels: head?.[1].shape[0] };
 }
 
 /** Loads an adapter; what it does to the base is written. */
@@ -141,10 +181,12 @@ const LORA_OPTIONS: readonly Option[] = [
   new Option("--exclude-modules <names>", `modules to leave out: ${LIST}, or a regular expression`)
     .argParser(namesOrPattern),
   new Option("--modules-to-save <names>", `modules to train and save as a whole: ${LIST}`)
-    .argParser(names),
+    .argParser(commaList),
   new Option("--layers-to-transform <numbers>", "only these layers, separated by commas")
     .argParser(wholeNumbers),
-  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(names),
+  new Option("--layers-pattern <names>", "name of the list that holds the layers").argParser(
+    commaList,
+  ),
   new Option("--rank-pattern <json>", 'ranks that differ, as {"name": rank}').argParser(jsonObject),
   new Option("--alpha-pattern <json>", 'alphas that differ, as {"name": alpha}')
     .argParser(jsonObject),
@@ -161,8 +203,10 @@ const LORA_OPTIONS: readonly Option[] = [
   new Option("--trainable-token-indices <ids>", "rows of the embedding to train: ids, or JSON")
     .argParser((text) => text.trim().startsWith("{") ? jsonObject(text) : wholeNumbers(text)),
   new Option("--ensure-weight-tying", "keep tied modules tied"),
-  new Option("--task-type <type>", "what the adapter is for").choices(TASK_TYPES)
-    .default("CAUSAL_LM"),
+  new Option(
+    "--task, --task-type <type>",
+    "what the adapter is for (default: what the model's config says)",
+  ).choices(TASK_TYPES),
 ];
 
 /** Adds PEFT's options of LoRA. */
@@ -172,10 +216,11 @@ export function addLoraOptions(command: Command): Command {
   return command.optionsGroup("Options:");
 }
 
-/** The LoRA config that the options of a command make. */
-export function loraConfigOf(flags: object): LoraConfig {
+/** The LoRA config that the options of a command make, for a model's task. */
+export function loraConfigOf(flags: object, { taskType }: ModelGraph): LoraConfig {
   const names = new Set(LORA_OPTIONS.map((option) => option.attributeName()));
-  return loraConfig(Object.fromEntries(Object.entries(flags).filter(([name]) => names.has(name))));
+  const given = Object.entries(flags).filter(([name]) => names.has(name));
+  return loraConfig({ ...Object.fromEntries(given), taskType });
 }
 
 /** The options of LoRA, by flag, that the user has given. */
@@ -185,7 +230,8 @@ export function givenLoraOptions(command: Command): string[] {
   ).map((option) => option.long!);
 }
 
-function names(text: string): string[] {
+/** Names, separated by commas. */
+export function commaList(text: string): string[] {
   const list = text.split(",").map((part) => part.trim()).filter((part) => part !== "");
   if (list.length === 0) throw new InvalidArgumentError("It must hold at least one name.");
   return list;
@@ -197,11 +243,12 @@ function names(text: string): string[] {
  */
 function namesOrPattern(text: string): string[] | string {
   if (text === "all-linear" || !/^[\w.,\s-]*$/.test(text)) return text;
-  return names(text);
+  return commaList(text);
 }
 
-function wholeNumbers(text: string): number[] {
-  return names(text).map(numeric(wholeFrom(0)));
+/** Whole numbers from 0 on, separated by commas. */
+export function wholeNumbers(text: string): number[] {
+  return commaList(text).map(numeric(wholeFrom(0)));
 }
 
 function jsonObject(text: string): Record<string, unknown> {

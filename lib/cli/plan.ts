@@ -4,19 +4,27 @@
  * @module
  */
 import type { Command } from "commander";
+import { objectiveOf } from "../adapters/batch.ts";
 import { getPeftModel } from "../adapters/inject.ts";
 import { trainableLeaves } from "../adapters/leaves.ts";
 import { type AdapterPlan, planAdapter } from "../adapters/plan/plan.ts";
 import { formatCounts } from "../adapters/status/trainable-parameters.ts";
+import { maxPositionsOf } from "../generation/prompt.ts";
+import type { ModelConfig } from "../model/architecture.ts";
+import { labelNames } from "../model/label-count.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { wholeFrom } from "../options.ts";
 import { type Cost, cost } from "../program/cost.ts";
-import { nextToken } from "../tasks/causal-lm.ts";
-import { sizeOf } from "../tensor/dtype.ts";
-import { tensor } from "../tensor/tensor.ts";
+import { contrastive } from "../tasks/contrastive.ts";
+import { problemOf } from "../tasks/seq-cls.ts";
 import { adamW } from "../training/adamw.ts";
+import { prepareTraining } from "../training/batch.ts";
+import { padExamples } from "../training/data.ts";
 import { packLeaves } from "../training/packing.ts";
 import { traceStep } from "../training/step-program.ts";
+import { readTable } from "../training/read-table.ts";
+import type { TokenizedExample } from "../training/row-rule.ts";
 import type { TokenizedData } from "../training/tokenize.ts";
 import type { CommandContext } from "./context.ts";
 import { addExampleOptions, type ExampleFlags, readExamples } from "./examples.ts";
@@ -32,6 +40,7 @@ import {
 
 interface PlanFlags extends ModelFlags, ExampleFlags {
   readonly data?: string;
+  readonly taskType?: TaskType;
   readonly batchSize: number;
   readonly json?: boolean;
 }
@@ -46,7 +55,7 @@ export function addPlanCommand(program: Command, context: CommandContext): void 
     );
   addLoraOptions(command)
     .option("--batch-size <n>", "rows of the training step", numeric(wholeFrom(1)), 4)
-    .option("--data <file>", "JSON lines whose examples are counted")
+    .option("--data <file>", "data whose examples are counted")
     .option("--json", "print JSON");
   addExampleOptions(command);
   addModelOptions(command, { device: "cpu" }).addHelpText(
@@ -62,18 +71,30 @@ Examples:
       command.error("error: --show-example shows examples of --data, as text");
     }
     context.finish(
-      await withModel(source, { flags, context }, (model) => run(model, flags, context)),
+      await withModel(
+        source,
+        { flags, context, load: { taskType: flags.taskType } },
+        (model) => run(model, flags, context),
+      ),
     );
   });
 }
 
-async function run(model: ModelGraph, flags: PlanFlags, context: CommandContext): Promise<number> {
-  const config = loraConfigOf(flags);
+async function run(
+  model: ModelGraph,
+  given: PlanFlags,
+  context: CommandContext,
+): Promise<number> {
+  const flags = { ...given, maxLength: Math.min(given.maxLength, maxPositionsOf(model)) };
+  const config = loraConfigOf(flags, model);
   const plan = planAdapter(model, config);
-  const step = plan.problems.length === 0 ? stepCost(model, plan, flags) : null;
+  const step = plan.problems.length === 0 ? await stepCost(model, plan, flags) : null;
   const data = flags.data === undefined
     ? null
-    : await readExamples(model, flags.data, { flags, context });
+    : await readExamples(model, await readTable(flags.data), {
+      flags: { ...flags, name: flags.data },
+      context,
+    });
   context.out(
     flags.json
       ? JSON.stringify({ ...asJson(plan, step, flags), data: data && dataJson(data) }, null, 2) +
@@ -84,14 +105,36 @@ async function run(model: ModelGraph, flags: PlanFlags, context: CommandContext)
   return plan.problems.length === 0 ? 0 : 1;
 }
 
-function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags): Cost {
+/** What a task's rows learn, as far as the size of a step depends on it. */
+const LEARNED: Readonly<
+  Record<TaskType, (ids: readonly number[], config: ModelConfig) => Partial<TokenizedExample>>
+> = {
+  CAUSAL_LM: (labels) => ({ labels }),
+  TOKEN_CLS: (labels) => ({ labels }),
+  SEQ_CLS: (_, config) => ({
+    labels: problemOf(config, []) === "single_label_classification"
+      ? [0]
+      : labelNames(config).map(() => 0),
+    labelsOf: "row",
+  }),
+  QUESTION_ANS: () => ({ labels: [0, 0], labelsOf: "span" }),
+  SEQ_2_SEQ_LM: (labels) => ({ labels, labelsOf: "decoder" }),
+  FEATURE_EXTRACTION: (ids) => ({ labelsOf: "none", others: [{ ids }] }),
+};
+
+async function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags): Promise<Cost> {
   const adapted = getPeftModel(model, plan.config);
-  const shape = [flags.batchSize, flags.maxLength];
-  const labels = tensor(new Int32Array(sizeOf(shape)), { shape });
+  const { batchSize, maxLength } = flags, ids = new Array<number>(maxLength).fill(0);
+  const row = { ids, labels: [], ...LEARNED[model.taskType](ids, model.config) };
+  const [batch] = padExamples(Array.from({ length: batchSize }, () => row), {
+    batchSize,
+    multipleOf: 1,
+  });
+  const objective = objectiveOf(adapted) ?? contrastive();
   const { program } = traceStep(adapted, {
     kind: "update",
-    prepared: { batch: shape[0], length: shape[1], labels: { labels } },
-    objective: nextToken,
+    prepared: await prepareTraining(adapted, batch, objective),
+    objective,
     packing: packLeaves(trainableLeaves(adapted)),
     optimizer: adamW(),
     dropout: true,

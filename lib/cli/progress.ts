@@ -4,7 +4,7 @@
  * @module
  */
 import { duration, trainingProgress } from "../training/progress.ts";
-import type { StepReport } from "../training/report.ts";
+import type { HistoryEntry, StepReport } from "../training/report.ts";
 import type { CliContext } from "./context.ts";
 
 /** Shows reports of steps. */
@@ -27,7 +27,13 @@ export function createProgress(
 ): Progress {
   if (context.terminal) {
     const { update, stop } = trainingProgress();
-    return { step: update, stop };
+    return {
+      step(report) {
+        update(report);
+        if (report.evalLoss !== undefined) context.err(`\n${line(report)}`);
+      },
+      stop,
+    };
   }
   let first = true;
   return {
@@ -41,10 +47,16 @@ export function createProgress(
   };
 }
 
+/** What was measured at an evaluation, if there was one. */
+export function evaluated({ evalLoss, evalMetrics = {} }: HistoryEntry, before: string): string {
+  if (evalLoss === undefined) return "";
+  return Object.entries({ "eval loss": evalLoss, ...evalMetrics })
+    .map(([name, value]) => `${before}${name} ${value.toFixed(4)}`).join("");
+}
+
 function line(report: StepReport): string {
-  const { step, steps, loss, evalLoss, learningRate, tokensPerSecond, secondsLeft } = report;
-  return `step ${step}/${steps}  loss ${loss.toFixed(4)}` +
-    (evalLoss === undefined ? "" : `  eval loss ${evalLoss.toFixed(4)}`) +
+  const { step, steps, loss, learningRate, tokensPerSecond, secondsLeft } = report;
+  return `step ${step}/${steps}  loss ${loss.toFixed(4)}${evaluated(report, "  ")}` +
     `  lr ${learningRate.toExponential(2)}  ${Math.round(tokensPerSecond)} tokens/s  ` +
     `${duration(secondsLeft)} left\n`;
 }

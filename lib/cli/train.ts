@@ -1,5 +1,5 @@
 /**
- * `train`: a LoRA from JSON lines.
+ * `train`: a LoRA from rows of data.
  *
  * @module
  */
@@ -7,52 +7,49 @@ import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { getPeftModel } from "../adapters/inject.ts";
 import type { AnyModel, PeftModel } from "../adapters/peft-model.ts";
-import { savePretrained } from "../adapters/checkpoint/save.ts";
 import { formatCounts, getNbTrainableParameters } from "../adapters/status/trainable-parameters.ts";
-import { FileError, TrainingError, ValueError } from "../errors.ts";
 import { generate } from "../generation/generate.ts";
-import { maxPositionsOf } from "../generation/prompt.ts";
-import { writeFileAtomic } from "../io/atomic.ts";
-import { wrap } from "../io/byte-source.ts";
-import { tokenizerOf } from "../io/model-tokenizer.ts";
+import { PROBLEM_TYPES } from "../model/label-count.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
+import type { TaskType } from "../model/task-type.ts";
 import { BELOW_ONE, NOT_NEGATIVE, POSITIVE, rule, wholeFrom } from "../options.ts";
-import { randomOrder } from "../tensor/random.ts";
-import type { TrainingBatch } from "../training/batch.ts";
-import { packExamples, padExamples } from "../training/data.ts";
-import type { HistoryEntry } from "../training/report.ts";
+import { POOLINGS } from "../tasks/pooling.ts";
+import { type DataTable, readTable } from "../training/read-table.ts";
 import { type Schedule, SCHEDULES } from "../training/schedule.ts";
+import { measuredIn, type SeedSearch, trainSeeds } from "../training/seeds.ts";
 import { stepsOf, type TrainOptions } from "../training/train-options.ts";
-import { train } from "../training/train.ts";
+import { train, type TrainResult } from "../training/train.ts";
 import { type CommandContext, INTERRUPTED, interruptible } from "./context.ts";
-import { addExampleOptions, type ExampleFlags, readExamples } from "./examples.ts";
-import { counted } from "./format.ts";
+import { addExampleOptions } from "./examples.ts";
+import { counted, table } from "./format.ts";
 import {
   addLoraOptions,
   addModelOptions,
+  commaList,
   givenLoraOptions,
   loraConfigOf,
   type ModelFlags,
   numeric,
+  wholeNumbers,
   withAdapter,
   withModel,
 } from "./options.ts";
-import { createProgress } from "./progress.ts";
+import { createProgress, evaluated } from "./progress.ts";
+import { refuseExisting, removeCheckpoints, saveSomewhere, writeRecords } from "./run-folder.ts";
+import { type DataFlags, labelsFor, readData } from "./train-data.ts";
 
 /** Tokens of a sample while training. */
 const SAMPLE_TOKENS = 48;
 
-interface TrainFlags extends ModelFlags, ExampleFlags {
-  readonly data: string;
-  readonly evalData?: string;
+interface TrainFlags extends ModelFlags, DataFlags {
+  readonly taskType?: TaskType;
+  readonly seeds?: readonly number[];
+  readonly metricForBestModel?: string;
+  readonly greaterIsBetter?: boolean;
   readonly out: string;
-  readonly adapter?: string;
   readonly learningRate: number;
   readonly steps?: number;
   readonly epochs: number;
-  readonly batchSize: number;
-  readonly packing?: boolean;
-  readonly shuffle: boolean;
   readonly gradientAccumulation: number;
   readonly schedule: Schedule;
   readonly warmupSteps: number;
@@ -62,9 +59,7 @@ interface TrainFlags extends ModelFlags, ExampleFlags {
   readonly epsilon?: number;
   readonly maxGradientNorm?: number;
   readonly gradientCheckpointing?: boolean;
-  readonly seed: number;
   readonly evalEvery?: number;
-  readonly evalSplit?: number;
   readonly saveEvery?: number;
   readonly saveTotalLimit?: number;
   readonly loadBestModelAtEnd?: boolean;
@@ -80,21 +75,36 @@ interface TrainFlags extends ModelFlags, ExampleFlags {
 /** Adds the command. */
 export function addTrainCommand(program: Command, context: CommandContext): void {
   const command = program.command("train")
-    .summary("train a LoRA on JSON lines")
+    .summary("train a LoRA on rows of data")
     .description(
-      'Trains a LoRA and writes it in the format of PEFT. Each line of the data is an object {"text"}, {"prompt", "completion"}, ' +
-        '{"messages"}, {"conversations"} (ShareGPT) or {"instruction", "output"} (Alpaca): all of a text is learned, of the others only ' +
-        "the completion and the assistant's turns. Ctrl-C ends the run after " +
+      "Trains a LoRA and writes it in the format of PEFT. Data are JSON lines, .json, .csv, .tsv or .parquet. " +
+        'For CAUSAL_LM each row is {"text"}, {"prompt", "completion"}, {"messages"}, {"conversations"} (ShareGPT) or ' +
+        '{"instruction", "output"} (Alpaca): all of a text is learned, of the others only the completion and the assistant\'s turns. ' +
+        "For SEQ_CLS it is {text, label} or {sentence1, sentence2, label}, for TOKEN_CLS {tokens, ner_tags}, for QUESTION_ANS " +
+        "{question, context, answers}, for SEQ_2_SEQ_LM {source, target}, for FEATURE_EXTRACTION {anchor, positive, negative}; other columns can be named. Ctrl-C ends the run after " +
         "the current step with a checkpoint, from which --resume goes on, and code 130.",
     )
-    .requiredOption("--data <file>", "JSON lines to train on")
+    .requiredOption("--data <file>", "rows to train on")
     .addOption(
-      new Option("--eval-data <file>", "JSON lines to evaluate on").conflicts("evalSplit"),
+      new Option("--eval-data <file>", "rows to evaluate on").conflicts("evalSplit"),
     )
     .option(
       "--eval-split <share>",
       "share of the examples to evaluate on instead of learning them",
       numeric(rule("a number above 0 and below 1", (x) => Number(x) > 0 && Number(x) < 1)),
+    )
+    .option(
+      "--label-names <names>",
+      "what classes are called, in their order (default: as in the data)",
+      commaList,
+    )
+    .addOption(
+      new Option("--problem-type <kind>", "what labels of texts are (default: as they look)")
+        .choices(PROBLEM_TYPES),
+    )
+    .addOption(
+      new Option("--pooling <how>", "what stands for a text in FEATURE_EXTRACTION (default: mean)")
+        .choices(POOLINGS),
     )
     .requiredOption("--out <folder>", "where the adapter and the checkpoints are written")
     .option("--adapter <folder>", "go on with this adapter instead of a new one");
@@ -159,9 +169,20 @@ export function addTrainCommand(program: Command, context: CommandContext): void
       numeric(wholeFrom(0)),
       0,
     )
+    .addOption(
+      new Option(
+        "--seeds <numbers>",
+        "train once for each of these seeds, or for so many from --seed on, and keep the best",
+      ).argParser(wholeNumbers).conflicts(["resume", "adapter"]),
+    )
     .option(
       "--eval-steps, --eval-every <n>",
       "evaluate every n steps, not only at the end",
+      numeric(wholeFrom(1)),
+    )
+    .option(
+      "--num-beams <n>",
+      "beams of the texts that are written to be evaluated (SEQ_2_SEQ_LM)",
       numeric(wholeFrom(1)),
     )
     .option(
@@ -186,8 +207,14 @@ export function addTrainCommand(program: Command, context: CommandContext): void
     )
     .option(
       "--load-best-model-at-end",
-      "save the adapter of the evaluation with the smallest loss, not the last",
+      "save the adapter of the best evaluation, not the last",
     )
+    .option(
+      "--metric-for-best-model <name>",
+      "by which evaluations are compared (default: loss)",
+    )
+    .option("--greater-is-better", "more of it is better (default: but for loss, mse and mae)")
+    .option("--no-greater-is-better", "less of it is better")
     .option(
       "--early-stopping-patience <n>",
       "end after n evaluations in a row that are no better",
@@ -214,6 +241,8 @@ Examples:
   train ./llama --data text.jsonl --eval-data held-back.jsonl --eval-steps 50 \\
     --out ./out --r 16 --lora-alpha 32 --learning-rate 3e-4 \\
     --num-train-epochs 3 --packing
+  train ./bert --task SEQ_CLS --data mails.csv --eval-split 0.2 --out ./out \\
+    --seeds 1,2,3 --metric-for-best-model f1
   train ./llama --data text.jsonl --out ./out --resume`,
   ).action(async (source: string, flags: TrainFlags) => {
     const given = givenLoraOptions(command);
@@ -222,31 +251,40 @@ Examples:
         `error: --adapter brings its own config, so ${given.join(", ")} cannot be given beside it`,
       );
     }
+    const [count, ...more] = flags.seeds ?? [];
+    const seeds = flags.seeds &&
+      (more.length ? flags.seeds : Array.from({ length: count }, (_, i) => flags.seed + i));
     context.finish(
-      await interruptible(
-        context,
-        (signal) =>
-          withModel(source, { flags, context }, (base) => run(base, { flags, context, signal })),
-      ),
+      await interruptible(context, async (signal) => {
+        await refuseExisting(flags);
+        const table = await readTable(flags.data);
+        return await withModel(
+          source,
+          {
+            flags,
+            context,
+            load: { taskType: flags.taskType },
+            adapter: flags.adapter,
+            labelsFor: (model) => labelsFor(model, table, flags),
+          },
+          (base) => run(base, { flags: { ...flags, seeds }, table, context, signal }),
+        );
+      }),
     );
   });
 }
 
 async function run(
   base: ModelGraph,
-  { flags, context, signal }: {
+  { flags, table, context, signal }: {
     readonly flags: TrainFlags;
+    readonly table: DataTable;
     readonly context: CommandContext;
     readonly signal: AbortSignal;
   },
 ): Promise<number> {
-  await refuseExisting(flags);
-  const data = await readData(base, flags, context);
-  const model = flags.adapter === undefined
-    ? getPeftModel(base, loraConfigOf(flags), {
-      seed: flags.seed,
-    })
-    : await withAdapter(base, flags.adapter, { isTrainable: true, context });
+  const data = await readData(base, table, { flags, context });
+  const { seeds } = flags;
   const options: TrainOptions = {
     learningRate: flags.learningRate,
     schedule: flags.schedule,
@@ -258,34 +296,56 @@ async function run(
     beta2: flags.beta2,
     epsilon: flags.epsilon,
     weightDecay: flags.weightDecay,
-    seed: flags.seed,
     evalEvery: flags.evalEvery,
     steps: flags.steps,
     epochs: flags.epochs,
     evalData: data.evaluation,
+    metrics: data.metrics,
+    objective: data.objective,
+    metricForBest: flags.metricForBestModel,
+    greaterIsBetter: flags.greaterIsBetter,
     loadBest: flags.loadBestModelAtEnd,
     earlyStopping: flags.earlyStoppingPatience === undefined ? undefined : {
       patience: flags.earlyStoppingPatience,
       threshold: flags.earlyStoppingThreshold,
     },
-    checkpoint: { folder: flags.out, every: flags.saveEvery, limit: flags.saveTotalLimit },
     resume: flags.resume === true ? flags.out : flags.resume,
     resumeAnyway: flags.resumeAnyway,
   };
-  const steps = stepsOf(data.epoch, options);
-  describe(context, model, { ...data, steps });
+  const steps = stepsOf(data.epoch(flags.seed), { ...options, epochs: flags.epochs });
   if (flags.overwrite && flags.resume === undefined) await removeCheckpoints(flags.out);
-  const progress = createProgress(context, { every: flags.loggingSteps });
   let taken = 0;
-  const { model: trained, history, stopped, checkpoint, best } = await train(model, data.epoch, {
-    ...options,
-    signal,
-    onStep: (report) => {
-      taken++;
-      progress.step(report);
-    },
-    onEvaluation: flags.samplePrompt && ((_, model) => writeSamples(context, model, flags)),
-  }).finally(() => progress.stop());
+  const runWith = async (seed: number, folder: string) => {
+    const model = flags.adapter === undefined
+      ? getPeftModel(base, loraConfigOf(flags, base), { seed })
+      : await withAdapter(base, flags.adapter, { isTrainable: true, context });
+    if (seed === (seeds?.[0] ?? seed)) describe(context, model, { ...data, steps });
+    if (seeds) context.err(`seed ${seed}\n`);
+    const progress = createProgress(context, { every: flags.loggingSteps });
+    taken = 0;
+    return await train(model, data.epoch(seed), {
+      ...options,
+      seed,
+      checkpoint: { folder, every: flags.saveEvery, limit: flags.saveTotalLimit },
+      signal,
+      onStep: (report) => {
+        taken++;
+        progress.step(report);
+      },
+      onEvaluation: flags.samplePrompt && ((_, model) => writeSamples(context, model, flags)),
+    }).finally(() => progress.stop());
+  };
+  let seed = flags.seed, result: TrainResult<PeftModel>;
+  if (seeds) {
+    const search = await trainSeeds(seeds, async (seed) => {
+      const one = await runWith(seed, join(flags.out, `seed-${seed}`));
+      if (one.stopped) throw signal.reason;
+      return one;
+    }, { metricForBest: options.metricForBest, greaterIsBetter: options.greaterIsBetter });
+    ({ seed, best: result } = search);
+    context.out(seedTable(search));
+  } else result = await runWith(seed, flags.out);
+  const { model: trained, history, stopped, checkpoint, evaluation } = result;
   if (stopped) {
     context.err(
       `Stopped after step ${history.length} of ${steps}. Go on with the same options and --resume; the checkpoint is ${checkpoint}.\n`,
@@ -300,46 +360,29 @@ async function run(
     );
   }
   const folder = await saveSomewhere(context, trained, flags.out);
-  await writeRecords(folder, history, { ...options, batchSize: flags.batchSize });
-  const [first, last] = [history[0], history[history.length - 1]];
-  const shown = flags.loadBestModelAtEnd && best ? history[best.step - 1] : last;
+  const { batchSize } = flags;
+  await writeRecords(folder, history, { ...options, seed, batchSize, taskType: base.taskType });
+  const shown = flags.loadBestModelAtEnd && evaluation ? evaluation : history[history.length - 1];
   context.out(
-    `${folder}: adapter after ${counted(shown.step, "step")}, loss ${first.loss.toFixed(4)} → ${
-      shown.loss.toFixed(4)
-    }` +
-      (shown.evalLoss === undefined ? "\n" : `, eval loss ${shown.evalLoss.toFixed(4)}\n`),
+    `${folder}: adapter after ${counted(shown.step, "step")}, loss ${
+      history[0].loss.toFixed(4)
+    } → ${shown.loss.toFixed(4)}${evaluated(shown, ", ")}\n`,
   );
   return folder === flags.out ? 0 : 1;
 }
 
-/** Saves what hours have trained, in another place where the one that was asked for fails. */
-async function saveSomewhere(
-  context: CommandContext,
-  model: PeftModel,
-  out: string,
-): Promise<string> {
-  try {
-    await savePretrained(model, out);
-    return out;
-  } catch (error) {
-    if (!(error instanceof FileError)) throw error;
-    const other = await Deno.makeTempDir({ prefix: "graft-adapter-" });
-    await savePretrained(model, other);
-    context.err(`${error.message}\nThe adapter was saved in ${other} instead.\n`);
-    return other;
-  }
-}
-
-/** What was learned when, and with which settings, for those who find the adapter later. */
-async function writeRecords(
-  folder: string,
-  history: readonly HistoryEntry[],
-  settings: TrainOptions & { readonly batchSize: number },
-): Promise<void> {
-  const { evalData: _data, checkpoint: _folder, resume: _path, ...kept } = settings;
-  const lines = history.map((entry) => `${JSON.stringify(entry)}\n`);
-  await writeFileAtomic(join(folder, "history.jsonl"), lines.join(""));
-  await writeFileAtomic(join(folder, "training_options.json"), JSON.stringify(kept, null, 2));
+/** What runs with several seeds measured, and over all of them. */
+function seedTable({ runs, seed, summary }: SeedSearch<PeftModel>): string {
+  const names = Object.keys(summary);
+  const four = (x: number) => x.toFixed(4);
+  return table([
+    ["seed", ...names.map((name) => name === "loss" ? "eval loss" : name), ""],
+    ...runs.map(({ seed: own, evaluation }) => {
+      const found = measuredIn(evaluation);
+      return [String(own), ...names.map((name) => four(found[name])), own === seed ? "best" : ""];
+    }),
+    ["mean ± sd", ...names.map((n) => `${four(summary[n].mean)} ± ${four(summary[n].deviation)}`)],
+  ]);
 }
 
 async function writeSamples(
@@ -353,56 +396,6 @@ async function writeSamples(
   }
 }
 
-interface Data {
-  /** The batches of a pass over the data. */
-  epoch(number: number): TrainingBatch[];
-  readonly evaluation?: readonly TrainingBatch[];
-  readonly examples: number;
-  readonly tokens: number;
-}
-
-async function readData(
-  base: ModelGraph,
-  flags: TrainFlags,
-  context: CommandContext,
-): Promise<Data> {
-  const { batchSize } = flags;
-  const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
-  const tokenizer = await tokenizerOf(base);
-  // Padding is never looked at, and not every token that a config names has a row in the model.
-  const rows = Number(base.config.vocab_size ?? Infinity);
-  const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== undefined && id < rows) ?? 0;
-  const { examples: all } = await readExamples(base, flags.data, { flags, context });
-  // Those held back do not depend on how often or in which order the others are learned.
-  const order = randomOrder(all.length, { seed: flags.seed, stream: -1 });
-  const held = Math.ceil(all.length * (flags.evalSplit ?? 0));
-  if (held === all.length) {
-    throw new TrainingError(
-      "DATASET_EMPTY",
-      `--eval-split ${flags.evalSplit} holds back all of ${all.length} examples; nothing is left to learn.`,
-    );
-  }
-  const heldBack = new Set(order.slice(0, held));
-  const examples = all.filter((_, i) => !heldBack.has(i));
-  const evaluation = flags.evalData === undefined
-    ? all.filter((_, i) => heldBack.has(i))
-    : (await readExamples(base, flags.evalData, {
-      flags: { ...flags, showExample: 0 },
-      context,
-    })).examples;
-  return {
-    epoch: (epoch) => {
-      const options = { batchSize, padId, epoch, seed: flags.shuffle ? flags.seed : undefined };
-      return flags.packing
-        ? packExamples(examples, { ...options, length: maxLength })
-        : padExamples(examples, options);
-    },
-    evaluation: evaluation.length ? padExamples(evaluation, { batchSize, padId }) : undefined,
-    examples: examples.length,
-    tokens: examples.reduce((n, { ids }) => n + ids.length, 0),
-  };
-}
-
 function describe(
   context: CommandContext,
   model: PeftModel,
@@ -414,38 +407,4 @@ function describe(
     } on ${model.base.device.description}\n` +
       `${formatCounts(getNbTrainableParameters(model))}\n`,
   );
-}
-
-async function refuseExisting({ out, overwrite, resume }: TrainFlags): Promise<void> {
-  if (overwrite || resume !== undefined) return;
-  const left = (await entriesOf(out)).filter((name) =>
-    name === "adapter_config.json" || isCheckpoint(name)
-  );
-  if (left.length === 0) return;
-  throw new ValueError(
-    "OUT_EXISTS",
-    `${out} holds an earlier run (${
-      left.slice(0, 3).join(", ")
-    }). Go on with it (--resume), replace it (--overwrite), or choose another folder.`,
-    { out },
-  );
-}
-
-async function removeCheckpoints(out: string): Promise<void> {
-  for (const name of (await entriesOf(out)).filter(isCheckpoint)) {
-    await Deno.remove(join(out, name), { recursive: true });
-  }
-}
-
-async function entriesOf(folder: string): Promise<string[]> {
-  try {
-    return await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name);
-  } catch (cause) {
-    if (cause instanceof Deno.errors.NotFound) return [];
-    throw wrap(cause, "NOT_A_FOLDER", `${folder} cannot be the folder of a run`, { folder });
-  }
-}
-
-function isCheckpoint(name: string): boolean {
-  return /^checkpoint-\d+$/.test(name);
 }

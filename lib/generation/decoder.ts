@@ -21,6 +21,7 @@ import {
   type PromptChunk,
   promptChunks,
   readLength,
+  reorderProgram,
 } from "./kv-cache.ts";
 
 /** A batch of texts, and the scores of the token that comes next in each. */
@@ -32,6 +33,8 @@ export interface Decoder extends Disposable {
    * holds them row-major, [B, n].
    */
   step(ids: Int32Array): Promise<void>;
+  /** Has each row i go on from what row `rows[i]` holds. The scores are wrong until the next step. */
+  reorder(rows: Int32Array): Promise<void>;
   /** Forgets the last tokens of each row. The scores are wrong until the next step. */
   rewind(count: number): void;
 }
@@ -107,7 +110,7 @@ export async function openDecoder(
     inFront + Math.max(lastStart + lastLength, written + (options.expected ?? 0)),
   );
   let state: State = device.createState(cacheSpecs(base, { batch, capacity, memory }));
-  let logits: Float32Array;
+  let logits: Float32Array, reordering: Executable | undefined;
   let decode:
     | { readonly executable: Executable; readonly inputs: Record<string, Tensor> }
     | undefined;
@@ -241,7 +244,7 @@ export async function openDecoder(
     if (positions <= capacity) return;
     capacity = cacheCapacity(positions);
     state = await growCache(device, state, cacheSpecs(base, { batch, capacity, memory }));
-    decode = undefined;
+    decode = reordering = undefined;
   }
 
   async function step(ids: Int32Array): Promise<void> {
@@ -278,6 +281,14 @@ export async function openDecoder(
     used++;
   }
 
+  async function reorder(rows: Int32Array): Promise<void> {
+    if (rows.every((row, i) => row === i)) return;
+    // What an encoder read is the same for all that go on from one prompt.
+    const written = Object.entries(state.specs).filter(([name]) => name.startsWith("cache."));
+    reordering ??= await device.compile(reorderProgram(Object.fromEntries(written)));
+    await reordering.run({ rows: tensor(rows.slice()) }, { state, read: [] });
+  }
+
   function rewind(count: number): void {
     const most = used - inFront - 1 - Math.max(...padding);
     checkOptions({ count }, { count: wholeFrom(0) }, { code: "DECODER_OPTION", of: "rewind" });
@@ -301,6 +312,7 @@ export async function openDecoder(
       return logits;
     },
     step,
+    reorder,
     rewind,
     [Symbol.dispose]: () => state[Symbol.dispose](),
   };
@@ -316,7 +328,7 @@ function checkStep(each: number, given: number, batch: number): void {
 }
 
 /** The id before the first one that a decoder beside an encoder writes. */
-function decoderStart(model: ModelGraph): number {
+export function decoderStart(model: ModelGraph): number {
   const { config, generationConfig } = model;
   const found = generationConfig.decoder_start_token_id ?? config.decoder_start_token_id ??
     config.pad_token_id;

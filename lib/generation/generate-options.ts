@@ -8,8 +8,10 @@ import type { Tokenizer } from "../io/tokenizer.ts";
 import {
   BOOLEAN,
   documented,
+  FINITE,
   NOT_NEGATIVE,
   type OptionRules,
+  rule,
   SIGNAL,
   TEXT,
   WHOLE,
@@ -38,6 +40,23 @@ export interface GenerateOptions extends SamplingOptions {
    * draws its own.
    */
   readonly seed?: number;
+  /**
+   * Texts that are followed at a time, 1 by default: above that, of all texts the one that is found to
+   * be most probable as a whole. Nothing is drawn then.
+   */
+  readonly numBeams?: number;
+  /**
+   * With several beams, a text's score is the sum of its log-probabilities over its length to this
+   * power: above 0 prefers long texts, below 0 short ones; 1 by default.
+   */
+  readonly lengthPenalty?: number;
+  /**
+   * Whether a search of beams ends as soon as there are as many texts that ended (true), when none that
+   * goes on is likely to become better (false, the default), or when none can ("never").
+   */
+  readonly earlyStopping?: boolean | "never";
+  /** How many of the texts that beams found to give, as `alternatives` of the best; 1 by default. */
+  readonly numReturnSequences?: number;
   /** Strings that end a text; the text stops before them. */
   readonly stop?: string | readonly string[];
   /** Keeps the stop string in the text. */
@@ -89,6 +108,23 @@ export const GENERATE_RULES: OptionRules<GenerateOptions> = {
   seed: documented(
     WHOLE,
     "Where random numbers start from, 0 by default: the same seed gives the same text. Each row draws its own.",
+  ),
+  numBeams: documented(
+    wholeFrom(1),
+    "Texts that are followed at a time, 1 by default: above that, of all texts the one that is found to be most probable as a whole. Nothing is drawn then.",
+  ),
+  lengthPenalty: documented(
+    FINITE,
+    "With several beams, a text's score is the sum of its log-probabilities over its length to this power: above 0 prefers long texts, below 0 short ones; 1 by default.",
+  ),
+  earlyStopping: documented(
+    rule('true, false or "never"', (x) => typeof x === "boolean" || x === "never"),
+    'Whether a search of beams ends as soon as there are as many texts that ended (true), when none that goes on is likely to become better (false, the default), or when none can ("never").',
+    'boolean | "never"',
+  ),
+  numReturnSequences: documented(
+    wholeFrom(1),
+    "How many of the texts that beams found to give, as `alternatives` of the best; 1 by default.",
   ),
   stop: documented(
     {

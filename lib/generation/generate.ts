@@ -4,13 +4,15 @@
  * @module
  */
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
-import { FileError } from "../errors.ts";
+import { FileError, ValueError } from "../errors.ts";
 import { createDecodeStream } from "../io/decode-stream.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import { writtenSequence } from "../model/model-graph.ts";
 import { checkOptions } from "../options.ts";
 import { randomUniform } from "../tensor/random.ts";
-import { openDecoder } from "./decoder.ts";
+import { searchBeams } from "./beam-search.ts";
+import { decoderStart, openDecoder } from "./decoder.ts";
 import { GENERATE_RULES, type GenerateOptions } from "./generate-options.ts";
 import {
   checkPrompts,
@@ -39,6 +41,10 @@ export interface Generation {
   readonly promptIds: readonly number[];
   /** Why it ended. */
   readonly finishReason: FinishReason;
+  /** Of beams, the sum of the log-probabilities of its tokens over its length to `lengthPenalty`. */
+  readonly score?: number;
+  /** Of beams, the next best texts, where `numReturnSequences` asks for them. */
+  readonly alternatives?: readonly Generation[];
 }
 
 /** One token of one row, as it is generated. */
@@ -60,8 +66,9 @@ export interface GenerationChunk {
  * Generates text from one prompt or several. Rows of a batch may differ in length; each gets the
  * text that it would get alone.
  *
- * Scores are changed in transformers' order: repetition penalty, temperature, top-k, top-p. Unlike
- * there, nothing is on unless it is given (transformers takes top-k 50 when it samples).
+ * Scores are changed in transformers' order: repetition penalty, repeated runs, temperature,
+ * top-k, top-p. Unlike there, nothing is on unless it is given (transformers takes top-k 50 when it samples). With
+ * `numBeams` above 1 the beams are those of transformers.
  *
  * @param model A model with or without adapters.
  * @param prompt Text, token ids, the messages of a chat, or a list of these.
@@ -106,11 +113,8 @@ export async function generate(
   prompt: Prompt | readonly Prompt[],
   options: GenerateOptions = {},
 ): Promise<Generation | readonly Generation[]> {
-  const run = generateRows(model, prompt, options);
-  for (;;) {
-    const next = await run.next();
-    if (next.done) return isPrompt(prompt) ? next.value[0] : next.value;
-  }
+  const results = await generateAll(model, prompt, options);
+  return isPrompt(prompt) ? results[0] : results;
 }
 
 /**
@@ -138,16 +142,14 @@ export async function* generateStream(
   yield* generateRows(model, prompt, options);
 }
 
-async function* generateRows(
+/** What one call works on. */
+async function openRun(
   model: AnyModel,
   given: Prompt | readonly Prompt[],
   options: GenerateOptions,
-): AsyncGenerator<GenerationChunk, readonly Generation[], void> {
-  checkOptions(options, GENERATE_RULES, { code: "SAMPLING_OPTION", of: "generate" });
+) {
   const { maxNewTokens = 128, signal } = options;
   signal?.throwIfAborted();
-  const next = tokenChooser(options);
-  const stops = [options.stop ?? []].flat();
   checkPrompts(given);
   const prompts = isPrompt(given) ? [given] : given;
   const tokenizer = await findTokenizer(model, prompts, options);
@@ -156,25 +158,52 @@ async function* generateRows(
   const ends = options.eosTokenId === undefined
     ? endIds(model, tokenizer)
     : new Set([options.eosTokenId].flat());
-  const rows = ids.map((promptIds, row) =>
-    openRow(promptIds, {
+  const base = baseOf(model), hasEncoder = writtenSequence(base) === "decoderTokens";
+  return {
+    tokenizer,
+    ends,
+    rows: ids.map((promptIds) => ({
+      promptIds,
+      // What an encoder reads is not a part of the text.
+      before: hasEncoder ? [decoderStart(base)] : promptIds,
+      // The last position's token is predicted, but has no place to be fed to.
+      limit: Math.min(maxNewTokens, maxPositions - promptIds.length + 1),
+    })),
+    open: (times: number) => {
+      const each = <T>(list: readonly T[]) => list.flatMap((one) => new Array<T>(times).fill(one));
+      const { adapterNames, taskIds } = options;
+      return (options.cache?.open ?? openDecoder)(model, each(ids), {
+        expected: Math.min(maxNewTokens, 128),
+        adapterNames: Array.isArray(adapterNames) ? each(adapterNames) : adapterNames,
+        taskIds: Array.isArray(taskIds) ? each(taskIds) : taskIds,
+        signal,
+      });
+    },
+  };
+}
+
+async function* generateRows(
+  model: AnyModel,
+  given: Prompt | readonly Prompt[],
+  options: GenerateOptions,
+): AsyncGenerator<GenerationChunk, readonly Generation[], void> {
+  checkOptions(options, GENERATE_RULES, { code: "SAMPLING_OPTION", of: "generate" });
+  checkBeams(options, true);
+  const next = tokenChooser(options);
+  const { tokenizer, ends, rows: prompts, open } = await openRun(model, given, options);
+  const rows = prompts.map((prompt, row) =>
+    openRow({
+      ...prompt,
       row,
       tokenizer,
       ends,
-      stops,
+      stops: [options.stop ?? []].flat(),
       next,
       skipSpecialTokens: options.skipSpecialTokens ?? true,
       includeStop: options.includeStop,
-      // The last position's token is predicted, but has no place to be fed to.
-      limit: Math.min(maxNewTokens, maxPositions - promptIds.length + 1),
     })
   );
-  using decoder = await (options.cache?.open ?? openDecoder)(model, ids, {
-    expected: Math.min(Math.max(...rows.map((row) => row.limit)), 128),
-    adapterNames: options.adapterNames,
-    taskIds: options.taskIds,
-    signal,
-  });
+  using decoder = await open(1);
   const fed = new Int32Array(rows.length);
   const size = decoder.logits.length / rows.length;
   for (let step = 0;; step++) {
@@ -186,13 +215,78 @@ async function* generateRows(
       yield chunk;
     }
     if (rows.every((row) => row.ended())) return rows.map((row) => row.result());
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     await decoder.step(fed);
   }
 }
 
+/** Options that mean something with several beams only, and those that mean nothing then. */
+const BEAMS = ["lengthPenalty", "earlyStopping", "numReturnSequences"] as const;
+const NO_BEAMS = ["doSample", "temperature", "topK", "topP", "stop"] as const;
+
+function checkBeams(options: GenerateOptions, streams: boolean): void {
+  const { numBeams = 1, numReturnSequences = 1 } = options, several = numBeams > 1;
+  const fail = (message: string) => new ValueError("SAMPLING_OPTION", message);
+  if (several && streams) {
+    throw fail("What beams find is not known before they end: use generate, not generateStream.");
+  }
+  const odd = (several ? NO_BEAMS : BEAMS).find((name) => options[name] && options[name] !== 1);
+  if (odd) {
+    throw fail(
+      `${odd} means nothing ${
+        several ? "to" : "without"
+      } several beams, and numBeams is ${numBeams}.`,
+    );
+  }
+  if (numReturnSequences > numBeams) {
+    throw fail(`${numBeams} beams cannot give ${numReturnSequences} sequences: raise numBeams.`);
+  }
+}
+
+async function generateAll(
+  model: AnyModel,
+  prompt: Prompt | readonly Prompt[],
+  options: GenerateOptions,
+): Promise<readonly Generation[]> {
+  checkOptions(options, GENERATE_RULES, { code: "SAMPLING_OPTION", of: "generate" });
+  const { numBeams = 1, numReturnSequences = 1 } = options;
+  if (numBeams === 1) {
+    const run = generateRows(model, prompt, options);
+    for (;;) {
+      const next = await run.next();
+      if (next.done) return next.value;
+    }
+  }
+  checkBeams(options, false);
+  const { tokenizer, ends, rows, open } = await openRun(model, prompt, options);
+  const { repetitionPenalty, noRepeatNgramSize, skipSpecialTokens = true, signal } = options;
+  using decoder = await open(numBeams);
+  const found = await searchBeams(decoder, rows, {
+    numBeams,
+    lengthPenalty: options.lengthPenalty ?? 1,
+    earlyStopping: options.earlyStopping ?? false,
+    ends,
+    change: (scores, occurred) =>
+      processLogits(scores, { repetitionPenalty, noRepeatNgramSize, occurred }),
+    signal,
+  });
+  return found.map((all, row) => {
+    const [best, ...others] = all.slice(0, numReturnSequences).map(({ tokenIds, score }) => {
+      const atEnd = ends.has(tokenIds[tokenIds.length - 1]);
+      const shown = atEnd && skipSpecialTokens ? tokenIds.slice(0, -1) : tokenIds;
+      return {
+        text: tokenizer?.decode(shown, { skipSpecialTokens }) ?? "",
+        tokenIds,
+        promptIds: rows[row].promptIds,
+        finishReason: atEnd ? "eos" as const : "length" as const,
+        score,
+      };
+    });
+    return others.length ? { ...best, alternatives: others } : best;
+  });
+}
+
 interface Row {
-  readonly limit: number;
   ended(): boolean;
   take(logits: Float32Array, step: number): GenerationChunk;
   result(): Generation;
@@ -200,8 +294,10 @@ interface Row {
 
 /** One text of the batch: what it holds so far and whether it has ended. */
 function openRow(
-  promptIds: readonly number[],
   options: {
+    readonly promptIds: readonly number[];
+    /** What counts as written before. */
+    readonly before: readonly number[];
     readonly row: number;
     readonly tokenizer: Tokenizer | null;
     readonly ends: ReadonlySet<number>;
@@ -212,20 +308,19 @@ function openRow(
     readonly limit: number;
   },
 ): Row {
-  const { row, tokenizer, ends, stops, limit } = options;
-  const occurred = new Set(promptIds);
+  const { promptIds, row, tokenizer, ends, stops, limit } = options;
+  const occurred = [...options.before];
   const tokenIds: number[] = [];
   const decode = tokenizer && createDecodeStream(tokenizer, options);
   const scanner = createStopScanner(stops, { include: options.includeStop });
   let text = "";
   let finishReason: FinishReason | null = null;
   return {
-    limit,
     ended: () => finishReason !== null,
     take(logits, step) {
       const tokenId = options.next(logits, { occurred, row, step });
       tokenIds.push(tokenId);
-      occurred.add(tokenId);
+      occurred.push(tokenId);
       const atEnd = ends.has(tokenId);
       const last = atEnd || tokenIds.length === limit;
       // An end token shows only where special tokens do; it is never a part of the text otherwise.
@@ -247,19 +342,23 @@ function openRow(
 
 type TokenChooser = (
   logits: Float32Array,
-  at: { readonly occurred: Iterable<number>; readonly row: number; readonly step: number },
+  at: { readonly occurred: readonly number[]; readonly row: number; readonly step: number },
 ) => number;
 
 function tokenChooser(options: GenerateOptions): TokenChooser {
-  const { temperature, topK, topP, repetitionPenalty = 1, seed = 0 } = options;
+  const { temperature, topK, topP, seed = 0 } = options;
+  const { repetitionPenalty = 1, noRepeatNgramSize = 0 } = options;
   const greedy = options.doSample === false || temperature === 0 ||
     (options.doSample === undefined && temperature === undefined && topK === undefined &&
       topP === undefined);
-  const sampling = { repetitionPenalty, temperature, topK, topP };
+  const sampling = { repetitionPenalty, noRepeatNgramSize, temperature, topK, topP };
   if (greedy) {
+    const changes = repetitionPenalty !== 1 || noRepeatNgramSize > 0;
     return (logits, { occurred }) =>
       argmax(
-        repetitionPenalty === 1 ? logits : processLogits(logits, { repetitionPenalty, occurred }),
+        changes
+          ? processLogits(logits, { repetitionPenalty, noRepeatNgramSize, occurred })
+          : logits,
       );
   }
   return (logits, { occurred, row, step }) =>

@@ -6,7 +6,11 @@
  */
 import type { Device, State } from "../device/device.ts";
 import { attentionLayers, type ModelGraph, writtenSequence } from "../model/model-graph.ts";
+import { gather } from "../ops/gather.ts";
+import { input } from "../ops/input.ts";
+import { reshape } from "../ops/reshape.ts";
 import type { Spec } from "../ops/value.ts";
+import { type Program, trace } from "../program/program.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
 
@@ -73,6 +77,21 @@ export function cacheSpecs(
     }
   }
   return specs;
+}
+
+/** The program that gives each row of a cache what another holds: row `rows[i]` for row i. */
+export function reorderProgram(specs: Readonly<Record<string, Spec>>): Program {
+  const names = Object.keys(specs);
+  return trace((graph) => {
+    const [batch] = specs[names[0]].shape;
+    const rows = input(graph, "rows", { shape: [batch], dtype: "i32" });
+    return Object.fromEntries(names.map((name) => {
+      const { shape } = specs[name];
+      const state = input(graph, name, { ...specs[name], role: "state" });
+      const moved = gather(reshape(state, [batch, -1]), rows);
+      return [`next.${name}`, reshape(moved, shape)];
+    }));
+  }, { updates: Object.fromEntries(names.map((name) => [name, `next.${name}`])) });
 }
 
 /** A larger cache with the same contents, copied through the host. The old one is disposed of. */

@@ -27,7 +27,7 @@ interface Kept {
  * A cache to give to `generate` with each turn of a conversation. It serves one prompt at a time and
  * one model value after another; another model or other beginnings only cost what they would cost
  * without it. Models whose positions change as a text grows (dynamic RoPE), models with an encoder,
- * and calls with adapters or tasks by row read their prompts anew.
+ * and calls with beams, or with adapters or tasks by row, read their prompts anew.
  *
  * @example
  * ```ts
@@ -95,6 +95,7 @@ export function createPrefixCache(): PrefixCache {
           }
           ids.push(...more);
         },
+        reorder: (rows) => decoder.reorder(rows),
         rewind(count) {
           decoder.rewind(count);
           ids.length -= count;

@@ -11,6 +11,8 @@ import { documented, numberIn, type OptionRules, POSITIVE, wholeFrom } from "../
  * How the scores of the next token are changed before one is drawn. Every step is off by default.
  */
 export interface SamplingOptions {
+  /** Leaves out tokens that would end a run of so many for the second time; 0 allows all. */
+  readonly noRepeatNgramSize?: number;
   /**
    * Divides the scores of tokens that have occurred (multiplies them where they are negative); 1
    * does nothing (Keskar et al., 2019, arXiv:1909.05858).
@@ -33,6 +35,10 @@ export const SAMPLING_RULES: OptionRules<SamplingOptions> = {
     POSITIVE,
     "Divides the scores of tokens that have occurred (multiplies them where they are negative); 1 does nothing (Keskar et al., 2019, arXiv:1909.05858).",
   ),
+  noRepeatNgramSize: documented(
+    wholeFrom(0),
+    "Leaves out tokens that would end a run of so many for the second time; 0 allows all.",
+  ),
   temperature: POSITIVE,
   topK: documented(
     wholeFrom(0),
@@ -49,7 +55,7 @@ export const SAMPLING_RULES: OptionRules<SamplingOptions> = {
  * out.
  *
  * @param logits Scores [V]; stay as they are.
- * @param options What to change, and the ids that have occurred, each once, for the penalty.
+ * @param options What to change, and the ids that have occurred, in their order.
  *
  * @example
  * ```ts
@@ -63,16 +69,41 @@ export function processLogits(
   options: SamplingOptions & { readonly occurred?: Iterable<number> },
 ): Float32Array {
   const { repetitionPenalty = 1, temperature = 1, topK = 0, topP = 1 } = options;
+  const { noRepeatNgramSize = 0 } = options, occurred = [...options.occurred ?? []];
   const scores = logits.slice();
   if (repetitionPenalty !== 1) {
-    for (const id of options.occurred ?? []) {
+    for (const id of new Set(occurred)) {
       scores[id] = scores[id] < 0 ? scores[id] * repetitionPenalty : scores[id] / repetitionPenalty;
+    }
+  }
+  if (noRepeatNgramSize > 0) {
+    const last = noRepeatNgramSize - 1, end = occurred.length - last;
+    for (let at = 0; at + last < occurred.length; at++) {
+      let same = 0;
+      while (same < last && occurred[at + same] === occurred[end + same]) same++;
+      if (same === last) scores[occurred[at + last]] = -Infinity;
     }
   }
   if (temperature !== 1) { for (let i = 0; i < scores.length; i++) scores[i] /= temperature; }
   if (topK > 0 && topK < scores.length) keepTopK(scores, topK);
   if (topP < 1) keepTopP(scores, topP);
   return scores;
+}
+
+/** Changes the scores of the next token by what stands before it. */
+export type ScoreRule = (scores: Float32Array, occurred: readonly number[]) => Float32Array;
+
+/**
+ * Logarithms of the probabilities of scores.
+ *
+ * @throws {ValueError} `LOGITS_NOT_FINITE`.
+ */
+export function logProbabilities(logits: Float32Array): Float32Array {
+  const top = logits[argmax(logits)];
+  let total = 0;
+  for (const x of logits) total += Math.exp(x - top);
+  const over = top + Math.log(total);
+  return logits.map((x) => x - over);
 }
 
 function keepTopK(scores: Float32Array, k: number): void {

@@ -46,7 +46,22 @@ const GENERATION: readonly ParameterSignature[] = [
   ["tokenIds", "readonly number[]", "The new token ids, an end token included."],
   ["promptIds", "readonly number[]", "The prompt's token ids."],
   ["finishReason", "FinishReason", "Why it ended."],
-].map(([name, type, doc]) => ({ name, type, optional: false, doc }));
+  [
+    "score?",
+    "number",
+    "Of beams, the sum of the log-probabilities of its tokens over its length to `lengthPenalty`.",
+  ],
+  [
+    "alternatives?",
+    "readonly Generation[]",
+    "Of beams, the next best texts, where `numReturnSequences` asks for them.",
+  ],
+].map(([name, type, doc]) => ({
+  name: name.replace("?", ""),
+  type,
+  optional: name.endsWith("?"),
+  doc,
+}));
 
 /**
  * What a function takes for a model and what it gives: names, TypeScript types and docs, for tools

@@ -10,6 +10,7 @@ import type { Normalizer, PreTokenizer, Tokenizer as Backend } from "@huggingfac
 import { type AlignedText, alignedText, mapText, replaceParts, slice } from "./aligned-text.ts";
 import { byteAlphabet } from "./byte-alphabet.ts";
 import { isObject, type JsonObject } from "./json.ts";
+import type { RowPart, RowTemplate } from "./post-processor.ts";
 import { precompiledReplacements } from "./precompiled.ts";
 
 /** Token ids and, for each, where in the text what it stands for begins and ends. */
@@ -21,6 +22,11 @@ export interface Encoding {
    * that are put around the text stand for nothing at its begin or end.
    */
   readonly offsets: (readonly [number, number])[];
+  /**
+   * Which piece of the text a token is of: pieces are what the pre-tokenizer makes, words of most
+   * tokenizers; `null` for tokens that are put around the text.
+   */
+  readonly wordIds: (number | null)[];
 }
 
 /** A token that is found in the text before anything else is looked at. */
@@ -59,7 +65,8 @@ interface Parts {
 export function createEncoder(
   backend: Backend,
   json: JsonObject,
-): (text: string, addSpecialTokens: boolean) => Encoding {
+  template: RowTemplate,
+): (text: string, addSpecialTokens: boolean, losesSpaces?: boolean) => Encoding {
   const { normalizer } = backend, prepare = normalizing(normalizer);
   const all = (Array.isArray(json.added_tokens) ? json.added_tokens : []).filter(isObject);
   const isNormalized = (token: JsonObject) =>
@@ -73,36 +80,34 @@ export function createEncoder(
   const preTokenize = preTokenizer(backend.pre_tokenizer, json.pre_tokenizer);
   const takeTokens = modelTokens(backend, isObject(json.model) ? json.model : {});
   const trims = trimmer(json.post_processor);
-  const idOf = (token: string) => backend.token_to_id(token);
-  const around = (addSpecialTokens: boolean) => {
-    // A token that no vocabulary has shows where the text goes.
-    const mark = "\0text\0";
-    const tokens = backend.post_processor?.post_process([mark], null, addSpecialTokens).tokens ??
-      [mark];
-    const at = tokens.indexOf(mark);
-    const known = (some: readonly string[]) => some.map(idOf).filter((id) => id !== undefined);
-    return { before: known(tokens.slice(0, at)), after: known(tokens.slice(at + 1)) };
-  };
-  return (text, addSpecialTokens) => {
+  const at = template.single.findIndex((part) => part.text === 0);
+  const idsOf = (parts: readonly RowPart[]) => parts.flatMap(({ ids }) => ids);
+  const before = idsOf(template.single.slice(0, at)), after = idsOf(template.single.slice(at + 1));
+  return (text, addSpecialTokens, losesSpaces = false) => {
     const ids: number[] = [];
-    const offsets: [number, number][] = [];
+    const offsets: [number, number][] = [], wordIds: (number | null)[] = [];
+    let word: number | null = null, words = 0;
     const put = (id: number, start: number, end: number) => {
       ids.push(id);
       offsets.push([start, end]);
+      wordIds.push(word);
     };
     const sections = raw(alignedText(text, 0)).flatMap((section): Section[] =>
       "id" in section ? [section] : normal(prepare(section.text))
     );
-    const { before, after } = around(addSpecialTokens);
-    for (const id of before) put(id, 0, 0);
+    if (addSpecialTokens) { for (const id of before) put(id, 0, 0); }
     for (const section of sections) {
       if ("id" in section) {
         const { id, start, end } = section;
-        put(id, ...(trims === "none" ? [start, end] as const : trimmed(text, start, end, false)));
+        word = words++;
+        const [first, last] = trims === "none" ? [start, end] : trimmed(text, start, end, false);
+        if (first < last) put(id, first, last);
+        else put(id, losesSpaces ? end : start, end);
         continue;
       }
       for (const piece of preTokenize(section.text)) {
         let at = 0, from = 0;
+        word = words++;
         for (const { id, length, again } of takeTokens(piece.text)) {
           if (!again) {
             from = at;
@@ -115,13 +120,17 @@ export function createEncoder(
           const [first, last] = trims === "none"
             ? [from, at]
             : trimmed(piece.text, from, at, keepsFirst);
-          if (first === last) put(id, piece.ends[first - 1], piece.ends[first - 1]);
-          else put(id, piece.starts[first], piece.ends[last - 1]);
+          const start = piece.starts[from], end = piece.ends[at - 1] ?? start;
+          const place = keepsFirst && from < at ? start : end;
+          if (first < last) put(id, piece.starts[first], piece.ends[last - 1]);
+          else if (from < at && !losesSpaces) put(id, start, end);
+          else put(id, place, place);
         }
       }
     }
-    for (const id of after) put(id, text.length, text.length);
-    return { ids, offsets };
+    word = null;
+    if (addSpecialTokens) { for (const id of after) put(id, text.length, text.length); }
+    return { ids, offsets, wordIds };
   };
 }
 
@@ -424,11 +433,11 @@ function trimmer(json: unknown): "none" | "all" | "not prepended" {
   return json.add_prefix_space === false ? "all" : "not prepended";
 }
 
-/** The part without spaces at its ends; all of it where nothing else is there. */
+/** The part without spaces at its ends; empty where nothing else is there. */
 function trimmed(text: string, from: number, to: number, keepsFirst: boolean): [number, number] {
   const isSpace = (unit: string) => unit === ALPHABET[0x20] || SPACE.test(unit);
   let first = from, last = to;
   while (!keepsFirst && first < last && isSpace(text[first])) first++;
   while (last > first && isSpace(text[last - 1])) last--;
-  return first < last ? [first, last] : [from, to];
+  return [first, last];
 }

@@ -96,6 +96,16 @@ export const TOKENIZER_FILES: readonly string[] = [
   "chat_template.json",
 ];
 
+/** What folders of sentence-transformers hold beside a model. */
+const SENTENCE_FILES: readonly string[] = [
+  "modules.json",
+  "sentence_bert_config.json",
+  "config_sentence_transformers.json",
+  "*_Pooling/config.json",
+  "*_Dense/config.json",
+  "*_Dense/model.safetensors",
+];
+
 /** What a model is read from, its tokenizer included. */
 export const MODEL_FILES: readonly string[] = [
   "config.json",
@@ -104,6 +114,7 @@ export const MODEL_FILES: readonly string[] = [
   "model.safetensors.index.json",
   "model-*-of-*.safetensors",
   ...TOKENIZER_FILES,
+  ...SENTENCE_FILES,
 ];
 
 /**

@@ -17,6 +17,7 @@ import {
   structureOf,
   withoutBodyPath,
 } from "../model/model-graph.ts";
+import { PROBLEM_TYPES, type ProblemType } from "../model/label-count.ts";
 import { configFor, taskOf, tasksOf } from "../model/task-of.ts";
 import { TASK_TYPES, type TaskType } from "../model/task-type.ts";
 import {
@@ -59,6 +60,10 @@ export interface ModelDeviceOptions {
   readonly taskType?: TaskType;
   /** Number of classes of a new head, in place of those that the config names. */
   readonly numLabels?: number;
+  /** What the classes are called, in their order, in place of those that the config names. */
+  readonly labelNames?: readonly string[];
+  /** What kind of labels texts have, in place of what the config says. */
+  readonly problemType?: ProblemType;
 }
 
 /** How to load a model. */
@@ -81,6 +86,11 @@ const DEVICE_OPTIONS: OptionRules<ModelDeviceOptions> = {
   },
   taskType: oneOf(TASK_TYPES),
   numLabels: wholeFrom(1),
+  labelNames: {
+    must: "a list of names",
+    holds: (x) => Array.isArray(x) && x.length > 0 && x.every((name) => typeof name === "string"),
+  },
+  problemType: oneOf(PROBLEM_TYPES),
 };
 
 /** What each option of {@link loadModel} must be. */
@@ -114,10 +124,10 @@ export const LOAD_MODEL_OPTIONS: OptionRules<LoadModelOptions> = {
  * console.log((await generate(model, [{ role: "user", content: "What is a sloop?" }])).text);
  * ```
  */
-export async function loadModel(
+export async function loadModel<T extends TaskType = TaskType>(
   source: string | URL,
-  options: LoadModelOptions = {},
-): Promise<ModelGraph> {
+  options: LoadModelOptions & { readonly taskType?: T } = {},
+): Promise<ModelGraph<T>> {
   checkOptions(options, LOAD_MODEL_OPTIONS, { code: "LOAD_OPTION", of: "loadModel" });
   const checkpoint = await openCheckpoint(source, options);
   const architecture = architectureOf(checkpoint.config, options.architectures ?? ARCHITECTURES);
@@ -157,7 +167,7 @@ export async function loadModel(
       source: checkpoint.source.name,
     }));
   setTokenizerSource(model.config, checkpoint);
-  return model;
+  return model as ModelGraph<T>;
 }
 
 /**
@@ -183,10 +193,10 @@ export async function loadModel(
  * model.device[Symbol.dispose]();
  * ```
  */
-export async function createModel(
+export async function createModel<T extends TaskType = TaskType>(
   config: ModelConfig,
-  options: ModelDeviceOptions & { readonly seed?: number } = {},
-): Promise<ModelGraph> {
+  options: ModelDeviceOptions & { readonly seed?: number; readonly taskType?: T } = {},
+): Promise<ModelGraph<T>> {
   checkOptions(options, { ...DEVICE_OPTIONS, seed: WHOLE }, {
     code: "LOAD_OPTION",
     of: "createModel",
@@ -200,7 +210,7 @@ export async function createModel(
   return await onDevice(
     options,
     (device) => createModelGraph(architecture, { ...kind, parameters, device }),
-  );
+  ) as ModelGraph<T>;
 }
 
 /**

@@ -12,6 +12,16 @@ export {
   type OpenCheckpointOptions,
 } from "./checkpoint.ts";
 export { createDecodeStream, type DecodeStream } from "./decode-stream.ts";
+export {
+  type EncodedRow,
+  encodeInputs,
+  type EncodeInputsOptions,
+  type PaddedRows,
+  padRows,
+  type PadRowsOptions,
+  type TextOrWords,
+  type TextRow,
+} from "./encode-inputs.ts";
 export type { Encoding } from "./encode-text.ts";
 export { exportOnnx, type ExportOnnxOptions } from "./export-onnx.ts";
 export { type GgufFile, openGguf } from "./gguf.ts";
@@ -32,6 +42,7 @@ export {
 } from "./load-model.ts";
 export { tinyModel } from "./tiny-model.ts";
 export { tokenizerOf } from "./model-tokenizer.ts";
+export type { RowPart, RowTemplate } from "./post-processor.ts";
 export { renderChat, type RenderChatOptions } from "./render-chat.ts";
 export {
   resizeTokenEmbeddings,

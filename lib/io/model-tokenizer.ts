@@ -3,18 +3,20 @@
  *
  * @module
  */
+import { dirname } from "node:path";
 import { FileError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
-import { loadTokenizer, type Tokenizer, type TokenizerSource } from "./tokenizer.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 // A config object is what a model and all that are derived from it share. What is noted here only
 // saves reading: the files say the same.
-const sources = new WeakMap<ModelConfig, TokenizerSource>();
+const sources = new WeakMap<ModelConfig, Checkpoint>();
 const loaded = new WeakMap<ModelConfig, Promise<Tokenizer>>();
 
 /** Notes where the tokenizer of the models with this config is read from. */
-export function setTokenizerSource(config: ModelConfig, source: TokenizerSource): void {
+export function setTokenizerSource(config: ModelConfig, source: Checkpoint): void {
   sources.set(config, source);
 }
 
@@ -64,4 +66,10 @@ export function tokenizerOf(model: ModelGraph): Promise<Tokenizer> {
   loaded.set(config, found);
   found.catch(() => loaded.delete(config));
   return found;
+}
+
+/** The folder that a model's weights lie in, where it was loaded from one. */
+export function folderOf({ config }: ModelGraph): string | undefined {
+  const [file] = sources.get(config)?.source.files ?? [];
+  return file === undefined || file.includes("://") ? undefined : dirname(file);
 }

@@ -16,6 +16,7 @@ import { downloadFromHub, type HubOptions, TOKENIZER_FILES } from "./hub.ts";
 import { isObject, type JsonObject, readJsonFile, readTextFile } from "./json.ts";
 import { exists, locate } from "./locate.ts";
 import { alignPreTokenizer } from "./pre-tokenizer.ts";
+import { type RowTemplate, rowTemplate } from "./post-processor.ts";
 import type { TokenizerFiles } from "./tokenizer-json.ts";
 
 /** Turns text into token ids and ids into text. */
@@ -27,8 +28,18 @@ export interface Tokenizer {
    * text, such as a beginning-of-text token.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
-  /** The ids of a text, each with the part of the text that it stands for. */
-  encodeWithOffsets(text: string, options?: { readonly addSpecialTokens?: boolean }): Encoding;
+  /**
+   * The ids of a text, each with the part of the text that it stands for.
+   *
+   * @param options `losesSpaces` (false by default) has tokens of nothing but spaces stand for
+   * nothing where the post-processor trims them, as in transformers.
+   */
+  encodeWithOffsets(
+    text: string,
+    options?: { readonly addSpecialTokens?: boolean; readonly losesSpaces?: boolean },
+  ): Encoding;
+  /** What is put around one text, and around two. */
+  readonly rowTemplate: RowTemplate;
   /**
    * The text of ids. Ids that the vocabulary lacks (padding of the embedding) give nothing;
    * incomplete characters give U+FFFD, see {@link createDecodeStream}.
@@ -47,6 +58,8 @@ export interface Tokenizer {
   readonly eosId: number | undefined;
   /** The id that pads a batch, if there is one. */
   readonly padId: number | undefined;
+  /** The id that stands for a whole text, if there is one. */
+  readonly clsId: number | undefined;
   /** The id of what the vocabulary cannot spell, if there is one. */
   readonly unkId: number | undefined;
   /** Ids of the special tokens. */
@@ -187,7 +200,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   checkTokenizerFiles(files);
   const { config } = files;
   let backend: Backend;
-  let encode: ReturnType<typeof createEncoder>;
+  let encode: ReturnType<typeof createEncoder>, template: RowTemplate;
   try {
     const json = {
       normalizer: null,
@@ -199,7 +212,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     };
     backend = new Backend(json, config);
     if (backend.decoder) keepByteOrderMarks(backend.decoder as object);
-    encode = createEncoder(backend, json);
+    template = rowTemplate(json.post_processor, (token) => backend.token_to_id(token));
+    encode = createEncoder(backend, json, template);
   } catch (cause) {
     throw wrap(cause, "TOKENIZER_INVALID", "The tokenizer.json cannot be used");
   }
@@ -219,7 +233,8 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   for (const id of backend.get_vocab().values()) vocabSize = Math.max(vocabSize, id + 1);
   return {
     encode: (text, { addSpecialTokens = true } = {}) => encode(text, addSpecialTokens).ids,
-    encodeWithOffsets: (text, { addSpecialTokens = true } = {}) => encode(text, addSpecialTokens),
+    encodeWithOffsets: (text, { addSpecialTokens = true, losesSpaces } = {}) =>
+      encode(text, addSpecialTokens, losesSpaces),
     decode: (ids, { skipSpecialTokens = false } = {}) => {
       const known: number[] = [];
       for (const id of ids) {
@@ -233,11 +248,13 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
         ? ""
         : backend.decode(known, { clean_up_tokenization_spaces: cleanUp });
     },
+    rowTemplate: template,
     tokenToId: (token) => backend.token_to_id(token),
     idToToken: (id) => backend.id_to_token(id),
     bosId: idOf("bos_token"),
     eosId: idOf("eos_token"),
     padId: idOf("pad_token"),
+    clsId: idOf("cls_token"),
     unkId: idOf("unk_token"),
     specialIds,
     vocabSize,

@@ -7,6 +7,7 @@ export type * from "./architecture.ts";
 export type * from "./attend.ts";
 export type { BatchAxis, BatchInput } from "./batch-input.ts";
 export type * from "./forward-pass.ts";
+export type { ProblemType } from "./label-count.ts";
 export { type ModelGraph, releaseModel } from "./model-graph.ts";
 export type {
   AttentionLayer,

@@ -19,7 +19,7 @@ import { checkTokenIds } from "./token-ids.ts";
  * A frozen model. Every function that changes one returns another, which shares the parameters that
  * stayed.
  */
-export interface ModelGraph {
+export interface ModelGraph<T extends TaskType = TaskType> {
   /** Tells a base model from a model with adapters. */
   readonly type: "model";
   /** The family it belongs to. */
@@ -38,7 +38,7 @@ export interface ModelGraph {
    */
   readonly dtype: WeightType;
   /** What it is for, which decides about its head. */
-  readonly taskType: TaskType;
+  readonly taskType: T;
   /** Sites by module path, in the order in which torch constructs them. */
   readonly sites: ReadonlyMap<string, Site>;
   /** Shapes of all parameters by checkpoint name, tied ones included. */

@@ -41,9 +41,14 @@ export function taskOf(architecture: Architecture, config: ModelConfig): TaskTyp
 export function configFor(
   architecture: Architecture,
   config: ModelConfig,
-  options: { readonly taskType?: TaskType; readonly numLabels?: number },
+  options: {
+    readonly taskType?: TaskType;
+    readonly numLabels?: number;
+    readonly labelNames?: readonly string[];
+    readonly problemType?: string;
+  },
 ): ModelConfig {
-  const { taskType, numLabels } = options;
+  const { taskType, numLabels, problemType } = options;
   const tasks = tasksOf(architecture);
   if (taskType && !tasks.includes(taskType)) {
     throw new UnsupportedError(
@@ -59,8 +64,10 @@ export function configFor(
   if (taskType && typeof named === "string" && taskOf(architecture, config) !== taskType) {
     change.architectures = [classFor(named, taskType)];
   }
-  if (numLabels !== undefined) {
-    const labels = Array.from({ length: numLabels }, (_, i) => `LABEL_${i}`);
+  if (problemType !== undefined) change.problem_type = problemType;
+  const labels = options.labelNames ??
+    (numLabels && Array.from({ length: numLabels }, (_, i) => `LABEL_${i}`));
+  if (labels) {
     change.id2label = Object.fromEntries(labels.map((label, i) => [i, label]));
     change.label2id = Object.fromEntries(labels.map((label, i) => [label, i]));
     change.num_labels = undefined;

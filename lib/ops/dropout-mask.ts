@@ -11,10 +11,11 @@ import { checkShapes } from "./shapes.ts";
 import type { Graph, Value } from "./value.ts";
 
 /**
- * A mask that is 0 with probability `rate` and else 1 / (1 − rate). The element with flat index i, counted from row 0 on, is kept where
- * `hash(i, stream, seed) ≥ rate · 2³²`. The hash is a pair of rounds of 32-bit multiply–xor-shift mixing, and the same on every device: with
+ * A mask that is 0 with probability `rate`, in steps of 2⁻¹⁶, and else 1 / (1 − rate). The element with flat index i, counted from row 0 on, is
+ * kept where its half of `hash(i >> 1, stream, seed)`, the lower one for even i, is at least `rate · 2¹⁶`. The hash is a pair of rounds of 32-bit
+ * multiply–xor-shift mixing, and the same on every device: with
  * `mix(x)`: x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b; x ^= x >> 16 (Ellis, "lowbias32"),
- * hash = mix(i ^ mix(stream ^ mix(seed))).
+ * hash(i, stream, seed) = mix(i ^ mix(stream ^ mix(seed))).
  *
  * @param graph The graph that is being traced.
  * @param shape Shape of the mask.
@@ -47,8 +48,23 @@ function rowSize({ shape }: { readonly shape: readonly number[] }): number {
   return sizeOf(shape.slice(1));
 }
 
-/** The hash of each element's flat index, `u32` [n]. */
-export function emitHash({ node, inputs, emit, scalar }: OnnxContext): string {
+/** The smallest half of a hash that keeps its element. */
+export function dropoutThreshold(rate: number): number {
+  return Math.round(rate * 2 ** 16);
+}
+
+/** Each element's flat index, counted from row 0 on, `u32` [n]. */
+export function emitIndex({ node, inputs, emit, scalar }: OnnxContext): string {
+  const unsigned = (x: string) => emit("Cast", [x], { to: ONNX_TYPES.u32 });
+  const range = [0, sizeOf(node.shape), 1].map((n) => scalar(n, "i64"));
+  const index = unsigned(emit("Range", range));
+  if (inputs.length === 1) return index;
+  const start = emit("Mul", [unsigned(inputs[1]), scalar(rowSize(node), "u32")]);
+  return emit("Add", [index, start]);
+}
+
+/** The hashes of indices, `u32` [n]. */
+export function emitHash({ node, inputs, emit, scalar }: OnnxContext, index: string): string {
   const { stream } = node.attributes as { stream: number };
   const xor = (a: string, b: string) => emit("BitwiseXor", [a, b]);
   const shifted = (x: string, by: number) =>
@@ -59,25 +75,19 @@ export function emitHash({ node, inputs, emit, scalar }: OnnxContext): string {
     x = times(xor(x, shifted(x, 15)), 0x846ca68b);
     return xor(x, shifted(x, 16));
   };
-  const unsigned = (x: string) => emit("Cast", [x], { to: ONNX_TYPES.u32 });
-  const seed = mix(unsigned(inputs[0]));
-  const key = mix(xor(scalar(stream >>> 0, "u32"), seed));
-  const count = emit("Range", [
-    scalar(0, "i64"),
-    scalar(sizeOf(node.shape), "i64"),
-    scalar(1, "i64"),
-  ]);
-  const index = inputs.length > 1
-    ? emit("Add", [unsigned(count), times(unsigned(inputs[1]), rowSize(node))])
-    : unsigned(count);
-  return mix(xor(index, key));
+  const seed = mix(emit("Cast", [inputs[0]], { to: ONNX_TYPES.u32 }));
+  return mix(xor(index, mix(xor(scalar(stream >>> 0, "u32"), seed))));
 }
 
 function emitDropoutMask(context: OnnxContext): string {
   const { node, emit, scalar, ints } = context;
   const { rate } = node.attributes as { rate: number };
-  const hash = emitHash(context);
-  const kept = emit("GreaterOrEqual", [hash, scalar(Math.ceil(rate * 2 ** 32), "u32")]);
+  const unsigned = (n: number) => scalar(n, "u32");
+  const right = (x: string, by: string) => emit("BitShift", [x, by], { direction: "RIGHT" });
+  const index = emitIndex(context), hash = emitHash(context, right(index, unsigned(1)));
+  const place = emit("Mul", [emit("BitwiseAnd", [index, unsigned(1)]), unsigned(16)]);
+  const half = emit("BitwiseAnd", [right(hash, place), unsigned(0xffff)]);
+  const kept = emit("GreaterOrEqual", [half, unsigned(dropoutThreshold(rate))]);
   const mask = emit("Mul", [emit("Cast", [kept], { to: ONNX_TYPES.f32 }), scalar(1 / (1 - rate))]);
   return emit("Reshape", [mask, ints(node.shape)]);
 }
@@ -96,8 +106,9 @@ export const dropoutMaskOperation: Operation = {
     expression: (node, [seed, row], { index, sizes }) => {
       const { rate, stream } = node.attributes as { rate: number; stream: number };
       const at = row ? `${index} + bitcast<u32>(${row}) * ${sizes.u32(rowSize(node))}` : index;
-      const hash = `dropoutHash(${at}, ${sizes.u32(stream)}, bitcast<u32>(${seed}))`;
-      const kept = `${hash} >= ${sizes.u32(Math.ceil(rate * 2 ** 32))}`;
+      const hash = `dropoutHash((${at}) >> 1u, ${sizes.u32(stream)}, bitcast<u32>(${seed}))`;
+      const half = `(${hash} >> (((${at}) & 1u) * 16u)) & 0xffffu`;
+      const kept = `(${half}) >= ${sizes.u32(dropoutThreshold(rate))}`;
       return `select(0.0, ${sizes.f32(1 / (1 - rate))}, ${kept})`;
     },
     functions: () => [DROPOUT_HASH],

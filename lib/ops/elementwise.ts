@@ -9,7 +9,7 @@ import { literal } from "../../kernels/wgsl.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { cast } from "./cast.ts";
 import { constant } from "./constant.ts";
-import { emitBinary, emitUnary } from "./onnx-elementwise.ts";
+import { emitBinary, emitUnary, type OnnxStep } from "./onnx-elementwise.ts";
 import type { OnnxContext } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
 import { broadcastShapes, checkShapes } from "./shapes.ts";
@@ -17,8 +17,8 @@ import type { Value } from "./value.ts";
 
 /** All there is to know about a function. */
 interface ScalarRule {
-  /** ONNX operators, one after the other. */
-  readonly onnx: readonly string[];
+  /** ONNX operators, one after the other, some with a number as their second argument. */
+  readonly onnx: readonly OnnxStep[];
   /** WGSL of the result from that of the arguments. */
   readonly wgsl: (args: readonly string[], node: NodeSpec) => string;
   /** WGSL functions that it calls. */
@@ -75,6 +75,13 @@ const UNARY = {
     d: [(g, _y, x) => mul(g, mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI)))],
     work: 12,
   }),
+  normalCdf: {
+    onnx: [["Mul", Math.SQRT1_2], "Erf", ["Add", 1], ["Mul", 0.5]],
+    wgsl: ([x]) => `(0.5 + 0.5 * accurateErf(${x} * ${Math.SQRT1_2}))`,
+    functions: ERF,
+    d: [(g, _y, x) => mul(g, mul(exp(mul(mul(x, x), -0.5)), 1 / Math.sqrt(2 * Math.PI)))],
+    work: 15,
+  },
   not: { onnx: ["Not"], wgsl: ([x]) => `(!${x})`, asGiven: true },
 } as const satisfies Readonly<Record<string, ScalarRule>>;
 
@@ -185,6 +192,8 @@ export const sign: UnaryFunction = unary("sign");
 export const floor: UnaryFunction = unary("floor");
 /** The error function. */
 export const erf: UnaryFunction = unary("erf");
+/** How likely a number drawn from the standard normal distribution is at most x. */
+export const normalCdf: UnaryFunction = unary("normalCdf");
 /** Logical not of a `bool`. */
 export const not: UnaryFunction = unary("not");
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { add, erf, max, mul, sigmoid, tanh } from "./elementwise.ts";
+import { add, max, mul, normalCdf, sigmoid, tanh } from "./elementwise.ts";
 import type { Value } from "./value.ts";
 
 /** x · sigmoid(x) */
@@ -13,7 +13,7 @@ export function silu(x: Value): Value {
 
 /** The exact Gaussian error linear unit (Hendrycks and Gimpel, 2016, arXiv:1606.08415). */
 export function gelu(x: Value): Value {
-  return mul(mul(x, 0.5), add(erf(mul(x, Math.SQRT1_2)), 1));
+  return mul(x, normalCdf(x));
 }
 
 /** Its tanh approximation, `gelu_new` of GPT-2. */

@@ -21,6 +21,9 @@ function computedIn(dtype: ValueType): OnnxType {
   }
 }
 
+/** An operator, perhaps with its second argument. */
+export type OnnxStep = string | readonly [operator: string, argument: number];
+
 function convert(context: OnnxContext, x: string, to: OnnxType): string {
   return context.emit("Cast", [x], { to: ONNX_TYPES[to] });
 }
@@ -47,23 +50,27 @@ function finished(context: OnnxContext, x: string): string {
 /** ONNX for `binary`. */
 export function emitBinary(
   context: OnnxContext,
-  { onnx: [operator] }: { readonly onnx: readonly string[] },
+  { onnx: [operator] }: { readonly onnx: readonly OnnxStep[] },
 ): string {
   const { node, inputs, emit } = context;
   const { dtype } = node.inputs[0];
-  const y = emit(operator, inputs.map((x) => prepared(context, x, dtype)));
+  const y = emit(operator as string, inputs.map((x) => prepared(context, x, dtype)));
   return node.dtype === "bool" ? y : finished(context, y);
 }
 
 /** ONNX for `unary`. */
 export function emitUnary(
   context: OnnxContext,
-  { onnx, asGiven }: { readonly onnx: readonly string[]; readonly asGiven?: true },
+  { onnx, asGiven }: { readonly onnx: readonly OnnxStep[]; readonly asGiven?: true },
 ): string {
-  const { node: { dtype }, inputs, emit } = context;
+  const { node: { dtype }, inputs, emit, scalar } = context;
   const asFloat = computedIn(dtype) !== "f32" && !asGiven;
   const x = asFloat ? convert(context, inputs[0], "f32") : prepared(context, inputs[0], dtype);
-  const y = onnx.reduce((value, operator) => emit(operator, [value]), x);
+  const y = onnx.reduce(
+    (value: string, step) =>
+      typeof step === "string" ? emit(step, [value]) : emit(step[0], [value, scalar(step[1])]),
+    x,
+  );
   return asFloat ? convert(context, y, dtype as OnnxType) : finished(context, y);
 }
 

@@ -24,6 +24,7 @@ export {
   min,
   mul,
   neg,
+  normalCdf,
   not,
   type Operand,
   or,

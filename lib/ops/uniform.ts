@@ -5,7 +5,7 @@
  */
 import { DROPOUT_HASH } from "../../kernels/scalar-functions.ts";
 import { sizeOf } from "../tensor/dtype.ts";
-import { emitHash } from "./dropout-mask.ts";
+import { emitHash, emitIndex } from "./dropout-mask.ts";
 import { ONNX_TYPES, type OnnxContext } from "./onnx-rule.ts";
 import type { Operation } from "./operation.ts";
 import { checkShapes } from "./shapes.ts";
@@ -36,7 +36,9 @@ export function uniform(
 
 function emitRandomUniform(context: OnnxContext): string {
   const { node, emit, scalar, ints } = context;
-  const top = emit("BitShift", [emitHash(context), scalar(8, "u32")], { direction: "RIGHT" });
+  const top = emit("BitShift", [emitHash(context, emitIndex(context)), scalar(8, "u32")], {
+    direction: "RIGHT",
+  });
   const numbers = emit("Mul", [emit("Cast", [top], { to: ONNX_TYPES.f32 }), scalar(2 ** -24)]);
   return emit("Reshape", [numbers, ints(node.shape)]);
 }

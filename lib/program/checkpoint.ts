@@ -12,11 +12,24 @@ import { type Program, programOf } from "./program.ts";
 const EXPENSIVE = 64;
 
 /**
- * The values of a program that take many operations per element, such as products over long rows and attention. Where {@link checkpoint} keeps these,
- * what it computes again costs about as much as reading it would have.
+ * The values of a program that take many operations per element, such as products over long rows and attention, each with what is only added to
+ * it. Where {@link checkpoint} keeps these, what it computes again costs about as much as reading it would have.
  */
 export function expensiveValues(program: Program): Value[] {
-  return program.nodes.filter((v) => operationOf(v).flops(v) > EXPENSIVE * sizeOf(v.shape));
+  const users = new Map<Value, Value[]>();
+  for (const v of program.nodes) {
+    for (const x of v.inputs) users.set(x, [...users.get(x) ?? [], v]);
+  }
+  /** The sum that a value, under whatever shape, is a part of and nothing else. */
+  const total = (v: Value, sum = v): Value => {
+    const [user, ...others] = users.get(v) ?? [];
+    if (!user || others.length > 0 || sizeOf(user.shape) !== sizeOf(v.shape)) return sum;
+    if (user.op === "reshape") return total(user, sum);
+    return user.attributes.fn === "add" ? total(user) : sum;
+  };
+  return program.nodes
+    .filter((v) => operationOf(v).flops(v) > EXPENSIVE * sizeOf(v.shape))
+    .map((v) => total(v));
 }
 
 /**

@@ -5,7 +5,7 @@
  */
 import { LAST_HIDDEN_STATE, type Task } from "./objective.ts";
 
-/** Models without a head. They have no labels; train them for an objective of your own. */
+/** Models without a head. They have no labels; train them with `contrastive`, or an objective of your own. */
 export const featureExtraction: Task = {
   type: "FEATURE_EXTRACTION",
   outputs: [LAST_HIDDEN_STATE, {

@@ -50,6 +50,19 @@ export interface Targets {
   readonly count: number;
 }
 
+/** What was measured, by name. */
+export type Metrics = Readonly<Record<string, number>>;
+
+/** What an evaluation has of one batch. */
+export interface EvaluatedBatch {
+  /** The outputs that the objective looks at, or what it has `measured`. */
+  readonly outputs: Readonly<Record<string, HostPart>>;
+  /** The labels, as {@link Objective.prepare} gave them. */
+  readonly labels: Readonly<Record<string, HostPart>>;
+  /** Virtual tokens that stand before those of each row. */
+  readonly virtual: number;
+}
+
 /** Traced values by name. */
 export type Values = Readonly<Record<string, Value>>;
 
@@ -70,8 +83,10 @@ export interface Objective {
   prepare(batch: HostBatch): Targets;
   /** Traces the sum of the losses of a batch, shape [], from the model's outputs and the labels. */
   loss(outputs: Values, labels: Values): Value;
-  /** Traces what else is measured, as sums whose mean over what counts is reported. */
-  metrics?(outputs: Values, labels: Values): Values;
+  /** Traces what metrics are made of; the outputs that it looks at by default. */
+  measured?(outputs: Values, labels: Values): Values;
+  /** What else is measured, over a whole evaluation. */
+  metrics?(batches: readonly EvaluatedBatch[], config: ModelConfig): Metrics;
 }
 
 /** One output of a model, for tools. */

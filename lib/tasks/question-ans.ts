@@ -7,7 +7,8 @@ import type { BatchInput } from "../model/batch-input.ts";
 import { add } from "../ops/elementwise.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { tensor } from "../tensor/tensor.ts";
-import { classLoss, countCorrect, countLabels } from "./classes.ts";
+import { chosenClasses, classLoss, countLabels } from "./classes.ts";
+import { ratio } from "./metrics/class-scores.ts";
 import { LAST_HIDDEN_STATE, type Objective, targetsMissing, type Task } from "./objective.ts";
 
 const [START, END] = (["start", "end"] as const).map((which): BatchInput => ({
@@ -43,9 +44,15 @@ export const answerSpan: Objective = {
   },
   loss: ({ startLogits, endLogits }, { startPositions, endPositions }) =>
     add(classLoss(startLogits, startPositions), classLoss(endLogits, endPositions)),
-  metrics: ({ startLogits, endLogits }, { startPositions, endPositions }) => ({
-    accuracy: add(countCorrect(startLogits, startPositions), countCorrect(endLogits, endPositions)),
-  }),
+  metrics(batches) {
+    const { predicted, expected } = chosenClasses(batches.flatMap(({ outputs, labels }) => [
+      [outputs.startLogits, labels.startPositions],
+      [outputs.endLogits, labels.endPositions],
+    ]));
+    return {
+      accuracy: ratio(expected.filter((at, i) => at === predicted[i]).length, expected.length),
+    };
+  },
 };
 
 /** Models that find answers. */

@@ -5,26 +5,28 @@
  */
 import type { ModelConfig } from "../model/architecture.ts";
 import type { BatchInput } from "../model/batch-input.ts";
-import { labelCount } from "../model/label-count.ts";
+import { labelCount, type ProblemType } from "../model/label-count.ts";
 import { abs, add, exp, log, max, mul, neg, sub } from "../ops/elementwise.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { tensor } from "../tensor/tensor.ts";
-import { classLoss, countCorrect, countLabels } from "./classes.ts";
+import { chosenClasses, classLoss, countLabels, rowsOf } from "./classes.ts";
+import { classScores, labelSetScores } from "./metrics/class-scores.ts";
+import { numberScores } from "./metrics/number-scores.ts";
 import {
+  type EvaluatedBatch,
+  type HostPart,
   LAST_HIDDEN_STATE,
+  type Metrics,
   type Objective,
   targetsMissing,
   type Task,
-  type Values,
 } from "./objective.ts";
 
-type Problem = "regression" | "single_label_classification" | "multi_label_classification";
-
 /** What kind of labels there are: as the config says, else as their number and form say. */
-function problemOf(config: ModelConfig, labels: unknown): Problem {
-  if (typeof config.problem_type === "string") return config.problem_type as Problem;
+export function problemOf(config: ModelConfig, labels: unknown): ProblemType {
+  if (typeof config.problem_type === "string") return config.problem_type as ProblemType;
   if (labelCount(config) === 1) return "regression";
   const isTable = typeof labels === "object" && labels !== null && "shape" in labels
     ? (labels.shape as readonly number[]).length === 2
@@ -92,8 +94,24 @@ export const textClass: Objective = {
     const stable = log(add(exp(neg(abs(logits))), 1));
     return sum(add(sub(max(logits, 0), mul(logits, labels)), stable));
   },
-  metrics({ logits }, { labels }): Values {
-    return labels?.dtype === "i32" ? { accuracy: countCorrect(logits, labels) } : {};
+  metrics(batches, config): Metrics {
+    const classes = labelCount(config);
+    const [{ labels: { values, labels } }] = batches;
+    if (values) {
+      const all = (of: (batch: EvaluatedBatch) => HostPart) =>
+        batches.flatMap((batch) => [...of(batch).data]);
+      return { ...numberScores(all((b) => b.outputs.logits), all((b) => b.labels.values)) };
+    }
+    if (labels.data instanceof Int32Array) {
+      const { predicted, expected } = chosenClasses(
+        batches.map(({ outputs, labels }) => [outputs.logits, labels.labels]),
+      );
+      return { ...classScores(predicted, expected, { classes }) };
+    }
+    const rows = (of: (batch: EvaluatedBatch) => HostPart) =>
+      batches.flatMap((batch) => rowsOf(of(batch)).map(({ data }) => data));
+    const found = rows((b) => b.outputs.logits).map((row) => row.map((x) => x > 0 ? 1 : 0));
+    return { ...labelSetScores(found, rows((b) => b.labels.labels)) };
   },
 };
 

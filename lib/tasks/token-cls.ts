@@ -4,11 +4,19 @@
  * @module
  */
 import type { BatchInput } from "../model/batch-input.ts";
-import { labelCount } from "../model/label-count.ts";
+import { labelCount, labelNames } from "../model/label-count.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { tensor } from "../tensor/tensor.ts";
-import { classLoss, countCorrect, countLabels } from "./classes.ts";
-import { LAST_HIDDEN_STATE, type Objective, targetsMissing, type Task } from "./objective.ts";
+import { chosenClasses, classLoss, countLabels, rowsOf } from "./classes.ts";
+import { classScores } from "./metrics/class-scores.ts";
+import { areEntityTags, entityScores } from "./metrics/entity-scores.ts";
+import {
+  LAST_HIDDEN_STATE,
+  type Metrics,
+  type Objective,
+  targetsMissing,
+  type Task,
+} from "./objective.ts";
 
 const LABELS: BatchInput = {
   name: "labels",
@@ -41,7 +49,22 @@ export const tokenClass: Objective = {
     };
   },
   loss: ({ logits }, { labels }) => classLoss(logits, labels),
-  metrics: ({ logits }, { labels }) => ({ accuracy: countCorrect(logits, labels) }),
+  metrics(batches, config): Metrics {
+    // Entities do not go on from one row into the next.
+    const rows = batches.flatMap(({ outputs, labels }) => {
+      const scores = rowsOf(outputs.logits);
+      return rowsOf(labels.labels).map((labels, i) => chosenClasses([[scores[i], labels]]));
+    });
+    const all = (of: "predicted" | "expected") => rows.flatMap((row) => row[of]);
+    const { accuracy, f1Macro } = classScores(all("predicted"), all("expected"), {
+      classes: labelCount(config),
+    });
+    const names = labelNames(config);
+    if (!areEntityTags(names)) return { accuracy, f1Macro };
+    const tags = (of: "predicted" | "expected") =>
+      rows.map((row) => row[of].map((id) => names[id]));
+    return { accuracy, ...entityScores(tags("predicted"), tags("expected")) };
+  },
 };
 
 /** Models that classify tokens. */

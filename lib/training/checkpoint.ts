@@ -200,6 +200,7 @@ const PROGRESS = z.object({
     gradientNorm: NUMBER,
     tokens: COUNT,
     evalLoss: NUMBER.optional(),
+    evalMetrics: z.record(z.string(), NUMBER).optional(),
   })),
   fingerprint: z.object({
     data: z.string(),

@@ -8,7 +8,7 @@ import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { checkOptions, type OptionRules, WHOLE, wholeFrom } from "../options.ts";
 import { randomOrder } from "../tensor/random.ts";
 import type { TrainingBatch } from "./batch.ts";
-import type { TokenizedExample } from "./tokenize.ts";
+import type { TokenizedExample } from "./row-rule.ts";
 
 /** How tokenized examples become batches. */
 export interface BatchOptions {
@@ -51,19 +51,64 @@ export function padExamples(
     of: "padExamples",
   });
   const { multipleOf = 16, padId = 0 } = options;
-  return batched(shuffled(examples, options), options.batchSize).map((rows) => {
+  const batches = batched(shuffled(examples, options), options.batchSize);
+  // What belongs together is told from others, of which a pair alone has none.
+  const [last] = batches.slice(-1);
+  if (batches.length > 1 && last.length === 1 && last[0].others?.length === 1) {
+    batches.splice(-2, 2, batches.slice(-2).flat());
+  }
+  return batches.map((some) => {
+    // Texts that belong together: all anchors, then all positives, then the negatives.
+    const others = (some[0].others ?? []).flatMap((_, at) =>
+      some.map(({ others, ...anchor }) => ({ ...anchor, ...others![at] }))
+    );
+    const rows: readonly TokenizedExample[] = [...some, ...others];
     const longest = Math.max(...rows.map((row) => row.ids.length));
     const length = Math.ceil(longest / multipleOf) * multipleOf;
-    const filled = (row: readonly number[], value: number) => [
-      ...row,
-      ...new Array<number>(length - row.length).fill(value),
-    ];
+    const filled = (row: readonly number[], value: number) => filledTo(length, row, value);
+    const types = rows.every((row) => row.tokenTypeIds) && {
+      tokenTypeIds: rows.map((row) => filled(row.tokenTypeIds!, 0)),
+    };
     return {
       inputIds: rows.map((row) => filled(row.ids, padId)),
+      ...types,
       attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
-      labels: rows.map((row) => filled(row.labels, IGNORED_LABEL)),
+      ...LABELS[rows[0].labelsOf ?? "tokens"](rows.map((row) => row.labels), {
+        length,
+        multipleOf,
+      }),
     };
   });
+}
+
+/** The parts of a batch that labels become, by what they are of. */
+const LABELS: Readonly<
+  Record<
+    NonNullable<TokenizedExample["labelsOf"]>,
+    (
+      rows: readonly (readonly number[])[],
+      sizes: { readonly length: number; readonly multipleOf: number },
+    ) => Partial<TrainingBatch>
+  >
+> = {
+  tokens: (rows, { length }) => ({
+    labels: rows.map((row) => filledTo(length, row, IGNORED_LABEL)),
+  }),
+  none: () => ({}),
+  row: (rows) => ({ labels: rows[0].length === 1 ? rows.flat() : rows }),
+  decoder(rows, { multipleOf }) {
+    const longest = Math.max(...rows.map((row) => row.length));
+    const length = Math.ceil(longest / multipleOf) * multipleOf;
+    return { labels: rows.map((row) => filledTo(length, row, IGNORED_LABEL)) };
+  },
+  span: (rows) => ({
+    startPositions: rows.map(([start]) => start),
+    endPositions: rows.map(([, end]) => end),
+  }),
+};
+
+function filledTo(length: number, row: readonly number[], value: number): number[] {
+  return [...row, ...new Array<number>(length - row.length).fill(value)];
 }
 
 /**
@@ -95,8 +140,14 @@ export function packExamples(
   const rows: { ids: number[]; labels: number[]; segments: number[]; positions: number[] }[] = [];
   // The first row with so much room is looked for among those that are not full.
   let open = 0;
-  for (const { ids, labels } of shuffled(examples, options)) {
+  for (const { ids, labels, labelsOf = "tokens" } of shuffled(examples, options)) {
     const count = ids.length;
+    if (labelsOf !== "tokens") {
+      throw new ValueError(
+        "DATA_OPTION",
+        "Only examples whose labels are of tokens can be packed, and these are not. Pad them.",
+      );
+    }
     if (count > length) {
       throw new ValueError(
         "DATA_LENGTH",

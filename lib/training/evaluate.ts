@@ -1,16 +1,18 @@
 /**
- * `evaluate`: the loss of a model on data.
+ * `evaluate`: the loss of a model on data, and what else is measured.
  *
  * @module
  */
 import type { PreparedBatch } from "../adapters/batch.ts";
-import type { AnyModel } from "../adapters/peft-model.ts";
+import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { TrainingError } from "../errors.ts";
-import { BATCHES, checkOptions, checkValue } from "../options.ts";
-import type { Objective } from "../tasks/objective.ts";
+import { isObject } from "../io/json.ts";
+import { BATCHES, checkOptions, checkValue, type OptionRule } from "../options.ts";
+import type { EvaluatedBatch, Metrics, Objective, Values } from "../tasks/objective.ts";
 import { OBJECTIVE, prepareTraining, type TrainingBatch, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
-import { openSession, type TrainingSession } from "./session.ts";
+import type { StepOptions } from "./step-program.ts";
+import { onHost, openSession, type TrainingSession } from "./session.ts";
 
 /** What {@link evaluate} gives. */
 export interface Evaluation {
@@ -20,12 +22,50 @@ export interface Evaluation {
   readonly perplexity: number;
   /** Number of labels that counted. */
   readonly targets: number;
-  /** What else the objective measures per label, such as `accuracy` where there are classes. */
-  readonly metrics: Readonly<Record<string, number>>;
+  /** What else was measured: what is usual for the task, such as `accuracy`, or what was asked for. */
+  readonly metrics: Metrics;
+}
+
+/** What is measured over an evaluation, in place of what is usual for the task. */
+export interface Measure {
+  /** The model's outputs that it looks at; none by default. */
+  readonly outputs?: readonly string[];
+  /**
+   * Measures.
+   *
+   * @param batches Outputs and labels of the batches, in their order.
+   * @param model Gives the model as it is then, for those who have it write or embed something.
+   */
+  measure(
+    batches: readonly EvaluatedBatch[],
+    model: () => AnyModel | Promise<AnyModel>,
+  ): Metrics | Promise<Metrics>;
+}
+
+/** What a measure is. */
+export const MEASURE: OptionRule = {
+  must: "an object with a function measure",
+  holds: (x) => isObject(x) && typeof x.measure === "function",
+};
+
+/** What is traced for a measure, and the measure: what is usual for the objective by default. */
+export function measureOf(
+  model: AnyModel,
+  objective: Objective,
+  given?: Measure,
+): Pick<Measure, "measure"> & Pick<StepOptions, "measured"> {
+  const named = (names: readonly string[] = []) => (outputs: Values) =>
+    Object.fromEntries(names.map((name) => [name, outputs[name]]));
+  if (given) return { measure: given.measure, measured: named(given.outputs) };
+  const { metrics, measured = named(objective.outputs) } = objective;
+  if (!metrics) return { measure: () => ({}) };
+  return { measure: (batches) => metrics(batches, baseOf(model).config), measured };
 }
 
 /**
- * Mean loss of a model over batches, each label with equal weight, without dropout.
+ * Mean loss of a model over batches, each label with equal weight, without dropout, and what is
+ * usual for its task: for classes accuracy, F1 and Matthews' correlation, for numbers errors and
+ * correlations, for entities precision, recall and F1.
  *
  * @throws {TrainingError} where the data holds no label that counts.
  * @throws {ValueError} `TRAIN_OPTIONS` for another option, or what is no objective.
@@ -42,33 +82,51 @@ export interface Evaluation {
 export async function evaluate(
   model: AnyModel,
   batches: Iterable<TrainingBatch> | AsyncIterable<TrainingBatch>,
-  options: { readonly objective?: Objective } = {},
+  options: { readonly objective?: Objective; readonly metrics?: Measure } = {},
 ): Promise<Evaluation> {
-  checkOptions(options, { objective: OBJECTIVE }, { code: "TRAIN_OPTIONS", of: "evaluate" });
+  const rules = { objective: OBJECTIVE, metrics: MEASURE };
+  checkOptions(options, rules, { code: "TRAIN_OPTIONS", of: "evaluate" });
   const objective = trainingObjective(model, options.objective);
+  const measure = measureOf(model, objective, options.metrics);
   const none = new Map();
-  using session = await openSession(model, none, { objective, packing: packLeaves(none) });
-  return await evaluateWith(session, prepared(model, batches, objective));
+  using session = await openSession(model, none, {
+    objective,
+    packing: packLeaves(none),
+    measured: measure.measured,
+  });
+  const all = prepared(model, batches, objective);
+  return await evaluateWith(session, all, { measure, model: () => model });
 }
 
 /** The same in a session that is open, with the parameters as they are there. */
 export async function evaluateWith(
   session: TrainingSession,
   batches: Iterable<PreparedBatch> | AsyncIterable<PreparedBatch>,
+  { measure, model }: {
+    readonly measure: Pick<Measure, "measure">;
+    readonly model: () => AnyModel | Promise<AnyModel>;
+  },
 ): Promise<Evaluation> {
-  const sums: Record<string, number> = {};
-  let targets = 0;
+  const evaluated: EvaluatedBatch[] = [];
+  let sum = 0, targets = 0;
   for await (const batch of batches) {
-    for (const [name, sum] of Object.entries(await session.evaluate(batch))) {
-      sums[name] = (sums[name] ?? 0) + sum;
-    }
+    const { loss, outputs } = await session.evaluate(batch);
+    sum += loss;
     targets += batch.count;
+    evaluated.push({
+      outputs,
+      labels: await onHost(batch.labels ?? {}),
+      virtual: batch.virtual.place === "embeddings" ? batch.virtual.count : 0,
+    });
   }
   if (targets === 0) throw noLabel();
-  const { loss, ...metrics } = Object.fromEntries(
-    Object.entries(sums).map(([name, sum]) => [name, sum / targets]),
-  );
-  return { loss, perplexity: Math.exp(loss), targets, metrics };
+  const loss = sum / targets;
+  return {
+    loss,
+    perplexity: Math.exp(loss),
+    targets,
+    metrics: await measure.measure(evaluated, model),
+  };
 }
 
 /**

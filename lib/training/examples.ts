@@ -3,10 +3,10 @@
  *
  * @module
  */
-import { FileError, TrainingError } from "../errors.ts";
 import type { ChatMessage } from "../io/chat-template.ts";
-import { parseJson, readTextFile } from "../io/json.ts";
-import { readRow } from "./rows.ts";
+import { readTextFile } from "../io/json.ts";
+import { jsonLines, noRow } from "./read-table.ts";
+import { KNOWN_FORMS, readRow } from "./rows.ts";
 
 /** Text that is learned as a whole. */
 export interface TextExample {
@@ -108,35 +108,10 @@ export async function readJsonl(path: string): Promise<Example[]> {
  * ```
  */
 export function parseJsonl(text: string, name: string): Example[] {
-  const examples: Example[] = [];
-  for (const [i, line] of text.replace(/^\ufeff/, "").split(/\r?\n/).entries()) {
-    if (line.trim() === "") continue;
-    const fail = (problem: string) =>
-      new FileError(
-        "DATA_LINE",
-        `Line ${
-          i + 1
-        } of ${name} ${problem}. Each line is an object {"text"}, {"prompt", "completion"}, {"messages"}, {"conversations"} or {"instruction", "output"}.`,
-        { name, line: i + 1 },
-      );
-    let value: unknown;
-    try {
-      ({ value } = parseJson(line, "it"));
-    } catch (cause) {
-      throw fail(`cannot be read: ${(cause as Error).message}`);
-    }
+  const rows = jsonLines(text, name, (value) => {
     const row = readRow(value);
-    if (typeof row === "string") throw fail(row);
-    examples.push(value as unknown as Example);
-  }
-  if (examples.length === 0) {
-    throw new TrainingError(
-      "DATASET_EMPTY",
-      `${name} holds no example: it has no line with data.`,
-      {
-        name,
-      },
-    );
-  }
-  return examples;
+    return typeof row === "string" ? `${row}. Each line is an object ${KNOWN_FORMS}` : undefined;
+  });
+  if (rows.length === 0) throw noRow(name);
+  return rows as unknown as Example[];
 }

@@ -6,6 +6,7 @@
 export type { TrainingRule } from "../adapters/training-rule.ts";
 export { adamW, type AdamWOptions } from "./adamw.ts";
 export type { TrainingBatch } from "./batch.ts";
+export type { Criterion, EvaluatedEntry } from "./best.ts";
 export { type BatchOptions, packExamples, padExamples } from "./data.ts";
 export {
   type ChatExample,
@@ -18,23 +19,27 @@ export {
   type ShareGptExample,
   type TextExample,
 } from "./examples.ts";
-export { evaluate, type Evaluation } from "./evaluate.ts";
+export { evaluate, type Evaluation, type Measure } from "./evaluate.ts";
 export { computeGradients } from "./gradients.ts";
+export { type LabelSet, labelsIn } from "./labels.ts";
 export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
 export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";
+export { type SeedRun, type SeedSearch, trainSeeds } from "./seeds.ts";
 export { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";
+export { measureAnswers, measureTexts } from "./measures.ts";
+export type { DataNote } from "./notes.ts";
+export { type DataRow, type DataTable, readTable } from "./read-table.ts";
 export {
-  type DataNote,
+  type AnswerWindow,
+  type Columns,
   LONG_ROWS,
   type LongRows,
-  tokenizeData,
-  type TokenizedData,
   type TokenizedExample,
-  tokenizeExamples,
   type TokenizeOptions,
-} from "./tokenize.ts";
+} from "./row-rule.ts";
+export { tokenizeData, type TokenizedData, tokenizeExamples } from "./tokenize.ts";
 export { train, type TrainResult } from "./train.ts";
 export type { TrainOptions } from "./train-options.ts";
 export type { TrainingData } from "./training-data.ts";

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Metrics } from "../tasks/objective.ts";
+
 /** One line of a run's history. */
 export interface HistoryEntry {
   /** Optimizer step, from 1. */
@@ -18,6 +20,8 @@ export interface HistoryEntry {
   readonly tokens: number;
   /** Mean loss on the evaluation data after the update, where it was measured at this step. */
   readonly evalLoss?: number;
+  /** What else was measured then. */
+  readonly evalMetrics?: Metrics;
 }
 
 /** What `onStep` gets. */

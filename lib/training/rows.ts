@@ -65,6 +65,10 @@ const FORMS: readonly Form[] = [
   },
 ];
 
+/** The forms, for messages. */
+export const KNOWN_FORMS =
+  '{"text"}, {"prompt", "completion"}, {"messages"}, {"conversations"} or {"instruction", "output"}';
+
 /** Reads a row; gives what keeps it from being one, as the end of a sentence, where it is none. */
 export function readRow(value: unknown): Row | string {
   if (!isObject(value)) return "holds no JSON object";

@@ -8,6 +8,7 @@ import { batchInputs, batchKey, type PreparedBatch } from "../adapters/batch.ts"
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import type { StepTime } from "../methods/training-rule.ts";
 import { compileWith, type Executable } from "../device/device.ts";
+import type { EvaluatedBatch, HostPart } from "../tasks/objective.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import type { OptimizerTime } from "./optimizer.ts";
 import { openState, ruleName, type TrainingState } from "./state.ts";
@@ -39,8 +40,10 @@ export interface TrainingSession extends Disposable {
     batch: PreparedBatch,
     at: BatchTime & OptimizerTime,
   ): Promise<{ readonly loss: number; readonly gradientNorm: number }>;
-  /** Sums of the losses and metrics of one batch, without dropout. */
-  evaluate(batch: PreparedBatch): Promise<Readonly<Record<string, number>>>;
+  /** Sum of the losses of one batch, without dropout, and what metrics are made of. */
+  evaluate(
+    batch: PreparedBatch,
+  ): Promise<{ readonly loss: number; readonly outputs: EvaluatedBatch["outputs"] }>;
   /** Mean loss of one batch and its gradients, `grad.<leaf>`, without dropout. */
   gradients(batch: PreparedBatch): Promise<Readonly<Record<string, Tensor>>>;
 }
@@ -111,10 +114,8 @@ export async function openSession(
       return { loss: await numberOf(loss), gradientNorm: await numberOf(gradientNorm) };
     },
     async evaluate(batch) {
-      const sums: Record<string, number> = {};
-      const outputs = await run("evaluate", batch, { ...ALONE, lossScale: 1 });
-      for (const [name, sum] of Object.entries(outputs)) sums[name] = await numberOf(sum);
-      return sums;
+      const { loss, ...outputs } = await run("evaluate", batch, { ...ALONE, lossScale: 1 });
+      return { loss: await numberOf(loss), outputs: await onHost(outputs) };
     },
     gradients: (batch) =>
       run("gradients", batch, { ...ALONE, lossScale: 1 / Math.max(1, batch.count) }),
@@ -128,6 +129,17 @@ const ALONE = {
   dropoutSeed: 0,
   time: { step: 1, steps: 1, batch: 0, seed: 0 },
 };
+
+/** Tensors as numbers. */
+export async function onHost(
+  tensors: Readonly<Record<string, Tensor>>,
+): Promise<Readonly<Record<string, HostPart>>> {
+  const parts: Record<string, HostPart> = {};
+  for (const [name, tensor] of Object.entries(tensors)) {
+    parts[name] = { data: await tensor.data() as HostPart["data"], shape: tensor.shape };
+  }
+  return parts;
+}
 
 async function numberOf(value: Tensor): Promise<number> {
   return (await value.data())[0] as number;

@@ -29,6 +29,8 @@ import { ruleName, stateName } from "./state.ts";
 export interface StepOptions {
   /** What losses there are. */
   readonly objective: Objective;
+  /** Traces what metrics are made of, in evaluations. */
+  readonly measured?: (outputs: Values, labels: Values) => Values;
   /** Where each leaf lies in the vectors of parameters. */
   readonly packing: Packing;
   /** What updates them; needed for steps of the kind `update`. */
@@ -50,8 +52,8 @@ export interface StepShape {
   /** A batch, of which the sizes count. */
   readonly prepared: BatchShape;
   /**
-   * `update` ends in an optimizer step, `accumulate` adds to the gradient only, `evaluate` computes
-   * loss and metrics only, `gradients` gives each leaf's gradient as an output.
+   * `update` ends in an optimizer step, `accumulate` adds to the gradient only, `evaluate` gives
+   * the loss and the outputs that metrics are made of, `gradients` gives each leaf's gradient as an output.
    */
   readonly kind: "update" | "accumulate" | "evaluate" | "gradients";
 }
@@ -80,7 +82,7 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       checkOutputs(objective, values);
       const labels = labelValues(graph, prepared);
       const sum = mul(objective.loss(values, labels), scalar(graph, "lossScale"));
-      if (kind === "evaluate") return { loss: sum, ...objective.metrics?.(values, labels) };
+      if (kind === "evaluate") return { loss: sum, ...options.measured?.(values, labels) };
       const leaves = leavesOf(packing, parametersOf(graph, { packing, rules }));
       const traces = rules.map((rule) => traceOf(graph, rule, leaves));
       const penalties = rules.flatMap(({ penalty }, i) => penalty?.(traces[i]) ?? []);

@@ -23,6 +23,7 @@ import {
 import type { Objective } from "../tasks/objective.ts";
 import { adamW, ADAMW_RULES, type AdamWOptions } from "./adamw.ts";
 import { OBJECTIVE, type TrainingBatch } from "./batch.ts";
+import { MEASURE, type Measure } from "./evaluate.ts";
 import type { Optimizer } from "./optimizer.ts";
 import type { HistoryEntry, StepReport } from "./report.ts";
 import { type Schedule, SCHEDULES } from "./schedule.ts";
@@ -67,16 +68,25 @@ export interface TrainOptions extends AdamWOptions {
   readonly seed?: number;
   /** Data to evaluate on. */
   readonly evalData?: readonly TrainingBatch[];
+  /** What is measured on it beside the loss; what is usual for the task by default. */
+  readonly metrics?: Measure;
+  /**
+   * The metric by which the best evaluation is told for `loadBest` and `earlyStopping`; `loss` by
+   * default.
+   */
+  readonly metricForBest?: string;
+  /** Whether more of it is better; by default of all but `loss`, `mse` and `mae`. */
+  readonly greaterIsBetter?: boolean;
   /** Evaluates every so many steps, and after the last. */
   readonly evalEvery?: number;
   /**
-   * Gives the model as it was where its loss on `evalData` was smallest, not as it is after the last
-   * step; with checkpoints, each best one is written and kept.
+   * Gives the model as it was at its best evaluation, where its loss on `evalData` was smallest
+   * unless `metricForBest` says otherwise, not as it is after the last step; with checkpoints, each best one is written and kept.
    */
   readonly loadBest?: boolean;
   /**
-   * Ends the run after so many evaluations in a row (`patience`) whose loss is not smaller than the
-   * best one before by more than `threshold` (0 by default).
+   * Ends the run after so many evaluations in a row (`patience`) that are not better than the best
+   * one before by more than `threshold` (0 by default).
    */
   readonly earlyStopping?: { readonly patience: number; readonly threshold?: number };
   /**
@@ -126,6 +136,9 @@ const RULES: OptionRules<TrainOptions> = {
   dropout: BOOLEAN,
   seed: WHOLE,
   evalData: { must: "a list of batches", holds: Array.isArray },
+  metrics: MEASURE,
+  metricForBest: TEXT,
+  greaterIsBetter: BOOLEAN,
   evalEvery: wholeFrom(1),
   loadBest: BOOLEAN,
   earlyStopping: {
@@ -171,7 +184,16 @@ export function checkTrainOptions(options: TrainOptions): void {
       threshold: NOT_NEGATIVE,
     }, about);
   }
-  for (const name of ["evalEvery", "loadBest", "earlyStopping", "onEvaluation"] as const) {
+  for (
+    const name of [
+      "evalEvery",
+      "loadBest",
+      "earlyStopping",
+      "onEvaluation",
+      "metrics",
+      "metricForBest",
+    ] as const
+  ) {
     if (!options[name] || options.evalData) continue;
     throw new ValueError("TRAIN_OPTIONS", `${name} is given, but no evalData to evaluate on.`);
   }

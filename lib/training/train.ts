@@ -13,13 +13,21 @@ import { TrainingError } from "../errors.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { prepareTraining, trainingObjective } from "./batch.ts";
 import {
+  bestEntry,
+  type Criterion,
+  type EvaluatedEntry,
+  evaluations,
+  goodness,
+  isStuck,
+} from "./best.ts";
+import {
   checkFolder,
   type Progress,
   readCheckpoint,
   removeOldCheckpoints,
   writeCheckpoint,
 } from "./checkpoint.ts";
-import { evaluateWith, prepareEvaluation } from "./evaluate.ts";
+import { evaluateWith, measureOf, prepareEvaluation } from "./evaluate.ts";
 import { checkFingerprint, digestWith, newFingerprint } from "./fingerprint.ts";
 import { packFor } from "./optimizer.ts";
 import { nothingToTrain } from "./packing.ts";
@@ -40,8 +48,10 @@ export interface TrainResult<M extends AnyModel> {
   readonly stopped: boolean;
   /** The last checkpoint that was written. */
   readonly checkpoint?: string;
-  /** The step after which the loss on `evalData` was smallest, where there was an evaluation. */
-  readonly best?: { readonly step: number; readonly evalLoss: number };
+  /** The entry of the best evaluation, where there was one: see {@link TrainOptions.metricForBest}. */
+  readonly best?: EvaluatedEntry;
+  /** The entry of the evaluation that the model is of: the best with `loadBest`, else the last. */
+  readonly evaluation?: EvaluatedEntry;
 }
 
 /**
@@ -85,7 +95,16 @@ export async function train<M extends AnyModel>(
   const optimizer = optimizerOf(options);
   const packing = packFor(optimizer, baseOf(model), leaves);
   const objective = trainingObjective(model, options.objective);
-  const run = { ...options, objective, rules, packing, optimizer, accumulates: group > 1 };
+  const measure = measureOf(model, objective, options.metrics);
+  const run = {
+    ...options,
+    objective,
+    rules,
+    packing,
+    optimizer,
+    accumulates: group > 1,
+    measured: measure.measured,
+  };
   const resumed = options.resume
     ? await readCheckpoint(options.resume, savedShapes(run))
     : undefined;
@@ -94,11 +113,12 @@ export async function train<M extends AnyModel>(
   checkSeed(options.seed, progress.seed);
   let fingerprint = newFingerprint(model, group);
   const recorded = options.resumeAnyway ? undefined : resumed?.progress.fingerprint;
-  let bestState = options.loadBest && resumed ? await bestOf(resumed, savedShapes(run)) : undefined;
+  let bestState = options.loadBest && resumed
+    ? await bestOf(resumed, savedShapes(run), options)
+    : undefined;
   // What is wrong with them must not come up after hours of training.
   const evaluation = options.evalData &&
     await prepareEvaluation(model, options.evalData, objective);
-  if (checkpoint) await checkFolder(checkpoint.folder, sizeOfState(savedShapes(run)));
   using session = await openSession(model, leaves, { ...run, dropout: options.dropout ?? true });
   const { state } = session;
   if (resumed) await state.write(resumed.state);
@@ -120,6 +140,13 @@ export async function train<M extends AnyModel>(
     }
     return trained as M;
   };
+  const evaluateOn = (data: readonly PreparedBatch[]) =>
+    evaluateWith(session, data, { measure, model: read });
+  if (evaluation && options.metricForBest !== undefined) {
+    const { loss, metrics } = await evaluateOn(evaluation.filter(({ count }) => count).slice(0, 1));
+    goodness({ evalLoss: loss, evalMetrics: metrics }, options);
+  }
+  if (checkpoint) await checkFolder(checkpoint.folder, sizeOfState(savedShapes(run)));
   const save = async () => {
     if (!checkpoint || written?.endsWith(`-${progress.step}`)) return;
     const trained = await read();
@@ -132,7 +159,7 @@ export async function train<M extends AnyModel>(
       },
     });
     if (checkpoint.limit === undefined) return;
-    const best = options.loadBest ? bestEntry(progress.history)?.step : undefined;
+    const best = options.loadBest ? bestEntry(progress.history, options)?.step : undefined;
     await removeOldCheckpoints(checkpoint.folder, {
       limit: checkpoint.limit,
       kept: [progress.step, best],
@@ -179,10 +206,14 @@ export async function train<M extends AnyModel>(
           state.of(rule),
         );
       }
-      const evaluated = evaluation &&
-          (entry.step === steps || (options.evalEvery && entry.step % options.evalEvery === 0))
-        ? { ...entry, evalLoss: (await evaluateWith(session, evaluation)).loss }
-        : entry;
+      let evaluated = entry;
+      if (
+        evaluation && (entry.step === steps || entry.step % (options.evalEvery ?? Infinity) === 0)
+      ) {
+        const { loss, metrics } = await evaluateOn(evaluation);
+        const evalMetrics = Object.keys(metrics).length ? { evalMetrics: metrics } : {};
+        evaluated = { ...entry, evalLoss: loss, ...evalMetrics };
+      }
       progress = {
         ...progress,
         step: entry.step,
@@ -192,12 +223,14 @@ export async function train<M extends AnyModel>(
       options.onStep?.({ ...evaluated, steps, ...pace.step(entry.tokens, steps - entry.step) });
       if (evaluated.evalLoss !== undefined) await options.onEvaluation?.(evaluated, await read());
       const isBest = evaluated.evalLoss !== undefined &&
-        bestEntry(progress.history)?.step === entry.step;
+        bestEntry(progress.history, options)?.step === entry.step;
       if (options.loadBest && isBest) {
         bestState = await state.read();
         await save();
       } else if (checkpoint?.every && entry.step % checkpoint.every === 0) await save();
-      if (options.earlyStopping && isStuck(progress.history, options.earlyStopping)) break;
+      if (options.earlyStopping && isStuck(progress.history, options.earlyStopping, options)) {
+        break;
+      }
     }
   } finally {
     await source.return?.(undefined);
@@ -210,46 +243,23 @@ export async function train<M extends AnyModel>(
     history: progress.history,
     stopped,
     checkpoint: written,
-    best: bestEntry(progress.history),
+    best: bestEntry(progress.history, options),
+    evaluation: !stopped && bestState
+      ? bestEntry(progress.history, options)
+      : evaluations(progress.history).at(-1),
   };
-}
-
-/** The evaluation with the smallest loss, the first of equal ones. */
-function bestEntry(
-  history: readonly HistoryEntry[],
-): { readonly step: number; readonly evalLoss: number } | undefined {
-  const evaluated = history.flatMap(({ step, evalLoss }) =>
-    evalLoss === undefined ? [] : [{ step, evalLoss }]
-  );
-  return evaluated.reduce<typeof evaluated[number] | undefined>(
-    (best, entry) => best && best.evalLoss <= entry.evalLoss ? best : entry,
-    undefined,
-  );
 }
 
 /** The state of a run's best step, which its checkpoints have kept. */
 async function bestOf(
   resumed: Awaited<ReturnType<typeof readCheckpoint>>,
   shapes: ReadonlyMap<string, readonly number[]>,
+  criterion: Criterion,
 ): Promise<SavedState | undefined> {
   const { progress: { history, step }, folder, state } = resumed;
-  const best = bestEntry(history);
+  const best = bestEntry(history, criterion);
   if (!best || best.step === step) return best && state;
   return (await readCheckpoint(join(dirname(folder), `checkpoint-${best.step}`), shapes)).state;
-}
-
-/** Whether the last evaluations brought nothing. */
-function isStuck(
-  history: readonly HistoryEntry[],
-  { patience, threshold = 0 }: NonNullable<TrainOptions["earlyStopping"]>,
-): boolean {
-  let best = Infinity, since = 0;
-  for (const { evalLoss } of history) {
-    if (evalLoss === undefined) continue;
-    since = best - evalLoss > threshold ? 0 : since + 1;
-    best = Math.min(best, evalLoss);
-  }
-  return since >= patience;
 }
 
 /** Bytes of a checkpoint and of the adapter beside it, about. */

@@ -18,7 +18,8 @@ const CPU = ["--device", "cpu"] as const;
 Deno.test("help, version and usage: their texts and exit codes", async () => {
   const help = await cli(["--help"]);
   assertEquals([help.code, help.err], [0, ""]);
-  for (const command of ["plan", "train", "generate", "chat", "merge", "inspect"]) {
+  const READS = ["classify", "tag", "answer", "embed"];
+  for (const command of ["plan", "train", "generate", "chat", ...READS, "merge", "inspect"]) {
     assertStringIncludes(help.out, command);
     const own = await cli([command, "--help"]);
     assertEquals([own.code, own.err], [0, ""], command);

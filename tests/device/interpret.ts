@@ -94,7 +94,8 @@ function evaluate(v: Value, inputs: readonly Numbers[]): Numbers {
     }
     case "dropoutMask": {
       const { rate, stream } = v.attributes as { rate: number; stream: number };
-      return each((_, i) => hash(i, stream, a[0]) >= rate * 2 ** 32 ? 1 / (1 - rate) : 0);
+      const half = (i: number) => hash(i >>> 1, stream, a[0]) >>> (i & 1) * 16 & 0xffff;
+      return each((_, i) => half(i) >= Math.round(rate * 2 ** 16) ? 1 / (1 - rate) : 0);
     }
     default:
       throw new TypeError(`The interpreter does not know ${v.op}.`);
@@ -122,6 +123,7 @@ const UNARY: Readonly<Record<string, (x: number) => number>> = {
   sign: Math.sign,
   floor: Math.floor,
   erf,
+  normalCdf: (x) => (1 + erf(x / Math.SQRT2)) / 2,
   not: (x) => Number(!x),
 };
 

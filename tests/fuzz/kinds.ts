@@ -33,6 +33,8 @@ import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { readCheckpoint, writeCheckpoint } from "../../lib/training/checkpoint.ts";
 import { tokenizeExamples } from "../../lib/training/tokenize.ts";
 import { parseJsonl } from "../../lib/training/examples.ts";
+import { labelsIn } from "../../lib/training/labels.ts";
+import { readTable } from "../../lib/training/read-table.ts";
 import { golden } from "../adapters/bases.ts";
 import { LLAMA, llamaTensors, writeGguf } from "../io/gguf-writer.ts";
 import { mutateBytes, mutateJson, mutateText, type Random } from "./mutate.ts";
@@ -492,6 +494,28 @@ const jsonl: Kind = async () => {
   };
 };
 
+const tables: Kind = async () => {
+  const data = new URL("../training/data/", import.meta.url);
+  const parquet = await Promise.all(
+    ["words", "questions", "pairs"].map((name) => Deno.readFile(new URL(`${name}.parquet`, data))),
+  );
+  const rows = [{ text: 'a, "b"', label: 1 }, { text: "c\nd", label: [0, "x"] }];
+  const csv = 'text,label\n"a, ""b""",spam\n"c\nd",ham\n';
+  return async (random, folder) => {
+    const ending = random.pick(["parquet", "csv", "tsv", "json"]);
+    const contents = ending === "parquet"
+      ? mutateBytes(random.pick(parquet), random)
+      : new TextEncoder().encode(
+        ending === "json" ? mutateJson(rows, random) : mutateText(csv, random, ['"', ",", "\t"]),
+      );
+    const path = `${folder}/table.${ending}`;
+    await Deno.writeFile(path, contents);
+    const table = await readTable(path);
+    const taskType = "tokens" in table.rows[0] ? "TOKEN_CLS" : "SEQ_CLS";
+    if (!("context" in table.rows[0])) labelsIn(table, { taskType });
+  };
+};
+
 const paths: Kind = () => async (random, folder) => {
   const PARTS = [
     "\0",
@@ -533,5 +557,6 @@ export const KINDS: Readonly<Record<string, Kind>> = {
   trainer,
   journal,
   jsonl,
+  tables,
   paths,
 };

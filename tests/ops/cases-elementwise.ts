@@ -22,6 +22,7 @@ import {
   min,
   mul,
   neg,
+  normalCdf,
   not,
   or,
   pow,
@@ -92,6 +93,7 @@ const UNARY: readonly Case[] = [
   unaryCase("sign", sign, Math.sign),
   unaryCase("floor", floor, Math.floor),
   unaryCase("erf", erf, erfOf, SIGNED.map((x) => x / 2)),
+  unaryCase("normalCdf", normalCdf, (x) => (1 + erfOf(x / Math.SQRT2)) / 2),
   unaryCase("silu", silu, (x) => x / (1 + Math.exp(-x))),
   unaryCase("gelu", gelu, (x) => x / 2 * (1 + erfOf(x / Math.SQRT2))),
   unaryCase(

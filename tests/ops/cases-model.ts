@@ -64,8 +64,12 @@ function hashes(stream: number, seed: number): () => number {
 }
 
 function maskOf(shape: readonly number[], seed: number, stream: number, rate: number): Nd {
-  const next = hashes(stream, seed);
-  return build(shape, () => next() >= rate * 2 ** 32 ? 1 / (1 - rate) : 0);
+  const next = hashes(stream, seed), smallest = Math.round(rate * 2 ** 16);
+  let i = 0, both = 0;
+  return build(shape, () => {
+    if (i % 2 === 0) both = next();
+    return (both >>> i++ % 2 * 16 & 0xffff) >= smallest ? 1 / (1 - rate) : 0;
+  });
 }
 
 /** Twice the identity. */

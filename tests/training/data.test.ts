@@ -4,6 +4,7 @@ import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
 import { loadTokenizer } from "../../lib/io/tokenizer.ts";
 import { packExamples, padExamples } from "../../lib/training/data.ts";
 import { parseJsonl, readJsonl } from "../../lib/training/examples.ts";
+import type { TokenizedExample } from "../../lib/training/row-rule.ts";
 import { tokenizeExamples } from "../../lib/training/tokenize.ts";
 
 const IGNORED = -100;
@@ -114,6 +115,51 @@ Deno.test("padded batches keep ids, labels and mask apart", () => {
     labels: [[IGNORED, 2, 3, ...ignored(5)], [4, 5, 6, 7, 8, ...ignored(3)]],
   });
   assertEquals(second.inputIds, [[9, 10, 99, 99]]);
+});
+
+Deno.test("labels of rows, decoders, spans and none are padded as what they are of", () => {
+  const common = { ids: [1, 2], tokenTypeIds: [0, 1] };
+  const pad = (...examples: readonly Partial<TokenizedExample>[]) =>
+    padExamples(examples.map((one) => ({ ...common, labels: [], ...one })), {
+      batchSize: 2,
+      multipleOf: 2,
+    });
+  const inputs = {
+    inputIds: [[1, 2], [1, 2]],
+    tokenTypeIds: [[0, 1], [0, 1]],
+    attentionMask: [[1, 1], [1, 1]],
+  };
+  const row = { labelsOf: "row" } as const, decoder = { labelsOf: "decoder" } as const;
+  assertEquals(pad({ ...row, labels: [3] }, { ...row, labels: [0] }), [{
+    ...inputs,
+    labels: [3, 0],
+  }]);
+  assertEquals(pad({ ...row, labels: [1, 0] }, { ...row, labels: [0, 1] }), [{
+    ...inputs,
+    labels: [[1, 0], [0, 1]],
+  }]);
+  assertEquals(pad({ ...decoder, labels: [5, 6, 7] }, { ...decoder, labels: [8] }), [{
+    ...inputs,
+    labels: [[5, 6, 7, IGNORED], [8, IGNORED, IGNORED, IGNORED]],
+  }]);
+  const span = { labelsOf: "span", labels: [0, 1] } as const;
+  assertEquals(pad(span, span), [{ ...inputs, startPositions: [0, 0], endPositions: [1, 1] }]);
+  // Anchors, then what belongs to them; a pair alone joins the batch before.
+  const pair = (id: number): Partial<TokenizedExample> => ({
+    ids: [id],
+    tokenTypeIds: undefined,
+    labelsOf: "none",
+    others: [{ ids: [id + 10] }],
+  });
+  assertEquals(pad(pair(1), pair(2), pair(3)).map(({ inputIds, labels }) => [inputIds, labels]), [[
+    [[1, 0], [2, 0], [3, 0], [11, 0], [12, 0], [13, 0]],
+    undefined,
+  ]]);
+  const packs = assertThrows(
+    () => packExamples([{ ...common, ...span }], { batchSize: 1, length: 4 }),
+    ValueError,
+  );
+  assertEquals(packs.code, "DATA_OPTION");
 });
 
 Deno.test("packed rows keep examples whole and apart", () => {

@@ -7,11 +7,8 @@ import { byteTokenizerFiles } from "../../lib/io/byte-tokenizer.ts";
 import { renderChat } from "../../lib/io/render-chat.ts";
 import { createTokenizer } from "../../lib/io/tokenizer.ts";
 import { type Example, parseJsonl } from "../../lib/training/examples.ts";
-import {
-  tokenizeData,
-  type TokenizedExample,
-  tokenizeExamples,
-} from "../../lib/training/tokenize.ts";
+import type { TokenizedExample } from "../../lib/training/row-rule.ts";
+import { tokenizeData, tokenizeExamples } from "../../lib/training/tokenize.ts";
 import golden from "./rows.golden.json" with { type: "json" };
 
 const tokenizerWith = (chatTemplate?: unknown) => {

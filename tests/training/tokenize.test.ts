@@ -7,7 +7,8 @@ import { promptIds } from "../../lib/generation/prompt.ts";
 import { createModel } from "../../lib/io/load-model.ts";
 import type { JsonObject } from "../../lib/io/json.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/io/tokenizer.ts";
-import { type TokenizedExample, tokenizeExamples } from "../../lib/training/tokenize.ts";
+import type { TokenizedExample } from "../../lib/training/row-rule.ts";
+import { tokenizeExamples } from "../../lib/training/tokenize.ts";
 import golden from "../io/tokenizers.golden.json" with { type: "json" };
 
 const model = await createModel({

@@ -10,6 +10,7 @@ import type { PeftConfig } from "../../methods/config.ts";
 import { type MethodRegistry, REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { knownFields } from "../../methods/peft-json.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
+import type { TaskType } from "../../model/task-type.ts";
 import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show } from "../../options.ts";
 import { once } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -143,18 +144,18 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  * await Deno.remove(folder, { recursive: true });
  * ```
  */
-export async function loadAdapter(
-  model: AnyModel,
+export async function loadAdapter<T extends TaskType = TaskType>(
+  model: AnyModel<T>,
   source: string | URL | AdapterParts,
   options: LoadAdapterOptions = {},
-): Promise<PeftModel> {
+): Promise<PeftModel<T>> {
   checkOptions(options, LOAD_ADAPTER_OPTIONS, { code: "LOAD_OPTION", of: "loadAdapter" });
   const target = model?.type === "peft" ? model : emptyModel(model);
   checkNewName(target, options.adapterName ?? "default");
   const parts = typeof source === "string" || source instanceof URL
     ? await readAdapter(source, options)
     : checkParts(source);
-  return await attachAdapter(target, parts, options);
+  return await attachAdapter(target, parts, options) as PeftModel<T>;
 }
 
 /** What {@link loadAdapter} does once the adapter's files are open. */

@@ -8,10 +8,11 @@ import { Document, isMap, parseDocument } from "yaml";
 import { FileError, ValueError } from "../../errors.ts";
 import { pathOf } from "../../io/atomic.ts";
 import { type GroupedFile, writeFilesAtomic } from "../../io/atomic-files.ts";
-import { readTextFile } from "../../io/json.ts";
+import { isObject, readTextFile } from "../../io/json.ts";
 import { exists } from "../../io/locate.ts";
 import { PEFT_VERSION, type PeftConfig } from "../../methods/config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
+import { taskFor } from "../../tasks/mod.ts";
 import { isBlockType } from "../../tensor/dtype.ts";
 import { checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
 import { cardBaseName } from "./base-name.ts";
@@ -75,6 +76,10 @@ export async function cardFile(
   if (!data.get("pipeline_tag") && config.taskType === "CAUSAL_LM") {
     data.set("pipeline_tag", "text-generation");
   }
+  const { id2label } = base.config;
+  const isNamed = isObject(id2label) &&
+    !Object.values(id2label).every((l) => /^LABEL_/.test(`${l}`));
+  if (isNamed && taskFor(base).heads) data.set("id2label", id2label);
   const kept = tagsOf(data.toJS().tags).map(String).filter((tag) => !tag.startsWith(BASE_TAG));
   const own = [
     "transformers",
@@ -86,6 +91,35 @@ export async function cardFile(
   const text = existing === undefined ? newBody(config, baseModel.shown) : body;
   const card = `---\n${metadata}---\n${withVersion(withQuantization(text, quantizationOf(base)))}`;
   return { path, write: (staged) => Deno.writeTextFile(staged, card) };
+}
+
+/**
+ * Reads what the classes of an adapter are called, for `loadModel`: PEFT's config does not say it, so
+ * the metadata of the card do, as `id2label`.
+ *
+ * @param folder The adapter's.
+ * @returns The names in their order; none where the card names none.
+ * @throws {FileError} `CARD_INVALID` where the metadata cannot be read.
+ *
+ * @example
+ * ```ts
+ * import { createModel, getPeftModel, loraConfig, readLabelNames, savePretrained } from "@graft/peft";
+ * const base = await createModel({
+ *   model_type: "bert", vocab_size: 96, hidden_size: 16, intermediate_size: 24,
+ *   num_hidden_layers: 1, num_attention_heads: 2,
+ * }, { device: "cpu", taskType: "SEQ_CLS", labelNames: ["ham", "spam"] });
+ * using _device = base.device;
+ * const folder = await Deno.makeTempDir();
+ * await savePretrained(getPeftModel(base, loraConfig({ taskType: "SEQ_CLS" })), folder);
+ * console.log(await readLabelNames(folder)); // ["ham", "spam"]
+ * await Deno.remove(folder, { recursive: true });
+ * ```
+ */
+export async function readLabelNames(folder: string | URL): Promise<string[] | undefined> {
+  const path = join(pathOf(folder), ADAPTER_FILES.card);
+  if (!await exists(path)) return undefined;
+  const { id2label } = parseFront(split(await readTextFile(path)).front, path).toJS() ?? {};
+  return isObject(id2label) ? Object.values(id2label).map(String) : undefined;
 }
 
 /** What comes before the name of the base in the tag by which the hub links an adapter to it. */

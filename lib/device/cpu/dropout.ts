@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { dropoutThreshold } from "../../ops/dropout-mask.ts";
 import type { Attributes } from "../../ops/value.ts";
 import { mix } from "../../tensor/random.ts";
 
@@ -39,13 +40,20 @@ export function fillMask(
   { seed, firstRow = 0 }: { readonly seed: number; readonly firstRow?: number },
 ): void {
   const start = firstRow * (mask.rows?.size ?? 0);
-  const key = mix(mask.stream ^ mix(seed));
-  // Numbers of 32 bits compare as signed ones once their first bit is flipped.
-  const threshold = Math.min(Math.ceil(mask.rate * 2 ** 32), 2 ** 32 - 1) ^ 0x80000000;
-  for (let i = 0; i < out.length; i++) {
-    let x = (i + start) ^ key;
+  const key = mix(mask.stream ^ mix(seed)), below = dropoutThreshold(mask.rate) - 1;
+  const hash = (pair: number) => {
+    let x = pair ^ key;
     x = Math.imul(x ^ x >>> 16, 0x7feb352d);
     x = Math.imul(x ^ x >>> 15, 0x846ca68b);
-    out[i] = ((x ^ x >>> 16) ^ 0x80000000) >= threshold ? 1 : 0;
+    return x ^ x >>> 16;
+  };
+  // The sign tells which is larger, without a branch.
+  const kept = (half: number) => (below - half) >>> 31;
+  let i = 0;
+  if (start & 1) out[i++] = kept(hash(start >>> 1) >>> 16);
+  for (; i < out.length; i += 2) {
+    const both = hash((i + start) >>> 1);
+    out[i] = kept(both & 0xffff);
+    out[i + 1] = kept(both >>> 16);
   }
 }

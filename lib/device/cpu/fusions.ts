@@ -4,7 +4,7 @@
  * @module
  */
 import { scalarOf } from "../../ops/constant.ts";
-import { MICROSOFT, type OnnxContext } from "../../ops/onnx-rule.ts";
+import { MICROSOFT, type OnnxAttributes, type OnnxContext } from "../../ops/onnx-rule.ts";
 import { sameShape } from "../../ops/shapes.ts";
 import type { Value } from "../../ops/value.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
@@ -25,7 +25,7 @@ export function fuse(node: Value, scope: FusionScope): string | undefined {
     case "matmul":
       return headsInPlace(node, scope);
     case "mul":
-      return sigmoidUnit(node, scope) ?? scaledProduct(node, scope);
+      return gatedUnit(node, scope) ?? scaledProduct(node, scope);
     case "add":
       return accumulatedProduct(node, scope);
     default:
@@ -37,14 +37,20 @@ function once(v: Value, scope: FusionScope): boolean {
   return scope.uses.get(v) === 1;
 }
 
-/** x · sigmoid(x) in one pass, where the sigmoid is not needed for a gradient. */
-function sigmoidUnit(node: Value, scope: FusionScope): string | undefined {
+/** Operators that multiply x by a function of it. */
+const GATES: Readonly<Record<string, readonly [operator: string, attributes?: OnnxAttributes]>> = {
+  sigmoid: ["QuickGelu", { alpha: { float: 1 } }],
+  normalCdf: ["Gelu"],
+};
+
+/** x · gate(x) in one pass, where the gate is not needed for a gradient. */
+function gatedUnit(node: Value, scope: FusionScope): string | undefined {
   const [a, b] = node.inputs;
   for (const [x, gate] of [[a, b], [b, a]]) {
-    const gated = gate.op === "unary" && gate.attributes.fn === "sigmoid" && gate.inputs[0] === x;
-    if (gated && node.dtype === "f32" && once(gate, scope)) {
-      const { context, nameOf } = scope;
-      return context.emit("QuickGelu", [nameOf(x)], { alpha: { float: 1 } }, MICROSOFT);
+    const fused = gate.op === "unary" && GATES[gate.attributes.fn as string];
+    if (fused && gate.inputs[0] === x && node.dtype === "f32" && once(gate, scope)) {
+      const [operator, attributes = {}] = fused;
+      return scope.context.emit(operator, [scope.nameOf(x)], attributes, MICROSOFT);
     }
   }
   return undefined;
