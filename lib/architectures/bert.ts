@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, pooledHead, tokenHead } from "./heads.ts";
@@ -22,13 +21,8 @@ export const BERT_NAMES: BodyNames = {
 
 /** What a config says about one. */
 export function readBert(config: ModelConfig, epsilon = 1e-12): Transformer {
-  const { size, boolean, rate } = configReader(config);
-  if (boolean("is_decoder", false)) {
-    throw new UnsupportedError(
-      "BERT_DECODER",
-      `A ${config.model_type} model with is_decoder true reads from left to right, which is not supported. Set it to false.`,
-    );
-  }
+  const { size, rate, refuse } = configReader(config);
+  refuse("is_decoder", true, "reads from left to right");
   const dropout = rate("hidden_dropout_prob", 0.1);
   return {
     ...readTransformer(config, { epsilon }),

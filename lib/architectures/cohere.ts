@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { languageHead } from "./heads.ts";
@@ -12,14 +11,9 @@ import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
-  const { boolean, number, optionalSize, rate, list } = configReader(config);
+  const { boolean, number, optionalSize, rate, list, refuse } = configReader(config);
   const bias = boolean("attention_bias", false);
-  if (boolean("use_qk_norm", false)) {
-    throw new UnsupportedError(
-      "COHERE_NORM",
-      "A cohere model with use_qk_norm true has a norm for each head, which is not supported.",
-    );
-  }
+  refuse("use_qk_norm", true, "has a norm for each head");
   const c = readTransformer(config, { activation: "silu" });
   const isFirst = config.model_type === "cohere", rope_theta = isFirst ? 500_000 : 10_000;
   // The second version rotates the layers only that see near tokens.

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ConfigError } from "../errors.ts";
+import { ConfigError, UnsupportedError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
 import {
   BOOLEAN,
@@ -40,6 +40,8 @@ export interface ConfigReader {
   boolean(name: string, otherwise: boolean): boolean;
   /** A list; `null` where there is none. */
   list(name: string): readonly unknown[] | null;
+  /** Throws `UnsupportedError` where a field, else the contrary, is this; `why` is what it means. */
+  refuse(name: string, value: boolean, why: string): void;
   /** What a name of a table stands for. */
   choice<T>(name: string, otherwise: string, table: Readonly<Record<string, T>>): T;
 }
@@ -91,6 +93,14 @@ export function configReader(config: ModelConfig): ConfigReader {
     number,
     rate: (name, otherwise = 0) => number(name, otherwise, RATE),
     boolean: (name, otherwise) => read(name, otherwise, BOOLEAN),
+    refuse(name, value, why) {
+      if (read(name, !value, BOOLEAN) !== value) return;
+      throw new UnsupportedError(
+        "MODEL_CONFIG_FIELD",
+        `A ${config.model_type} model with ${name} ${value} ${why}, which is not supported.`,
+        { name, value },
+      );
+    },
     list: (name) => config[name] == null ? null : read<unknown[]>(name, undefined, LIST),
     choice: (name, otherwise, table) => table[read(name, otherwise, oneOf(Object.keys(table)))],
   };

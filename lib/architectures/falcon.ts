@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { gpt2 } from "./gpt2.ts";
@@ -22,13 +21,8 @@ const FIELDS = {
 };
 
 function readConfig(config: ModelConfig): Transformer {
-  const { size, boolean, rate } = configReader(config);
-  if (boolean("alibi", false)) {
-    throw new UnsupportedError(
-      "FALCON_ALIBI",
-      "A falcon model with alibi true rounds its distances to bfloat16, which is not supported.",
-    );
-  }
+  const { size, boolean, rate, refuse } = configReader(config);
+  refuse("alibi", true, "rounds its distances to bfloat16");
   const c = readTransformer(config, { fields: FIELDS, inner: (n) => 4 * n });
   const isNew = boolean("new_decoder_architecture", config.n_head_kv !== undefined);
   const isShared = !isNew && boolean("multi_query", true);

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { answerHead, languageHead, lastTokenHead } from "./heads.ts";
@@ -11,17 +10,12 @@ import { readTransformer } from "./read-transformer.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
-  const { size, boolean, rate } = configReader(config);
+  const { size, boolean, rate, refuse } = configReader(config);
   const fields = { inner: "ffn_dim", activation: "activation_function" };
   const c = readTransformer(config, { fields, activation: "relu" });
   const before = boolean("do_layer_norm_before", true), bias = boolean("enable_bias", true);
   const last = before && !boolean("_remove_final_layer_norm", false);
-  if (!boolean("layer_norm_elementwise_affine", true)) {
-    throw new UnsupportedError(
-      "OPT_NORM",
-      "An opt model with layer_norm_elementwise_affine false has norms without weights, which are not supported.",
-    );
-  }
+  refuse("layer_norm_elementwise_affine", false, "has norms without weights");
   return {
     ...c,
     norm: { kind: "layer", epsilon: 1e-5 },

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { phi3 } from "./phi3.ts";
@@ -12,13 +11,8 @@ import { ropeConfig } from "./rope-config.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 function readConfig(config: ModelConfig): Transformer {
-  const { boolean, rate } = configReader(config);
-  if (boolean("qk_layernorm", false)) {
-    throw new UnsupportedError(
-      "STABLELM_NORM",
-      "A stablelm model with qk_layernorm true has a norm for each head, which is not supported.",
-    );
-  }
+  const { boolean, rate, refuse } = configReader(config);
+  refuse("qk_layernorm", true, "has a norm for each head");
   const c = readTransformer(config, { activation: "silu" });
   const parallel = boolean("use_parallel_residual", false);
   return {
