@@ -22,11 +22,11 @@ export interface HostPart {
 export interface HostBatch {
   /** Rows. */
   readonly rows: number;
-  /** Tokens in a row. */
+  /** Tokens in a row; 1 where rows are images. */
   readonly length: number;
   /** Virtual tokens that adapters embed before those of each row: as many more rows in outputs. */
   readonly virtual: number;
-  /** Token ids [B, T]. */
+  /** Token ids [B, T]; zeros where rows are images. */
   readonly ids: Int32Array<ArrayBuffer>;
   /** Sample that each token belongs to, 0 for padding [B, T]. */
   readonly segments: Int32Array<ArrayBuffer>;
