@@ -9,7 +9,6 @@ import type { Site, SiteKind } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
 import { product } from "../model/site-product.ts";
-import { matmul } from "../ops/matmul.ts";
 import { dense, type LowRank } from "../model/weight.ts";
 import type { Value } from "../ops/value.ts";
 import type { PeftConfig } from "./config.ts";
