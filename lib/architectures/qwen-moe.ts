@@ -7,7 +7,7 @@
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { decoderRules, readDecoder } from "./gated-decoder.ts";
-import { mistral } from "./llama.ts";
+import { llama, mistral } from "./llama.ts";
 import { balanceOf, mixtureOf, readMixture } from "./mixture.ts";
 import type { Transformer } from "./transformer.ts";
 
@@ -49,5 +49,6 @@ export const qwen3Moe: Architecture = {
   ...qwen2Moe,
   name: "qwen3_moe",
   modelTypes: ["qwen3_moe"],
+  heads: llama.heads,
   stacked: { parts, targets: true },
 };
