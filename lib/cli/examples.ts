@@ -4,12 +4,13 @@
  * @module
  */
 import { type Command, Option } from "commander";
+import { dirname } from "node:path";
 import { maxPositionsOf } from "../generation/prompt.ts";
 import { createDecodeStream } from "../io/decode-stream.ts";
-import { tokenizerOf } from "../io/model-tokenizer.ts";
+import { imageProcessorOf, tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { labelNames } from "../model/label-count.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import { type ModelGraph, readsText } from "../model/model-graph.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { wholeFrom } from "../options.ts";
 import type { DataTable } from "../training/read-table.ts";
@@ -77,16 +78,19 @@ export async function readExamples(
   },
 ): Promise<TokenizedData> {
   const { name, longRows, stride, labelAllTokens, sourcePrefix, maxTargetLength } = flags;
-  const tokenizer = await tokenizerOf(model);
+  const ofText = readsText(model), tokenizer = ofText ? await tokenizerOf(model) : undefined;
+  const imageProcessor = ofText ? undefined : await imageProcessorOf(model);
   const data = tokenizeData(rows, {
-    ...{ tokenizer, model, name, longRows, stride, labelAllTokens, sourcePrefix, maxTargetLength },
+    ...{ tokenizer, imageProcessor, folder: dirname(name), model, name },
+    ...{ longRows, stride, labelAllTokens, sourcePrefix, maxTargetLength },
     columns: columnsIn(flags),
     maxLength: Math.min(flags.maxLength, maxPositionsOf(model)),
   });
   for (const { message } of data.notes) context.err(`${name}: ${message}\n`);
   for (const [i, example] of data.examples.slice(0, flags.showExample ?? 0).entries()) {
-    const head = `example ${i + 1}: ${counted(example.ids.length, "token")}`;
-    context.out(`${head}${showLabels(example, { model, tokenizer, context })}\n\n`);
+    const { ids, image } = example, size = image ? "an image" : counted(ids.length, "token");
+    const shown = tokenizer ? showLabels(example, { model, tokenizer, context }) : "";
+    context.out(`example ${i + 1}: ${size}${shown}\n\n`);
   }
   return data;
 }

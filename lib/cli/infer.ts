@@ -27,6 +27,7 @@ import {
 
 interface InferFlags extends ModelFlags {
   readonly text?: readonly string[];
+  readonly image?: readonly string[];
   readonly input?: string;
   readonly adapter?: readonly string[];
   readonly labels?: readonly string[];
@@ -56,8 +57,9 @@ const VERBS: readonly Verb[] = [
   {
     name: "classify",
     task: "SEQ_CLS",
-    summary: "say what texts are about",
+    summary: "say what texts are about, or what is in images",
     options: [
+      new Option("--image <path...>", "images, for a model of images"),
       new Option("--top-k <n>", "labels of each text (default: 1)").argParser(positive).default(1),
       new Option("--threshold <x>", "leave out labels with a lower score")
         .argParser(numeric(FINITE)),
@@ -189,6 +191,7 @@ function optionsOf({ options }: Verb, flags: InferFlags): object {
     "batchSize",
   ]);
   names.delete("question");
+  names.delete("image");
   return Object.fromEntries(Object.entries(flags).filter(([name]) => names.has(name)));
 }
 
@@ -198,7 +201,7 @@ async function rowsOf(
   context: CommandContext,
   command: Command,
 ): Promise<readonly unknown[]> {
-  const { text, input } = flags;
+  const { text = flags.image, input } = flags;
   if (text) return text.map((one) => verb.row(one, flags));
   if (input === undefined && !context.piped) {
     command.error("error: no text was given: use --text or --input, or pipe lines in");

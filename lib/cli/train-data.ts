@@ -9,7 +9,7 @@ import { maxPositionsOf } from "../generation/prompt.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ProblemType } from "../model/label-count.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import { type ModelGraph, readsText } from "../model/model-graph.ts";
 import { contrastive } from "../tasks/contrastive.ts";
 import type { Objective } from "../tasks/objective.ts";
 import type { Pooling } from "../tasks/pooling.ts";
@@ -59,10 +59,11 @@ export async function readData(
 ): Promise<Data> {
   const { batchSize } = flags;
   const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
-  const tokenizer = await tokenizerOf(base);
+  const tokenizer = readsText(base) ? await tokenizerOf(base) : undefined;
   // Padding is never looked at, and not every token that a config names has a row in the model.
   const rows = Number(base.config.vocab_size ?? Infinity);
-  const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== undefined && id < rows) ?? 0;
+  const padId = [tokenizer?.padId, tokenizer?.eosId].find((id) => id !== undefined && id < rows) ??
+    0;
   const read = await readExamples(base, table, { flags: { ...flags, name: flags.data }, context });
   // Those held back do not depend on how often or in which order the others are learned; all that a
   // row became stays together.
@@ -106,7 +107,7 @@ export async function readData(
 /** What is measured of answers and of texts that the model writes; of others what is usual. */
 function measureFor(
   evaluation: readonly TokenizedExample[],
-  { flags, tokenizer }: { readonly flags: DataFlags; readonly tokenizer: Tokenizer },
+  { flags, tokenizer }: { readonly flags: DataFlags; readonly tokenizer?: Tokenizer },
 ): Measure | undefined {
   const [first] = evaluation;
   if (first?.window) return measureAnswers(evaluation);

@@ -68,12 +68,31 @@ export interface Reader extends InferenceOptions {
 export async function openReader<O extends InferenceOptions>(
   model: AnyModel,
   options: O,
-  { of, task, rules }: {
-    readonly of: string;
-    readonly task: TaskType;
-    readonly rules: OptionRules<Omit<O, keyof InferenceOptions>>;
-  },
+  verb: VerbRule<O>,
 ): Promise<Reader & O> {
+  checkVerb(model, options, verb);
+  const base = baseOf(model), tokenizer = options.tokenizer ?? await tokenizerOf(base);
+  const { model_max_length: stated } = tokenizer.files.config;
+  const limit = Math.min(
+    positionLimit(base) - virtualTokens(model),
+    typeof stated === "number" && stated > 0 ? stated : Infinity,
+  );
+  return { ...options, of: verb.of, model, tokenizer, limit };
+}
+
+/** A verb: its name, the task of its models, and options of its own. */
+interface VerbRule<O extends InferenceOptions> {
+  readonly of: string;
+  readonly task: TaskType;
+  readonly rules: OptionRules<Omit<O, keyof InferenceOptions>>;
+}
+
+/** The same for a verb that needs no tokenizer. */
+export function checkVerb<O extends InferenceOptions>(
+  model: AnyModel,
+  options: O,
+  { of, task, rules }: VerbRule<O>,
+): void {
   const base = baseOf(model), { architecture, taskType } = base;
   checkOptions(options, { ...RULES, ...rules } as OptionRules<O>, { code: "INFERENCE_OPTION", of });
   if (taskType !== task) {
@@ -88,13 +107,6 @@ export async function openReader<O extends InferenceOptions>(
       { taskType, needed: task },
     );
   }
-  const tokenizer = options.tokenizer ?? await tokenizerOf(base);
-  const { model_max_length: stated } = tokenizer.files.config;
-  const limit = Math.min(
-    positionLimit(base) - virtualTokens(model),
-    typeof stated === "number" && stated > 0 ? stated : Infinity,
-  );
-  return { ...options, of, model, tokenizer, limit };
 }
 
 /** One output of one row, flat. */
@@ -191,7 +203,7 @@ function checkLength(length: number, row: number, { of, limit }: Reader): void {
  *
  * @throws {ValueError} `ADAPTER_ROWS` for another number of adapters, and `INFERENCE_OPTION` of tasks.
  */
-export function listOf<T>(of: Reader, given: T | readonly T[]): readonly T[] {
+export function listOf<T>(of: InferenceOptions, given: T | readonly T[]): readonly T[] {
   const texts = [given].flat() as readonly T[];
   for (
     const [name, code] of [["adapterNames", "ADAPTER_ROWS"], [

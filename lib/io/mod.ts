@@ -54,7 +54,7 @@ export {
   type ModelDeviceOptions,
 } from "./load-model.ts";
 export { tinyModel } from "./tiny-model.ts";
-export { tokenizerOf } from "./model-tokenizer.ts";
+export { imageProcessorOf, tokenizerOf } from "./model-tokenizer.ts";
 export { readImage, type RgbImage } from "./read-image.ts";
 export type { RowPart, RowTemplate } from "./post-processor.ts";
 export { renderChat, type RenderChatOptions } from "./render-chat.ts";

@@ -1,5 +1,5 @@
 /**
- * The tokenizer that belongs to a model.
+ * The tokenizer and the image processor that belong to a model.
  *
  * @module
  */
@@ -8,6 +8,7 @@ import { FileError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { type ImageProcessor, loadImageProcessor } from "./image-processor.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 // A config object is what a model and all that are derived from it share. What is noted here only
@@ -72,4 +73,27 @@ export function tokenizerOf(model: ModelGraph): Promise<Tokenizer> {
 export function folderOf({ config }: ModelGraph): string | undefined {
   const [file] = sources.get(config)?.source.files ?? [];
   return file === undefined || file.includes("://") ? undefined : dirname(file);
+}
+
+/**
+ * The image processor that lies beside a model's weights.
+ *
+ * @throws {FileError} `PROCESSOR_MISSING` where the model was not loaded from a folder, or there is none
+ * in it.
+ *
+ * @example
+ * ```ts
+ * import { imageProcessorOf, tinyModel } from "@graft/peft";
+ * const model = await tinyModel();
+ * using _device = model.device;
+ * await imageProcessorOf(model).catch(({ code }) => console.log(code)); // PROCESSOR_MISSING
+ * ```
+ */
+export async function imageProcessorOf(model: ModelGraph): Promise<ImageProcessor> {
+  const folder = folderOf(model);
+  if (folder !== undefined) return await loadImageProcessor(folder);
+  throw new FileError(
+    "PROCESSOR_MISSING",
+    "The model was not loaded from a folder, so it has no image processor of its own. Give one as `imageProcessor`.",
+  );
 }

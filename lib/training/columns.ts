@@ -28,10 +28,15 @@ const PAIRS: readonly Columns[] = [
   ["question", "sentence"],
 ].map(([text, pair]) => ({ text, pair }));
 
-/** Columns of SEQ_CLS. */
+const IMAGES = ["image", "image_path", "file_name", "path"];
+
+/** Columns of SEQ_CLS, of texts or images. */
 export const CLASS_COLUMNS: ColumnNames = {
   needs: ["text", "label"],
-  forms: [...PAIRS, ...["text", "sentence", "content", "review"].map((text) => ({ text }))],
+  forms: [
+    ...PAIRS,
+    ...["text", "sentence", "content", "review", ...IMAGES].map((text) => ({ text })),
+  ],
   labels: ["label", "labels", "class", "target", "category", "score"],
 };
 

@@ -4,6 +4,7 @@
  * @module
  */
 import { TrainingError, ValueError } from "../errors.ts";
+import { lazyImages } from "../io/image-processor.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { checkOptions, type OptionRules, WHOLE, wholeFrom } from "../options.ts";
 import { randomOrder } from "../tensor/random.ts";
@@ -69,10 +70,16 @@ export function padExamples(
     const types = rows.every((row) => row.tokenTypeIds) && {
       tokenTypeIds: rows.map((row) => filled(row.tokenTypeIds!, 0)),
     };
+    const images = rows.flatMap(({ image }) => image ?? []);
+    const given: TrainingBatch = images.length
+      ? { pixelValues: lazyImages(images.map(({ file }) => file), images[0].processor) }
+      : {
+        inputIds: rows.map((row) => filled(row.ids, padId)),
+        ...types,
+        attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
+      };
     return {
-      inputIds: rows.map((row) => filled(row.ids, padId)),
-      ...types,
-      attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
+      ...given,
       ...LABELS[rows[0].labelsOf ?? "tokens"](rows.map((row) => row.labels), {
         length,
         multipleOf,

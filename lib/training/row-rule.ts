@@ -4,6 +4,7 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
+import type { ImageProcessor } from "../io/image-processor.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TakeNote } from "./notes.ts";
@@ -22,6 +23,8 @@ export interface TokenizedExample {
   readonly labels: readonly number[];
   /** What the labels are of; of `tokens` by default. */
   readonly labelsOf?: "tokens" | "row" | "decoder" | "span" | "none";
+  /** Of an image, which has no ids: the file, and what is done to it. */
+  readonly image?: { readonly file: string | Uint8Array; readonly processor: ImageProcessor };
   /** Kind of each token, where the model takes it. */
   readonly tokenTypeIds?: readonly number[];
   /** Of an anchor: its positive, and a negative where there is one. */
@@ -66,8 +69,12 @@ export interface Columns {
 
 /** How examples become tokens. */
 export interface TokenizeOptions {
-  /** Reads text. */
-  readonly tokenizer: Tokenizer;
+  /** Reads text; models of images need none. */
+  readonly tokenizer?: Tokenizer;
+  /** Prepares images, for a model of images. */
+  readonly imageProcessor?: ImageProcessor;
+  /** What relative paths of images start from; the current folder by default. */
+  readonly folder?: string;
   /**
    * The model that is to learn: its task says what rows hold, its config what classes are called. A
    * causal language model by default.
@@ -103,6 +110,8 @@ export interface TokenizeOptions {
 
 /** What rules get. */
 export interface RowOptions extends TokenizeOptions {
+  /** Reads text. */
+  readonly tokenizer: Tokenizer;
   /** As given, or no limit. */
   readonly maxLength: number;
   /** As given, or `cut`. */

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { resolve } from "node:path";
 import { type EncodedRow, encodeInputs, type TextRow } from "../io/encode-inputs.ts";
 import { isObject } from "../io/json.ts";
 import { labelCount, labelNames } from "../model/label-count.ts";
@@ -107,6 +108,15 @@ export const classRows: RowRule = columnRule(CLASS_COLUMNS, (columns, rows, opti
     return own.find((label) => typeof label === "string") ??
       names.map((_, label) => own.includes(label) ? 1 : 0);
   };
+  const { imageProcessor: processor, folder = "" } = options;
+  if (processor) {
+    return (row) => {
+      const file = imageIn(row[columns.text!], folder), labels = labelsOf(row[columns.label!]);
+      if (typeof labels === "string") return labels;
+      if (file === undefined) return `has no path or file of an image as "${columns.text}"`;
+      return [{ ids: [], labels, labelsOf: "row", image: { file, processor } }];
+    };
+  }
   return (row, index) => {
     const first = textIn(row, columns.text!);
     if (typeof first === "string") return first;
@@ -118,6 +128,13 @@ export const classRows: RowRule = columnRule(CLASS_COLUMNS, (columns, rows, opti
     return found ? [{ ...tokens(found, options), labels, labelsOf: "row" }] : [];
   };
 });
+
+/** The path of an image, or what is in its file, as data sets hold it. */
+function imageIn(value: unknown, folder: string): string | Uint8Array | undefined {
+  if (isObject(value)) return imageIn(value.bytes ?? value.path, folder);
+  if (value instanceof Uint8Array) return value;
+  return typeof value === "string" && value !== "" ? resolve(folder, value) : undefined;
+}
 
 /** TOKEN_CLS: a class for each word, which its first piece learns. */
 export const taggedRows: RowRule = columnRule(TAG_COLUMNS, (columns, _, options) => {
