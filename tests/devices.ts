@@ -41,6 +41,11 @@ export function testOnDevices(name: string, fn: Check): void {
   }
 }
 
+/** Registers a test that runs on the CPU alone. */
+export function testOnCpu(name: string, fn: Check): void {
+  register(name, async () => await fn(await testDevice("cpu")));
+}
+
 /**
  * Registers a test that runs on the CPU, and on WebGPU where its programs hold a kernel that has not been right yet in a test of this file. All other programs
  * are the same kernels on other sizes and values, which the CPU has shown to be the right program.

@@ -28,7 +28,7 @@ import { sizeOf } from "../../lib/tensor/dtype.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
-import { testDevice, testOnceOnWebGpu } from "../devices.ts";
+import { testDevice, testOnceOnWebGpu, testOnCpu } from "../devices.ts";
 import { assertSketch, fill, leafOf, SHARE, type Sketch, valuesOf } from "../golden-values.ts";
 import cases from "./definitions.golden.json" with { type: "json" };
 import vision from "./vision.golden.json" with { type: "json" };
@@ -198,6 +198,18 @@ async function assertTraining(model: PeftModel, entry: Case): Promise<void> {
   });
 }
 
+const structures = new Set<string>();
+
+/** Whether a case is the first of its family, or of its task on a kind of body. */
+function isNewStructure({ config, batches }: Case): boolean {
+  const architecture = architectureOf(config), isCausal = "CAUSAL_LM" in architecture.heads;
+  const kind = `${"decoder_input_ids" in batches.right} ${isCausal}`;
+  const all = [architecture.name, `${taskOf(architecture, config)} ${kind}`];
+  const isNew = all.some((structure) => !structures.has(structure));
+  for (const structure of all) structures.add(structure);
+  return isNew;
+}
+
 for (const entry of cases as unknown as readonly Case[]) {
   const { config, outputs, batches } = entry;
   const name = `${config.architectures[0]}${"feed_forward_proj" in config ? ", gated" : ""}`;
@@ -219,11 +231,14 @@ for (const entry of cases as unknown as readonly Case[]) {
       batch: batches.right,
       sketches: entry.adapted.right,
     });
-    await assertTraining(model, entry);
     if (!entry.generated) return;
     const options = { maxNewTokens: entry.generated[0].length, eosTokenId: [] };
     const texts = await generate(base, PROMPTS, options) as readonly Generation[];
     assertEquals(texts.map(({ tokenIds }) => [...tokenIds]), entry.generated);
+  });
+  const register = isNewStructure(entry) ? testOnceOnWebGpu : testOnCpu;
+  register(`${name} is trained as by PEFT`, async (device) => {
+    await assertTraining(await withLora(modelOf(entry, device), entry), entry);
   });
 }
 
