@@ -6,6 +6,7 @@
 import { TrainingError } from "../errors.ts";
 import { generate } from "../generation/generate.ts";
 import { maxPositionsOf } from "../generation/prompt.ts";
+import { loadImageProcessor } from "../io/image-processor.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ProblemType } from "../model/label-count.ts";
@@ -20,7 +21,7 @@ import type { Measure } from "../training/evaluate.ts";
 import { type LabelSet, labelsIn } from "../training/labels.ts";
 import { measureAnswers, measureTexts } from "../training/measures.ts";
 import { type DataTable, readTable } from "../training/read-table.ts";
-import type { TokenizedExample } from "../training/row-rule.ts";
+import { readsImages, type TokenizedExample } from "../training/row-rule.ts";
 import type { CliContext } from "./context.ts";
 import { columnsIn, type ExampleFlags, readExamples } from "./examples.ts";
 
@@ -59,10 +60,13 @@ export async function readData(
 ): Promise<Data> {
   const { batchSize } = flags;
   const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
-  const tokenizer = await tokenizerOf(base);
+  const images = readsImages(base);
+  const tokenizer = images ? undefined : await tokenizerOf(base);
+  const processor = images ? await loadImageProcessor(base.source ?? "") : undefined;
   // Padding is never looked at, and not every token that a config names has a row in the model.
   const rows = Number(base.config.vocab_size ?? Infinity);
-  const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== undefined && id < rows) ?? 0;
+  const padId = [tokenizer?.padId, tokenizer?.eosId].find((id) => id !== undefined && id < rows) ??
+    0;
   const read = await readExamples(base, table, { flags: { ...flags, name: flags.data }, context });
   // Those held back do not depend on how often or in which order the others are learned; all that a
   // row became stays together.
@@ -84,7 +88,7 @@ export async function readData(
       context,
     })).examples;
   // Rows are not rounded up beyond the model's last position.
-  const padding = { batchSize, padId, multipleOf: maxPositionsOf(base) % 16 ? 1 : 16 };
+  const padding = { batchSize, padId, processor, multipleOf: maxPositionsOf(base) % 16 ? 1 : 16 };
   return {
     epoch: (seed) => (epoch) => {
       const order = { epoch, seed: flags.shuffle ? seed : undefined };
@@ -106,7 +110,7 @@ export async function readData(
 /** What is measured of answers and of texts that the model writes; of others what is usual. */
 function measureFor(
   evaluation: readonly TokenizedExample[],
-  { flags, tokenizer }: { readonly flags: DataFlags; readonly tokenizer: Tokenizer },
+  { flags, tokenizer }: { readonly flags: DataFlags; readonly tokenizer?: Tokenizer },
 ): Measure | undefined {
   const [first] = evaluation;
   if (first?.window) return measureAnswers(evaluation);
@@ -135,6 +139,10 @@ export function labelsFor(
   if (flags.labelNames || model.initialized.length === 0) {
     return flags.labelNames || flags.problemType ? given : undefined;
   }
-  const found = labelsIn(table, { taskType, columns: columnsIn(flags) });
+  const found = labelsIn(table, {
+    taskType,
+    columns: columnsIn(flags),
+    images: readsImages(model),
+  });
   return { ...found, problemType: flags.problemType ?? found.problemType };
 }

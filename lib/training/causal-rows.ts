@@ -7,7 +7,7 @@ import { ValueError } from "../errors.ts";
 import { renderChat, renderMarkedChat } from "../io/render-chat.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
-import { rowError, type RowRule, type TokenizedExample, type TokenizeOptions } from "./row-rule.ts";
+import { rowError, type RowOptions, type RowRule, type TokenizedExample } from "./row-rule.ts";
 import { type Content, type Conversation, readRow, type Row } from "./rows.ts";
 
 /** All of a text is learned, of others the completion and the assistant's turns. */
@@ -91,7 +91,7 @@ interface Marked extends TokenizedExample {
   readonly unlike?: boolean;
 }
 
-function tokenize(content: Content, options: TokenizeOptions, index: number): Marked[] {
+function tokenize(content: Content, options: RowOptions, index: number): Marked[] {
   const { tokenizer } = options;
   switch (content.kind) {
     case "text": {
@@ -120,14 +120,14 @@ function tokenize(content: Content, options: TokenizeOptions, index: number): Ma
   }
 }
 
-function ended(ids: readonly number[], options: TokenizeOptions): readonly number[] {
+function ended(ids: readonly number[], options: RowOptions): readonly number[] {
   const { tokenizer: { eosId }, appendEos = true } = options;
   return appendEos && eosId !== undefined && ids[ids.length - 1] !== eosId ? [...ids, eosId] : ids;
 }
 
 function tokenizeCompletion(
   { prompt, completion }: Content & { readonly kind: "completion" },
-  options: TokenizeOptions,
+  options: RowOptions,
 ): Marked {
   const text = prompt + completion;
   const marked = encode(options.tokenizer, text, [[prompt.length, text.length]], {

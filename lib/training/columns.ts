@@ -35,6 +35,12 @@ export const CLASS_COLUMNS: ColumnNames = {
   labels: ["label", "labels", "class", "target", "category", "score"],
 };
 
+/** Columns of SEQ_CLS where rows are images. */
+export const IMAGE_COLUMNS: ColumnNames = {
+  ...CLASS_COLUMNS,
+  forms: ["image", "image_path", "file_name", "path"].map((text) => ({ text })),
+};
+
 /** Columns of TOKEN_CLS. */
 export const TAG_COLUMNS: ColumnNames = {
   needs: ["text", "label"],

@@ -13,6 +13,7 @@ import { createNotes, type DataNote } from "./notes.ts";
 import type { DataRow } from "./read-table.ts";
 import {
   LONG_ROWS,
+  readsImages,
   type RowRule,
   type TokenizedExample,
   type TokenizeOptions,
@@ -39,6 +40,7 @@ const TOKENIZE_RULES: OptionRules<TokenizeOptions> = {
   model: { must: "a model, as loadModel gives", holds: (x) => isObject(x) && "taskType" in x },
   columns: { must: "an object", holds: isObject },
   name: TEXT,
+  folder: TEXT,
   maxLength: LENGTH,
   longRows: oneOf(LONG_ROWS),
   appendEos: BOOLEAN,
@@ -112,7 +114,7 @@ export function tokenizeData(
 ): TokenizedData {
   checkOptions(options, TOKENIZE_RULES, { code: "DATA_OPTION", of: "tokenizeData" });
   const { tokenizer, model, maxLength = Infinity, longRows = "cut" } = options;
-  if (!tokenizer) {
+  if (!tokenizer && !readsImages(model)) {
     throw new ValueError("DATA_OPTION", "tokenizeExamples needs a tokenizer; see tokenizerOf.");
   }
   const rule = ROW_RULES[model?.taskType ?? "CAUSAL_LM"];
@@ -121,6 +123,7 @@ export function tokenizeData(
   const fates = { drop: "left out", refuse: "refused" };
   const exampleOf = rule(examples as unknown as readonly DataRow[], {
     ...options,
+    tokenizer: tokenizer!,
     maxLength,
     longRows,
     note,

@@ -8,10 +8,15 @@ import { createModel, loadModel, type ModelDeviceOptions } from "../../lib/io/lo
 import { saveModel } from "../../lib/io/save-model.ts";
 import { createTokenizer } from "../../lib/io/tokenizer.ts";
 import type { TaskType } from "../../lib/model/task-type.ts";
+import { loadImageProcessor } from "../../lib/io/image-processor.ts";
+import { padExamples } from "../../lib/training/data.ts";
+import { evaluate } from "../../lib/training/evaluate.ts";
 import type { DataRow } from "../../lib/training/read-table.ts";
+import { tokenizeData } from "../../lib/training/tokenize.ts";
 import { inFolder, namesIn } from "../io/folder.ts";
 import encoded from "../io/encode-inputs.golden.json" with { type: "json" };
 import tokenizers from "../io/tokenizers.golden.json" with { type: "json" };
+import images from "../io/images.golden.json" with { type: "json" };
 import rows from "../training/task-rows.golden.json" with { type: "json" };
 import { cli } from "./run.ts";
 
@@ -286,6 +291,77 @@ Deno.test("train: several seeds, of which the best is kept", async () => {
     ]);
     assertEquals(alone.code, 1);
     assertStringIncludes(alone.err, "compared by their evaluations");
+  });
+});
+
+Deno.test("train: classes of images, by paths beside the data or by contents", async () => {
+  await inFolder(async (folder) => {
+    const made = await createModel({
+      ...{ model_type: "vit", architectures: ["ViTForImageClassification"], image_size: 8 },
+      ...{ patch_size: 4, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1 },
+      ...{ num_attention_heads: 2, initializer_range: 0.3 },
+    }, { device: "cpu", seed: 1, taskType: "FEATURE_EXTRACTION" });
+    using _device = made.device;
+    const base = join(folder, "vit"), out = join(folder, "out");
+    await saveModel(made, base);
+    const names = ["a.jpg", "gray.jpg", "full.jpg", "gray.png"];
+    const files = names.map((name) => images.decoded.find((one) => one.name === name)!);
+    const data = files.map(({ name, file }) => ({
+      file_name: `pictures/${name}`,
+      label: name.startsWith("gray") ? "cat" : "dog",
+      contents: Uint8Array.from(atob(file), (c) => c.charCodeAt(0)),
+    }));
+    await Deno.mkdir(join(folder, "pictures"));
+    for (const { file_name, contents } of data) {
+      await Deno.writeFile(join(folder, file_name), contents);
+    }
+    const rows = data.map(({ file_name, label }) => ({ file_name, label }));
+    const csv = await file(folder, "metadata.csv", rows);
+    const args = [
+      ...["train", base, "--task", "SEQ_CLS", "--data", csv, "--eval-data", csv, "--out", out],
+      ...["--device", "cpu", "--num-train-epochs", "40", "--learning-rate", "2e-2"],
+      ...["--target-modules", "all-linear", "--show-example", "1"],
+    ];
+    const missing = await cli(args);
+    assertEquals(missing.code, 1);
+    assertStringIncludes(missing.err, "PROCESSOR_MISSING");
+    await Deno.writeTextFile(
+      join(base, "preprocessor_config.json"),
+      JSON.stringify({ image_processor_type: "ViTImageProcessor", size: 8 }),
+    );
+    const run = await cli(args);
+    assertEquals(run.code, 0, run.err);
+    assertMatch(run.out, /^example 1: .*pictures\/.* → dog\n/);
+    assertMatch(run.out, /, accuracy 1\.0000, f1 1\.0000/);
+    const plan = await cli([
+      "plan",
+      base,
+      "--task",
+      "SEQ_CLS",
+      "--json",
+      "--target-modules",
+      "q_proj",
+    ]);
+    assertEquals(plan.code, 0, plan.err);
+    assert(JSON.parse(plan.out).step.flops > 1e4, plan.err);
+    await Deno.remove(join(folder, "pictures"), { recursive: true });
+    const gone = await cli([...args, "--overwrite"]);
+    assertStringIncludes(gone.err, "FILE_NOT_FOUND");
+    // As Parquet files hold them.
+    const whole = await loadModel(base, { device: made.device, taskType: "SEQ_CLS" });
+    const { examples } = tokenizeData(
+      data.map(({ label, contents }) => ({
+        image: { bytes: contents },
+        label: Number(label === "cat"),
+      })),
+      { model: whole },
+    );
+    const [batch] = padExamples(examples, {
+      batchSize: 4,
+      processor: await loadImageProcessor(base),
+    });
+    assertEquals([batch.pixelValues!.shape, batch.labels], [[4, 3, 8, 8], [0, 1, 0, 1]]);
+    assertEquals((await evaluate(whole, [batch])).targets, 4);
   });
 });
 
