@@ -56,7 +56,6 @@ export const GEMMA_HEADS: Architecture["heads"] = {
     cap: (config) => gemmaCap(config, "final_logit_softcapping", 30),
   }),
   SEQ_CLS: lastTokenHead,
-  TOKEN_CLS: tokenScoreHead,
   FEATURE_EXTRACTION: null,
 };
 
@@ -68,5 +67,5 @@ export const gemma: Architecture = {
   name: "gemma",
   modelTypes: ["gemma", "gemma2"],
   bodyPath: "model",
-  heads: GEMMA_HEADS,
+  heads: { ...GEMMA_HEADS, TOKEN_CLS: tokenScoreHead },
 };

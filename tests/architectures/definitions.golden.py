@@ -281,6 +281,8 @@ CASES = [
     ("GemmaForTokenClassification", {**GEMMA, "hidden_act": "gelu", "num_labels": 3}),
     ("Gemma2ForCausalLM", GEMMA2),
     ("Gemma2ForSequenceClassification", {**GEMMA2, "num_labels": 3}),
+    ("GemmaModel", {**GEMMA, "num_hidden_layers": 1}),
+    ("Gemma3TextForSequenceClassification", {**GEMMA3, "num_labels": 3}),
     ("Gemma3ForCausalLM", {**GEMMA3, "final_logit_softcapping": 0.9}),
     (
         "Gemma3TextModel",
@@ -392,7 +394,7 @@ CASES = [
     ("MBartForConditionalGeneration", BART),
     ("BlenderbotForConditionalGeneration", BART),
     ("GPTNeoModel", {**GPT_NEO, "num_layers": 1, "attention_types": [[["global"], 1]]}),
-    ("GPTJModel", GPTJ),
+    ("GPTJModel", {**GPTJ, "n_layer": 1}),
     ("CodeGenModel", {**GPTJ, "n_embd": 24, "n_head": 4, "n_layer": 1}),
     ("GPTBigCodeModel", GPT2),
     ("FalconModel", {**FALCON, "num_hidden_layers": 1}),
@@ -416,8 +418,8 @@ CASES = [
     ("Qwen2MoeForQuestionAnswering", QWEN2_MOE),
     ("Qwen3MoeModel", MIXTURE),
     ("Qwen3MoeForQuestionAnswering", MIXTURE),
-    ("MBartModel", BART),
-    ("BlenderbotModel", BART),
+    ("MBartModel", {**BART, "decoder_layers": 1}),
+    ("BlenderbotModel", {**BART, "decoder_layers": 1}),
 ]
 TASKS = {
     "ForSequenceClassification": "SEQ_CLS",
