@@ -3,14 +3,14 @@
  *
  * @module
  */
-import { type Command, Option } from "commander";
 import { dirname } from "node:path";
+import { type Command, Option } from "commander";
 import { maxPositionsOf } from "../generation/prompt.ts";
 import { createDecodeStream } from "../io/decode-stream.ts";
-import { imageProcessorOf, tokenizerOf } from "../io/model-tokenizer.ts";
+import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { labelNames } from "../model/label-count.ts";
-import { type ModelGraph, readsText } from "../model/model-graph.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { wholeFrom } from "../options.ts";
 import type { DataTable } from "../training/read-table.ts";
@@ -18,6 +18,7 @@ import {
   type Columns,
   LONG_ROWS,
   type LongRows,
+  readsImages,
   type TokenizedExample,
   type TokenizeOptions,
 } from "../training/row-rule.ts";
@@ -78,21 +79,32 @@ export async function readExamples(
   },
 ): Promise<TokenizedData> {
   const { name, longRows, stride, labelAllTokens, sourcePrefix, maxTargetLength } = flags;
-  const ofText = readsText(model), tokenizer = ofText ? await tokenizerOf(model) : undefined;
-  const imageProcessor = ofText ? undefined : await imageProcessorOf(model);
+  const tokenizer = readsImages(model) ? undefined : await tokenizerOf(model);
   const data = tokenizeData(rows, {
-    ...{ tokenizer, imageProcessor, folder: dirname(name), model, name },
-    ...{ longRows, stride, labelAllTokens, sourcePrefix, maxTargetLength },
+    folder: dirname(name),
+    ...{ tokenizer, model, name, longRows, stride, labelAllTokens, sourcePrefix, maxTargetLength },
     columns: columnsIn(flags),
     maxLength: Math.min(flags.maxLength, maxPositionsOf(model)),
   });
   for (const { message } of data.notes) context.err(`${name}: ${message}\n`);
   for (const [i, example] of data.examples.slice(0, flags.showExample ?? 0).entries()) {
-    const { ids, image } = example, size = image ? "an image" : counted(ids.length, "token");
-    const shown = tokenizer ? showLabels(example, { model, tokenizer, context }) : "";
-    context.out(`example ${i + 1}: ${size}${shown}\n\n`);
+    if (example.image) {
+      const path = typeof example.image === "string" ? example.image : "an image";
+      context.out(`example ${i + 1}: ${path}${labelOf(example, model)}\n\n`);
+      continue;
+    }
+    const head = `example ${i + 1}: ${counted(example.ids.length, "token")}`;
+    context.out(`${head}${showLabels(example, { model, tokenizer: tokenizer!, context })}\n\n`);
   }
   return data;
+}
+
+/** The class, the labels or the number that a row learns. */
+function labelOf({ labels }: TokenizedExample, { config }: ModelGraph): string {
+  const names = labelNames(config);
+  const several = labels.flatMap((is, label) => is === 1 ? [names[label]] : []).join(", ");
+  const one = names.length === 1 ? String(labels[0]) : names[labels[0]];
+  return ` → ${labels.length > 1 ? several : one}`;
 }
 
 /** What an example learns, behind the number of its tokens. */
@@ -116,11 +128,8 @@ function showLabels(
         const text = tokenizer.decode([id]);
         return labels[i] === IGNORED_LABEL ? text : `${text}/${names[labels[i]]}`;
       }).join(" ");
-    case "row": {
-      const several = labels.flatMap((is, label) => is === 1 ? [names[label]] : []).join(", ");
-      const one = names.length === 1 ? String(labels[0]) : names[labels[0]];
-      return `\n${show(ids, given)} → ${labels.length > 1 ? several : one}`;
-    }
+    case "row":
+      return `\n${show(ids, given)}${labelOf(example, model)}`;
     case "decoder":
       return `, ${count} learned\n${show(ids, given)} → ${show(labels, labels)}`;
     case "none":

@@ -18,13 +18,15 @@ import { wholeFrom } from "../options.ts";
 import { type Cost, cost } from "../program/cost.ts";
 import { contrastive } from "../tasks/contrastive.ts";
 import { problemOf } from "../tasks/seq-cls.ts";
+import { sizeOf } from "../tensor/dtype.ts";
+import { tensor } from "../tensor/tensor.ts";
 import { adamW } from "../training/adamw.ts";
 import { prepareTraining } from "../training/batch.ts";
 import { padExamples } from "../training/data.ts";
 import { packLeaves } from "../training/packing.ts";
 import { traceStep } from "../training/step-program.ts";
 import { readTable } from "../training/read-table.ts";
-import type { TokenizedExample } from "../training/row-rule.ts";
+import { isPixels, type TokenizedExample } from "../training/row-rule.ts";
 import type { TokenizedData } from "../training/tokenize.ts";
 import type { CommandContext } from "./context.ts";
 import { addExampleOptions, type ExampleFlags, readExamples } from "./examples.ts";
@@ -126,10 +128,15 @@ async function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags):
   const adapted = getPeftModel(model, plan.config);
   const { batchSize, maxLength } = flags, ids = new Array<number>(maxLength).fill(0);
   const row = { ids, labels: [], ...LEARNED[model.taskType](ids, model.config) };
-  const [batch] = padExamples(Array.from({ length: batchSize }, () => row), {
-    batchSize,
-    multipleOf: 1,
-  });
+  const [{ inputIds, attentionMask, ...learned }] = padExamples(
+    Array.from({ length: batchSize }, () => row),
+    { batchSize, multipleOf: 1 },
+  );
+  const pixels = model.architecture.reads?.(model.config).find(isPixels);
+  const shape = [batchSize, ...pixels?.axes.slice(1) ?? []].map(Number);
+  const batch = pixels
+    ? { ...learned, pixelValues: tensor(new Float32Array(sizeOf(shape)), { shape }) }
+    : { ...learned, inputIds, attentionMask };
   const objective = objectiveOf(adapted) ?? contrastive();
   const { program } = traceStep(adapted, {
     kind: "update",

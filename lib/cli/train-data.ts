@@ -6,10 +6,10 @@
 import { TrainingError } from "../errors.ts";
 import { generate } from "../generation/generate.ts";
 import { maxPositionsOf } from "../generation/prompt.ts";
-import { tokenizerOf } from "../io/model-tokenizer.ts";
+import { imageProcessorOf, tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ProblemType } from "../model/label-count.ts";
-import { type ModelGraph, readsText } from "../model/model-graph.ts";
+import type { ModelGraph } from "../model/model-graph.ts";
 import { contrastive } from "../tasks/contrastive.ts";
 import type { Objective } from "../tasks/objective.ts";
 import type { Pooling } from "../tasks/pooling.ts";
@@ -20,7 +20,7 @@ import type { Measure } from "../training/evaluate.ts";
 import { type LabelSet, labelsIn } from "../training/labels.ts";
 import { measureAnswers, measureTexts } from "../training/measures.ts";
 import { type DataTable, readTable } from "../training/read-table.ts";
-import type { TokenizedExample } from "../training/row-rule.ts";
+import { readsImages, type TokenizedExample } from "../training/row-rule.ts";
 import type { CliContext } from "./context.ts";
 import { columnsIn, type ExampleFlags, readExamples } from "./examples.ts";
 
@@ -59,7 +59,9 @@ export async function readData(
 ): Promise<Data> {
   const { batchSize } = flags;
   const maxLength = Math.min(flags.maxLength, maxPositionsOf(base));
-  const tokenizer = readsText(base) ? await tokenizerOf(base) : undefined;
+  const images = readsImages(base);
+  const tokenizer = images ? undefined : await tokenizerOf(base);
+  const processor = images ? await imageProcessorOf(base) : undefined;
   // Padding is never looked at, and not every token that a config names has a row in the model.
   const rows = Number(base.config.vocab_size ?? Infinity);
   const padId = [tokenizer?.padId, tokenizer?.eosId].find((id) => id !== undefined && id < rows) ??
@@ -85,7 +87,7 @@ export async function readData(
       context,
     })).examples;
   // Rows are not rounded up beyond the model's last position.
-  const padding = { batchSize, padId, multipleOf: maxPositionsOf(base) % 16 ? 1 : 16 };
+  const padding = { batchSize, padId, processor, multipleOf: maxPositionsOf(base) % 16 ? 1 : 16 };
   return {
     epoch: (seed) => (epoch) => {
       const order = { epoch, seed: flags.shuffle ? seed : undefined };
@@ -136,6 +138,10 @@ export function labelsFor(
   if (flags.labelNames || model.initialized.length === 0) {
     return flags.labelNames || flags.problemType ? given : undefined;
   }
-  const found = labelsIn(table, { taskType, columns: columnsIn(flags) });
+  const found = labelsIn(table, {
+    taskType,
+    columns: columnsIn(flags),
+    images: readsImages(model),
+  });
   return { ...found, problemType: flags.problemType ?? found.problemType };
 }

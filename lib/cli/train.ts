@@ -80,7 +80,7 @@ export function addTrainCommand(program: Command, context: CommandContext): void
       "Trains a LoRA and writes it in the format of PEFT. Data are JSON lines, .json, .csv, .tsv or .parquet. " +
         'For CAUSAL_LM each row is {"text"}, {"prompt", "completion"}, {"messages"}, {"conversations"} (ShareGPT) or ' +
         '{"instruction", "output"} (Alpaca): all of a text is learned, of the others only the completion and the assistant\'s turns. ' +
-        "For SEQ_CLS it is {text, label}, {sentence1, sentence2, label} or, with paths of images, {image, label}, for TOKEN_CLS {tokens, ner_tags}, for QUESTION_ANS " +
+        "For SEQ_CLS it is {text, label}, {sentence1, sentence2, label} or {image, label}, for TOKEN_CLS {tokens, ner_tags}, for QUESTION_ANS " +
         "{question, context, answers}, for SEQ_2_SEQ_LM {source, target}, for FEATURE_EXTRACTION {anchor, positive, negative}; other columns can be named. Ctrl-C ends the run after " +
         "the current step with a checkpoint, from which --resume goes on, and code 130.",
     )
@@ -402,7 +402,7 @@ function describe(
   { examples, tokens, steps }: { examples: number; tokens: number; steps: number },
 ): void {
   context.err(
-    `${counted(examples, "example")}, ${counted(tokens, "token")}, ${
+    `${counted(examples, "example")}, ${tokens ? `${counted(tokens, "token")}, ` : ""}${
       counted(steps, "step")
     } on ${model.base.device.description}\n` +
       `${formatCounts(getNbTrainableParameters(model))}\n`,

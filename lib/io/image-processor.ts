@@ -242,31 +242,6 @@ export async function processImages(
   return tensor(values, { shape: [ready.length, 3, height, width] });
 }
 
-/**
- * The same for images that are files: each is read when its batch is, and not kept.
- *
- * @param images Paths, or contents of files.
- * @throws {ShapeError} `IMAGE_SIZES` for a processor that keeps the shape of images.
- */
-export function lazyImages(
-  images: readonly (string | Uint8Array)[],
-  processor: ImageProcessor,
-): Tensor {
-  const { cropSize, size } = processor, both = cropSize ?? size;
-  if (!both || "shortestEdge" in both) {
-    throw new ShapeError(
-      "IMAGE_SIZES",
-      "Images that keep their shape make no batches: the processor needs a size of both sides, or a cropSize.",
-    );
-  }
-  return {
-    dtype: "f32",
-    shape: [images.length, 3, both.height, both.width],
-    where: "file",
-    data: async () => await (await processImages(images, processor)).data(),
-  };
-}
-
 /** An image in its new size, and what is cut out of it. */
 function cutOut(image: RgbImage, { size, resample, cropSize }: ImageProcessor): RgbImage {
   const resized = size ? resizeImage(image, { ...sizeFor(image, size), filter: resample }) : image;

@@ -78,8 +78,8 @@ export function folderOf({ config }: ModelGraph): string | undefined {
 /**
  * The image processor that lies beside a model's weights.
  *
- * @throws {FileError} `PROCESSOR_MISSING` where the model was not loaded from a folder, or there is none
- * in it.
+ * @throws {FileError} `PROCESSOR_MISSING` where the model was not loaded from anywhere, or its place
+ * has none.
  *
  * @example
  * ```ts
@@ -90,10 +90,10 @@ export function folderOf({ config }: ModelGraph): string | undefined {
  * ```
  */
 export async function imageProcessorOf(model: ModelGraph): Promise<ImageProcessor> {
-  const folder = folderOf(model);
-  if (folder !== undefined) return await loadImageProcessor(folder);
+  const source = folderOf(model) ?? model.source;
+  if (source !== null) return await loadImageProcessor(source);
   throw new FileError(
     "PROCESSOR_MISSING",
-    "The model was not loaded from a folder, so it has no image processor of its own. Give one as `imageProcessor`.",
+    "The model was not loaded from a folder, a file or the hub, so it has no image processor of its own. Give one as `imageProcessor`.",
   );
 }

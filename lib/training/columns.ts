@@ -28,16 +28,17 @@ const PAIRS: readonly Columns[] = [
   ["question", "sentence"],
 ].map(([text, pair]) => ({ text, pair }));
 
-const IMAGES = ["image", "image_path", "file_name", "path"];
-
-/** Columns of SEQ_CLS, of texts or images. */
+/** Columns of SEQ_CLS. */
 export const CLASS_COLUMNS: ColumnNames = {
   needs: ["text", "label"],
-  forms: [
-    ...PAIRS,
-    ...["text", "sentence", "content", "review", ...IMAGES].map((text) => ({ text })),
-  ],
+  forms: [...PAIRS, ...["text", "sentence", "content", "review"].map((text) => ({ text }))],
   labels: ["label", "labels", "class", "target", "category", "score"],
+};
+
+/** Columns of SEQ_CLS where rows are images. */
+export const IMAGE_COLUMNS: ColumnNames = {
+  ...CLASS_COLUMNS,
+  forms: ["image", "image_path", "file_name", "path"].map((text) => ({ text })),
 };
 
 /** Columns of TOKEN_CLS. */

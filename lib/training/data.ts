@@ -4,10 +4,12 @@
  * @module
  */
 import { TrainingError, ValueError } from "../errors.ts";
-import { lazyImages } from "../io/image-processor.ts";
+import { type ImageProcessor, processImages } from "../io/image-processor.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { checkOptions, type OptionRules, WHOLE, wholeFrom } from "../options.ts";
+import { weakly } from "../tensor/computed.ts";
 import { randomOrder } from "../tensor/random.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import type { TrainingBatch } from "./batch.ts";
 import type { TokenizedExample } from "./row-rule.ts";
 
@@ -33,7 +35,9 @@ const BATCH_RULES: OptionRules<BatchOptions> = {
  *
  * @param examples From {@link tokenizeExamples}.
  * @param options `multipleOf` is what lengths are rounded up to (16 by default), `padId` what
- * padding holds (0 by default).
+ * padding holds (0 by default), `processor` what makes images ready, which are read when their batch
+ * runs.
+ * @throws {ValueError} `DATA_OPTION` for images without a processor that makes them of one size.
  *
  * @example
  * ```ts
@@ -45,12 +49,14 @@ const BATCH_RULES: OptionRules<BatchOptions> = {
  */
 export function padExamples(
   examples: readonly TokenizedExample[],
-  options: BatchOptions & { readonly multipleOf?: number; readonly padId?: number },
+  options: BatchOptions & {
+    readonly multipleOf?: number;
+    readonly padId?: number;
+    readonly processor?: ImageProcessor;
+  },
 ): TrainingBatch[] {
-  checkOptions(options, { ...BATCH_RULES, multipleOf: wholeFrom(1), padId: wholeFrom(0) }, {
-    code: "DATA_OPTION",
-    of: "padExamples",
-  });
+  const rules = { ...BATCH_RULES, multipleOf: wholeFrom(1), padId: wholeFrom(0), processor: null };
+  checkOptions(options, rules, { code: "DATA_OPTION", of: "padExamples" });
   const { multipleOf = 16, padId = 0 } = options;
   const batches = batched(shuffled(examples, options), options.batchSize);
   // What belongs together is told from others, of which a pair alone has none.
@@ -64,28 +70,45 @@ export function padExamples(
       some.map(({ others, ...anchor }) => ({ ...anchor, ...others![at] }))
     );
     const rows: readonly TokenizedExample[] = [...some, ...others];
+    const labels = rows.map((row) => row.labels);
+    if (rows[0].image) {
+      return {
+        pixelValues: pixelsOf(rows.map((row) => row.image!), options.processor),
+        ...LABELS[rows[0].labelsOf ?? "row"](labels, { length: 1, multipleOf }),
+      };
+    }
     const longest = Math.max(...rows.map((row) => row.ids.length));
     const length = Math.ceil(longest / multipleOf) * multipleOf;
     const filled = (row: readonly number[], value: number) => filledTo(length, row, value);
     const types = rows.every((row) => row.tokenTypeIds) && {
       tokenTypeIds: rows.map((row) => filled(row.tokenTypeIds!, 0)),
     };
-    const images = rows.flatMap(({ image }) => image ?? []);
-    const given: TrainingBatch = images.length
-      ? { pixelValues: lazyImages(images.map(({ file }) => file), images[0].processor) }
-      : {
-        inputIds: rows.map((row) => filled(row.ids, padId)),
-        ...types,
-        attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
-      };
     return {
-      ...given,
-      ...LABELS[rows[0].labelsOf ?? "tokens"](rows.map((row) => row.labels), {
-        length,
-        multipleOf,
-      }),
+      inputIds: rows.map((row) => filled(row.ids, padId)),
+      ...types,
+      attentionMask: rows.map((row) => filled(row.ids.map(() => 1), 0)),
+      ...LABELS[rows[0].labelsOf ?? "tokens"](labels, { length, multipleOf }),
     };
   });
+}
+
+/** Images [B, 3, H, W], made when they are needed, and forgotten. */
+function pixelsOf(images: readonly (string | Uint8Array)[], processor?: ImageProcessor): Tensor {
+  const size = processor?.cropSize ?? processor?.size;
+  if (!size || !("width" in size)) {
+    throw new ValueError(
+      "DATA_OPTION",
+      "Images need a processor that gives them one size, of both sides; see loadImageProcessor.",
+    );
+  }
+  return {
+    dtype: "f32",
+    shape: [images.length, 3, size.height, size.width],
+    where: "host",
+    data: weakly(async () =>
+      await (await processImages(images, processor!)).data() as Float32Array
+    ),
+  };
 }
 
 /** The parts of a batch that labels become, by what they are of. */

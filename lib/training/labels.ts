@@ -6,8 +6,8 @@
 import { nearestHint } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
 import type { ProblemType } from "../model/label-count.ts";
-import { checkOptions, oneOf } from "../options.ts";
-import { CLASS_COLUMNS, columnsOf, TAG_COLUMNS } from "./columns.ts";
+import { BOOLEAN, checkOptions, oneOf } from "../options.ts";
+import { CLASS_COLUMNS, columnsOf, IMAGE_COLUMNS, TAG_COLUMNS } from "./columns.ts";
 import type { DataTable } from "./read-table.ts";
 import type { Columns } from "./row-rule.ts";
 
@@ -39,12 +39,17 @@ export interface LabelSet {
  */
 export function labelsIn(
   { rows, classNames }: DataTable,
-  options: { readonly taskType: "SEQ_CLS" | "TOKEN_CLS"; readonly columns?: Columns },
+  options: {
+    readonly taskType: "SEQ_CLS" | "TOKEN_CLS";
+    readonly columns?: Columns;
+    /** Whether rows are images, which have columns of other names. */
+    readonly images?: boolean;
+  },
 ): LabelSet {
-  const rules = { taskType: oneOf(["SEQ_CLS", "TOKEN_CLS"]), columns: null };
+  const rules = { taskType: oneOf(["SEQ_CLS", "TOKEN_CLS"]), columns: null, images: BOOLEAN };
   checkOptions(options, rules, { code: "DATA_OPTION", of: "labelsIn" });
   const isTags = options.taskType === "TOKEN_CLS";
-  const names = isTags ? TAG_COLUMNS : CLASS_COLUMNS;
+  const names = isTags ? TAG_COLUMNS : options.images ? IMAGE_COLUMNS : CLASS_COLUMNS;
   const { label = "" } = columnsOf(rows, names, options.columns);
   const found: readonly unknown[] = rows.map((row) => row[label])
     .filter((value) => value != null).map((value) => listIn(value, isTags) ?? value);

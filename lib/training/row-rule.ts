@@ -4,8 +4,8 @@
  * @module
  */
 import { ValueError } from "../errors.ts";
-import type { ImageProcessor } from "../io/image-processor.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
+import type { BatchInput } from "../model/batch-input.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TakeNote } from "./notes.ts";
 import type { DataRow } from "./read-table.ts";
@@ -23,8 +23,8 @@ export interface TokenizedExample {
   readonly labels: readonly number[];
   /** What the labels are of; of `tokens` by default. */
   readonly labelsOf?: "tokens" | "row" | "decoder" | "span" | "none";
-  /** Of an image, which has no ids: the file, and what is done to it. */
-  readonly image?: { readonly file: string | Uint8Array; readonly processor: ImageProcessor };
+  /** The image that stands for tokens: its path, or the contents of its file. */
+  readonly image?: string | Uint8Array;
   /** Kind of each token, where the model takes it. */
   readonly tokenTypeIds?: readonly number[];
   /** Of an anchor: its positive, and a negative where there is one. */
@@ -57,7 +57,7 @@ export const LONG_ROWS: readonly LongRows[] = ["cut", "drop", "refuse"];
 
 /** Which columns hold what; those that are not named are found by the names that are usual. */
 export interface Columns {
-  /** The text, the words, the question, what is rewritten, or the anchor. */
+  /** The text or the image, the words, the question, what is rewritten, or the anchor. */
   readonly text?: string;
   /** The second text, the context, or what belongs to the anchor. */
   readonly pair?: string;
@@ -69,12 +69,8 @@ export interface Columns {
 
 /** How examples become tokens. */
 export interface TokenizeOptions {
-  /** Reads text; models of images need none. */
+  /** Reads text; not needed for models of images. */
   readonly tokenizer?: Tokenizer;
-  /** Prepares images, for a model of images. */
-  readonly imageProcessor?: ImageProcessor;
-  /** What relative paths of images start from; the current folder by default. */
-  readonly folder?: string;
   /**
    * The model that is to learn: its task says what rows hold, its config what classes are called. A
    * causal language model by default.
@@ -84,6 +80,8 @@ export interface TokenizeOptions {
   readonly columns?: Columns;
   /** What messages call the rows, such as the name of a file. */
   readonly name?: string;
+  /** Where paths of images begin; the working folder by default. */
+  readonly folder?: string;
   /** Tokens of an example at most. */
   readonly maxLength?: number;
   /**
@@ -110,7 +108,7 @@ export interface TokenizeOptions {
 
 /** What rules get. */
 export interface RowOptions extends TokenizeOptions {
-  /** Reads text. */
+  /** As given; rules of images do not look at it. */
   readonly tokenizer: Tokenizer;
   /** As given, or no limit. */
   readonly maxLength: number;
@@ -131,6 +129,16 @@ export type RowRule = (
   rows: readonly DataRow[],
   options: RowOptions,
 ) => (row: DataRow, index: number) => readonly TokenizedExample[];
+
+/** Whether a model's rows are images. */
+export function readsImages(model: ModelGraph | undefined): boolean {
+  return model?.architecture.reads?.(model.config).some(isPixels) ?? false;
+}
+
+/** Whether a part of a batch is an image for each row. */
+export function isPixels({ name, axes: [axis] }: BatchInput): boolean {
+  return name === "pixelValues" && axis === "batch";
+}
 
 /** The error for a row that cannot be used. */
 export function rowError(index: number, { name }: TokenizeOptions, problem: string): ValueError {

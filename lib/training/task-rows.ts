@@ -16,6 +16,7 @@ import {
   CLASS_COLUMNS,
   type ColumnNames,
   columnsOf,
+  IMAGE_COLUMNS,
   PAIR_COLUMNS,
   REWRITE_COLUMNS,
   TAG_COLUMNS,
@@ -24,6 +25,7 @@ import { areIndicators, classOf, listIn, numberIn } from "./labels.ts";
 import type { DataRow } from "./read-table.ts";
 import {
   type Columns,
+  readsImages,
   rowError,
   type RowOptions,
   type RowRule,
@@ -83,14 +85,22 @@ function textIn(row: DataRow, name: string): { readonly text: string } | string 
   return typeof text === "string" ? { text } : `needs a text as "${name}"; found ${show(text)}`;
 }
 
-/** SEQ_CLS: one class, several labels or numbers for a text or for two. */
-export const classRows: RowRule = columnRule(CLASS_COLUMNS, (columns, rows, options) => {
+/** SEQ_CLS: one class, several labels or numbers for a text, for two, or for an image. */
+export const classRows: RowRule = (rows, options) =>
+  (readsImages(options.model) ? imageRows : textRows)(rows, options);
+
+/** The labels of rows, or what is wrong with them. */
+function labelReader(
+  columns: Columns,
+  rows: readonly DataRow[],
+  options: RowOptions,
+): (row: DataRow) => readonly number[] | string {
   const { config } = options.model!, names = labelNames(config), count = labelCount(config);
   const lists = rows.map((row) => listIn(row[columns.label!]));
   const problem = problemOf(config, lists.some((list) => list) ? [[]] : []);
   const indicates = lists.every((list) => list) && areIndicators(lists as unknown[][]);
-  const labelsOf = (value: unknown): readonly number[] | string => {
-    const list = listIn(value);
+  return (row) => {
+    const value = row[columns.label!], list = listIn(value);
     if (problem === "single_label_classification") {
       const found = classOf(value, names);
       return typeof found === "string" ? found : [found];
@@ -108,33 +118,36 @@ export const classRows: RowRule = columnRule(CLASS_COLUMNS, (columns, rows, opti
     return own.find((label) => typeof label === "string") ??
       names.map((_, label) => own.includes(label) ? 1 : 0);
   };
-  const { imageProcessor: processor, folder = "" } = options;
-  if (processor) {
-    return (row) => {
-      const file = imageIn(row[columns.text!], folder), labels = labelsOf(row[columns.label!]);
-      if (typeof labels === "string") return labels;
-      if (file === undefined) return `has no path or file of an image as "${columns.text}"`;
-      return [{ ids: [], labels, labelsOf: "row", image: { file, processor } }];
-    };
-  }
+}
+
+const imageRows: RowRule = columnRule(IMAGE_COLUMNS, (columns, rows, options) => {
+  const labelsOf = labelReader(columns, rows, options), { folder = "." } = options;
+  return (row) => {
+    const given = row[columns.text!], labels = labelsOf(row);
+    if (typeof labels === "string") return labels;
+    // As in Parquet files of datasets, which hold the contents.
+    const image = isObject(given) ? given.bytes ?? given.path : given;
+    if (image instanceof Uint8Array) return [{ ids: [], image, labels, labelsOf: "row" }];
+    if (typeof image !== "string") {
+      return `needs the path of an image as "${columns.text}"; found ${show(given)}`;
+    }
+    return [{ ids: [], image: resolve(folder, image), labels, labelsOf: "row" }];
+  };
+});
+
+const textRows: RowRule = columnRule(CLASS_COLUMNS, (columns, rows, options) => {
+  const labelsOf = labelReader(columns, rows, options);
   return (row, index) => {
     const first = textIn(row, columns.text!);
     if (typeof first === "string") return first;
     const second = columns.pair === undefined ? undefined : textIn(row, columns.pair);
     if (typeof second === "string") return second;
-    const labels = labelsOf(row[columns.label!]);
+    const labels = labelsOf(row);
     if (typeof labels === "string") return labels;
     const found = encoded({ text: first.text, pair: second?.text }, { index, options });
     return found ? [{ ...tokens(found, options), labels, labelsOf: "row" }] : [];
   };
 });
-
-/** The path of an image, or what is in its file, as data sets hold it. */
-function imageIn(value: unknown, folder: string): string | Uint8Array | undefined {
-  if (isObject(value)) return imageIn(value.bytes ?? value.path, folder);
-  if (value instanceof Uint8Array) return value;
-  return typeof value === "string" && value !== "" ? resolve(folder, value) : undefined;
-}
 
 /** TOKEN_CLS: a class for each word, which its first piece learns. */
 export const taggedRows: RowRule = columnRule(TAG_COLUMNS, (columns, _, options) => {

@@ -5,7 +5,6 @@
  */
 import { TrainingError, ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
-import { readsText } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BOOLEAN, checkOptions, oneOf, type OptionRules, TEXT, wholeFrom } from "../options.ts";
 import { causalRows } from "./causal-rows.ts";
@@ -14,6 +13,7 @@ import { createNotes, type DataNote } from "./notes.ts";
 import type { DataRow } from "./read-table.ts";
 import {
   LONG_ROWS,
+  readsImages,
   type RowRule,
   type TokenizedExample,
   type TokenizeOptions,
@@ -37,11 +37,10 @@ const LENGTH = {
 
 const TOKENIZE_RULES: OptionRules<TokenizeOptions> = {
   tokenizer: null,
-  imageProcessor: { must: "an image processor", holds: isObject },
-  folder: TEXT,
   model: { must: "a model, as loadModel gives", holds: (x) => isObject(x) && "taskType" in x },
   columns: { must: "an object", holds: isObject },
   name: TEXT,
+  folder: TEXT,
   maxLength: LENGTH,
   longRows: oneOf(LONG_ROWS),
   appendEos: BOOLEAN,
@@ -114,10 +113,9 @@ export function tokenizeData(
   options: TokenizeOptions,
 ): TokenizedData {
   checkOptions(options, TOKENIZE_RULES, { code: "DATA_OPTION", of: "tokenizeData" });
-  const { model, maxLength = Infinity, longRows = "cut" } = options;
-  const needed = model && !readsText(model) ? "imageProcessor" : "tokenizer";
-  if (!options[needed]) {
-    throw new ValueError("DATA_OPTION", `tokenizeData needs a ${needed}; see ${needed}Of.`);
+  const { tokenizer, model, maxLength = Infinity, longRows = "cut" } = options;
+  if (!tokenizer && !readsImages(model)) {
+    throw new ValueError("DATA_OPTION", "tokenizeExamples needs a tokenizer; see tokenizerOf.");
   }
   const rule = ROW_RULES[model?.taskType ?? "CAUSAL_LM"];
   const { note, all } = createNotes();
@@ -125,7 +123,7 @@ export function tokenizeData(
   const fates = { drop: "left out", refuse: "refused" };
   const exampleOf = rule(examples as unknown as readonly DataRow[], {
     ...options,
-    tokenizer: options.tokenizer!,
+    tokenizer: tokenizer!,
     maxLength,
     longRows,
     note,

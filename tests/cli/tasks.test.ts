@@ -2,18 +2,21 @@
  * `train` for each task, from files of each kind.
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { Buffer } from "node:buffer";
 import { join } from "node:path";
-import { crc32, deflateSync } from "node:zlib";
 import type { JsonObject } from "../../lib/io/json.ts";
 import { createModel, loadModel, type ModelDeviceOptions } from "../../lib/io/load-model.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { createTokenizer } from "../../lib/io/tokenizer.ts";
 import type { TaskType } from "../../lib/model/task-type.ts";
+import { loadImageProcessor } from "../../lib/io/image-processor.ts";
+import { padExamples } from "../../lib/training/data.ts";
+import { evaluate } from "../../lib/training/evaluate.ts";
 import type { DataRow } from "../../lib/training/read-table.ts";
+import { tokenizeData } from "../../lib/training/tokenize.ts";
 import { inFolder, namesIn } from "../io/folder.ts";
 import encoded from "../io/encode-inputs.golden.json" with { type: "json" };
 import tokenizers from "../io/tokenizers.golden.json" with { type: "json" };
+import images from "../io/images.golden.json" with { type: "json" };
 import rows from "../training/task-rows.golden.json" with { type: "json" };
 import { cli } from "./run.ts";
 
@@ -291,6 +294,82 @@ Deno.test("train: several seeds, of which the best is kept", async () => {
   });
 });
 
+Deno.test("train: classes of images, by paths beside the data or by contents", async () => {
+  await inFolder(async (folder) => {
+    const made = await createModel({
+      ...{ model_type: "vit", architectures: ["ViTForImageClassification"], image_size: 8 },
+      ...{ patch_size: 4, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1 },
+      ...{ num_attention_heads: 2, initializer_range: 0.3 },
+    }, { device: "cpu", seed: 1, taskType: "FEATURE_EXTRACTION" });
+    using _device = made.device;
+    const base = join(folder, "vit"), out = join(folder, "out");
+    await saveModel(made, base);
+    const names = ["a.jpg", "gray.jpg", "full.jpg", "gray.png"];
+    const files = names.map((name) => images.decoded.find((one) => one.name === name)!);
+    const data = files.map(({ name, file }) => ({
+      file_name: `pictures/${name}`,
+      label: name.startsWith("gray") ? "cat" : "dog",
+      contents: Uint8Array.from(atob(file), (c) => c.charCodeAt(0)),
+    }));
+    await Deno.mkdir(join(folder, "pictures"));
+    for (const { file_name, contents } of data) {
+      await Deno.writeFile(join(folder, file_name), contents);
+    }
+    const rows = data.map(({ file_name, label }) => ({ file_name, label }));
+    const csv = await file(folder, "metadata.csv", rows);
+    const args = [
+      ...["train", base, "--task", "SEQ_CLS", "--data", csv, "--eval-data", csv, "--out", out],
+      ...["--device", "cpu", "--num-train-epochs", "40", "--learning-rate", "2e-2"],
+      ...["--target-modules", "all-linear", "--show-example", "1"],
+    ];
+    const missing = await cli(args);
+    assertEquals(missing.code, 1);
+    assertStringIncludes(missing.err, "PROCESSOR_MISSING");
+    await Deno.writeTextFile(
+      join(base, "preprocessor_config.json"),
+      JSON.stringify({ image_processor_type: "ViTImageProcessor", size: 8 }),
+    );
+    const run = await cli(args);
+    assertEquals(run.code, 0, run.err);
+    assertMatch(run.out, /^example 1: .*pictures\/.* → dog\n/);
+    assertMatch(run.out, /, accuracy 1\.0000, f1 1\.0000/);
+    const plan = await cli([
+      "plan",
+      base,
+      "--task",
+      "SEQ_CLS",
+      "--json",
+      "--target-modules",
+      "q_proj",
+    ]);
+    assertEquals(plan.code, 0, plan.err);
+    assert(JSON.parse(plan.out).step.flops > 1e4, plan.err);
+    const said = await cli([
+      ...["classify", base, "--adapter", out, "--device", "cpu", "--image"],
+      ...rows.slice(0, 2).map(({ file_name }) => join(folder, file_name)),
+    ]);
+    assertMatch(said.out, /^dog\t[\d.]+\ncat\t[\d.]+\n$/, said.err);
+    await Deno.remove(join(folder, "pictures"), { recursive: true });
+    const gone = await cli([...args, "--overwrite"]);
+    assertStringIncludes(gone.err, "FILE_NOT_FOUND");
+    // As Parquet files hold them.
+    const whole = await loadModel(base, { device: made.device, taskType: "SEQ_CLS" });
+    const { examples } = tokenizeData(
+      data.map(({ label, contents }) => ({
+        image: { bytes: contents },
+        label: Number(label === "cat"),
+      })),
+      { model: whole },
+    );
+    const [batch] = padExamples(examples, {
+      batchSize: 4,
+      processor: await loadImageProcessor(base),
+    });
+    assertEquals([batch.pixelValues!.shape, batch.labels], [[4, 3, 8, 8], [0, 1, 0, 1]]);
+    assertEquals((await evaluate(whole, [batch])).targets, 4);
+  });
+});
+
 Deno.test("the commands of the README run", async () => {
   await inFolder(async (folder) => {
     const own = rows.rows;
@@ -381,77 +460,5 @@ Deno.test("train: data that do not fit the task end in one line", async () => {
       assertMatch(err.split("\n").slice(-2).join("\n"), message);
     }
     assertEquals(namesIn(folder).includes("out"), false);
-  });
-});
-
-/** A PNG of one colour. */
-function png(size: number, color: readonly number[]): Uint8Array<ArrayBuffer> {
-  const chunk = (type: string, data: Uint8Array) => {
-    const bytes = new Uint8Array(12 + data.length), view = new DataView(bytes.buffer);
-    view.setUint32(0, data.length);
-    bytes.set(new TextEncoder().encode(type), 4);
-    bytes.set(data, 8);
-    view.setUint32(8 + data.length, crc32(bytes.subarray(4, 8 + data.length)));
-    return bytes;
-  };
-  const head = new Uint8Array([0, 0, 0, size, 0, 0, 0, size, 8, 2, 0, 0, 0]);
-  const row = [0, ...Array.from({ length: size }, () => color).flat()];
-  const rows = new Uint8Array(Array.from({ length: size }, () => row).flat());
-  const mark = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-  const chunks = [
-    chunk("IHDR", head),
-    chunk("IDAT", deflateSync(rows)),
-    chunk("IEND", mark.subarray(8)),
-  ];
-  return new Uint8Array(Buffer.concat([mark, ...chunks]));
-}
-
-Deno.test("train: images by path", async () => {
-  await inFolder(async (folder) => {
-    const made = await createModel({
-      model_type: "vit",
-      architectures: ["ViTModel"],
-      hidden_size: 16,
-      intermediate_size: 24,
-      num_hidden_layers: 1,
-      num_attention_heads: 2,
-      image_size: 8,
-      patch_size: 4,
-      initializer_range: 0.3,
-    }, { device: "cpu", seed: 1 });
-    using _device = made.device;
-    const base = join(folder, "vit");
-    await saveModel(made, base);
-    const processor = { image_processor_type: "ViTImageProcessor", size: { height: 8, width: 8 } };
-    await Deno.writeTextFile(join(base, "preprocessor_config.json"), JSON.stringify(processor));
-    const images = await Promise.all(Array.from({ length: 12 }, async (_, i) => {
-      const isRed = i % 3 > 0, image = `${i}.png`;
-      await Deno.writeFile(join(folder, image), png(9 + i, isRed ? [200 + i, 9, i] : [i, 9, 220]));
-      return { image, label: isRed ? "red" : "blue" };
-    }));
-    const data = await file(folder, "images.csv", images);
-    const run = await cli([
-      ...["train", base, "--task", "SEQ_CLS", "--data", data, "--eval-split", "0.25"],
-      ...["--target-modules", "all-linear", "--max-steps", "30", "--learning-rate", "1e-2"],
-      ...["--out", join(folder, "colors"), "--batch-size", "4", "--device", "cpu"],
-      ...["--num-train-epochs", "10", "--show-example", "1"],
-    ]);
-    assertEquals(run.code, 0, run.err);
-    assertStringIncludes(run.out, "example 1: an image");
-    assertMatch(run.out, /accuracy 1(\.0+)?\b/);
-    const paths = [0, 1].map((i) => join(folder, `${i}.png`));
-    const said = await cli([
-      ...["classify", base, "--adapter", join(folder, "colors"), "--image", ...paths],
-      ...["--device", "cpu"],
-    ]);
-    assertEquals(said.code, 0, said.err);
-    assertMatch(said.out, /^blue\t[\d.]+\nred\t[\d.]+\n$/);
-    const wrong = [{ image: "gone.png", label: "red" }, { image: "0.png", label: "blue" }];
-    const failed = await cli([
-      ...["train", base, "--task", "SEQ_CLS", "--data", await file(folder, "gone.csv", wrong)],
-      ...["--target-modules", "all-linear", "--out", join(folder, "none"), "--device", "cpu"],
-    ]);
-    assertEquals(failed.code, 1);
-    assertStringIncludes(failed.err, "gone.png");
   });
 });
