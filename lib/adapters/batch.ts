@@ -23,6 +23,7 @@ import { checkOptions, show } from "../options.ts";
 import type { Program } from "../program/program.ts";
 import type { HostPart, Objective, Targets, Values } from "../tasks/objective.ts";
 import { taskFor } from "../tasks/mod.ts";
+import { shiftRight } from "../tasks/shift-right.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { type MixedBatch, mixedBatch, mixedKey } from "./mixed-batch.ts";
 import { type Adapter, type AnyModel, baseOf, takingPart } from "./peft-model.ts";
@@ -49,8 +50,8 @@ export interface ForwardInputs {
   /** Kind of each token [B, T], such as which of two texts it is of. */
   readonly tokenTypeIds?: TokenBatch;
   /**
-   * Token ids of the decoder [B, U]; by default the labels, one to the right behind the config's
-   * `decoder_start_token_id`.
+   * Token ids of the decoder [B, U]; by default the labels, for classes and answers the token ids, one
+   * to the right behind the config's `decoder_start_token_id`, or what stands for it in the family.
    */
   readonly decoderInputIds?: TokenBatch;
   /** 1 for tokens of the decoder, 0 for padding [B, U]; all ones by default. */
@@ -101,7 +102,7 @@ export interface BatchOptions {
 }
 
 /** A batch, checked and filled in. */
-export interface PreparedBatch extends Omit<Targets, "parts"> {
+export interface PreparedBatch extends Targets {
   /** Rows. */
   readonly batch: number;
   /** Tokens in a row; 1 where rows are images. */
@@ -231,6 +232,12 @@ export async function prepareBatch(
       checkIds(model, parts[name].data, { labels: spec.none !== undefined });
     }
   }
+  const decodes = writtenSequence(base) === "decoderTokens";
+  const read = parts[taskFor(base).decoderReads ?? ""];
+  if (decodes && read && !parts.decoderInputIds) {
+    const { data, shape } = shiftRight(read, base);
+    parts.decoderInputIds = await readPart(tensor(data, { shape }), DECODER_INPUT_IDS, sizes);
+  }
   const batch = sizes.get("batch"), length = sizes.get("tokens") ?? 1;
   if (batch === undefined) throw missing([...specs.values()][0], options.of);
   const ids = ints(parts.inputIds) ?? new Int32Array(batch * length);
@@ -272,6 +279,9 @@ export async function prepareBatch(
     if (at < embedded) positions[i] = at;
   }
   checkPositions(model, positions);
+  const decoderLength = decodes ? sizes.get("decoderTokens") : undefined;
+  if (decoderLength) checkPositions(model, Int32Array.of(decoderLength - 1));
+  base.architecture.heads[base.taskType]?.check?.(ids, { config, length });
   const targets = objective?.prepare({
     rows: batch,
     length,
@@ -289,7 +299,7 @@ export async function prepareBatch(
       method.pass?.ignores?.(config) ?? []
     ),
   );
-  const others: Record<string, Tensor> = { ...targets.parts };
+  const others: Record<string, Tensor> = {};
   const noise = given.noise as ForwardInputs["noise"];
   if (noise !== undefined) checkNoise(noise, options);
   for (const [name, numbers] of Object.entries(noise ?? {})) others[`noise.${name}`] = numbers;
@@ -302,8 +312,6 @@ export async function prepareBatch(
     } else if (part) others[name] = tensor(part.data, { shape: part.shape });
     else throw missing(spec, options.of);
   }
-  const decoderLength = others.decoderInputIds?.shape[1];
-  if (decoderLength) checkPositions(model, Int32Array.of(decoderLength - 1));
   return {
     labels: targets.labels,
     count: targets.count,

@@ -14,6 +14,7 @@ import { constant } from "../ops/constant.ts";
 import { input } from "../ops/input.ts";
 import { createGraph, type Graph, type Value } from "../ops/value.ts";
 import { type Program, programOf } from "../program/program.ts";
+import { taskFor } from "../tasks/mod.ts";
 import { BOOLEAN, checkOptions, FUNCTION, NAMES, type OptionRules, wholeFrom } from "../options.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { adaptationOf, ROW_ADAPTERS } from "./adaptation.ts";
@@ -27,7 +28,10 @@ export interface TraceOptions {
   readonly length?: number;
   /** Sizes of other axes of a batch, by name; `images` are as many as rows by default. */
   readonly axes?: Readonly<Record<string, number>>;
-  /** Tokens in a row of the decoder, for a model that has one beside an encoder; 1 by default. */
+  /**
+   * Tokens in a row of the decoder, for a model that has one beside an encoder; 1 by default, or
+   * `length` where it reads the text again.
+   */
   readonly decoderLength?: number;
   /**
    * How many virtual tokens adapters put before those of each row, and where: among the embedded
@@ -141,7 +145,7 @@ export function traceModel(model: AnyModel, options: TraceOptions): TracedModel 
     throw new ValueError("TRACE_OPTION", "traceModel needs the batch and the length of its rows.");
   }
   const hasDecoder = writtenSequence(base) === "decoderTokens";
-  const { decoderLength = 1, virtual } = options;
+  const { decoderLength = taskFor(base).decoderReads === "inputIds" ? t : 1, virtual } = options;
   const atStart = !cache || cache.first;
   const rows = t + (virtual?.place === "embeddings" && atStart ? virtual.count : 0);
   const graph = createGraph();

@@ -36,6 +36,7 @@ export { olmo2 } from "./olmo2.ts";
 export { opt } from "./opt.ts";
 export { phi } from "./phi.ts";
 export { phi3 } from "./phi3.ts";
+export { plbart } from "./plbart.ts";
 export { qwen2Moe, qwen3Moe } from "./qwen-moe.ts";
 export { roberta } from "./roberta.ts";
 export { smolLm3 } from "./smollm3.ts";

@@ -1,13 +1,13 @@
 /**
- * BART (Lewis et al., 2019, arXiv:1910.13461) and PLBART (Ahmad et al., 2021, arXiv:2103.06333): an
- * encoder and a decoder with learned positions.
+ * BART (Lewis et al., 2019, arXiv:1910.13461): an encoder and a decoder with learned positions.
  *
  * @module
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader } from "./config-reader.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
-import { languageHead } from "./heads.ts";
+import { endTokenHead } from "./end-token-head.ts";
+import { answerHead, languageHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
 import type { Transformer } from "./transformer.ts";
 
@@ -85,5 +85,15 @@ export function bartRules(
   };
 }
 
-/** BART and PLBART. */
-export const bart: Architecture = { ...bartRules(), name: "bart", modelTypes: ["bart", "plbart"] };
+/** The head of its kind for classes of texts. */
+export const bartClasses = endTokenHead(2);
+
+const rules = bartRules();
+
+/** BART. */
+export const bart: Architecture = {
+  ...rules,
+  name: "bart",
+  modelTypes: ["bart"],
+  heads: { ...rules.heads, SEQ_CLS: bartClasses, QUESTION_ANS: answerHead },
+};

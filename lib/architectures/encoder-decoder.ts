@@ -1,5 +1,5 @@
 /**
- * The body of models with an encoder and a decoder, which share a token embedding.
+ * The body of models with an encoder and, for most tasks, a decoder, which share a token embedding.
  *
  * @module
  */
@@ -13,12 +13,19 @@ export function encoderDecoder(
   of: {
     readonly shared: string;
     readonly encoder: Transformer;
-    readonly decoder: Transformer;
+    readonly decoder?: Transformer;
   },
 ): Body {
   const { vocab: rows, hidden } = of.encoder;
   const embedding = m.embedding(of.shared, { rows, size: hidden }), tiedTo = embedding;
   const encoder = transformer(m.at("encoder"), { ...of.encoder, causal: false }, { tiedTo });
+  if (!of.decoder) {
+    return {
+      hidden,
+      embedding,
+      run: (pass, { ids }) => ({ lastHiddenState: encoder.run(pass, { ids }) }),
+    };
+  }
   const decoder = transformer(m.at("decoder"), of.decoder, { tiedTo, over: "decoderTokens" });
   return {
     hidden,

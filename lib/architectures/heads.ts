@@ -108,11 +108,18 @@ export function firstRows(h: Value): Value {
 export const lastTokenHead: Head = (m, { config, body }) => {
   const score = m.linear("score", classes(config, body), { bias: false, head: true });
   return (_pass, outputs, { ids }) => {
-    const { lastHiddenState: h } = outputs, [b, t, d] = h.shape;
-    const rows = add(lastTokens(h, { config, ids }), mul(iota(h.graph, [b], { axis: 0 }), t));
-    return { ...outputs, logits: score(gather(reshape(h, [b * t, d]), rows)) };
+    const { lastHiddenState: h } = outputs;
+    return { ...outputs, logits: score(lastRows(h, isText(h, { config, ids }))) };
   };
 };
+
+/** Of [B, T, D] the last row of each text that is `true`, bool [B, T]; the first where none is. */
+export function lastRows(h: Value, isMeant: Value | null): Value {
+  const [b, t, d] = h.shape, at = iota(h.graph, [b, t], { axis: 1 });
+  const tokens = isMeant ? mul(at, cast(isMeant, "i32")) : at;
+  const place = cast(reduceMax(cast(tokens, "f32"), { axes: [1] }), "i32");
+  return gather(reshape(h, [b * t, d]), add(place, mul(iota(h.graph, [b], { axis: 0 }), t)));
+}
 
 /** Scores of each token to be the first and the last of an answer, by `qa_outputs`. */
 export const answerHead: Head = (m, { body }) => {
@@ -133,14 +140,14 @@ export function splitBounds(
 
 /** The same in a model whose body is at another place. */
 export function bodyAt(bodyPath: string, head: Head): Head {
-  return Object.assign((...args: Parameters<Head>) => head(...args), { bodyPath });
+  return Object.assign((...args: Parameters<Head>) => head(...args), head, { bodyPath });
 }
 
-/** Place of the last token of each row that is no padding, `i32` [B]. */
-function lastTokens(
+/** Which tokens are no padding, bool [B, T]; `null` where there is none. */
+function isText(
   h: Value,
   { config, ids }: { readonly config: ModelConfig; readonly ids: Value },
-): Value {
+): Value | null {
   const { pad_token_id: pad } = config, [b, t] = h.shape;
   if (typeof pad !== "number" && b > 1) {
     throw new UnsupportedError(
@@ -150,10 +157,7 @@ function lastTokens(
     );
   }
   // As transformers, which sees no padding behind virtual tokens.
-  const padding = typeof pad !== "number" || ids.shape[1] !== t ? -1 : pad;
-  const at = iota(h.graph, [b, t], { axis: 1 });
-  const tokens = padding < 0 ? at : mul(at, cast(not(equal(ids, padding)), "i32"));
-  return cast(reduceMax(cast(tokens, "f32"), { axes: [1] }), "i32");
+  return typeof pad !== "number" || ids.shape[1] !== t || pad < 0 ? null : not(equal(ids, pad));
 }
 
 /** The sizes of a classifier. */

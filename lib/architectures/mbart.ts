@@ -4,7 +4,8 @@
  * @module
  */
 import type { Architecture } from "../model/architecture.ts";
-import { bartRules } from "./bart.ts";
+import { bartClasses, bartRules } from "./bart.ts";
+import { answerHead } from "./heads.ts";
 import type { LayerNames } from "./transformer-layer.ts";
 
 /** The same norms before attention and feed forward, not behind. */
@@ -15,12 +16,17 @@ export function normsBefore(names: LayerNames): LayerNames {
   return Object.fromEntries(moved);
 }
 
+const rules = bartRules((c) => ({
+  names: { ...c.names, last: "layer_norm" },
+  layer: (i) => normsBefore(c.layer(i)),
+}));
+
 /** mBART. */
 export const mbart: Architecture = {
-  ...bartRules((c) => ({
-    names: { ...c.names, last: "layer_norm" },
-    layer: (i) => normsBefore(c.layer(i)),
-  })),
+  ...rules,
   name: "mbart",
   modelTypes: ["mbart"],
+  heads: { ...rules.heads, SEQ_CLS: bartClasses, QUESTION_ANS: answerHead },
+  // The language of what is written, which ends it.
+  decoderStart: "last token",
 };

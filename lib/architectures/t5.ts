@@ -9,7 +9,8 @@ import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { type Activation, ACTIVATIONS } from "./activations.ts";
 import { configReader, EPSILON } from "./config-reader.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
-import { languageHead } from "./heads.ts";
+import { endTokenHead } from "./end-token-head.ts";
+import { answerHead, bodyAt, languageHead, tokenHead } from "./heads.ts";
 import type { Transformer } from "./transformer.ts";
 
 /** Activations by `feed_forward_proj`; transformers' gated-gelu is the approximation. */
@@ -79,11 +80,11 @@ export const t5: Architecture = {
   name: "t5",
   modelTypes: ["t5", "mt5", "umt5"],
   bodyPath: "",
-  body: (m, config) =>
+  body: (m, config, task) =>
     encoderDecoder(m, {
       shared: "shared",
       encoder: readHalf(config, "encoder"),
-      decoder: readHalf(config, "decoder"),
+      decoder: task === "TOKEN_CLS" ? undefined : readHalf(config, "decoder"),
     }),
   completeConfig: (config) => ({ ...config, scale_decoder_outputs: isScaled(config) }),
   heads: {
@@ -93,6 +94,9 @@ export const t5: Architecture = {
       scale: (config) => isScaled(config) ? configReader(config).size("d_model", 512) ** -0.5 : 1,
     }),
     FEATURE_EXTRACTION: null,
+    SEQ_CLS: bodyAt("transformer", endTokenHead(1)),
+    TOKEN_CLS: bodyAt("transformer", tokenHead((c) => configReader(c).rate("classifier_dropout"))),
+    QUESTION_ANS: answerHead,
   },
   ignoredKeys: /EncDecAttention\.relative_attention_bias\.weight$/,
   initializerRange: (config) => 0.05 * configReader(config).number("initializer_factor", 1),

@@ -16,6 +16,7 @@ import { tasksOf } from "../model/task-of.ts";
 import type { TaskType } from "../model/task-type.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
 import { checkOptions, NAMES, type OptionRules, SIGNAL, wholeFrom } from "../options.ts";
+import { taskFor } from "../tasks/mod.ts";
 import type { Values } from "../tasks/objective.ts";
 import { toFloat32 } from "../tensor/convert.ts";
 
@@ -147,8 +148,9 @@ export async function runRows(
     const prepared = await prepareBatch(model, {
       ...padded,
       ...(typed && { tokenTypeIds }),
-      // Nothing is written; what the encoder gives does not depend on it.
-      ...(writtenSequence(base) === "decoderTokens" && { decoderInputIds: batch.map(() => [0]) }),
+      // Where a decoder reads nothing again, what the encoder gives does not depend on it.
+      ...(writtenSequence(base) === "decoderTokens" && !taskFor(base).decoderReads &&
+        { decoderInputIds: batch.map(() => [0]) }),
       ...(adapterNames && { adapterNames: batch.map((i) => adapterNames[rows[i].row]) }),
       ...(taskIds && { taskIds: batch.map((i) => taskIds[rows[i].row]) }),
     }, { mixes: true, code: "INFERENCE_OPTION", of: of.of });

@@ -95,6 +95,8 @@ export interface Head {
   ) => PassOutputs;
   /** Where the body is in a model with this head, where it is not at the architecture's `bodyPath`. */
   readonly bodyPath?: string;
+  /** Refuses token ids [B, T] that it cannot read. */
+  check?(ids: Int32Array, of: { readonly config: ModelConfig; readonly length: number }): void;
 }
 
 /**
@@ -131,6 +133,8 @@ export interface Architecture {
    * as `ForCausalLM`.
    */
   readonly classEndings?: Readonly<Partial<Record<TaskType, string>>>;
+  /** What a decoder begins with that reads a row one to the right, where it is not the config's start. */
+  readonly decoderStart?: "last token";
   /** Keys of checkpoints that carry no weights (buffers); none by default. */
   readonly ignoredKeys?: RegExp;
   /**

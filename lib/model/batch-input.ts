@@ -108,7 +108,7 @@ export const DECODER_INPUT_IDS: BatchInput = {
   isToken: true,
   optional: true,
   doc:
-    "Token ids of the decoder [B, U]; by default the labels, one to the right behind the config's `decoder_start_token_id`.",
+    "Token ids of the decoder [B, U]; by default the labels, for classes and answers the token ids, one to the right behind the config's `decoder_start_token_id`, or what stands for it in the family.",
 };
 
 /** Which of them are padding. */

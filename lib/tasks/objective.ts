@@ -32,7 +32,7 @@ export interface HostBatch {
   readonly segments: Int32Array<ArrayBuffer>;
   /** Whether rows hold several samples. */
   readonly packed: boolean;
-  /** All parts that the caller gave. */
+  /** All parts that the caller gave, and what a decoder beside an encoder reads. */
   readonly parts: Readonly<Record<string, HostPart>>;
   /** Whether labels are needed, as in training. */
   readonly learns: boolean;
@@ -44,8 +44,6 @@ export interface HostBatch {
 export interface Targets {
   /** Labels; none where the caller gave none, and none are needed. */
   readonly labels?: Readonly<Record<string, Tensor>>;
-  /** Other parts that follow from them. */
-  readonly parts?: Readonly<Record<string, Tensor>>;
   /** How much counts: the loss is the mean over so many. */
   readonly count: number;
 }
@@ -105,6 +103,11 @@ export interface Task {
   readonly outputs: readonly OutputField[];
   /** Whether models of the task write text. */
   readonly generates: boolean;
+  /**
+   * The part of a batch that a decoder beside an encoder reads, one to the right, where the batch
+   * does not say what else.
+   */
+  readonly decoderReads?: "labels" | "inputIds";
   /** What they are trained for; `null` where the task has no labels. */
   readonly objective: Objective | null;
   /**

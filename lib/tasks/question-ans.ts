@@ -27,13 +27,16 @@ export const answerSpan: Objective = {
   name: "answer span",
   outputs: ["startLogits", "endLogits"],
   inputs: () => [START, END],
-  prepare({ length, virtual, parts, learns }) {
+  prepare({ parts, learns, ...rows }) {
     const given = [START, END].map(({ name }) => parts[name]);
     const missing = [START, END].find((_, i) => !given[i]);
     if (missing) {
       if (learns || given.some((part) => part)) throw targetsMissing(missing.name, missing.doc);
       return { count: 0 };
     }
+    // Nothing stands before a decoder's rows.
+    const read = parts.decoderInputIds;
+    const { length, virtual } = read ? { length: read.shape[1], virtual: 0 } : rows;
     const [start, end] = given.map(({ data }) =>
       Int32Array.from(data, (at) => at >= length ? IGNORED_LABEL : virtual + at)
     );
@@ -64,6 +67,7 @@ export const questionAns: Task = {
     LAST_HIDDEN_STATE,
   ],
   generates: false,
+  decoderReads: "inputIds",
   objective: answerSpan,
   heads: ["qa_outputs"],
 };

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { ValueError } from "../errors.ts";
 import type { BatchInput } from "../model/batch-input.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { tensor } from "../tensor/tensor.ts";
@@ -25,30 +24,14 @@ export const writtenToken: Objective = {
   name: "written token",
   outputs: ["logits"],
   inputs: () => [LABELS],
-  prepare({ parts, learns, config }) {
+  prepare({ parts, learns }) {
     const labels = parts.labels?.data as Int32Array<ArrayBuffer> | undefined;
     if (!labels) {
       if (learns) throw targetsMissing("labels", LABELS.doc);
       return { count: 0 };
     }
     const { shape } = parts.labels;
-    const start = config.decoder_start_token_id ?? config.pad_token_id;
-    if (!parts.decoderInputIds && typeof start !== "number") {
-      throw new ValueError(
-        "DECODER_START",
-        "decoderInputIds are left out, and the config has no decoder_start_token_id that they could begin with. Give them.",
-      );
-    }
-    const pad = typeof config.pad_token_id === "number" ? config.pad_token_id : 0;
-    const shifted = labels.map((_, i) => {
-      const before = i % shape[1] === 0 ? start as number : labels[i - 1];
-      return before === IGNORED_LABEL ? pad : before;
-    });
-    return {
-      labels: { labels: tensor(labels, { shape }) },
-      parts: parts.decoderInputIds ? undefined : { decoderInputIds: tensor(shifted, { shape }) },
-      count: countLabels(labels),
-    };
+    return { labels: { labels: tensor(labels, { shape }) }, count: countLabels(labels) };
   },
   loss: ({ logits }, { labels }) => classLoss(logits, labels),
 };
@@ -62,5 +45,6 @@ export const seq2SeqLm: Task = {
     { name: "encoderLastHiddenState", doc: "Output of the encoder [B, T, D], f32." },
   ],
   generates: true,
+  decoderReads: "labels",
   objective: writtenToken,
 };

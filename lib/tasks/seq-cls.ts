@@ -121,6 +121,7 @@ export const seqCls: Task = {
   type: "SEQ_CLS",
   outputs: [{ name: "logits", doc: "Scores of each text's class [B, C], f32." }, LAST_HIDDEN_STATE],
   generates: false,
+  decoderReads: "inputIds",
   objective: textClass,
   heads: ["classifier", "score"],
 };

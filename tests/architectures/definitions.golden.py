@@ -420,6 +420,17 @@ CASES = [
     ("Qwen3MoeForQuestionAnswering", MIXTURE),
     ("MBartModel", {**BART, "decoder_layers": 1}),
     ("BlenderbotModel", {**BART, "decoder_layers": 1}),
+    ("BartForSequenceClassification", {**BART, "eos_token_id": 11, "num_labels": 3}),
+    ("BartForQuestionAnswering", BART),
+    ("MBartForSequenceClassification", {**BART, **MULTI, "eos_token_id": 11, "decoder_layers": 1}),
+    ("MBartForQuestionAnswering", {**BART, "decoder_layers": 1}),
+    ("PLBartModel", {**BART, "decoder_layers": 1}),
+    ("PLBartForConditionalGeneration", {**BART, "decoder_layers": 1}),
+    ("PLBartForSequenceClassification", {**BART, "eos_token_id": 11, "num_labels": 1}),
+    ("T5ForSequenceClassification", {**T5, "eos_token_id": 11, "num_labels": 3}),
+    ("T5ForTokenClassification", {**T5, "num_labels": 3}),
+    ("T5ForQuestionAnswering", {**T5, "num_layers": 1}),
+    ("UMT5ForTokenClassification", {**T5, "num_labels": 3}),
 ]
 TASKS = {
     "ForSequenceClassification": "SEQ_CLS",
@@ -454,10 +465,14 @@ def filled(name: str, shape) -> torch.Tensor:
     return torch.tensor(fill(name, math.prod(shape))).reshape(shape)
 
 
-def ids_of(config) -> tuple[list[list[int]], tuple[int, int]]:
+def ids_of(task: str, config) -> tuple[list[list[int]], tuple[int, int]]:
     """Token ids, and how many of each row are no padding where rows are padded."""
     if config.is_encoder_decoder:
-        return LONG, (9, 4)
+        ends = ((2, 8), (1, 3)) if task == "SEQ_CLS" else ((), ())
+        end = config.eos_token_id
+        return [
+            [end if i in at else id for i, id in enumerate(row)] for row, at in zip(LONG, ends)
+        ], (9, 4)
     # The id of padding is no token's.
     pad = config.pad_token_id
     return [[id + (id == pad) for id in row] for row in [[7, 3, 9, 12, 4], [9, 1, 11, 5, 8]]], (5, 3)
@@ -493,7 +508,7 @@ def padded(full: list[list], lengths: tuple[int, int], side: str, pad) -> list[l
 
 def batch_of(task: str, config, side: str) -> dict:
     """A batch whose shorter row is padded on one side, or with longer rows and no mask."""
-    ids, lengths = ids_of(config)
+    ids, lengths = ids_of(task, config)
     gap = len(ids[1]) - lengths[1] if side == "left" else 0
     pad = config.pad_token_id or 0
     ones = [[1] * len(row) for row in ids]
@@ -503,7 +518,8 @@ def batch_of(task: str, config, side: str) -> dict:
     if config.model_type in ("bert", "electra"):
         batch["token_type_ids"] = padded([[0, 0, 1, 2, 2], [1, 0, 2, 1, 1]], lengths, side, 1)
     labels = labels_of(task, config, ids)
-    if config.is_encoder_decoder:
+    # Models for classes and answers give their decoders the same again.
+    if config.is_encoder_decoder and task != "SEQ_CLS" and (task, side) != ("QUESTION_ANS", "none"):
         lengths = (8, 4)
         written = [[0, 5, 5, 7, 2, 9, 11, 3], [0, 4, 1, 8, 6, 10, 2, 12]]
         batch["decoder_input_ids"] = padded(written, lengths, side, 0)
@@ -663,6 +679,8 @@ def run(name: str, settings: dict) -> dict:
     with torch.no_grad():
         for parameter, value in model.named_parameters():
             value.copy_(filled(parameter, value.shape))
+    if task == "TOKEN_CLS":  # Only T5 changes it itself.
+        config.is_encoder_decoder = False
     batches = {side: batch_of(task, config, side) for side in ("right", "left", "none")}
     # What padding that sees nothing becomes is as in torch's own attention, where a family takes it;
     # next to it, and among scores of answers, it counts.
