@@ -421,7 +421,7 @@ CASES = [
     ("MBartModel", {**BART, "decoder_layers": 1}),
     ("BlenderbotModel", {**BART, "decoder_layers": 1}),
     ("BartForSequenceClassification", {**BART, "eos_token_id": 11, "num_labels": 3}),
-    ("BartForQuestionAnswering", BART),
+    ("BartForQuestionAnswering", {**BART, "scale_embedding": True, "decoder_layers": 1}),
     ("MBartForSequenceClassification", {**BART, **MULTI, "eos_token_id": 11, "decoder_layers": 1}),
     ("MBartForQuestionAnswering", {**BART, "decoder_layers": 1}),
     ("PLBartModel", {**BART, "decoder_layers": 1}),
@@ -674,6 +674,9 @@ def run(name: str, settings: dict) -> dict:
     config = getattr(transformers, f"{family}Config")(**settings)
     config._experts_implementation = "eager"
     if getattr(config, "attn_logit_softcapping", None):  # which no other implementation has
+        config._attn_implementation = "eager"
+    # Where queries see no key, gradients of torch's own attention with a bias are not those of what it gives.
+    if config.model_type == "t5" and task == "QUESTION_ANS":
         config._attn_implementation = "eager"
     model = getattr(transformers, name)(config).eval()
     with torch.no_grad():
