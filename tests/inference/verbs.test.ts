@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { blenderbot } from "../../lib/architectures/blenderbot.ts";
 import { FileError, UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { answer } from "../../lib/inference/answer.ts";
 import { classify } from "../../lib/inference/classify.ts";
@@ -81,8 +82,9 @@ test("what cannot be read is refused", async () => {
     [() => answer(classes, { question: "a", context }), "answer needs a model for QUESTION_ANS"],
   ];
   for (const [run, part] of refused) await assertRejects(run, UnsupportedError, part);
-  const t5 = await load("t5_embed");
-  await assertRejects(() => classify(t5, "a"), UnsupportedError, "has models for SEQ_2_SEQ_LM");
+  const t5 = await load("t5_embed"), other = { ...t5, architecture: blenderbot };
+  await assertRejects(() => classify(t5, "a"), UnsupportedError, "Load it with");
+  await assertRejects(() => classify(other, "a"), UnsupportedError, "has models for SEQ_2_SEQ_LM");
   const wrong: readonly (readonly [() => Promise<unknown>, string])[] = [
     [() => classify(classes, ["a", long]), "Give maxLength: 128"],
     [() => tag(tags, "a", { stride: 3 }), 'aggregation is "none"'],

@@ -2,6 +2,7 @@ import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows }
 import { evaluate } from "../../lib/training/evaluate.ts";
 import { train } from "../../lib/training/train.ts";
 import { readPart } from "../../lib/adapters/token-batch.ts";
+import { architectureOf } from "../../lib/architectures/mod.ts";
 import { GraftError, ValueError } from "../../lib/errors.ts";
 import { createModel } from "../../lib/io/load-model.ts";
 import type { TaskType } from "../../lib/model/task-type.ts";
@@ -11,6 +12,7 @@ import { gradients } from "../../lib/program/grad.ts";
 import { programOf } from "../../lib/program/program.ts";
 import { contrastive } from "../../lib/tasks/contrastive.ts";
 import { TASKS } from "../../lib/tasks/mod.ts";
+import { shiftRight } from "../../lib/tasks/shift-right.ts";
 import type { HostBatch, HostPart, Objective } from "../../lib/tasks/objective.ts";
 import { sum } from "../../lib/ops/reduce.ts";
 import { mul } from "../../lib/ops/elementwise.ts";
@@ -60,7 +62,8 @@ async function hostBatch(
 for (const { name, task, loss, ...rest } of CASES) {
   testOnDevices(`the loss of ${name} is that of transformers (${task})`, async (device) => {
     const objective = TASKS[task as TaskType].objective!;
-    const { labels, count, parts } = objective.prepare(await hostBatch(objective, rest));
+    const batch = await hostBatch(objective, rest);
+    const { labels, count } = objective.prepare(batch);
     const graph = createGraph();
     const outputs: Record<string, Value> = {}, inputs: Record<string, Tensor> = { ...labels };
     for (
@@ -91,11 +94,27 @@ for (const { name, task, loss, ...rest } of CASES) {
       assert(off < 2e-5, `the gradient of ${name} is off by ${off}`);
     }
     if ("decoderInputIds" in rest) {
-      const ids = [...await parts!.decoderInputIds.data()];
-      assertEquals(ids, rest.decoderInputIds!.flat());
+      const architecture = architectureOf({ model_type: "t5" }), { config } = batch;
+      const { data } = shiftRight(batch.parts.labels, { architecture, config });
+      assertEquals([...data], rest.decoderInputIds!.flat());
     }
   });
 }
+
+Deno.test("what mBART and PLBART write begins with what it ends with", () => {
+  const shifted = (model_type: string, rows: readonly number[][]) => {
+    const part = { data: Int32Array.from(rows.flat()), shape: [rows.length, rows[0].length] };
+    const config = { pad_token_id: 0 };
+    return [...shiftRight(part, { architecture: architectureOf({ model_type }), config }).data];
+  };
+  // As by `shift_tokens_right` of transformers, which counts from the left.
+  const labels = [[5, 2, 1, -100], [3, 7, -100, -100], [4, 8, 9, 6]];
+  for (const family of ["mbart", "plbart"]) {
+    assertEquals(shifted(family, labels), [1, 5, 2, 1, 7, 3, 7, 0, 6, 4, 8, 9]);
+    assertEquals(shifted(family, [[0, 0, 6, 8]]), [0, 0, 0, 6]);
+  }
+  assertEquals(shifted("bart", [[5, 2, 1, -100]]), [0, 5, 2, 1]);
+});
 
 Deno.test("labels move behind virtual tokens, and stay within samples", async () => {
   const { objective } = TASKS.CAUSAL_LM;
