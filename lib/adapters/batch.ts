@@ -27,7 +27,7 @@ import { shiftRight } from "../tasks/shift-right.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { type MixedBatch, mixedBatch, mixedKey } from "./mixed-batch.ts";
 import { type Adapter, type AnyModel, baseOf, takingPart } from "./peft-model.ts";
-import { checkIds, checkPositions, readPart, type TokenBatch } from "./token-batch.ts";
+import { checkIds, checkNeeded, checkPositions, readPart, type TokenBatch } from "./token-batch.ts";
 import { type RunInputs, runInputs, type TraceOptions, virtualRows } from "./trace-model.ts";
 
 /** What {@link forward} takes. Which of it a model takes is its architecture's and its task's. */
@@ -281,7 +281,7 @@ export async function prepareBatch(
   checkPositions(model, positions);
   const decoderLength = decodes ? sizes.get("decoderTokens") : undefined;
   if (decoderLength) checkPositions(model, Int32Array.of(decoderLength - 1));
-  base.architecture.heads[base.taskType]?.check?.(ids, { config, length });
+  checkNeeded(model, ids, length);
   const targets = objective?.prepare({
     rows: batch,
     length,

@@ -144,6 +144,27 @@ export function checkIds(
 }
 
 /**
+ * Checks that each row has the token that a model's head needs, if it needs one.
+ *
+ * @throws {ValueError} `TOKEN_MISSING`.
+ */
+export function checkNeeded(model: AnyModel, ids: Int32Array, length: number): void {
+  const { architecture, config, taskType } = baseOf(model);
+  const id = architecture.heads[taskType]?.needs?.(config);
+  for (let at = 0; id !== undefined && at < ids.length; at += length) {
+    if (ids.subarray(at, at + length).includes(id)) continue;
+    throw new ValueError(
+      "TOKEN_MISSING",
+      `Row ${
+        at / length
+      } has no token ${id}, and a ${architecture.name} model for ${taskType} reads a row there. ` +
+        "Encode texts with special tokens; the config's eos_token_id says which.",
+      { row: at / length, id },
+    );
+  }
+}
+
+/**
  * Checks that a model whose positions are a table has a row for each.
  *
  * @throws {ValueError} `POSITION_RANGE`.

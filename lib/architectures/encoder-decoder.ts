@@ -19,18 +19,13 @@ export function encoderDecoder(
   const { vocab: rows, hidden } = of.encoder;
   const embedding = m.embedding(of.shared, { rows, size: hidden }), tiedTo = embedding;
   const encoder = transformer(m.at("encoder"), { ...of.encoder, causal: false }, { tiedTo });
-  if (!of.decoder) {
-    return {
-      hidden,
-      embedding,
-      run: (pass, { ids }) => ({ lastHiddenState: encoder.run(pass, { ids }) }),
-    };
-  }
-  const decoder = transformer(m.at("decoder"), of.decoder, { tiedTo, over: "decoderTokens" });
+  const decoder = of.decoder &&
+    transformer(m.at("decoder"), of.decoder, { tiedTo, over: "decoderTokens" });
   return {
     hidden,
     embedding,
     run(pass, { ids, decoderIds }) {
+      if (!decoder) return { lastHiddenState: encoder.run(pass, { ids }) };
       const memory = pass.encoded(() => encoder.run(pass, { ids }));
       const lastHiddenState = decoder.run(pass, { ids: decoderIds!, memory });
       return { lastHiddenState, ...(memory && { encoderLastHiddenState: memory }) };

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ShapeError, ValueError } from "../errors.ts";
+import { ShapeError } from "../errors.ts";
 import type { Head, ModelConfig } from "../model/architecture.ts";
 import { equal, tanh } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
@@ -38,17 +38,5 @@ export function endTokenHead(usual: number): Head {
       return { ...outputs, logits: out(dropped(tanh(dense(dropped(rows))))) };
     };
   };
-  const check: Head["check"] = (ids, { config, length }) => {
-    const end = endOf(config);
-    for (let row = 0; row * length < ids.length; row++) {
-      if (ids.subarray(row * length, (row + 1) * length).includes(end)) continue;
-      throw new ValueError(
-        "END_TOKEN",
-        `A ${config.model_type} model reads a text's class at its last end token, and row ${row} has no ${end} ` +
-          "(eos_token_id of the config). Encode texts with special tokens.",
-        { row, token: end },
-      );
-    }
-  };
-  return Object.assign(head, { check });
+  return Object.assign(head, { needs: endOf });
 }

@@ -126,13 +126,15 @@ const LEARNED: Readonly<
 
 async function stepCost(model: ModelGraph, plan: AdapterPlan, flags: PlanFlags): Promise<Cost> {
   const adapted = getPeftModel(model, plan.config);
-  const { batchSize, maxLength } = flags, ids = new Array<number>(maxLength).fill(0);
-  const row = { ids, labels: [], ...LEARNED[model.taskType](ids, model.config) };
+  const { batchSize, maxLength } = flags, { architecture, config, taskType } = model;
+  const id = architecture.heads[taskType]?.needs?.(config) ?? 0;
+  const ids = new Array<number>(maxLength).fill(id);
+  const row = { ids, labels: [], ...LEARNED[taskType](ids, config) };
   const [{ inputIds, attentionMask, ...learned }] = padExamples(
     Array.from({ length: batchSize }, () => row),
     { batchSize, multipleOf: 1 },
   );
-  const pixels = model.architecture.reads?.(model.config).find(isPixels);
+  const pixels = architecture.reads?.(config).find(isPixels);
   const shape = [batchSize, ...pixels?.axes.slice(1) ?? []].map(Number);
   const batch = pixels
     ? { ...learned, pixelValues: tensor(new Float32Array(sizeOf(shape)), { shape }) }

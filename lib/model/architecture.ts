@@ -95,8 +95,8 @@ export interface Head {
   ) => PassOutputs;
   /** Where the body is in a model with this head, where it is not at the architecture's `bodyPath`. */
   readonly bodyPath?: string;
-  /** Refuses token ids [B, T] that it cannot read. */
-  check?(ids: Int32Array, of: { readonly config: ModelConfig; readonly length: number }): void;
+  /** A token that each row has to have. */
+  needs?(config: ModelConfig): number;
 }
 
 /**

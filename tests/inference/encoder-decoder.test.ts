@@ -72,7 +72,7 @@ Deno.test("a T5 classifies texts with a new head, where each has its end token",
       assert(Math.abs(score - found[i][0].score) < 1e-5, text);
     }
     const refused: readonly [object, typeof ValueError | typeof ShapeError, string][] = [
-      [{ inputIds: [[5, 2], [5, 6]] }, ValueError, "row 1 has no 2"],
+      [{ inputIds: [[5, 2], [5, 6]] }, ValueError, "Row 1 has no token 2"],
       [{ inputIds: [[5, 2]], decoderInputIds: [[4]] }, ShapeError, "a token for each of the 2"],
       [{ inputIds: [[5, 2]], decoderAttentionMask: [[1]] }, ShapeError, "decoderInputIds"],
       [{ inputIds: [[5, 2]], decoderInputIds: [[4, 99]] }, ValueError, "The token id 99"],
