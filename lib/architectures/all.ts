@@ -18,6 +18,7 @@ export { electra } from "./electra.ts";
 export { exaone4 } from "./exaone4.ts";
 export { falcon } from "./falcon.ts";
 export { gemma } from "./gemma.ts";
+export { gemma2 } from "./gemma2.ts";
 export { gemma3 } from "./gemma3.ts";
 export { glm } from "./glm.ts";
 export { gptBigCode } from "./gpt-bigcode.ts";

@@ -1,5 +1,5 @@
 /**
- * Gemma (Gemma Team, 2024, arXiv:2403.08295) and Gemma 2 (arXiv:2408.00118).
+ * Gemma (Gemma Team, 2024, arXiv:2403.08295), and what all Gemmas have in common.
  *
  * @module
  */
@@ -27,22 +27,6 @@ export function readGemma(config: ModelConfig, kind: DecoderKind = {}): Transfor
   };
 }
 
-/** What Gemmas after the first do: a scale of their own, and layers that see near tokens only. */
-export function readLocalGemma(
-  config: ModelConfig,
-  of: DecoderKind & { readonly pattern: number },
-): Transformer & { isLocal(layer: number): boolean } {
-  const { number, size, list } = configReader(config), kinds = list("layer_types");
-  const isLocal = (layer: number) =>
-    kinds ? kinds[layer] === "sliding_attention" : (layer + 1) % of.pattern !== 0;
-  return {
-    ...readGemma(config, { ...of, norms: "both" }),
-    isLocal,
-    scale: () => number("query_pre_attn_scalar", 256) ** -0.5,
-    window: (layer) => isLocal(layer) ? size("sliding_window", 4096) : null,
-  };
-}
-
 /** A cap, which only Gemma 2 has where its config does not say. */
 function gemmaCap(config: ModelConfig, name: string, second: number): number | null {
   const { [name]: given = config.model_type === "gemma2" ? second : null } = config;
@@ -59,13 +43,11 @@ export const GEMMA_HEADS: Architecture["heads"] = {
   FEATURE_EXTRACTION: null,
 };
 
-/** Gemma 1 and 2. */
+/** Gemma. */
 export const gemma: Architecture = {
-  ...decoderRules((config) =>
-    config.model_type === "gemma" ? readGemma(config) : readLocalGemma(config, { pattern: 2 })
-  ),
+  ...decoderRules((config) => readGemma(config)),
   name: "gemma",
-  modelTypes: ["gemma", "gemma2"],
+  modelTypes: ["gemma"],
   bodyPath: "model",
   heads: { ...GEMMA_HEADS, TOKEN_CLS: tokenScoreHead },
 };

@@ -7,7 +7,8 @@
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
 import { decoderRules } from "./gated-decoder.ts";
-import { GEMMA_HEADS, readLocalGemma } from "./gemma.ts";
+import { GEMMA_HEADS } from "./gemma.ts";
+import { readLocalGemma } from "./gemma2.ts";
 import { ropeConfig } from "./rope-config.ts";
 import type { Transformer } from "./transformer.ts";
 

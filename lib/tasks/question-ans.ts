@@ -4,8 +4,10 @@
  * @module
  */
 import type { BatchInput } from "../model/batch-input.ts";
-import { add } from "../ops/elementwise.ts";
+import { add, mul } from "../ops/elementwise.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
+import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { chosenClasses, classLoss, countLabels } from "./classes.ts";
 import { ratio } from "./metrics/class-scores.ts";
@@ -22,7 +24,7 @@ const [START, END] = (["start", "end"] as const).map((which): BatchInput => ({
   } token in each row [B]; beyond the row where there is none, which does not count. Both give \`loss\`.`,
 }));
 
-/** Mean of the cross-entropies of the answers' first and last tokens. */
+/** The mean cross-entropy of the answers' first tokens and that of their last ones, averaged. */
 export const answerSpan: Objective = {
   name: "answer span",
   outputs: ["startLogits", "endLogits"],
@@ -40,13 +42,25 @@ export const answerSpan: Objective = {
     const [start, end] = given.map(({ data }) =>
       Int32Array.from(data, (at) => at >= length ? IGNORED_LABEL : virtual + at)
     );
+    const counts = [start, end].map(countLabels), count = counts[0] + counts[1];
+    // Where one of the two does not count in some row, each still makes half of the mean.
+    const weights = counts.map((own) => count / 2 / Math.max(own, 1));
     return {
-      labels: { startPositions: tensor(start), endPositions: tensor(end) },
-      count: countLabels(start) + countLabels(end),
+      labels: {
+        startPositions: tensor(start),
+        endPositions: tensor(end),
+        ...(counts[0] !== counts[1] && { weights: tensor(Float32Array.from(weights)) }),
+      },
+      count,
     };
   },
-  loss: ({ startLogits, endLogits }, { startPositions, endPositions }) =>
-    add(classLoss(startLogits, startPositions), classLoss(endLogits, endPositions)),
+  loss({ startLogits, endLogits }, { startPositions, endPositions, weights }) {
+    const losses = [classLoss(startLogits, startPositions), classLoss(endLogits, endPositions)];
+    const [start, end] = losses.map((loss, i) =>
+      weights ? mul(loss, reshape(sliceAxis(weights, { axis: 0, start: i, size: 1 }), [])) : loss
+    );
+    return add(start, end);
+  },
   metrics(batches) {
     const { predicted, expected } = chosenClasses(batches.flatMap(({ outputs, labels }) => [
       [outputs.startLogits, labels.startPositions],

@@ -282,6 +282,9 @@ CASES = [
     ("Gemma2ForCausalLM", GEMMA2),
     ("Gemma2ForSequenceClassification", {**GEMMA2, "num_labels": 3}),
     ("GemmaModel", {**GEMMA, "num_hidden_layers": 1}),
+    ("GemmaForSequenceClassification", {**GEMMA, "num_labels": 3}),
+    ("Gemma2Model", {**GEMMA2, "num_hidden_layers": 1}),
+    ("Gemma2ForTokenClassification", {**GEMMA2, "num_labels": 3}),
     ("Gemma3TextForSequenceClassification", {**GEMMA3, "num_labels": 3}),
     ("Gemma3ForCausalLM", {**GEMMA3, "final_logit_softcapping": 0.9}),
     (

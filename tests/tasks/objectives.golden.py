@@ -50,12 +50,12 @@ def tokens():
     return case("tokens", "TOKEN_CLS", {"num_labels": 3}, {"labels": labels}, {"logits": logits}, loss)
 
 
-def answers():
-    start, end = torch.tensor([1, 4, 0]), torch.tensor([2, 9, 3])
+def answers(name="answers", ends=(2, 9, 3)):
+    start, end = torch.tensor([1, 4, 0]), torch.tensor(ends)
     first, last = scores(3, 4), scores(3, 4)
     loss = loss_utils.ForQuestionAnsweringLoss(first, last, start, end)
     return case(
-        "answers", "QUESTION_ANS", {}, {"startPositions": start, "endPositions": end},
+        name, "QUESTION_ANS", {}, {"startPositions": start, "endPositions": end},
         {"startLogits": first, "endLogits": last}, loss,
     )
 
@@ -91,6 +91,7 @@ contents = {
         texts("pairs of numbers", torch.tensor([[0.5, -1], [2, 0.25]]), 2, "regression"),
         tokens(),
         answers(),
+        answers("an answer of which the end alone is outside", (5, 9, 3)),
         next_tokens(),
         written_tokens(),
     ],
