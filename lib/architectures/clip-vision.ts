@@ -8,9 +8,9 @@ import type { Modules } from "../model/modules.ts";
 import { add } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import { readTower, type Tower, towerAlone, towerConfig } from "./clip-tower.ts";
-import { firstRows } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { type Patches, patchLayer, patchRows, readPatches } from "./patches.ts";
+import { firstRows } from "./text-rows.ts";
 import { transformerLayer } from "./transformer-layer.ts";
 
 /** Of ViT-B/32. */

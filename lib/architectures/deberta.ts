@@ -19,8 +19,9 @@ import { BERT_BUFFERS, BERT_NAMES } from "./bert.ts";
 import { configReader } from "./config-reader.ts";
 import { readDistances, words } from "./deberta-distances.ts";
 import { disentangledAttention } from "./disentangled-attention.ts";
-import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
+import { answerHead, classes, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
+import { firstRows } from "./text-rows.ts";
 import { tokenTypeInputs } from "./token-types.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 

@@ -7,8 +7,9 @@ import type { Architecture, Head, ModelConfig } from "../model/architecture.ts";
 import { relu } from "../ops/functions.ts";
 import { BERT_BUFFERS, BERT_NAMES } from "./bert.ts";
 import { configReader } from "./config-reader.ts";
-import { answerHead, classes, firstRows, tokenHead } from "./heads.ts";
+import { answerHead, classes, tokenHead } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
+import { firstRows } from "./text-rows.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 const FIELDS = {

@@ -8,7 +8,8 @@ import type { Head, ModelConfig } from "../model/architecture.ts";
 import { equal, tanh } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
 import { configReader } from "./config-reader.ts";
-import { classes, lastRows } from "./heads.ts";
+import { classes } from "./heads.ts";
+import { lastRows } from "./text-rows.ts";
 
 /**
  * Scores of the classes of a text, by two layers `classification_head` from what the decoder makes of

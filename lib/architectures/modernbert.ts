@@ -13,9 +13,10 @@ import { select } from "../ops/select.ts";
 import type { Value } from "../ops/value.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
-import { classes, firstRows, splitBounds } from "./heads.ts";
+import { classes, splitBounds } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";
 import { ropeConfig } from "./rope-config.ts";
+import { firstRows } from "./text-rows.ts";
 import { type Transformer, transformerRules } from "./transformer.ts";
 
 /** Far below any score, but finite. */

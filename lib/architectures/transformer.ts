@@ -11,11 +11,11 @@ import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
 import { distanceBias } from "./distance-bias.ts";
 import type { Route } from "./feed-forward.ts";
-import { firstRows } from "./heads.ts";
 import { isToken, layersOf } from "./layers.ts";
 import { declared } from "./roles.ts";
 import { ropeRules, type Ropes, rotations } from "./rope.ts";
 import { checkRope } from "./rope-frequencies.ts";
+import { firstRows } from "./text-rows.ts";
 import { tokenTypes } from "./token-types.ts";
 import { type LayerRule, transformerLayer } from "./transformer-layer.ts";
 

@@ -8,10 +8,11 @@ import type { Modules } from "../model/modules.ts";
 import { add } from "../ops/elementwise.ts";
 import { ACTIVATIONS } from "./activations.ts";
 import { configReader } from "./config-reader.ts";
-import { classes, firstRows } from "./heads.ts";
+import { classes } from "./heads.ts";
 import { layersOf } from "./layers.ts";
 import { type Patches, patchLayer, patchRows, readPatches } from "./patches.ts";
 import { readLayers } from "./read-transformer.ts";
+import { firstRows } from "./text-rows.ts";
 import { type LayerRule, transformerLayer } from "./transformer-layer.ts";
 
 /** Of ViT-Base. */
