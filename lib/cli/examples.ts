@@ -10,7 +10,7 @@ import { createDecodeStream } from "../io/decode-stream.ts";
 import { tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import { labelNames } from "../model/label-count.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import { type ModelGraph, readsImages } from "../model/model-graph.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { wholeFrom } from "../options.ts";
 import type { DataTable } from "../training/read-table.ts";
@@ -18,7 +18,6 @@ import {
   type Columns,
   LONG_ROWS,
   type LongRows,
-  readsImages,
   type TokenizedExample,
   type TokenizeOptions,
 } from "../training/row-rule.ts";

@@ -9,7 +9,7 @@ import { maxPositionsOf } from "../generation/prompt.ts";
 import { imageProcessorOf, tokenizerOf } from "../io/model-tokenizer.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
 import type { ProblemType } from "../model/label-count.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import { type ModelGraph, readsImages } from "../model/model-graph.ts";
 import { contrastive } from "../tasks/contrastive.ts";
 import type { Objective } from "../tasks/objective.ts";
 import type { Pooling } from "../tasks/pooling.ts";
@@ -20,7 +20,7 @@ import type { Measure } from "../training/evaluate.ts";
 import { type LabelSet, labelsIn } from "../training/labels.ts";
 import { measureAnswers, measureTexts } from "../training/measures.ts";
 import { type DataTable, readTable } from "../training/read-table.ts";
-import { readsImages, type TokenizedExample } from "../training/row-rule.ts";
+import type { TokenizedExample } from "../training/row-rule.ts";
 import type { CliContext } from "./context.ts";
 import { columnsIn, type ExampleFlags, readExamples } from "./examples.ts";
 

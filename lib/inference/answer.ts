@@ -9,7 +9,14 @@ import { type EncodedRow, encodeInputs } from "../io/encode-inputs.ts";
 import { isObject } from "../io/json.ts";
 import { BOOLEAN, show, wholeFrom } from "../options.ts";
 import { softmax } from "./softmax.ts";
-import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
+import {
+  byText,
+  type InferenceOptions,
+  likeGiven,
+  listOf,
+  openReader,
+  runRows,
+} from "./run-rows.ts";
 
 /** A question about a text. */
 export interface Question {
@@ -125,12 +132,12 @@ export async function answer(
     perToken: true,
     outputs: (_, { startLogits, endLogits }) => ({ startLogits, endLogits }),
   });
+  const windows = byText(rows, outputs);
   const results = questions.map(({ context }, which) => {
     const found = new Map<string, Answer>();
     let none = Infinity;
-    rows.forEach((row, i) => {
-      if (row.row !== which) return;
-      const { spans, noAnswer } = spansOf(row, outputs[i], {
+    for (const [row, bounds] of windows.get(which) ?? []) {
+      const { spans, noAnswer } = spansOf(row, bounds, {
         ...reader,
         contextId: first ? 1 : 0,
         clsId: tokenizer.clsId,
@@ -141,7 +148,7 @@ export async function answer(
         const known = found.get(key) ?? { answer, score: 0, start, end };
         found.set(key, { ...known, score: known.score + score });
       }
-    });
+    }
     if (reader.handleImpossibleAnswer) {
       found.set("", { answer: "", score: none, start: 0, end: 0 });
     }

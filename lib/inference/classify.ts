@@ -10,7 +10,7 @@ import { type ImageProcessor, processImages } from "../io/image-processor.ts";
 import { imageProcessorOf } from "../io/model-tokenizer.ts";
 import type { ModelConfig } from "../model/architecture.ts";
 import { labelCount, labelNames } from "../model/label-count.ts";
-import { readsText } from "../model/model-graph.ts";
+import { readsImages } from "../model/model-graph.ts";
 import { FINITE, oneOf, wholeFrom } from "../options.ts";
 import { softmax } from "./softmax.ts";
 import { toFloat32 } from "../tensor/convert.ts";
@@ -94,7 +94,7 @@ export async function classify(
 ): Promise<readonly LabelScore[] | readonly (readonly LabelScore[])[]> {
   const { topK, threshold = -Infinity } = options;
   const { config } = baseOf(model), names = labelNames(config);
-  const scores = readsText(baseOf(model)) ? textScores : imageScores;
+  const scores = readsImages(baseOf(model)) ? imageScores : textScores;
   const found = await scores(model, given as never, options);
   const apply = FUNCTIONS[options.functionToApply ?? scoreFunction(config)];
   return likeGiven(

@@ -180,6 +180,14 @@ export async function runRows(
   return found;
 }
 
+/** Rows with their outputs by the number of the text that they are of. */
+export function byText(
+  rows: readonly EncodedRow[],
+  outputs: readonly RowOutputs[],
+): ReadonlyMap<number, readonly (readonly [row: EncodedRow, outputs: RowOutputs])[]> {
+  return Map.groupBy(rows.map((row, i) => [row, outputs[i]] as const), ([{ row }]) => row);
+}
+
 function notFinite(row: number, { of }: Reader): ValueError {
   return new ValueError(
     "LOGITS_NOT_FINITE",

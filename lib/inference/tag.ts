@@ -16,7 +16,14 @@ import { labelNames } from "../model/label-count.ts";
 import { oneOf, rule, wholeFrom } from "../options.ts";
 import { ValueError } from "../errors.ts";
 import { softmax } from "./softmax.ts";
-import { type InferenceOptions, likeGiven, listOf, openReader, runRows } from "./run-rows.ts";
+import {
+  byText,
+  type InferenceOptions,
+  likeGiven,
+  listOf,
+  openReader,
+  runRows,
+} from "./run-rows.ts";
 
 /**
  * What becomes of tokens: each for itself (`none`), neighbours of one kind together (`simple`), or
@@ -128,13 +135,13 @@ export async function tag(
     perToken: true,
     outputs: (_, { logits }) => ({ logits }),
   });
-  const results = texts.map((one, row) => {
+  const rowsOf = byText(rows, outputs);
+  const results = texts.map((one, which) => {
     const text = typeof one === "string" ? one : one.text;
     const whole = typeof text === "string" ? text : text.join(" ");
-    const windows = rows.flatMap((encoded, i) => {
-      if (encoded.row !== row) return [];
-      const pieces = piecesOf(encoded, { text, whole, tokenizer, logits: outputs[i].logits });
-      return [entitiesOf(pieces, aggregation, names)];
+    const windows = (rowsOf.get(which) ?? []).map(([encoded, { logits }]) => {
+      const pieces = piecesOf(encoded, { text, whole, tokenizer, logits });
+      return entitiesOf(pieces, aggregation, names);
     });
     const kept = windows.flat().filter(({ entity }) => !ignoreLabels.includes(entity))
       .map((entity) => ({ ...entity, word: whole.slice(entity.start, entity.end) }));

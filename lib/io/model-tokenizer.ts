@@ -9,6 +9,7 @@ import type { ModelConfig } from "../model/architecture.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { type ImageProcessor, loadImageProcessor } from "./image-processor.ts";
+import { locate } from "./locate.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 // A config object is what a model and all that are derived from it share. What is noted here only
@@ -90,8 +91,11 @@ export function folderOf({ config }: ModelGraph): string | undefined {
  * ```
  */
 export async function imageProcessorOf(model: ModelGraph): Promise<ImageProcessor> {
-  const source = folderOf(model) ?? model.source;
-  if (source !== null) return await loadImageProcessor(source);
+  const { source } = model;
+  if (source !== null) {
+    const place = await locate(source);
+    return await loadImageProcessor(place.kind === "file" ? dirname(place.path) : source);
+  }
   throw new FileError(
     "PROCESSOR_MISSING",
     "The model was not loaded from a folder, a file or the hub, so it has no image processor of its own. Give one as `imageProcessor`.",

@@ -8,7 +8,7 @@ import { CheckpointError, nearestHint, nearestNames } from "../errors.ts";
 import { commonType, isBlockType, isFloating, type WeightType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Architecture, ArchitecturePass, ModelConfig } from "./architecture.ts";
-import { INPUT_IDS, TEXT_INPUTS } from "./batch-input.ts";
+import { type BatchInput, INPUT_IDS, TEXT_INPUTS } from "./batch-input.ts";
 import type { PassInputs, PassOutputs } from "./architecture.ts";
 import { type Modules, recordModules, type Structure } from "./modules.ts";
 import { type AttentionLayout, parameterSite, type Site } from "./site.ts";
@@ -253,6 +253,16 @@ export function writtenSequence(model: Pick<ModelGraph, "sites">): "tokens" | "d
 /** Whether token ids are a part of its batches. */
 export function readsText({ architecture, config }: Pick<ModelGraph, "architecture" | "config">) {
   return (architecture.reads?.(config) ?? TEXT_INPUTS).includes(INPUT_IDS);
+}
+
+/** Whether rows of its batches are images. */
+export function readsImages({ architecture, config }: Pick<ModelGraph, "architecture" | "config">) {
+  return architecture.reads?.(config).some(isPixels) ?? false;
+}
+
+/** Whether a part of a batch is an image for each row. */
+export function isPixels({ name, axes: [axis] }: BatchInput): boolean {
+  return name === "pixelValues" && axis === "batch";
 }
 
 /** The input embedding: the first site that is one, and no table of positions. */

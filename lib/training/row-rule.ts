@@ -5,7 +5,6 @@
  */
 import { ValueError } from "../errors.ts";
 import type { Tokenizer } from "../io/tokenizer.ts";
-import type { BatchInput } from "../model/batch-input.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { TakeNote } from "./notes.ts";
 import type { DataRow } from "./read-table.ts";
@@ -129,16 +128,6 @@ export type RowRule = (
   rows: readonly DataRow[],
   options: RowOptions,
 ) => (row: DataRow, index: number) => readonly TokenizedExample[];
-
-/** Whether a model's rows are images. */
-export function readsImages(model: ModelGraph | undefined): boolean {
-  return model?.architecture.reads?.(model.config).some(isPixels) ?? false;
-}
-
-/** Whether a part of a batch is an image for each row. */
-export function isPixels({ name, axes: [axis] }: BatchInput): boolean {
-  return name === "pixelValues" && axis === "batch";
-}
 
 /** The error for a row that cannot be used. */
 export function rowError(index: number, { name }: TokenizeOptions, problem: string): ValueError {

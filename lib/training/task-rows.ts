@@ -8,6 +8,7 @@ import { resolve } from "node:path";
 import { type EncodedRow, encodeInputs, type TextRow } from "../io/encode-inputs.ts";
 import { isObject } from "../io/json.ts";
 import { labelCount, labelNames } from "../model/label-count.ts";
+import { readsImages } from "../model/model-graph.ts";
 import { IGNORED_LABEL } from "../ops/cross-entropy.ts";
 import { show } from "../options.ts";
 import { problemOf } from "../tasks/seq-cls.ts";
@@ -25,7 +26,6 @@ import { areIndicators, classOf, listIn, numberIn } from "./labels.ts";
 import type { DataRow } from "./read-table.ts";
 import {
   type Columns,
-  readsImages,
   rowError,
   type RowOptions,
   type RowRule,
@@ -87,7 +87,7 @@ function textIn(row: DataRow, name: string): { readonly text: string } | string 
 
 /** SEQ_CLS: one class, several labels or numbers for a text, for two, or for an image. */
 export const classRows: RowRule = (rows, options) =>
-  (readsImages(options.model) ? imageRows : textRows)(rows, options);
+  (readsImages(options.model!) ? imageRows : textRows)(rows, options);
 
 /** The labels of rows, or what is wrong with them. */
 function labelReader(

@@ -5,6 +5,7 @@
  */
 import { TrainingError, ValueError } from "../errors.ts";
 import { isObject } from "../io/json.ts";
+import { readsImages } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BOOLEAN, checkOptions, oneOf, type OptionRules, TEXT, wholeFrom } from "../options.ts";
 import { causalRows } from "./causal-rows.ts";
@@ -13,7 +14,6 @@ import { createNotes, type DataNote } from "./notes.ts";
 import type { DataRow } from "./read-table.ts";
 import {
   LONG_ROWS,
-  readsImages,
   type RowRule,
   type TokenizedExample,
   type TokenizeOptions,
@@ -114,7 +114,7 @@ export function tokenizeData(
 ): TokenizedData {
   checkOptions(options, TOKENIZE_RULES, { code: "DATA_OPTION", of: "tokenizeData" });
   const { tokenizer, model, maxLength = Infinity, longRows = "cut" } = options;
-  if (!tokenizer && !readsImages(model)) {
+  if (!tokenizer && !(model && readsImages(model))) {
     throw new ValueError("DATA_OPTION", "tokenizeExamples needs a tokenizer; see tokenizerOf.");
   }
   const rule = ROW_RULES[model?.taskType ?? "CAUSAL_LM"];

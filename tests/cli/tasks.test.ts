@@ -4,6 +4,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "node:path";
 import type { JsonObject } from "../../lib/io/json.ts";
+import { imageProcessorOf } from "../../lib/io/model-tokenizer.ts";
 import { createModel, loadModel, type ModelDeviceOptions } from "../../lib/io/load-model.ts";
 import { saveModel } from "../../lib/io/save-model.ts";
 import { createTokenizer } from "../../lib/io/tokenizer.ts";
@@ -354,6 +355,9 @@ Deno.test("train: classes of images, by paths beside the data or by contents", a
     assertStringIncludes(gone.err, "FILE_NOT_FOUND");
     // As Parquet files hold them.
     const whole = await loadModel(base, { device: made.device, taskType: "SEQ_CLS" });
+    const byFile = await loadModel(join(base, "model.safetensors"), { device: made.device });
+    const own = await Promise.all([whole, byFile].map(imageProcessorOf));
+    assertEquals(own.map(({ size }) => size), [{ height: 8, width: 8 }, { height: 8, width: 8 }]);
     const { examples } = tokenizeData(
       data.map(({ label, contents }) => ({
         image: { bytes: contents },
