@@ -39,6 +39,8 @@ export interface DeltaRule<C extends PeftConfig> {
   delta(trace: SiteTrace<C>): Value;
   /** What the delta adds to the output, without making it: of x [..., in], [..., out]. */
   apply?(trace: SiteTrace<C>, x: Value): Value;
+  /** Probability with which training drops a feature of the input before the delta; 0 without it. */
+  dropout?(config: C): number;
   /** The delta of a parameter as a product, without the caller's factor. */
   factors?(trace: SiteTrace<C>): LowRank;
   /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
@@ -106,7 +108,8 @@ export function runRule<C extends PeftConfig>(
   if ("forward" in rule && rule.forward) return rule.forward(trace, call);
   const { x, result, base } = call;
   if ("delta" in rule) {
-    const change = rule.apply?.(trace, x) ?? applied(rule.delta(trace), trace, x);
+    const seen = trace.pass.dropout(x, rule.dropout?.(trace.config) ?? 0);
+    const change = rule.apply?.(trace, seen) ?? applied(rule.delta(trace), trace, seen);
     return add(result, scaled(change, trace.multiplier));
   }
   if ("replaces" in rule) {

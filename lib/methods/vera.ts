@@ -126,10 +126,10 @@ const rule: DeltaRule<VeraConfig> = {
       ? matmul(right, left, { transposeA: true, transposeB: true })
       : matmul(left, right);
   },
+  dropout: ({ veraDropout }) => veraDropout,
   apply(trace, x) {
-    const { a, b } = projectionsAt(trace), { pass, config, leaves } = trace;
-    const dropped = pass.dropout(x, config.veraDropout);
-    const inner = mul(matmul(dropped, a, { transposeB: true }), leaves.vera_lambda_d);
+    const { a, b } = projectionsAt(trace), { leaves } = trace;
+    const inner = mul(matmul(x, a, { transposeB: true }), leaves.vera_lambda_d);
     return mul(matmul(inner, b, { transposeB: true }), leaves.vera_lambda_b);
   },
 };

@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="write only these subjects")
+    parser.add_argument("--methods", nargs="+", help="with --only method_cases: only these")
     parser.add_argument("cases", nargs="*", help="names of LoRA cases; none: everything")
     options = parser.parse_args()
 
@@ -65,7 +66,8 @@ def main() -> None:
     prepare(out)
     if options.only:
         for name in options.only:
-            SUBJECTS[name].write(out, options.seed)
+            chosen = [options.methods] if name == "method_cases" else []
+            SUBJECTS[name].write(out, options.seed, *chosen)
         return
     chosen = [case for case in CASES if not options.cases or case.name in options.cases]
     if unknown := set(options.cases) - {case.name for case in CASES}:

@@ -25,6 +25,7 @@ import peft
 import torch
 import transformers
 from peft import PeftModel, get_peft_model
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.layer import LoraLayer
 from safetensors.torch import load_file, save_file
 
@@ -136,11 +137,12 @@ def is_adapter_value(model: PeftModel, name: str) -> bool:
 
 def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
     """What an adapter holds once for all layers without training it (VeRA's projections)."""
-    shared = {}
-    for name in ("vera_A", "vera_B"):
-        for adapter, value in getattr(model.base_model, name, {}).items():
-            shared[f"base_model.{name}.{adapter}"] = value
-    return shared
+    return {
+        f"base_model.{name}.{adapter}": value
+        for name, values in model.base_model.named_children()
+        if isinstance(values, BufferDict)
+        for adapter, value in values.items()
+    }
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
