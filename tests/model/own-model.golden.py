@@ -49,6 +49,7 @@ CASES = [
             orth_reg_weight=0.3,
         ),
     ),
+    ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),
