@@ -9,6 +9,7 @@ export * from "./delora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
+export * from "./miss.ts";
 export * from "./oft.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";

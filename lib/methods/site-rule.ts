@@ -23,6 +23,8 @@ export interface SiteCall {
   readonly result: Value;
   /** Runs the site, with the adapters before this one, on any input. */
   base(x: Value): Value;
+  /** The weight of the site, in f32 and as the layer stores it, with the adapters before this one. */
+  weight(): Value;
 }
 
 /** Parameters of a site in f32, as the layer stores them. */

@@ -73,6 +73,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
 const REFUSED_HERE: Readonly<Record<string, string>> = {
   "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
   "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
+  "MISS init_unknown": "it takes any word for true",
   "POLY task_id_negative": "it counts tasks from the end",
 };
 

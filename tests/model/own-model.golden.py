@@ -50,6 +50,8 @@ CASES = [
         ),
     ),
     ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
+    ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
+    ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),
