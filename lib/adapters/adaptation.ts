@@ -108,15 +108,21 @@ function runSite(
     values(): SiteValues;
   }
   const stages = inputOrder(site, of.active).map((one) => stageOf(pass, site, { ...of, one }));
-  const around = (before: Layer, stage: Stage): Layer => {
+  const around = (before: Layer, stage: Stage, position: number): Layer => {
     const { model, adapter, trace, rule, tokens } = stage;
     return {
       run(x) {
         let result = before.run(x);
         if (rule) {
-          const weight = () => before.values().weight;
           const rounded = roundedInput(x, { model, adapter, site });
-          result = runRule(rule, trace, { x: rounded, result, base: before.run, weight });
+          const isFirst = position === 0 && rounded === x;
+          result = runRule(rule, trace, {
+            x: rounded,
+            result,
+            base: before.run,
+            weight: () => before.values().weight,
+            ...(isFirst && { changed: (delta: Value) => pass.base(site, x, delta) }),
+          });
         }
         if (!tokens) return result;
         const rows = traceRows(pass, tokens, stage), { indices } = tokens.place;

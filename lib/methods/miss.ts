@@ -173,9 +173,9 @@ function repeated(x: Value, size: number): Value {
 /** Changes depend on the weight, so that those of a second adapter depend on the first one's. */
 const blocks: DeltaRule<MissConfig> = {
   delta: (trace) => blockChange(trace, dense(trace.pass.weight(`${trace.site.path}.weight`))),
-  forward(trace, { x, result, weight }) {
-    const change = product(trace.site, x, { plain: blockChange(trace, weight()) });
-    return add(result, scaled(change, trace.multiplier));
+  forward(trace, { x, result, weight, changed }) {
+    const change = scaled(blockChange(trace, weight()), trace.multiplier);
+    return changed?.(change) ?? add(result, product(trace.site, x, { plain: change }));
   },
   weight(trace, values) {
     const change = scaled(blockChange(trace, values.weight), trace.multiplier);
