@@ -5,9 +5,11 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./delora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
+export * from "./miss.ts";
 export * from "./oft.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";

@@ -8,6 +8,7 @@ import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
 import { leavesAt } from "../../lib/adapters/parts.ts";
+import { weightOutIn } from "../../lib/adapters/lazy-leaves.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import type { PlannedSite } from "../../lib/adapters/plan/plan-targets.ts";
 import { planAdapter } from "../../lib/adapters/plan/plan.ts";
@@ -72,6 +73,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
 const REFUSED_HERE: Readonly<Record<string, string>> = {
   "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
   "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
+  "MISS init_unknown": "it takes any word for true",
   "POLY task_id_negative": "it counts tasks from the end",
 };
 
@@ -186,13 +188,16 @@ for (const { peftType, folder, init } of methods) {
       const random = createTorchRandom(seed);
       const from: InitSource = {
         random,
-        weight: () => Promise.reject(new Error("not needed")),
+        weight: () => Promise.reject(new Error("no site")),
         tokenize: async (text, tokenizer) => (await loadTokenizer(tokenizer)).encode(text),
       };
       const place = { config: resolved, model: base };
       const all = { ...place, sites: sites.map(({ site }) => site) };
       await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
-      for (const { site } of own) await makeLeaves(method.leaves.site!({ ...place, site }), from);
+      for (const { site } of own) {
+        const weight = () => weightOutIn(base, site);
+        await makeLeaves(method.leaves.site!({ ...place, site }), { ...from, weight });
+      }
       assertEquals(random.uniform(1)[0], next_uniform);
 
       const model = getPeftModel(base, config, { seed });
