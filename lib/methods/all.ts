@@ -9,6 +9,7 @@ export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
 export * from "./oft.ts";
+export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
