@@ -11,6 +11,7 @@ export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
 export * from "./miss.ts";
 export * from "./oft.ts";
+export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";

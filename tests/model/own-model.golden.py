@@ -36,6 +36,7 @@ CASES = [
         dict(target_modules=["patch", "head", *ATTENTION], feedforward_modules=["head"]),
     ),
     ("VeraConfig", dict(r=3, target_modules=ATTENTION, projection_prng_key=5)),
+    ("PeanutConfig", dict(r=3, depth=1, act_fn="hardswish", scaling=0.6, target_modules=ATTENTION)),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
