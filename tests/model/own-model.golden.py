@@ -36,6 +36,7 @@ CASES = [
         dict(target_modules=["patch", "head", *ATTENTION], feedforward_modules=["head"]),
     ),
     ("VeraConfig", dict(r=3, target_modules=ATTENTION, projection_prng_key=5)),
+    ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
