@@ -15,5 +15,6 @@ export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./randlora.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vera.ts";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { add, mul } from "../ops/elementwise.ts";
+import { add, cos, log, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
@@ -15,7 +15,7 @@ import { uniform } from "../ops/uniform.ts";
 import { reshape } from "../ops/reshape.ts";
 import { rmsNorm } from "../ops/rms-norm.ts";
 import type { Graph, Value } from "../ops/value.ts";
-import { isBlockType, type ScalarType } from "../tensor/dtype.ts";
+import { isBlockType, isFloating, type ScalarType } from "../tensor/dtype.ts";
 import { quantizedParts } from "../tensor/quantized-parts.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
@@ -104,7 +104,7 @@ export interface ForwardPass extends ArchitecturePass {
   parameter(name: string): Value;
   /** What is being trained, as far as the pass came across it. */
   readonly trained: ReadonlySet<Value>;
-  /** An adapter's leaf (f32) under a name that is unique in this pass. */
+  /** An adapter's leaf under a name that is unique in this pass: f32, whole numbers i32. */
   leaf(name: string, tensor: Tensor): Value;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
@@ -168,7 +168,8 @@ export function createForwardPass(
     const trained = beingTrained(name);
     if (trained) return trained;
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
+    const own = bind(name, tensor, { shape: tensor.shape, dtype, role: "data" });
+    return cast(own, isFloating(tensor.dtype) ? "f32" : "i32");
   }
 
   function viewWith(source: ParameterSource | undefined): Views {
@@ -274,10 +275,15 @@ export function createForwardPass(
       const { seed, firstRow } = options;
       return mul(x, dropoutMask(graph, x.shape, { seed, rate, stream: streams++, firstRow }));
     },
-    noise(name, shape) {
-      if (options.noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
-      if (!options.seed) throw new TypeError("Only training draws random numbers.");
-      return uniform(graph, shape, { seed: options.seed, stream: streams++ });
+    noise(name, shape, distribution = "uniform") {
+      const { noise, seed } = options;
+      if (noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
+      if (!seed) throw new TypeError("Only training draws random numbers.");
+      const draw = () => uniform(graph, shape, { seed, stream: streams++ });
+      if (distribution === "uniform") return draw();
+      // Box and Muller, 1958.
+      const radius = sqrt(mul(log(sub(1, draw())), -2));
+      return mul(radius, cos(mul(draw(), 2 * Math.PI)));
     },
     headRows(h) {
       const { logitRows } = options;
