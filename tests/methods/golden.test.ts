@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
-import { weightOutIn } from "../../lib/adapters/lazy-leaves.ts";
+import { weightsOf } from "../../lib/adapters/lazy-leaves.ts";
 import { leavesAt, leavesOf } from "../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import type { PlannedSite } from "../../lib/adapters/plan/plan-targets.ts";
@@ -60,6 +60,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
       ...["key", "stored", "larger_rank", "larger_output"].map((name) =>
         `RANDLORA together_${name}`
       ),
+      "FROD together_key",
     ].map((name) => [name, "all share the first one's projections; here each has its own"]),
   ),
   "VERA together_bias": "both train biases; here it is refused when both are to be active",
@@ -79,11 +80,15 @@ const REFUSED_HERE: Readonly<Record<string, string>> = {
   "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
   "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
   "MISS init_unknown": "it takes any word for true",
+  "FROD not_stored": "what it makes again depends on rounding",
   "POLY task_id_negative": "it counts tasks from the end",
 };
 
 /** Keys of what is made of uniform numbers, which are the same to the bit. */
 const UNIFORM = /^base_model\.(p?vera|randlora|vblora)_/;
+
+/** Leaves that follow from vectors of a decomposition which rounding decides; draws are compared. */
+const UNDETERMINED = /frod_(V|lambda_l)/;
 
 const methods = [...goldenMethods, ...taskMethods];
 
@@ -203,15 +208,15 @@ for (const { peftType, folder, init } of methods) {
       const random = createTorchRandom(seed);
       const from: InitSource = {
         random,
-        weight: () => Promise.reject(new Error("no site")),
+        weight: weightsOf(base),
         tokenize: async (text, tokenizer) => (await loadTokenizer(tokenizer)).encode(text),
       };
       const place = { config: resolved, model: base };
       const all = { ...place, sites: sites.map(({ site }) => site) };
-      await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
+      const shared = await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
       for (const { site } of own) {
-        const weight = () => weightOutIn(base, site);
-        await makeLeaves(method.leaves.site!({ ...all, site }), { ...from, weight });
+        const weight = weightsOf(base, site);
+        await makeLeaves(method.leaves.site!({ ...all, site }), { ...from, weight, shared });
       }
       assertEquals(random.uniform(1)[0], next_uniform);
 
@@ -229,6 +234,7 @@ for (const { peftType, folder, init } of methods) {
       for (const [key, want] of tensors) {
         const got = leaves.get(fileKey(key))!;
         assertEquals(got.shape, want.shape, key);
+        if (UNDETERMINED.test(key)) continue;
         const [a, b] = [await toFloat32(got), await toFloat32(want)];
         // Sine and logarithm in normal numbers are as exact as the platform's; the rest is to the bit.
         if (new Set(b).size === 1 || UNIFORM.test(key)) assertEquals(a, b, key);
