@@ -60,7 +60,7 @@ export function toPeftJson(
     name === "inferenceMode"
       ? true
       : type.nested
-      ? renamed(config[name as keyof PeftConfig], snakeCase)
+      ? renamed(floats(config[name as keyof PeftConfig], type.nested), snakeCase)
       : config[name as keyof PeftConfig],
     type.float === true,
   ]);
@@ -153,6 +153,22 @@ function renamed(value: unknown, rename: (name: string) => string): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, field]) => [rename(name), field]));
 }
 
+/** A number that Python holds as a float. */
+class PythonFloat {
+  constructor(readonly value: number) {}
+}
+
+/** A config inside a config with its floats marked, where its fields are known. */
+function floats(value: unknown, fields: FieldType<unknown>["nested"]): unknown {
+  if (typeof value !== "object" || value === null || typeof fields !== "object") return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, field]) => [
+      name,
+      fields[name].float && typeof field === "number" ? new PythonFloat(field) : field,
+    ]),
+  );
+}
+
 function byKey([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...unknown[]]): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
@@ -161,6 +177,7 @@ function byKey([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...u
 function write(value: unknown, indent: string): string {
   if (typeof value === "string") return quote(value);
   if (typeof value === "number") return pythonNumber(value, false);
+  if (value instanceof PythonFloat) return pythonNumber(value.value, true);
   if (typeof value !== "object" || value === null) return JSON.stringify(value ?? null);
   const inner = `${indent}  `;
   const [open, close, items] = Array.isArray(value)

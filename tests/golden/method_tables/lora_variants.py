@@ -1,0 +1,46 @@
+"""Golden cases of the variants of LORA."""
+
+# fmt: off
+
+from __future__ import annotations
+
+
+from cases import QV, Case
+from method_cases import Method
+
+QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def bd(a=None, b=None, nblocks=2, strict=True):
+    return dict(target_modules_bd_a=a, target_modules_bd_b=b, nblocks=nblocks, match_strict=strict)
+
+
+METHOD = Method(
+    "LoraConfig",
+    peft_type="LORA",
+    whole=("bdlora",),
+    cases=[
+        Case("bdlora", config=dict(r=4, lora_alpha=6, target_modules=QKVO, use_bdlora=bd(["o_proj"], ["q_proj", "k_proj", "v_proj"]))),
+        Case("bdlora_mixed", "qwen2", dict(r=6, lora_alpha=9, use_rslora=True, lora_dropout=0.1, target_modules=["q_proj", "down_proj", "up_proj"], use_bdlora=bd(["mlp.down"], ["layers.1.self_attn"], 2, False)), weight_decay=0.1),
+        Case(
+            "bdlora_two",
+            adapters={
+                "style": dict(r=4, target_modules=QV, use_bdlora=bd(["q_proj"], ["v_proj"], 4)),
+                "facts": dict(r=3, lora_alpha=5, target_modules=["q_proj", "o_proj"]),
+            },
+        ),
+    ],
+    inits={
+        "bdlora": ("llama", dict(r=4, target_modules=QKVO, use_bdlora=bd(["o_proj"], ["q_proj", "k_proj", "v_proj"]))),
+        "bdlora_false": ("llama", dict(r=4, init_lora_weights=False, target_modules=QV, use_bdlora=bd(["q_proj"], ["v_proj"]))),
+    },
+    refused={
+        "bdlora_both": ("llama", dict(r=4, target_modules=QV, use_bdlora=bd(["q_proj", "v_proj"], ["proj"]))),
+        "bdlora_same": ("llama", dict(r=4, target_modules=QV, use_bdlora=bd(["q_proj"], ["q_proj", "v_proj"]))),
+        "bdlora_neither": ("llama", dict(r=4, target_modules=QKVO, use_bdlora=bd(["o_proj"], ["q_proj"]))),
+        "bdlora_nblocks": ("llama", dict(r=4, target_modules=QV, use_bdlora=bd(QV, [], 3))),
+        "bdlora_conv1d": ("gpt2", dict(r=4, target_modules=["c_attn"], use_bdlora=bd(["c_attn"]))),
+        "bdlora_embedding": ("llama", dict(r=4, target_modules=["embed_tokens"], use_bdlora=bd(["embed"]))),
+        "bdlora_dora": ("llama", dict(r=4, use_dora=True, target_modules=QV, use_bdlora=bd(QV))),
+    },
+)
