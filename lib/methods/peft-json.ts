@@ -55,21 +55,26 @@ export function toPeftJson(
     );
   }
   const { schema = methodOf(config.peftType, options.registry).config } = options;
-  const fields = Object.entries(schema.fields).map(([name, type]): [string, unknown, boolean] => [
-    jsonName(schema, name),
-    name === "inferenceMode"
-      ? true
-      : type.nested
-      ? renamed(floats(config[name as keyof PeftConfig], type.nested), snakeCase)
-      : config[name as keyof PeftConfig],
-    type.float === true,
-  ]);
-  const lines = fields.sort(byKey).map(([key, value, float]) =>
-    `  ${quote(key)}: ${
-      typeof value === "number" ? pythonNumber(value, float) : write(value, "  ")
-    }`
+  return writeFields(schema.fields, { ...config, inferenceMode: true }, "");
+}
+
+/** Fields as Python writes them, which tells floats from whole numbers. */
+function writeFields(fields: ConfigSchema["fields"], values: object, indent: string): string {
+  const inner = `${indent}  `;
+  const lines = Object.entries<FieldType<unknown>>(fields).map(
+    ([name, type]): [string, string] => {
+      const value = (values as Readonly<Record<string, unknown>>)[name];
+      const text = typeof value === "number"
+        ? pythonNumber(value, type.float === true)
+        : type.nested && value
+        ? writeFields(type.nested as never, value, inner)
+        : write(value, inner);
+      return [jsonName({ fields }, name), text];
+    },
   );
-  return `{\n${lines.join(",\n")}\n}`;
+  return `{\n${
+    lines.sort(byKey).map(([key, text]) => `${inner}${quote(key)}: ${text}`).join(",\n")
+  }\n${indent}}`;
 }
 
 /**
@@ -153,22 +158,6 @@ function renamed(value: unknown, rename: (name: string) => string): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, field]) => [rename(name), field]));
 }
 
-/** A number that Python holds as a float. */
-class PythonFloat {
-  constructor(readonly value: number) {}
-}
-
-/** A config inside a config with its floats marked, where its fields are known. */
-function floats(value: unknown, fields: FieldType<unknown>["nested"]): unknown {
-  if (typeof value !== "object" || value === null || typeof fields !== "object") return value;
-  return Object.fromEntries(
-    Object.entries(value).map(([name, field]) => [
-      name,
-      fields[name].float && typeof field === "number" ? new PythonFloat(field) : field,
-    ]),
-  );
-}
-
 function byKey([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...unknown[]]): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
@@ -177,7 +166,6 @@ function byKey([a]: readonly [string, ...unknown[]], [b]: readonly [string, ...u
 function write(value: unknown, indent: string): string {
   if (typeof value === "string") return quote(value);
   if (typeof value === "number") return pythonNumber(value, false);
-  if (value instanceof PythonFloat) return pythonNumber(value.value, true);
   if (typeof value !== "object" || value === null) return JSON.stringify(value ?? null);
   const inner = `${indent}  `;
   const [open, close, items] = Array.isArray(value)

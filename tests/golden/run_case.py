@@ -82,6 +82,12 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def penalty(model: torch.nn.Module) -> torch.Tensor | float:
+    """What PEFT says that a training loop should add to the loss (KaSA, MonteCLoRA)."""
+    names = ("_get_kasa_loss", "_get_monteclora_loss")
+    return sum(getattr(model.base_model, name, float)() for name in names)
+
+
 def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
     """Gradients of the first step by parameter name, and the loss before each AdamW step.
 
@@ -92,7 +98,7 @@ def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float
     gradients, losses = {}, []
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = model(**right_padded_batch()).loss
+        loss = model(**right_padded_batch()).loss + penalty(model)
         loss.backward()
         if step == 0:
             gradients = {

@@ -7,6 +7,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { weightOutIn } from "../../lib/adapters/lazy-leaves.ts";
 import { leavesAt } from "../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import type { PlannedSite } from "../../lib/adapters/plan/plan-targets.ts";
@@ -57,6 +58,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
       name,
     ) => [`VERA together_${name}`, "all share the first one's projections; here each has its own"]),
   ),
+  "LORA kasa_beside": "it changes the base, which the other adapter would see",
   "VERA together_bias": "both train biases; here it is refused when both are to be active",
   "IA3 init_name":
     "a field that is not known and off is passed over, as files of later releases have",
@@ -187,15 +189,18 @@ for (const { peftType, folder, init } of methods) {
       );
       assertEquals([...new Set(ordered)], own);
       const random = createTorchRandom(seed);
-      const from: InitSource = {
+      const from: Omit<InitSource, "weight"> = {
         random,
-        weight: () => Promise.reject(new Error("not needed")),
         tokenize: async (text, tokenizer) => (await loadTokenizer(tokenizer)).encode(text),
       };
       const place = { config: resolved, model: base };
       const all = { ...place, sites: sites.map(({ site }) => site) };
-      await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
-      for (const { site } of own) await makeLeaves(method.leaves.site!({ ...place, site }), from);
+      const none = () => Promise.reject(new Error("not needed"));
+      await makeLeaves(method.leaves.adapter?.(all) ?? {}, { ...from, weight: none });
+      for (const { site } of own) {
+        const weight = () => weightOutIn(base, site);
+        await makeLeaves(method.leaves.site!({ ...place, site }), { ...from, weight });
+      }
       assertEquals(random.uniform(1)[0], next_uniform);
 
       const model = getPeftModel(base, config, { seed });

@@ -10,14 +10,13 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
-  described,
   field,
   type FieldType,
   parseConfig,
   type TargetConfig,
   targetFields,
 } from "../config.ts";
-import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
+import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
@@ -186,7 +185,6 @@ const VARIANTS = {
   aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
   evaConfig: "EVA",
-  kasaConfig: "KaSA",
   layerReplication: "layer replication",
   loftqConfig: "LoftQ",
   loraGaConfig: "LoRA-GA",
@@ -203,6 +201,7 @@ const VARIANTS = {
 const ALONE = {
   useDora: true,
   useBdlora: false,
+  kasaConfig: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
@@ -269,7 +268,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
     arrowConfig: arrowField,
-    cordaConfig: described(cordaConfigField, { nested: true }),
+    cordaConfig: cordaConfigField,
     evaConfig: field.object(),
     kasaConfig: kasaField,
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
@@ -287,7 +286,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
   fit: expertTargets,
   complete: (config) =>
     config.initLoraWeights === "corda" && config.cordaConfig === null
-      ? { ...config, cordaConfig: defaultCorda() }
+      ? { ...config, cordaConfig: defaultsOf(cordaConfigField) }
       : config,
   check(config) {
     checkTargets(config);
@@ -318,6 +317,13 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     }
   },
 };
+
+/** A config inside the config with its defaults. */
+function defaultsOf<T>(type: FieldType<T>): T {
+  const found = type.safeParse({});
+  if (found.success) return found.data;
+  throw new TypeError("Settings need defaults.");
+}
 
 /** What does not go with parameters as targets, whose factors no input passes through. */
 function checkParameters(config: LoraConfig): void {

@@ -5,7 +5,7 @@
  */
 import { UnsupportedError } from "../../errors.ts";
 import { inputRows, outputOf } from "../../model/site-product.ts";
-import { isOutIn, type Site } from "../../model/site.ts";
+import { isOutIn } from "../../model/site.ts";
 import type { LowRank } from "../../model/weight.ts";
 import { mul, neg } from "../../ops/elementwise.ts";
 import { concat } from "../../ops/concat.ts";

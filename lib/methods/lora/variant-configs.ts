@@ -4,7 +4,7 @@
  * @module
  */
 import { z } from "zod";
-import { described, field, type FieldType } from "../field.ts";
+import { described, field, type FieldType, nestedField } from "../field.ts";
 
 /** Block-diagonal LoRA: `BdLoraConfig`. */
 export interface BdLoraConfig {
@@ -79,7 +79,7 @@ const from0 = (otherwise: number) =>
   float(z.number().min(0).default(otherwise).describe("a number from 0 on"));
 
 /** `useBdlora`. */
-export const bdLoraField: FieldType<BdLoraConfig | null> = field.nested<BdLoraConfig>({
+export const bdLoraField: FieldType<BdLoraConfig | null> = nestedField<BdLoraConfig>({
   targetModulesBdA: field.names(),
   targetModulesBdB: field.names(),
   nblocks: field.integer(1, 1),
@@ -87,20 +87,20 @@ export const bdLoraField: FieldType<BdLoraConfig | null> = field.nested<BdLoraCo
 });
 
 /** `kasaConfig`. */
-export const kasaField: FieldType<KasaConfig | null> = field.nested<KasaConfig>({
+export const kasaField: FieldType<KasaConfig | null> = nestedField<KasaConfig>({
   beta: from0(1e-4),
   gamma: from0(1e-3),
 });
 
 /** `veloraConfig`. */
-export const veloraField: FieldType<VeloraConfig | null> = field.nested<VeloraConfig>({
+export const veloraField: FieldType<VeloraConfig | null> = nestedField<VeloraConfig>({
   numGroups: field.integer(64, 1),
   scale: above0(1),
   initType: field.choice("batch_average", ["batch_average", "batch_average_once", "random"]),
 });
 
 /** `montecloraConfig`. */
-export const montecloraField: FieldType<MontecloraConfig | null> = field.nested<MontecloraConfig>({
+export const montecloraField: FieldType<MontecloraConfig | null> = nestedField<MontecloraConfig>({
   numSamples: field.integer(8, 1),
   useEntropy: field.boolean(false),
   dirichletPrior: above0(0.1),
@@ -110,7 +110,7 @@ export const montecloraField: FieldType<MontecloraConfig | null> = field.nested<
 });
 
 /** `arrowConfig`. */
-export const arrowField: FieldType<ArrowConfig | null> = field.nested<ArrowConfig>({
+export const arrowField: FieldType<ArrowConfig | null> = nestedField<ArrowConfig>({
   topK: field.integer(3, 1),
   routerTemperature: above0(1),
   useGks: field.boolean(false),

@@ -9,6 +9,7 @@ import type { DeltaRule } from "../site-rule.ts";
 import type { MethodTraining, TrainedAdapter } from "../training-rule.ts";
 import { bdlora } from "./bdlora.ts";
 import { dora } from "./dora.ts";
+import { kasa } from "./kasa.ts";
 import { loraBias } from "./lora-bias.ts";
 import { isOn, type LoraConfig } from "./lora-config.ts";
 import { loraLeaves } from "./lora-init.ts";
@@ -16,7 +17,7 @@ import type { LoraTrace } from "./lora-trace.ts";
 import type { LoraRule, LoraVariant } from "./variant.ts";
 
 /** All of them: where two are on, the second starts from what the first makes of plain LoRA. */
-const VARIANTS: readonly LoraVariant[] = [dora, bdlora, loraBias];
+const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, loraBias];
 
 /** Those that a config turns on. */
 export function variantsOf(config: LoraConfig): readonly LoraVariant[] {
@@ -64,5 +65,5 @@ function onValues(
 export function variantTraining(
   adapter: TrainedAdapter<LoraConfig>,
 ): MethodTraining<LoraConfig> | undefined {
-  return variantsOf(adapter.config).find(({ training }) => training)?.training!(adapter);
+  return variantsOf(adapter.config).find((one) => one.training)?.training?.(adapter);
 }

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-
 from cases import QV, Case
 from method_cases import Method
 
@@ -29,12 +28,20 @@ METHOD = Method(
                 "facts": dict(r=3, lora_alpha=5, target_modules=["q_proj", "o_proj"]),
             },
         ),
+        Case("kasa", config=dict(r=4, lora_alpha=6, target_modules=QKVO, kasa_config=dict()), keep_init=True),
+        Case("kasa_loss", "qwen2", dict(r=3, lora_alpha=2, lora_bias=True, use_rslora=True, target_modules=["q_proj", "v_proj"], rank_pattern={"v_proj": 2}, kasa_config=dict(beta=0.02, gamma=0.05))),
     ],
     inits={
+        "kasa": ("llama", dict(r=5, target_modules=QV, kasa_config=dict(gamma=2.0))),
+        "kasa_false": ("llama", dict(r=3, init_lora_weights=False, target_modules=QV, kasa_config=dict())),
         "bdlora": ("llama", dict(r=4, target_modules=QKVO, use_bdlora=bd(["o_proj"], ["q_proj", "k_proj", "v_proj"]))),
         "bdlora_false": ("llama", dict(r=4, init_lora_weights=False, target_modules=QV, use_bdlora=bd(["q_proj"], ["v_proj"]))),
     },
     refused={
+        "kasa_rank": ("llama", dict(r=16, target_modules=["k_proj"], kasa_config=dict())),
+        "kasa_beta": ("llama", dict(r=4, target_modules=QV, kasa_config=dict(beta=-1.0))),
+        "kasa_conv1d": ("gpt2", dict(r=4, target_modules=["c_attn"], kasa_config=dict())),
+        "kasa_beside": ("llama", dict(r=4, target_modules=QV, kasa_config=dict()), dict(r=4, target_modules=QV)),
         "bdlora_both": ("llama", dict(r=4, target_modules=QV, use_bdlora=bd(["q_proj", "v_proj"], ["proj"]))),
         "bdlora_same": ("llama", dict(r=4, target_modules=QV, use_bdlora=bd(["q_proj"], ["q_proj", "v_proj"]))),
         "bdlora_neither": ("llama", dict(r=4, target_modules=QKVO, use_bdlora=bd(["o_proj"], ["q_proj"]))),
