@@ -101,6 +101,10 @@ export interface ForwardPass extends ArchitecturePass {
   parameter(name: string): Value;
   /** An adapter's leaf (f32) under a name that is unique in this pass. */
   leaf(name: string, tensor: Tensor): Value;
+  /** Says what a leaf that is state becomes by this pass, if it is one of training. */
+  update(leaf: Value, next: Value): void;
+  /** What {@link update} was given, by the names of leaves. */
+  readonly updates: ReadonlyMap<string, Value>;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
   /** What {@link ArchitecturePass.penalize} was given. */
@@ -120,6 +124,7 @@ export function createForwardPass(
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
   const boundaries: Value[] = [], penalties: Value[] = [];
+  const leaves = new Map<Value, string>(), updates = new Map<string, Value>();
   let streams = 0;
 
   function bind(name: string, tensor: Tensor, spec: InputSpec): Value {
@@ -153,10 +158,11 @@ export function createForwardPass(
   }
 
   function leaf(name: string, tensor: Tensor): Value {
-    const trained = options.trained?.(name);
-    if (trained) return trained;
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
+    const value = options.trained?.(name) ??
+      cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
+    leaves.set(value, name);
+    return value;
   }
 
   function viewWith(source: ParameterSource | undefined): Views {
@@ -233,6 +239,8 @@ export function createForwardPass(
     embedded: (rows) => atStart && options.adaptation?.embeds?.(pass, rows) || rows,
     encoded: (run) => atStart ? run() : undefined,
     leaf,
+    update: (leaf, next) => void updates.set(leaves.get(leaf)!, next),
+    updates,
     boundary(x) {
       boundaries.push(x);
       return x;

@@ -191,7 +191,6 @@ const VARIANTS = {
   megatronConfig: "Megatron's parallel layers",
   montecloraConfig: "Monteclora",
   useQalora: "quantization-aware LoRA",
-  veloraConfig: "VeLoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
 /**
@@ -202,6 +201,7 @@ const ALONE = {
   useDora: true,
   useBdlora: false,
   kasaConfig: false,
+  veloraConfig: true,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */

@@ -15,9 +15,10 @@ import { isOn, type LoraConfig } from "./lora-config.ts";
 import { loraLeaves } from "./lora-init.ts";
 import type { LoraTrace } from "./lora-trace.ts";
 import type { LoraRule, LoraVariant } from "./variant.ts";
+import { velora } from "./velora.ts";
 
 /** All of them: where two are on, the second starts from what the first makes of plain LoRA. */
-const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, loraBias];
+const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, velora, loraBias];
 
 /** Those that a config turns on. */
 export function variantsOf(config: LoraConfig): readonly LoraVariant[] {
