@@ -98,12 +98,18 @@ function runSite(
   type Run = (x: Value) => Value;
   const stages = inputOrder(site, of.active).map((one) => stageOf(pass, site, { ...of, one }));
   const run = stages.filter((stage) => stage !== undefined).reduce<Run>(
-    (before, stage) => (x) => {
+    (before, stage, position) => (x) => {
       const { model, adapter, trace, rule, tokens } = stage;
       let result = before(x);
       if (rule) {
-        const call = { x: roundedInput(x, { model, adapter, site }), result, base: before };
-        result = runRule(rule, trace, call);
+        const rounded = roundedInput(x, { model, adapter, site });
+        const isFirst = position === 0 && rounded === x;
+        result = runRule(rule, trace, {
+          x: rounded,
+          result,
+          base: before,
+          ...(isFirst && { changed: (delta: Value) => pass.base(site, x, delta) }),
+        });
       }
       if (!tokens) return result;
       const rows = traceRows(pass, tokens, stage), { indices } = tokens.place;

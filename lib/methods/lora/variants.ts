@@ -4,8 +4,9 @@
  * @module
  */
 import type { SiteKind } from "../../model/site.ts";
+import { add } from "../../ops/elementwise.ts";
 import type { SitePlace } from "../method.ts";
-import type { DeltaRule } from "../site-rule.ts";
+import { type DeltaRule, scaled } from "../site-rule.ts";
 import type { MethodTraining, TrainedAdapter } from "../training-rule.ts";
 import { bdlora } from "./bdlora.ts";
 import { dora } from "./dora.ts";
@@ -41,10 +42,16 @@ export function variantRule(
 ): LoraRule | undefined {
   const on = variantsOf(config);
   if (on.some(({ kinds }) => kinds && !kinds.includes(kind))) return undefined;
-  return on.reduce<LoraRule>((rule, { values, rule: own }) => {
+  const rule = on.reduce<LoraRule>((rule, { values, rule: own }) => {
     const before = rule as DeltaRule<LoraConfig>;
     return own?.(before, kind) ?? (values ? onValues(before, values) : rule);
   }, plain);
+  if (rule.forward || !("apply" in rule)) return rule;
+  // A low rank is never dearer than the weight that it changes, and groups have none to change.
+  return {
+    ...rule,
+    forward: (trace, { x, result }) => add(result, scaled(rule.apply!(trace, x), trace.multiplier)),
+  };
 }
 
 /** A rule that works with other values of the leaves. */
