@@ -15,7 +15,7 @@ import { uniform } from "../ops/uniform.ts";
 import { reshape } from "../ops/reshape.ts";
 import { rmsNorm } from "../ops/rms-norm.ts";
 import type { Graph, Value } from "../ops/value.ts";
-import { isBlockType, type ScalarType } from "../tensor/dtype.ts";
+import { isBlockType, isFloating, type ScalarType } from "../tensor/dtype.ts";
 import { quantizedParts } from "../tensor/quantized-parts.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
@@ -104,7 +104,7 @@ export interface ForwardPass extends ArchitecturePass {
   parameter(name: string): Value;
   /** What is being trained, as far as the pass came across it. */
   readonly trained: ReadonlySet<Value>;
-  /** An adapter's leaf (f32) under a name that is unique in this pass. */
+  /** An adapter's leaf under a name that is unique in this pass: f32, whole numbers i32. */
   leaf(name: string, tensor: Tensor): Value;
   /** Says what a leaf that is state becomes by this pass, if it is one of training. */
   update(leaf: Value, next: Value): void;
@@ -171,8 +171,10 @@ export function createForwardPass(
 
   function leaf(name: string, tensor: Tensor): Value {
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    const value = beingTrained(name) ??
-      cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
+    const value = beingTrained(name) ?? cast(
+      bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }),
+      isFloating(tensor.dtype) ? "f32" : "i32",
+    );
     leaves.set(value, name);
     return value;
   }

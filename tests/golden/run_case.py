@@ -151,9 +151,10 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
     }
 
 
-def layer_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
-    """What the layers of an adapter hold without training it (VeLoRA's direction)."""
-    return {n: b.clone() for n, b in model.named_buffers() if is_adapter_value(model, n)}
+def saved_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
+    """What files hold of a layer although it is not trained (DeLoRA's norms)."""
+    held, prefix = model.state_dict(), model.base_model.prefix
+    return {name: b for name, b in model.named_buffers() if prefix in name and name in held}
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -311,7 +312,7 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     expected.update(gradients)
     if case.noise:
         record["mode"] = "train"
-        expected.update({f"after.{name}": value for name, value in layer_buffers(model).items()})
+        expected.update({f"after.{name}": value for name, value in saved_buffers(model).items()})
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
@@ -375,7 +376,7 @@ def run_init(config_class: str, kind: str, settings: dict, seed: int, path: Path
     torch.manual_seed(seed)
     model = get_peft_model(base, make_config(config_class, settings))
     after = torch.rand(1).item()
-    save({**trainable(model), **shared_buffers(model), **layer_buffers(model)}, path)
+    save({**trainable(model), **shared_buffers(model), **saved_buffers(model)}, path)
     layer = model.base_model.tuner_layer_cls
     sites = [
         path
