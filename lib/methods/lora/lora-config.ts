@@ -189,7 +189,6 @@ const VARIANTS = {
   loftqConfig: "LoftQ",
   loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
-  montecloraConfig: "Monteclora",
   useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
@@ -202,6 +201,7 @@ const ALONE = {
   useBdlora: false,
   kasaConfig: false,
   veloraConfig: true,
+  montecloraConfig: true,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
