@@ -193,7 +193,6 @@ const VARIANTS = {
   loftqConfig: "LoftQ",
   loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
-  montecloraConfig: "Monteclora",
   useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
@@ -206,6 +205,7 @@ const ALONE = {
   useBdlora: false,
   kasaConfig: false,
   veloraConfig: true,
+  montecloraConfig: true,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
