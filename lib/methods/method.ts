@@ -34,8 +34,8 @@ export interface LeafRule {
   readonly kind?: LeafKind;
   /**
    * What it is called in files: the end of its key, after the module path, or the whole key where it
-   * belongs to no site. Its own name by default; `null` where files do not hold it and it is made
-   * again. Fixed leaves of sites are never in files.
+   * belongs to no site. Its own name by default; `null`, the default of fixed leaves, where files do
+   * not hold it and it is made again.
    */
   readonly key?: string | null;
   /**

@@ -29,6 +29,7 @@ export {
   field,
   type FieldType,
   type FieldTypes,
+  type FormerName,
   parseConfig,
   type PeftConfig,
   type TargetConfig,

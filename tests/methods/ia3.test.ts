@@ -167,7 +167,7 @@ Deno.test("outputs are scaled by a column, inputs of feed-forward modules by a r
       assertEquals(x.shape, [6, 7]);
       return value("z", [6, 5]);
     };
-    const y = runRule(rule, trace, { x, result, base });
+    const y = runRule(rule, trace, { x, result, base, weight: () => result });
     assertEquals(y.shape, [6, 5]);
     const bias = value("b", [5]);
     const merged = mergeRule(rule, trace, {

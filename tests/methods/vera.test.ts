@@ -149,7 +149,7 @@ Deno.test("the hot path is two products, two factors and one addition; a slice o
       multiplier: scaled ? value("m", [1]) : 1,
     } as const;
     const x = value("x", [6, at.inFeatures]), result = value("y", [6, at.outFeatures]);
-    const y = runRule(rule, trace, { x, result, base: (x) => x });
+    const y = runRule(rule, trace, { x, result, base: (x) => x, weight: () => result });
     assertEquals(rates, [0.2]);
     const weight = value(
       "w",
