@@ -17,4 +17,5 @@ export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
 export * from "./randlora.ts";
 export * from "./trainable-tokens.ts";
+export * from "./vblora.ts";
 export * from "./vera.ts";

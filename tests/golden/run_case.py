@@ -83,7 +83,13 @@ def named(prefix: str, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """What is trained by name; what layers share (VB-LoRA's bank) by the model's own name for it."""
+    shared = {
+        id(p): name
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if not name.startswith("base_model.model.")
+    }
+    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def penalty(model: torch.nn.Module) -> torch.Tensor | float:
@@ -297,6 +303,16 @@ def compact(expected: dict[str, torch.Tensor], record: dict) -> dict[str, torch.
     }
 
 
+def resume_error(base_folder: str, folder: Path) -> dict[str, str]:
+    """Why PEFT does not train further what a file holds."""
+    model = PeftModel.from_pretrained(load_base(base_folder), folder, is_trainable=True).train()
+    try:
+        model(**right_padded_batch())
+    except RuntimeError as error:
+        return describe(error)
+    raise AssertionError(f"PEFT trains {folder} further.")
+
+
 def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict) -> None:
     """One adapter named "default"."""
     base_folder = f"base/{case.kind}"
@@ -331,6 +347,8 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
         expected.update(merged)
         record.update(merge_record)
 
+    if not case.resumes:
+        record["resume_error"] = resume_error(base_folder, folder)
     count, total = model.get_nb_trainable_parameters()
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}

@@ -38,6 +38,7 @@ CASES = [
     ("VeraConfig", dict(r=3, target_modules=ATTENTION, projection_prng_key=5)),
     ("PeanutConfig", dict(r=3, depth=1, act_fn="hardswish", scaling=0.6, target_modules=ATTENTION)),
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
+    ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -162,7 +163,15 @@ def run(kind: str, settings: dict) -> dict:
             result["merged"] = numbers(copy.deepcopy(model).merge_and_unload()(**INPUTS))
         except (NotImplementedError, AttributeError):
             result["merged"] = None
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # What layers share goes by the model's own name for it.
+    shared = {
+        id(p): name
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if not name.startswith("base_model.model.")
+    }
+    parameters = {
+        shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad
+    }
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.1)
     result["losses"] = []
     for step in range(3):
