@@ -142,10 +142,11 @@ async function makeAll(
     return made;
   };
   const all = new Map<string, Made>();
-  const shared = method.leaves.adapter?.(placeOfAdapter(model, plan)) ?? {};
+  const place = placeOfAdapter(model, plan);
+  const shared = method.leaves.adapter?.(place) ?? {};
   all.set("shared", await make(shared, () => Promise.reject(new TypeError("No site, no weight."))));
   for (const { site, tied } of sites) {
-    const rules = method.leaves.site?.({ config, model, site }) ?? {};
+    const rules = method.leaves.site?.({ ...place, site }) ?? {};
     const fresh = Object.entries(rules).filter(([leaf]) => !tied[leaf]?.asIs);
     const own = await make(Object.fromEntries(fresh), () => weightOutIn(model, site));
     all.set(site.path, own);

@@ -85,11 +85,7 @@ export interface AdapterPlace<C extends PeftConfig> {
 }
 
 /** Where an adapter has leaves of a site. */
-export interface SitePlace<C extends PeftConfig> {
-  /** The adapter's config, complete. */
-  readonly config: C;
-  /** The base model. */
-  readonly model: ModelGraph;
+export interface SitePlace<C extends PeftConfig> extends AdapterPlace<C> {
   /** The site. */
   readonly site: Site;
 }

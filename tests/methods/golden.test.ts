@@ -195,7 +195,7 @@ for (const { peftType, folder, init } of methods) {
       await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
       for (const { site } of own) {
         const weight = () => weightOutIn(base, site);
-        await makeLeaves(method.leaves.site!({ ...place, site }), { ...from, weight });
+        await makeLeaves(method.leaves.site!({ ...all, site }), { ...from, weight });
       }
       assertEquals(random.uniform(1)[0], next_uniform);
 

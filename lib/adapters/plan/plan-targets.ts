@@ -121,15 +121,21 @@ export function planTargets(
     try {
       const { layer } = modules.get(site.kind === "parameter" ? moduleOf(site.path) : site.path)!;
       const patterns = patternsOf.get(site.path) ?? [];
-      sites.push(planSite(site, { model, method, config, source, keyPath, layer, patterns }));
+      sites.push(
+        planSite(site, { model, method, config, sites: all, source, keyPath, layer, patterns }),
+      );
     } catch (error) {
       if (!(error instanceof GraftError)) throw error;
       problems.push(error);
     }
   };
-  for (const { site } of adapted) {
-    if (site && kinds.includes(site.kind)) add(site);
-  }
+  const own = adapted.flatMap(({ site }) => site && kinds.includes(site.kind) ? [site] : []);
+  const all = [
+    ...own,
+    ...parameters.targets.map(({ site }) => site),
+    ...tiedTargets.map((path) => model.sites.get(path)!),
+  ];
+  for (const site of own) add(site);
   for (const { site, keyPath } of parameters.targets) add(site, { keyPath });
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
   for (const path of tiedTargets) {
@@ -203,6 +209,8 @@ function planSite(
     readonly model: ModelGraph;
     readonly method: PeftMethod;
     readonly config: TargetConfig;
+    /** All that are adapted. */
+    readonly sites: readonly Site[];
     readonly source?: PlannedSite;
     readonly keyPath: string;
     readonly layer: number | null;
@@ -210,7 +218,7 @@ function planSite(
   },
 ): PlannedSite {
   const { model, method, config, source, keyPath, layer, patterns } = at;
-  const rules = method.leaves.site?.({ config, model, site }) ?? {};
+  const rules = method.leaves.site?.({ config, model, site, sites: at.sites }) ?? {};
   const shapes = shapesOf(rules, "trained");
   const tied: Record<string, { path: string; leaf: string; asIs?: boolean }> = {};
   if (source) {
