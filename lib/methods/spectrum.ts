@@ -7,12 +7,12 @@
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import type { Site } from "../model/site.ts";
-import { cast } from "../ops/cast.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { scatterAdd } from "../ops/gather.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
 import {
   checkTargets,
   commonFields,
@@ -132,15 +132,22 @@ function placesLeaf(seed: number, { outFeatures, inFeatures }: Site, count: numb
     shape: [2, count],
     kind: "fixed",
     key: null,
+    whole: { stored: "i32", below: Math.max(outFeatures, inFeatures) },
     init() {
-      const places = new Float32Array(2 * count);
-      createTorchRandom(seed).permutation(outFeatures * inFeatures, count).forEach((place, i) => {
-        places[i] = Math.floor(place / inFeatures);
-        places[count + i] = place % inFeatures;
-      });
-      return places;
+      const places = createTorchRandom(seed).permutation(outFeatures * inFeatures, count);
+      return placesTensor(places, inFeatures);
     },
   };
+}
+
+/** Numbers of elements of a matrix as rows, then columns: [2, n]. */
+export function placesTensor(elements: Int32Array, columns: number): Tensor {
+  const places = new Int32Array(2 * elements.length);
+  elements.forEach((element, i) => {
+    places[i] = Math.floor(element / columns);
+    places[elements.length + i] = element % columns;
+  });
+  return tensor(places, { shape: [2, elements.length] });
 }
 
 /** The places [2, n] of the n coefficients of a site. */
@@ -148,9 +155,9 @@ export function placesOf({ shared, site }: SiteTrace<SpectrumConfig>, values: Va
   return shared[placesName(site, values.shape[0])];
 }
 
-/** One of the rows of places [2, n] as whole numbers [n]. */
+/** The rows or the columns [n] of places [2, n]. */
 export function placesAlong(places: Value, axis: 0 | 1): Value {
-  return reshape(cast(sliceAxis(places, { axis: 0, start: axis, size: 1 }), "i32"), [-1]);
+  return reshape(sliceAxis(places, { axis: 0, start: axis, size: 1 }), [-1]);
 }
 
 /** A matrix of zeros with values [n] at places [2, n]. */
