@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { ConfigError, UnsupportedError } from "../../errors.ts";
+import type { LayerRange } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import {
   checkTargets,
@@ -122,8 +123,12 @@ export interface LoraConfig extends TargetConfig {
   readonly evaConfig: Readonly<Record<string, unknown>> | null;
   /** KaSA. */
   readonly kasaConfig: Readonly<Record<string, unknown>> | null;
-  /** Ranges of layers that are repeated. */
-  readonly layerReplication: readonly (readonly [number, number])[] | null;
+  /**
+   * Layers of the base that the adapter is for, range by range, each from the first to the one after
+   * the last: `[[0, 4], [2, 5]]` makes seven layers of five, of which two come twice, with one and the
+   * same weights and an adapter of their own each. The base that was given stays as it is.
+   */
+  readonly layerReplication: readonly LayerRange[] | null;
   /** LoftQ initialization. */
   readonly loftqConfig: Readonly<Record<string, unknown>> | null;
   /** LoRA-GA initialization. */
@@ -158,7 +163,6 @@ const VARIANTS = {
   arrowConfig: "Arrow routing",
   evaConfig: "EVA",
   kasaConfig: "KaSA",
-  layerReplication: "layer replication",
   loftqConfig: "LoftQ",
   loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
@@ -238,6 +242,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     veloraConfig: field.object(),
   },
   fit: expertTargets,
+  layers: ({ layerReplication }) => layerReplication,
   complete: (config) =>
     config.initLoraWeights === "corda" && config.cordaConfig === null
       ? { ...config, cordaConfig: defaultCorda() }
