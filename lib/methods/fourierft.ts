@@ -11,26 +11,27 @@
  *
  * @module
  */
-import { cast } from "../ops/cast.ts";
+import type { LowRank } from "../model/weight.ts";
 import { concat } from "../ops/concat.ts";
-import { add, cos, div, mul, neg, sin, sub } from "../ops/elementwise.ts";
+import { mul, neg } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import { matmul } from "../ops/matmul.ts";
-import type { Value } from "../ops/value.ts";
+import { reshape } from "../ops/reshape.ts";
 import { type ConfigSchema, field, parseConfig } from "./config.ts";
+import { UNFUSED_TARGETS } from "./default-targets.ts";
 import { patternValueAtEnd } from "./lora/lora-config.ts";
+import { lowRankRule } from "./low-rank.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
-import type { DeltaRule } from "./site-rule.ts";
 import {
   checkSpectrum,
   placesAlong,
   placesOf,
   scattered,
-  SPECTRUM_TARGETS,
   type SpectrumConfig,
   spectrumFields,
   spectrumLeaves,
 } from "./spectrum.ts";
+import { waves } from "./waves.ts";
 
 /** A FourierFT config with every field, as {@link fourierFtConfig} makes it. */
 export interface FourierFtConfig extends SpectrumConfig {
@@ -50,7 +51,7 @@ export interface FourierFtConfig extends SpectrumConfig {
 
 const schema: ConfigSchema<FourierFtConfig> = {
   peftType: "FOURIERFT",
-  targets: SPECTRUM_TARGETS,
+  targets: UNFUSED_TARGETS,
   example: { nFrequency: 40 },
   fields: {
     ...spectrumFields("FOURIERFT", { nFrequency: 1000, scaling: 150 }),
@@ -80,18 +81,7 @@ export function fourierFtConfig(config: Partial<FourierFtConfig> = {}): FourierF
   return parseConfig(schema, config);
 }
 
-const rule: DeltaRule<FourierFtConfig> = {
-  delta(trace) {
-    const { left, right } = factors(trace);
-    return trace.site.kind === "conv1d"
-      ? matmul(right, left, { transposeB: true })
-      : matmul(left, right, { transposeB: true });
-  },
-  apply(trace, x) {
-    const { left, right } = factors(trace);
-    return matmul(matmul(x, right), left, { transposeB: true });
-  },
-};
+const rule = lowRankRule(factors);
 
 /** The method `FOURIERFT`. */
 export const fourierft: PeftMethod<FourierFtConfig> = {
@@ -110,48 +100,23 @@ export const fourierft: PeftMethod<FourierFtConfig> = {
   sites: () => ({ linear: rule, conv1d: rule }),
 };
 
-/** ΔW = left [O, k] · right [I, k]ᵀ: of the chosen waves, or of all where those are less. */
-function factors(
-  trace: SiteTrace<FourierFtConfig>,
-): { readonly left: Value; readonly right: Value } {
+/** ΔW as a product [O, k]·[k, I]: of the chosen waves, or of all where those are less. */
+function factors(trace: SiteTrace<FourierFtConfig>): LowRank {
   const { site: { outFeatures, inFeatures }, config: { scaling }, leaves, pass } = trace;
   const s = mul(leaves.fourierft_spectrum, scaling / (outFeatures * inFeatures));
   const places = placesOf(trace, s);
   if (s.shape[0] < outFeatures + inFeatures) {
-    const left = joined(waves(placesAlong(places, 0), outFeatures));
-    const right = joined(waves(placesAlong(places, 1), inFeatures));
-    return { left, right: mul(right, concat([s, neg(s)], { axis: 0 })) };
+    const columns = waves(placesAlong(places, 0), outFeatures, "columns");
+    const rows = waves(placesAlong(places, 1), inFeatures, "rows");
+    const values = reshape(concat([s, neg(s)], { axis: 0 }), [-1, 1]);
+    const right = mul(concat([rows.cosines, rows.sines], { axis: 0 }), values);
+    return { left: concat([columns.cosines, columns.sines], { axis: 1 }), right };
   }
-  const all = (size: number) => waves(iota(pass.graph, [size], { axis: 0 }), size);
+  const all = (size: number) => waves(iota(pass.graph, [size], { axis: 0 }), size, "columns");
   const spectrum = scattered(s, places, [outFeatures, inFeatures]);
-  const { cosines, sines } = all(inFeatures);
-  const right = joined({
-    cosines: matmul(cosines, spectrum, { transposeB: true }),
-    sines: neg(matmul(sines, spectrum, { transposeB: true })),
-  });
-  return { left: joined(all(outFeatures)), right };
+  const left = all(outFeatures), right = all(inFeatures);
+  return {
+    left: concat([left.cosines, neg(left.sines)], { axis: 1 }),
+    right: concat([matmul(spectrum, right.cosines), matmul(spectrum, right.sines)], { axis: 0 }),
+  };
 }
-
-/** Two matrices of one size. */
-interface Waves {
-  readonly cosines: Value;
-  readonly sines: Value;
-}
-
-function joined({ cosines, sines }: Waves): Value {
-  return concat([cosines, sines], { axis: 1 });
-}
-
-/** Waves [size, n] of frequencies [n], which are whole numbers below their size. */
-function waves(frequencies: Value, size: number): Waves {
-  const modulo = (x: Value, n: number) => sub(x, mul(div(x, n), n));
-  const step = iota(frequencies.graph, [size, 1], { axis: 0 });
-  // In two parts, as the product of two sizes of vocabularies is more than i32 holds.
-  const high = modulo(mul(div(step, PART), frequencies), size);
-  const low = mul(modulo(step, PART), frequencies);
-  const turn = modulo(add(mul(high, PART), low), size);
-  const angle = mul(cast(turn, "f32"), 2 * Math.PI / size);
-  return { cosines: cos(angle), sines: sin(angle) };
-}
-
-const PART = 256;

@@ -22,7 +22,6 @@ import {
   type TargetConfig,
   targetFields,
 } from "./config.ts";
-import { ATTENTION_TARGETS } from "./default-targets.ts";
 import { pattern } from "./lora/lora-config.ts";
 import type { LeafRule, LeafRules, SitePlace, SiteTrace } from "./method.ts";
 import { pythonRegExp } from "./python-regex.ts";
@@ -78,13 +77,6 @@ export function checkSpectrum(config: SpectrumConfig): void {
   checkTargets(config);
   Object.keys(config.nFrequencyPattern).forEach(pythonRegExp);
 }
-
-/** What is usually adapted: as with LoRA, but for GPT-2, whose attention is one layer. */
-export const SPECTRUM_TARGETS: Readonly<Record<string, readonly string[]>> = {
-  ...ATTENTION_TARGETS,
-  gpt2: ["mlp.c_proj"],
-  gpt_bigcode: ["mlp.c_proj"],
-};
 
 /**
  * The leaves of a method of a spectrum: coefficients of each site, and their places, which sites of
