@@ -35,6 +35,8 @@ export interface TorchRandom {
    * tensor that is filled with it.
    */
   bernoulli(size: number, probability: number): Uint8Array<ArrayBuffer>;
+  /** One number for each concentration, as `torch._standard_gamma` of a float32 tensor of them. */
+  gamma(concentrations: Iterable<number>): Float32Array<ArrayBuffer>;
   /** Moves on as `uniform(size)` would, without making the numbers. */
   skip(size: number): void;
   /** Another stream that goes on from where this one is, independently of it. */
@@ -127,6 +129,24 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
     return radius * Math.cos(angle);
   }
 
+  /** A number of the gamma distribution (Marsaglia and Tsang, 2000). */
+  function smallGamma(concentration: number): number {
+    const { fround } = Math, isSmall = concentration < 1;
+    const scale = isSmall ? Math.pow(1 - double(), fround(1 / concentration)) : 1;
+    const d = fround(fround(isSmall ? concentration + 1 : concentration) - fround(1 / 3));
+    const c = 1 / Math.sqrt(9 * d);
+    for (;;) {
+      let x: number, y: number;
+      do {
+        x = smallNormal();
+        y = 1 + c * x;
+      } while (y <= 0);
+      const v = y * y * y, u = 1 - double(), square = x * x;
+      const fast = u < 1 - fround(0.0331) * square * square;
+      if (fast || Math.log(u) < 0.5 * square + d * (1 - v + Math.log(v))) return scale * d * v;
+    }
+  }
+
   return {
     uniform(size, { low = 0, high = 1 } = {}) {
       const out = new Float32Array(size);
@@ -183,6 +203,7 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
       }
       return out;
     },
+    gamma: (concentrations) => Float32Array.from(concentrations, smallGamma),
     skip(size) {
       for (let left = size; left > 0;) {
         if (next === LENGTH) refill();
