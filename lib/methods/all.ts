@@ -5,7 +5,9 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./c3a.ts";
 export * from "./delora.ts";
+export * from "./fourierft.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";

@@ -505,3 +505,15 @@ export function patternValue(
   return Object.entries(patterns)
     .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
 }
+
+/**
+ * The same as FourierFT and C³A look values up: an alternative that is in no group ends a key's
+ * expression, and a key without a dot before it names a whole path.
+ */
+export function patternValueAtEnd(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+): number | undefined {
+  const found = Object.keys(patterns).find((key) => pythonRegExp(`(?:.*\\.${key}$).*`).test(path));
+  return patterns[found ?? path];
+}
