@@ -6,6 +6,7 @@
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
 export * from "./delora.ts";
+export * from "./gralora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
