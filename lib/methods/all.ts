@@ -8,6 +8,7 @@ export * from "./adaption-prompt.ts";
 export * from "./c3a.ts";
 export * from "./delora.ts";
 export * from "./fourierft.ts";
+export * from "./gralora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
