@@ -37,6 +37,7 @@ CASES = [
     ),
     ("VeraConfig", dict(r=3, target_modules=ATTENTION, projection_prng_key=5)),
     ("PeanutConfig", dict(r=3, depth=1, act_fn="hardswish", scaling=0.6, target_modules=ATTENTION)),
+    ("PsoftConfig", dict(r=3, psoft_alpha=5, target_modules=["head", *ATTENTION])),
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
