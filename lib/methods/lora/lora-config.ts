@@ -10,14 +10,19 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
-  described,
   field,
   type FieldType,
   parseConfig,
   type TargetConfig,
   targetFields,
 } from "../config.ts";
-import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
+import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
+import {
+  type EvaConfig,
+  evaConfigField,
+  type LoraGaConfig,
+  loraGaConfigField,
+} from "./init-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
@@ -30,7 +35,9 @@ export type LoraInit =
   | "olora"
   | "pissa"
   | `pissa_niter_${number}`
-  | "corda";
+  | "corda"
+  | "eva"
+  | "lora_ga";
 
 /**
  * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
@@ -89,6 +96,10 @@ export interface LoraConfig extends TargetConfig {
    * - `"corda"`: a part of the weight that is chosen by what goes into the module, likewise (Yang
    *   et al., 2024, arXiv:2406.05223); `preprocessCorda` measures that, and what it gives goes to
    *   `getPeftModel` as `calibration`; see {@link CordaConfig};
+   * - `"lora_ga"`: directions of the weight's gradient, likewise (Wang et al., 2024,
+   *   arXiv:2407.05000); `preprocessLoraga` measures it; see {@link LoraGaConfig};
+   * - `"eva"`: B zero, and A as `true` until `initializeLoraEvaWeights` puts there the directions in
+   *   which the inputs vary most (Paischer et al., 2024, arXiv:2410.07170); see {@link EvaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
    *
    * Embeddings start with A zero and B normal, unless it is `false`.
@@ -118,16 +129,16 @@ export interface LoraConfig extends TargetConfig {
   readonly aloraInvocationTokens: readonly number[] | null;
   /** Arrow routing. */
   readonly arrowConfig: Readonly<Record<string, unknown>> | null;
-  /** EVA initialization. */
-  readonly evaConfig: Readonly<Record<string, unknown>> | null;
+  /** How EVA begins; kept, not used, unless `initLoraWeights` is `"eva"`. */
+  readonly evaConfig: EvaConfig | null;
   /** KaSA. */
   readonly kasaConfig: Readonly<Record<string, unknown>> | null;
   /** Ranges of layers that are repeated. */
   readonly layerReplication: readonly (readonly [number, number])[] | null;
   /** LoftQ initialization. */
   readonly loftqConfig: Readonly<Record<string, unknown>> | null;
-  /** LoRA-GA initialization. */
-  readonly loraGaConfig: Readonly<Record<string, unknown>> | null;
+  /** How LoRA-GA begins; kept, not used, unless `initLoraWeights` is `"lora_ga"`. */
+  readonly loraGaConfig: LoraGaConfig | null;
   /** Megatron's parallel layers. */
   readonly megatronConfig: Readonly<Record<string, unknown>> | null;
   /** Monteclora. */
@@ -147,20 +158,23 @@ export interface LoraConfig extends TargetConfig {
 }
 
 /** What {@link loraConfig} takes: any of the fields. */
-export interface LoraFields extends Partial<Omit<LoraConfig, "cordaConfig">> {
+export interface LoraFields
+  extends Partial<Omit<LoraConfig, "cordaConfig" | "evaConfig" | "loraGaConfig">> {
   /** See {@link LoraConfig.cordaConfig}; its absent fields take their defaults. */
   readonly cordaConfig?: Partial<CordaConfig> | null;
+  /** See {@link LoraConfig.evaConfig}; its absent fields take their defaults. */
+  readonly evaConfig?: Partial<EvaConfig> | null;
+  /** See {@link LoraConfig.loraGaConfig}; its absent fields take their defaults. */
+  readonly loraGaConfig?: Partial<LoraGaConfig> | null;
 }
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
   aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
-  evaConfig: "EVA",
   kasaConfig: "KaSA",
   layerReplication: "layer replication",
   loftqConfig: "LoftQ",
-  loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
   montecloraConfig: "Monteclora",
   useBdlora: "block-diagonal LoRA",
@@ -168,16 +182,42 @@ const VARIANTS = {
   veloraConfig: "VeLoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
-/** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["eva", "loftq", "lora_ga", "mica"];
+/** What is to be known of an initialization by its name. */
+interface InitName {
+  /** Its names: PEFT looks at the case of some. */
+  readonly named: RegExp;
+  /** What messages call it. */
+  readonly called: string;
+  /** Whether it takes a part of each weight over, which the base then lacks. */
+  readonly takes?: true;
+  /** Whether convolutions can begin so. */
+  readonly conv?: true;
+}
 
-const INITS =
-  'true, false, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iters]", "corda"';
+const INIT_NAMES: readonly InitName[] = [
+  { named: /^gaussian$/i, called: '"gaussian"', conv: true },
+  { named: /^orthogonal$/, called: '"orthogonal"' },
+  { named: /^olora$/i, called: '"olora"', takes: true },
+  { named: /^pissa$/, called: '"pissa"', takes: true },
+  { named: /^pissa_niter_\d+$/, called: '"pissa_niter_[number of iters]"', takes: true },
+  { named: /^corda$/, called: '"corda"', takes: true },
+  { named: /^eva$/, called: '"eva"' },
+  { named: /^lora_ga$/, called: '"lora_ga"', takes: true, conv: true },
+];
+
+/** Initializations that PEFT has and this library does not. */
+const OTHER_INITS: readonly string[] = ["loftq", "mica"];
+
+const INITS = ["true", "false", ...INIT_NAMES.map(({ called }) => called)].join(", ");
+
+/** What is to be known of an initialization that has a name. */
+function initNamed(init: LoraInit): InitName | undefined {
+  return typeof init === "string" ? INIT_NAMES.find(({ named }) => named.test(init)) : undefined;
+}
 
 /** Whether an initialization takes a part of each weight over, which the base then lacks. */
-export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
-  return typeof init === "string" &&
-    (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
+export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
+  return initNamed(initLoraWeights)?.takes === true;
 }
 
 function pattern(values: z.ZodType<number>, described: string): FieldType<
@@ -221,14 +261,14 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
     arrowConfig: field.object(),
-    cordaConfig: described(cordaConfigField, { nested: true }),
-    evaConfig: field.object(),
+    cordaConfig: cordaConfigField,
+    evaConfig: evaConfigField,
     kasaConfig: field.object(),
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
       .describe("a list of pairs of layer numbers or null"),
     loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
       .describe("an object or null"),
-    loraGaConfig: field.object(),
+    loraGaConfig: loraGaConfigField,
     megatronConfig: field.object(),
     montecloraConfig: field.object(),
     targetParameters: field.names(),
@@ -237,10 +277,15 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     veloraConfig: field.object(),
   },
   fit: expertTargets,
-  complete: (config) =>
-    config.initLoraWeights === "corda" && config.cordaConfig === null
-      ? { ...config, cordaConfig: defaultCorda() }
-      : config,
+  complete: (config) => ({
+    ...config,
+    ...(config.initLoraWeights === "corda" && {
+      cordaConfig: config.cordaConfig ?? defaultsOf(cordaConfigField),
+    }),
+    ...(config.initLoraWeights === "eva" && {
+      evaConfig: config.evaConfig ?? defaultsOf(evaConfigField),
+    }),
+  }),
   check(config) {
     checkTargets(config);
     checkVariants(config);
@@ -269,6 +314,13 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     }
   },
 };
+
+/** A config inside the config with its defaults. */
+function defaultsOf<T>(type: FieldType<T>): T {
+  const found = type.safeParse({});
+  if (found.success) return found.data;
+  throw new TypeError("Settings need defaults.");
+}
 
 /** What does not go with parameters as targets, whose factors no input passes through. */
 function checkParameters(config: LoraConfig): void {
@@ -308,10 +360,7 @@ function checkVariants(config: LoraConfig): void {
 }
 
 function checkInit(init: LoraInit): void {
-  if (typeof init === "boolean") return;
-  const known = /^pissa(_niter_\d+)?$/.test(init) || ["orthogonal", "corda"].includes(init) ||
-    ["gaussian", "olora"].includes(init.toLowerCase());
-  if (known) return;
+  if (typeof init === "boolean" || initNamed(init)) return;
   if (OTHER_INITS.includes(init.toLowerCase())) {
     throw new UnsupportedError(
       "LORA_INIT",
@@ -359,14 +408,14 @@ export function loraConfig(config: LoraFields = {}): LoraConfig {
 }
 
 /**
- * Rank, and factor of the update, at a site, with the patterns applied.
+ * Rank, alpha and factor of the update at a site, with the patterns applied.
  *
  * @throws {ConfigError} where the site cannot have what the config asks for.
  */
 export function loraShape(
   config: LoraConfig,
   site: Site,
-): { readonly r: number; readonly scale: number } {
+): { readonly r: number; readonly alpha: number; readonly scale: number } {
   const r = patternValue(config.rankPattern, site.path) ?? config.r;
   const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
   if (site.kind === "embedding") {
@@ -382,13 +431,13 @@ export function loraShape(
   } else if (config.initLoraWeights === "orthogonal" && r % 2) {
     throw oddRank(r, site.path);
   }
-  return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+  return { r, alpha, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
 }
 
 /** Refuses what PEFT's layers of convolutions cannot have. */
 function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, r: number): void {
   const { kernel, dilation, groups } = conv!;
-  const reason = typeof init === "string" && init.toLowerCase() !== "gaussian"
+  const reason = typeof init === "string" && !initNamed(init)?.conv
     ? `begins with initLoraWeights true, false or "gaussian", not ${JSON.stringify(init)}`
     : r % groups
     ? `needs a rank that its ${groups} groups divide, not ${r}: set rankPattern for it`
