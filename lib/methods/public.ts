@@ -31,6 +31,7 @@ export {
   type FieldType,
   type FieldTypes,
   nestedField,
+  type FormerName,
   parseConfig,
   type PeftConfig,
   type TargetConfig,
@@ -48,6 +49,7 @@ export {
 } from "./mod.ts";
 export { fromPeftJson, type PeftJsonOptions, toPeftJson } from "./peft-json.ts";
 export type { PromptLearningConfig } from "./prompt-config.ts";
+export type { ProjectionConfig } from "./projections.ts";
 export { PeftType, TASK_TYPES, TaskType } from "./peft-types.ts";
 export type { RefitContext, RefitRule } from "./refit.ts";
 export type {

@@ -220,7 +220,8 @@ export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
   return initNamed(initLoraWeights)?.takes === true;
 }
 
-function pattern(values: z.ZodType<number>, described: string): FieldType<
+/** The type of a field that sets a number by module; see {@link patternValue}. */
+export function pattern(values: z.ZodType<number>, described: string): FieldType<
   Readonly<Record<string, number>>
 > {
   return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
@@ -456,7 +457,7 @@ function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, 
  * The value of the first key that is the path or its end, or as a regular expression matches the
  * end.
  */
-function patternValue(
+export function patternValue(
   patterns: Readonly<Record<string, number>>,
   path: string,
 ): number | undefined {
