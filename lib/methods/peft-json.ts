@@ -12,7 +12,6 @@ import {
   jsonName,
   parseConfig,
   type PeftConfig,
-  snakeCase,
   unknownFields,
 } from "./config.ts";
 import { checkOptions, type OptionRules, show } from "../options.ts";

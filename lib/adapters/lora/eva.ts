@@ -17,7 +17,7 @@ import {
   settled,
 } from "../../methods/lora/eva.ts";
 import type { EvaConfig } from "../../methods/lora/init-config.ts";
-import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
+import { type LoraConfig, loraShape, patternValue } from "../../methods/lora/lora-config.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
@@ -384,7 +384,8 @@ function withDirections(
   const parts = [...adapter.parts.values()].flatMap((part) => {
     if (part.place.kind !== "site") return part;
     const { path } = part.place, site = base.sites.get(path)!, a = found.get(path);
-    const { r, alpha } = loraShape(lora, site);
+    const { r } = loraShape(lora, site);
+    const alpha = patternValue(lora.alphaPattern, path) ?? lora.loraAlpha;
     const rank = a?.shape[0] ?? r, own = eva.adjustScalingFactors ? alpha * (rank / r) : alpha;
     if (rank === 0) return [];
     (a ? targets : others).push(path);

@@ -409,14 +409,14 @@ export function loraConfig(config: LoraFields = {}): LoraConfig {
 }
 
 /**
- * Rank, alpha and factor of the update at a site, with the patterns applied.
+ * Rank, and factor of the update, at a site, with the patterns applied.
  *
  * @throws {ConfigError} where the site cannot have what the config asks for.
  */
 export function loraShape(
   config: LoraConfig,
   site: Site,
-): { readonly r: number; readonly alpha: number; readonly scale: number } {
+): { readonly r: number; readonly scale: number } {
   const r = patternValue(config.rankPattern, site.path) ?? config.r;
   const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
   if (site.kind === "embedding") {
@@ -432,7 +432,7 @@ export function loraShape(
   } else if (config.initLoraWeights === "orthogonal" && r % 2) {
     throw oddRank(r, site.path);
   }
-  return { r, alpha, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+  return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
 }
 
 /** Refuses what PEFT's layers of convolutions cannot have. */
