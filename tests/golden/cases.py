@@ -37,6 +37,8 @@ class Case:
     file_dtype: str | None = None
     # Whether training goes on from the file.
     resumes: bool = True
+    # What the beginning is measured with: "eva" or "lora_ga"; see begin.py.
+    begin: str | None = None
     # Save as a plain LoRA by the difference to the initial state (PiSSA, OLoRA).
     convert: bool = False
 

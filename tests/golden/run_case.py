@@ -33,6 +33,7 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.monteclora import MontecloraSampler
 from safetensors.torch import load_file, save_file
 
+from begin import begun
 from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
 from cases import Case
 
@@ -319,7 +320,9 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     record.update(config=case.config, python=expression(case.config_class, case.config))
     torch.manual_seed(seed)
     config = make_config(case.config_class, case.config)
-    model = get_peft_model(load_base(base_folder), config).eval()
+    model, recorded = begun(case.begin, load_base(base_folder), config)
+    expected.update(recorded)
+    model.eval()
     if case.keep_init:
         initial = {n: p.detach().clone() for n, p in trainable(model).items()}
         expected.update({f"init.{n}": p for n, p in initial.items() if is_adapter_value(model, n)})
