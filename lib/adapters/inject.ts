@@ -25,7 +25,6 @@ import {
   type PeftModel,
   pristineBase,
 } from "./peft-model.ts";
-import { moduleOf } from "./plan/module-tree.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
 
 /** How to make an adapter. */
@@ -276,14 +275,15 @@ export function replacement(
   return { place: { kind: "parameter", name }, leaves: { "": { kind, key, ...own } } };
 }
 
-/** A parameter's key where PEFT has wrapped adapted modules: theirs move into `base_layer`. */
+/** A parameter's key where PEFT has wrapped adapted modules: what is in them moves into `base_layer`. */
 export function parameterKey(
   { method }: Pick<Adapter, "method">,
   adapted: Pick<ReadonlySet<string>, "has">,
   name: string,
 ): string {
-  const path = moduleOf(name);
-  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(path.length)}` : name;
+  const inside = name.split(".").reduce((path, part, i, parts) =>
+    adapted.has(parts.slice(0, i).join(".")) ? `${path}.base_layer.${part}` : `${path}.${part}`
+  );
   return `${keyStart(method)}${inside}`;
 }
 

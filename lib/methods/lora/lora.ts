@@ -51,7 +51,15 @@ export const lora: PeftMethod<LoraConfig> = {
       delta: (trace) => wholeProduct(stackedFactors(trace)),
       factors: stackedFactors,
     };
-    return { linear, conv1d: linear, conv: linear, embedding, parameter };
+    // PEFT merges for each pass, without dropout, and the output projection twice, of which the
+    // gradient sees once: what it learned has to be added as often here.
+    const multihead: DeltaRule<LoraConfig> = {
+      delta(trace) {
+        const change = weightChange(trace);
+        return trace.site.partOf ? add(change, stopGradient(change)) : change;
+      },
+    };
+    return { linear, conv1d: linear, conv: linear, embedding, parameter, multihead };
   },
   combine: { ...loraCombine, refit: loraRefit },
 };
