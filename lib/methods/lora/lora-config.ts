@@ -498,8 +498,10 @@ export function loraShape(
   config: LoraConfig,
   site: Site,
 ): { readonly r: number; readonly scale: number } {
-  const r = patternValue(config.rankPattern, site.path) ?? config.r;
-  const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
+  const path = site.partOf ?? site.path;
+  const r = patternValue(config.rankPattern, path) ?? config.r;
+  const alpha = patternValue(config.alphaPattern, path) ?? config.loraAlpha;
+  if (site.kind === "multihead" && !site.partOf) checkMultihead(config, path);
   if (site.kind === "embedding") {
     if (config.loraBias) {
       throw new ConfigError(
@@ -514,6 +516,21 @@ export function loraShape(
     throw oddRank(r, site.path);
   }
   return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+}
+
+/** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
+function checkMultihead(config: LoraConfig, path: string): void {
+  const { initLoraWeights: init } = config;
+  const unfit = (["useDora", "loraBias"] as const).find((field) => config[field]) ??
+    (takesFromBase(config) ? "initLoraWeights" : undefined);
+  if (!unfit) return;
+  throw new ConfigError(
+    "CONFIG_MULTIHEAD",
+    `${path} is an nn.MultiheadAttention, which has a plain LoRA, without ${unfit} ${
+      JSON.stringify(unfit === "initLoraWeights" ? init : true)
+    }. Leave it out of targetModules, or ${unfit} out of the config.`,
+    { path, field: unfit },
+  );
 }
 
 /** Refuses what PEFT's layers of convolutions cannot have. */

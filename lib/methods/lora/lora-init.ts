@@ -103,6 +103,8 @@ export async function initLora(
   context: LoraStart,
 ): Promise<Readonly<Record<string, Leaf>>> {
   const { config, site } = context;
+  // In PEFT the output projection starts first, and then once more.
+  if (site.stem) drawLinear({ ...context, site: { ...site, outFeatures: site.inFeatures } });
   const factors = decomposes(config, site)
     ? await decompose(context)
     : site.kind === "embedding"
