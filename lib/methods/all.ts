@@ -7,6 +7,7 @@ export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
+export * from "./loha.ts";
 export * from "./lora/lora.ts";
 export * from "./oft.ts";
 export * from "./poly.ts";

@@ -41,6 +41,8 @@ export interface DeltaRule<C extends PeftConfig> {
   apply?(trace: SiteTrace<C>, x: Value): Value;
   /** Probability with which training drops a feature of the input before the delta; 0 without it. */
   dropout?(config: C): number;
+  /** Random factors that training puts on what the delta adds to the output, where it has any. */
+  keep?(trace: SiteTrace<C>): Value | undefined;
   /** The delta of a parameter as a product, without the caller's factor. */
   factors?(trace: SiteTrace<C>): LowRank;
   /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
@@ -110,7 +112,8 @@ export function runRule<C extends PeftConfig>(
   if ("delta" in rule) {
     const seen = trace.pass.dropout(x, rule.dropout?.(trace.config) ?? 0);
     const change = rule.apply?.(trace, seen) ?? applied(rule.delta(trace), trace, seen);
-    return add(result, scaled(change, trace.multiplier));
+    const kept = trace.pass.training ? rule.keep?.(trace) : undefined;
+    return add(result, scaled(kept ? mul(change, kept) : change, trace.multiplier));
   }
   if ("replaces" in rule) {
     const { replaces: { weight = "" }, rows } = rule;

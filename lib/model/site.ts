@@ -93,6 +93,11 @@ export function weightName({ path, kind }: Pick<Site, "path" | "kind">): string 
   return kind === "parameter" ? path : `${path}.weight`;
 }
 
+/** The shape of a site's weight. */
+export function weightShape(site: Site): readonly number[] {
+  return parameterShapes(site).weight;
+}
+
 /** Shapes of a site's parameters by their last name, `weight` and perhaps `bias`. */
 export function parameterShapes(site: Site): Readonly<Record<string, readonly number[]>> {
   const { kind, inFeatures: i, outFeatures: o, conv } = site;

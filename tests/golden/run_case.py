@@ -16,9 +16,11 @@ if any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
     os.execv(sys.executable, [sys.executable, *sys.argv])
 sys.dont_write_bytecode = True
 
+import contextlib
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import peft
@@ -27,7 +29,9 @@ import transformers
 from peft import PeftModel, get_peft_model
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 
 from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
 from cases import Case
@@ -82,26 +86,75 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
-    """Gradients of the first step by parameter name, and the loss before each AdamW step.
+@contextlib.contextmanager
+def recorded_draws(model: torch.nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """The uniform numbers that each adapted layer draws in a pass, one after the other, by its path."""
+    drawn: dict[str, list[torch.Tensor]] = {}
+    current: list[list[torch.Tensor]] = []
 
-    The model stays in eval mode: dropout is off, everything else is as in training.
+    def finish(path: str) -> None:
+        numbers = current.pop()
+        if numbers:
+            one = numbers[0] if len(numbers) == 1 else torch.cat([n.flatten() for n in numbers])
+            drawn.setdefault(path, []).append(one)
+
+    handles = []
+    for path, layer in model.base_model.model.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            handles.append(layer.register_forward_pre_hook(lambda *_: current.append([])))
+            handles.append(layer.register_forward_hook(lambda *_, path=path: finish(path)))
+    rand = torch.rand
+
+    def recording(*args, **kwargs) -> torch.Tensor:
+        numbers = rand(*args, **kwargs)
+        if current:
+            current[-1].append(numbers.clone())
+        return numbers
+
+    torch.rand = recording
+    try:
+        yield drawn
+    finally:
+        torch.rand = rand
+        for handle in handles:
+            handle.remove()
+
+
+def train(model: torch.nn.Module, case: Case, expected: dict) -> list[float]:
+    """Adds gradients of the first step by parameter name; gives the loss before each AdamW step.
+
+    The model stays in eval mode: dropout is off, everything else is as in training. With noise it is
+    in training mode, and a layer that is left out of a step has a gradient of zero.
     """
     parameters = trainable(model)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
-    gradients, losses = {}, []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        loss = model(**right_padded_batch()).loss
-        loss.backward()
-        if step == 0:
-            gradients = {
-                f"grad.{name}": (torch.zeros_like(p) if p.grad is None else p.grad.clone())
-                for name, p in parameters.items()
-            }
-        optimizer.step()
-        losses.append(loss.item())
-    return gradients, losses
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=LEARNING_RATE, weight_decay=case.weight_decay
+    )
+    losses = []
+    model.train(case.noise)
+    with recorded_draws(model) as drawn:
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss = model(**right_padded_batch()).loss
+            loss.backward()
+            for p in parameters.values():
+                p.grad = torch.zeros_like(p) if p.grad is None and case.noise else p.grad
+            if step == 0:
+                expected.update(
+                    {
+                        f"grad.{name}": (torch.zeros_like(p) if p.grad is None else p.grad.clone())
+                        for name, p in parameters.items()
+                    }
+                )
+            optimizer.step()
+            losses.append(loss.item())
+    if case.noise:
+        # A layer that is left out draws no more; what it would have drawn means nothing.
+        expected.update(
+            {f"noise.{path}": pad_sequence(steps, batch_first=True) for path, steps in drawn.items()}
+        )
+    model.eval()
+    return losses
 
 
 def train_shared(model: torch.nn.Module, weight_decay: float) -> list[float] | None:
@@ -294,12 +347,14 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     count, total = model.get_nb_trainable_parameters()
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}
-    gradients, losses = train(model, case.weight_decay)
-    expected.update(gradients)
+    torch.manual_seed(seed + 2)
+    losses = train(model, case, expected)
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
     )
+    if case.noise:
+        record["mode"] = "train"
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(state[name])

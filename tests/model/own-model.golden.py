@@ -49,6 +49,15 @@ CASES = [
             orth_reg_weight=0.3,
         ),
     ),
+    (
+        "LoHaConfig",
+        dict(
+            r=2,
+            alpha=5,
+            target_modules=["patch", "mix", "wave", "head", *ATTENTION],
+            rank_pattern={"head": 3},
+        ),
+    ),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),

@@ -19,7 +19,7 @@ import {
 } from "../config.ts";
 import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
-import { pythonRegExp } from "../python-regex.ts";
+import { checkPatterns, patternFields, patternValue, type SitePattern } from "../site-pattern.ts";
 import { expertTargets } from "./expert-targets.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
@@ -98,9 +98,9 @@ export interface LoraConfig extends TargetConfig {
    * Ranks that differ from `r`: by module name, or by a regular expression for the end of its path.
    * The first match counts.
    */
-  readonly rankPattern: Readonly<Record<string, number>>;
+  readonly rankPattern: SitePattern;
   /** Values that differ from `loraAlpha`, in the same way. */
-  readonly alphaPattern: Readonly<Record<string, number>>;
+  readonly alphaPattern: SitePattern;
   /** See {@link TargetConfig.trainableTokenIndices}. */
   readonly trainableTokenIndices:
     | readonly number[]
@@ -180,13 +180,6 @@ export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
     (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
 }
 
-function pattern(values: z.ZodType<number>, described: string): FieldType<
-  Readonly<Record<string, number>>
-> {
-  return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
-    .describe(`an object of ${described} by module name or regular expression`);
-}
-
 /** The fields of {@link LoraConfig}. */
 export const loraSchema: ConfigSchema<LoraConfig> = {
   peftType: "LORA",
@@ -208,8 +201,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     initLoraWeights: z.union([z.boolean(), z.string()]).default(true).describe(
       `one of ${INITS}`,
     ) as unknown as FieldType<LoraInit>,
-    rankPattern: pattern(z.int().min(1), "whole numbers above 0"),
-    alphaPattern: pattern(z.number(), "numbers"),
+    ...patternFields(),
     trainableTokenIndices: z.union([
       z.array(z.int().min(0)),
       z.record(z.string(), z.array(z.int().min(0))),
@@ -245,9 +237,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     checkTargets(config);
     checkVariants(config);
     checkInit(config.initLoraWeights);
-    for (const key of Object.keys({ ...config.rankPattern, ...config.alphaPattern })) {
-      pythonRegExp(key);
-    }
+    checkPatterns(config.rankPattern, config.alphaPattern);
     if (config.loraBias && typeof config.initLoraWeights !== "boolean") {
       throw new ConfigError(
         "CONFIG_LORA_BIAS",
@@ -401,16 +391,4 @@ function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, 
     `A LoRA of the convolution ${path} ${reason}. Or leave it out of targetModules.`,
     { path },
   );
-}
-
-/**
- * The value of the first key that is the path or its end, or as a regular expression matches the
- * end.
- */
-function patternValue(
-  patterns: Readonly<Record<string, number>>,
-  path: string,
-): number | undefined {
-  return Object.entries(patterns)
-    .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
 }
