@@ -47,7 +47,7 @@ export function testOnCpu(name: string, fn: Check): void {
 }
 
 /**
- * Registers a test that runs on the CPU, and on WebGPU where its programs hold a kernel that has not been right yet in a test of this file. All other programs
+ * Registers a test that runs on the CPU, and on WebGPU where its programs hold a kernel that has not been right yet in a test of this run. All other programs
  * are the same kernels on other sizes and values, which the CPU has shown to be the right program.
  */
 export function testOnceOnWebGpu(name: string, fn: Check): void {

@@ -9,11 +9,13 @@ import { getPeftModel } from "../lib/adapters/inject.ts";
 import { loadAdapter } from "../lib/adapters/checkpoint/load.ts";
 import { mergeAndUnload } from "../lib/adapters/merge/merge.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";
-import { disableAdapters, setAdapter } from "../lib/adapters/select.ts";
+import { layeredBase } from "../lib/adapters/layered-base.ts";
+import { adapterOf, disableAdapters, setAdapter } from "../lib/adapters/select.ts";
 import { setAdapterStateDict } from "../lib/adapters/checkpoint/state-dict.ts";
 import type { Device } from "../lib/device/device.ts";
 import { GraftError, UnsupportedError } from "../lib/errors.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
+import { methodOf } from "../lib/methods/mod.ts";
 import { goldenBase } from "./adapters/bases.ts";
 import { testOnceOnWebGpu } from "./devices.ts";
 import {
@@ -67,7 +69,8 @@ for (const golden of goldenCases) {
       await assertLogits(mergeAndUnload(model), expected, { right, left, what: "merged" });
     }
     // The base of the model is still what it was.
-    const plain = await forward(await goldenBase(golden.kind, device), {
+    const base = await goldenBase(golden.kind, device), { config } = adapterOf(model, "default");
+    const plain = await forward(layeredBase(base, { method: methodOf(config.peftType), config }), {
       inputIds: expected.get("in.input_ids"),
     });
     const off = await forward(disableAdapters(model), { inputIds: expected.get("in.input_ids") });

@@ -6,13 +6,14 @@
 import { ValueError } from "../errors.ts";
 import type { Calibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
-import { REGISTRY, type RegistryOptions } from "../methods/mod.ts";
+import { methodOf, REGISTRY, type RegistryOptions } from "../methods/mod.ts";
 import { checkSeed } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { layeredBase } from "./layered-base.ts";
 import { gatheredRows, keyStart, lazyParts } from "./lazy-leaves.ts";
 import { BASE_ROW } from "./mixed-batch.ts";
 import { type AdapterLeaf, type Part, partsOf } from "./parts.ts";
@@ -86,8 +87,8 @@ export function getPeftModel<T extends TaskType = TaskType>(
     ...INJECT,
   }, { code: "INJECT_OPTION", of: "getPeftModel" });
   const { adapterName = "default" } = options;
-  const empty = emptyModel(base);
-  const adapter = createAdapter(base, config, { ...options, adapterName });
+  const empty = ownBase(emptyModel(base), config, options);
+  const adapter = createAdapter(empty.base, config, { ...options, adapterName });
   const model = withNewAdapter(empty, adapter, { active: true, trainable: !config.inferenceMode });
   return model as PeftModel<T>;
 }
@@ -122,6 +123,18 @@ export function addAdapter(
   checkNewName(model, adapterName);
   const adapter = createAdapter(pristineBase(model), config, { ...options, adapterName });
   return withNewAdapter(model, adapter, { active: false, trainable: false });
+}
+
+/** A model whose base has the layers that a config asks for. */
+export function ownBase(
+  model: PeftModel,
+  config: PeftConfig,
+  options: RegistryOptions,
+): PeftModel {
+  if (typeof config?.peftType !== "string") return model; // The plan says what is wrong.
+  const method = methodOf(config.peftType, options.registry);
+  const base = layeredBase(model, { method, config });
+  return base === pristineBase(model) ? model : { ...model, base };
 }
 
 /** A model without any adapter. */

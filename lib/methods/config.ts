@@ -5,7 +5,7 @@
  */
 import { z } from "zod";
 import { ConfigError, nearestHint } from "../errors.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import type { LayerRange, ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import type { Calibration } from "./calibration.ts";
 import { described, field, type FieldType, type FieldTypes } from "./field.ts";
@@ -94,6 +94,8 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
    * `adapter_config.json`, with the values that say what their absence does. They are left out.
    */
   readonly retired?: Readonly<Record<string, readonly unknown[]>>;
+  /** Names that the method had in files of older releases of PEFT, by `peft_type`. */
+  readonly formerly?: Readonly<Record<string, FormerName>>;
   /** Fills in what depends on other fields. */
   complete?(config: C): C;
   /** Checks what no single field can tell. Throws `ConfigError` or `UnsupportedError`. */
@@ -104,6 +106,8 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
    * model does not say it.
    */
   fit?(config: C, model: ModelGraph): C;
+  /** Layers of the base that adapters are put on, range by range, where they are not all in order. */
+  layers?(config: C): readonly LayerRange[] | null;
   /** Paths of the modules that are adapted, where `targetModules` is not what says it. */
   select?(config: C, model: ModelGraph): readonly string[];
   /** Suffixes of target modules by `model_type`, for configs that name none. */
@@ -130,6 +134,16 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   readonly isIdentityAtInit?: boolean;
   /** What has no default and must be set before an adapter can be made: values for examples and tests. */
   readonly example?: Partial<C>;
+}
+
+/** How files say what they say now under a name that a method had before. */
+export interface FormerName {
+  /** The last release of PEFT that had it. */
+  readonly until: string;
+  /** What the names of its leaves started with. */
+  readonly prefix: string;
+  /** The fields of a config, of a file or as they are here, as they are now. */
+  fields?(config: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
 }
 
 /** What a method gets to check what leaves are to begin with. */

@@ -7,11 +7,13 @@
  * @module
  */
 import { fanIn, weightShape } from "../model/site.ts";
+import type { LowRank } from "../model/weight.ts";
 import { mul } from "../ops/elementwise.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
 import { type ConfigSchema, field, parseConfig } from "./config.ts";
 import { uniformLeaf, zeroLeaf } from "./leaf-inits.ts";
+import { lowRankRule } from "./low-rank.ts";
 import {
   asWeight,
   coreShape,
@@ -70,19 +72,20 @@ const convolution: DeltaRule<LohaConfig> = {
   keep: (trace) => lycorisKeep(trace, { balanced: true }),
 };
 
-const linear: DeltaRule<LohaConfig> = {
-  ...convolution,
-  // Products of all pairs of columns and of rows are factors of rank r² (Khatri and Rao).
-  apply({ config, site, leaves }, x) {
-    const { rank, scale } = lycorisShape(config, site), { inFeatures, outFeatures } = site;
-    const pair = (name: string, [first, second]: readonly (readonly number[])[]) =>
-      mul(reshape(leaves[`hada_w1_${name}`], first), reshape(leaves[`hada_w2_${name}`], second));
-    const left = pair("a", [[outFeatures, rank, 1], [outFeatures, 1, rank]]);
-    const right = pair("b", [[rank, 1, inFeatures], [1, rank, inFeatures]]);
-    const inner = matmul(x, reshape(right, [-1, inFeatures]), { transposeB: true });
-    return matmul(mul(inner, scale), reshape(left, [outFeatures, -1]), { transposeB: true });
-  },
-};
+/** The same as two factors of rank r²: products of all pairs of columns, and of rows (Khatri and Rao). */
+function pairs({ config, site, leaves }: Trace): LowRank {
+  const { rank, scale } = lycorisShape(config, site), { inFeatures, outFeatures } = site;
+  const pair = (name: string, [first, second]: readonly (readonly number[])[]) =>
+    mul(reshape(leaves[`hada_w1_${name}`], first), reshape(leaves[`hada_w2_${name}`], second));
+  const left = pair("a", [[outFeatures, rank, 1], [outFeatures, 1, rank]]);
+  const right = pair("b", [[rank, 1, inFeatures], [1, rank, inFeatures]]);
+  return {
+    left: mul(reshape(left, [outFeatures, -1]), scale),
+    right: reshape(right, [-1, inFeatures]),
+  };
+}
+
+const linear: DeltaRule<LohaConfig> = { ...lowRankRule(pairs), ...convolution };
 
 /** The method `LOHA`. */
 export const loha: PeftMethod<LohaConfig> = {

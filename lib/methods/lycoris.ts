@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { z } from "zod";
 import { type Site, weightShape } from "../model/site.ts";
 import { perFeature } from "../model/site-product.ts";
 import { cast } from "../ops/cast.ts";
@@ -26,7 +27,8 @@ import {
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
 import type { SiteTrace } from "./method.ts";
-import { checkPatterns, patternFields, patternValue, type SitePattern } from "./site-pattern.ts";
+import { pythonRegExp } from "./python-regex.ts";
+import { pattern, patternValue } from "./lora/lora-config.ts";
 import { checkConvolution } from "./site-rule.ts";
 
 /** What the configs of LoHa and LoKr share. */
@@ -59,9 +61,9 @@ export interface LycorisConfig extends
    * Ranks that differ from `r`: by module name, or by a regular expression for the end of its path.
    * The first match counts.
    */
-  readonly rankPattern: SitePattern;
+  readonly rankPattern: Readonly<Record<string, number>>;
   /** Values that differ from `alpha`, in the same way. */
-  readonly alphaPattern: SitePattern;
+  readonly alphaPattern: Readonly<Record<string, number>>;
 }
 
 /** The config of a method, which has these fields beside those that both share. */
@@ -72,7 +74,8 @@ export function lycorisSchema<C extends LycorisConfig>(
   const fields: ConfigFields<LycorisConfig> = {
     ...commonFields(peftType),
     ...targetFields(),
-    ...patternFields(),
+    rankPattern: pattern(z.int().min(1), "whole numbers above 0"),
+    alphaPattern: pattern(z.number(), "numbers"),
     r: field.integer(8, 1),
     alpha: field.number(8),
     rankDropout: field.probability(0),
@@ -87,7 +90,7 @@ export function lycorisSchema<C extends LycorisConfig>(
     fields: { ...fields, ...own } as ConfigFields<C>,
     check(config) {
       checkLayersPattern(config);
-      checkPatterns(config.rankPattern, config.alphaPattern);
+      Object.keys({ ...config.rankPattern, ...config.alphaPattern }).forEach(pythonRegExp);
     },
   };
 }

@@ -8,6 +8,7 @@ import type { AdaptedAttention } from "../model/forward-pass.ts";
 import type { Site, SiteKind } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
+import { priceOf } from "../ops/price.ts";
 import { product } from "../model/site-product.ts";
 import { dense, type LowRank } from "../model/weight.ts";
 import type { Value } from "../ops/value.ts";
@@ -23,6 +24,10 @@ export interface SiteCall {
   readonly result: Value;
   /** Runs the site, with the adapters before this one, on any input. */
   base(x: Value): Value;
+  /** The weight of the site, in f32 and as the layer stores it, with the adapters before this one. */
+  weight(): Value;
+  /** Runs it with a change of its weight; adapters before this one leave no weight to change. */
+  changed?(delta: Value): Value;
 }
 
 /** Parameters of a site in f32, as the layer stores them. */
@@ -37,7 +42,10 @@ export interface SiteValues {
 export interface DeltaRule<C extends PeftConfig> {
   /** The delta as the layer stores its weight, without the caller's factor. */
   delta(trace: SiteTrace<C>): Value;
-  /** What the delta adds to the output, without making it: of x [..., in], [..., out]. */
+  /**
+   * What the delta adds to the output, without making it: of x [..., in], [..., out]. It is taken
+   * where it is the cheaper way, by the sizes of the site and of the batch.
+   */
   apply?(trace: SiteTrace<C>, x: Value): Value;
   /** Probability with which training drops a feature of the input before the delta; 0 without it. */
   dropout?(config: C): number;
@@ -110,10 +118,19 @@ export function runRule<C extends PeftConfig>(
   if ("forward" in rule && rule.forward) return rule.forward(trace, call);
   const { x, result, base } = call;
   if ("delta" in rule) {
-    const seen = trace.pass.dropout(x, rule.dropout?.(trace.config) ?? 0);
-    const change = rule.apply?.(trace, seen) ?? applied(rule.delta(trace), trace, seen);
-    const kept = trace.pass.training ? rule.keep?.(trace) : undefined;
-    return add(result, scaled(kept ? mul(change, kept) : change, trace.multiplier));
+    const { pass, config, site, multiplier } = trace;
+    const seen = pass.dropout(x, rule.dropout?.(config) ?? 0);
+    const kept = pass.training ? rule.keep?.(trace) : undefined;
+    const after = (change: Value) =>
+      add(result, scaled(kept ? mul(change, kept) : change, multiplier));
+    const delta = rule.delta(trace);
+    const formed = site.kind === "embedding"
+      ? after(gather(delta, seen))
+      : call.changed && seen === x && !kept
+      ? call.changed(scaled(delta, multiplier))
+      : after(product(site, seen, { plain: delta }));
+    if (!rule.apply) return formed;
+    return cheaper([after(rule.apply(trace, seen)), formed], { given: [x], trained: pass.trained });
   }
   if ("replaces" in rule) {
     const { replaces: { weight = "" }, rows } = rule;
@@ -125,8 +142,9 @@ export function runRule<C extends PeftConfig>(
   return output?.(trace, y) ?? y;
 }
 
-function applied<C extends PeftConfig>(delta: Value, { site }: SiteTrace<C>, x: Value): Value {
-  return site.kind === "embedding" ? gather(delta, x) : product(site, x, { plain: delta });
+function cheaper(ways: readonly Value[], of: Parameters<typeof priceOf>[1]): Value {
+  const prices = ways.map((way) => priceOf(way, of));
+  return ways[prices.indexOf(Math.min(...prices))];
 }
 
 /**

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { add, mul } from "../ops/elementwise.ts";
+import { add, cos, log, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
@@ -15,7 +15,7 @@ import { uniform } from "../ops/uniform.ts";
 import { reshape } from "../ops/reshape.ts";
 import { rmsNorm } from "../ops/rms-norm.ts";
 import type { Graph, Value } from "../ops/value.ts";
-import { isBlockType, type ScalarType } from "../tensor/dtype.ts";
+import { isBlockType, isFloating, type ScalarType } from "../tensor/dtype.ts";
 import { quantizedParts } from "../tensor/quantized-parts.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
@@ -23,7 +23,7 @@ import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
 import type { Site } from "./site.ts";
 import { perFeature, product } from "./site-product.ts";
-import { lookup, type LowRank, type Weight } from "./weight.ts";
+import { dense, lookup, type LowRank, type Weight } from "./weight.ts";
 
 /**
  * A tensor that stands for a parameter of the base while adapters are active (a trained bias, a
@@ -87,8 +87,11 @@ export interface ForwardPass extends ArchitecturePass {
   readonly model: ModelGraph;
   /** Runs the linear, conv1d, conv, embedding or norm site of this path, adapters included. */
   site(path: string, x: Value): Value;
-  /** Runs a site without adapters, but for the parameters that they replace. */
-  base(site: Site, x: Value): Value;
+  /**
+   * Runs a site without adapters, but for the parameters that they replace; with a change of its
+   * weight, where it multiplies with one.
+   */
+  base(site: Site, x: Value, change?: Value): Value;
   /** The same pass with other parameters replaced. */
   withParameters(source: ParameterSource | undefined): ForwardPass;
   /** Runs the attention module of this path with this pass's mask and cache, adapters included. */
@@ -99,7 +102,9 @@ export interface ForwardPass extends ArchitecturePass {
   adaptedWeight(name: string): Weight;
   /** A parameter in f32; for vectors. */
   parameter(name: string): Value;
-  /** An adapter's leaf (f32) under a name that is unique in this pass. */
+  /** What is being trained, as far as the pass came across it. */
+  readonly trained: ReadonlySet<Value>;
+  /** An adapter's leaf under a name that is unique in this pass: f32, whole numbers i32. */
   leaf(name: string, tensor: Tensor): Value;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
@@ -120,6 +125,7 @@ export function createForwardPass(
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
   const boundaries: Value[] = [], penalties: Value[] = [];
+  const trained = new Set<Value>();
   let streams = 0;
 
   function bind(name: string, tensor: Tensor, spec: InputSpec): Value {
@@ -127,10 +133,16 @@ export function createForwardPass(
     return input(graph, name, spec);
   }
 
+  function beingTrained(name: string): Value | undefined {
+    const value = options.trained?.(name);
+    if (value) trained.add(value);
+    return value;
+  }
+
   function weightFrom(source: ParameterSource | undefined, name: string): Weight {
     const replaced = source?.(name);
     if (replaced) return { plain: leaf(replaced.leaf, replaced.tensor) };
-    const trained = options.trained?.(resolveTied(model, name));
+    const trained = beingTrained(resolveTied(model, name));
     if (trained) return { plain: trained };
     const key = resolveTied(model, name);
     const tensor = parameterOf(model, name);
@@ -153,10 +165,11 @@ export function createForwardPass(
   }
 
   function leaf(name: string, tensor: Tensor): Value {
-    const trained = options.trained?.(name);
+    const trained = beingTrained(name);
     if (trained) return trained;
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
+    const own = bind(name, tensor, { shape: tensor.shape, dtype, role: "data" });
+    return cast(own, isFloating(tensor.dtype) ? "f32" : "i32");
   }
 
   function viewWith(source: ParameterSource | undefined): Views {
@@ -176,7 +189,7 @@ export function createForwardPass(
       weight,
       adaptedWeight,
       parameter,
-      base(site, x) {
+      base(site, x, change) {
         const w = `${site.path}.weight`;
         switch (site.kind) {
           case "embedding":
@@ -193,7 +206,8 @@ export function createForwardPass(
               : add(rmsNorm(x, factor, { epsilon }), bias);
           }
           default: {
-            const y = product(site, x, adaptedWeight(w));
+            const own = adaptedWeight(w);
+            const y = product(site, x, change ? { plain: add(dense(own), change) } : own);
             return site.bias ? add(y, perFeature(site, parameter(`${site.path}.bias`))) : y;
           }
         }
@@ -207,6 +221,7 @@ export function createForwardPass(
     training: options.seed !== undefined || options.noise === true,
     segments: options.keySegments,
     offset: options.offset,
+    trained,
     bindings,
     cacheUpdates,
     ...viewWith(options.adaptation?.parameter),
@@ -260,10 +275,15 @@ export function createForwardPass(
       const { seed, firstRow } = options;
       return mul(x, dropoutMask(graph, x.shape, { seed, rate, stream: streams++, firstRow }));
     },
-    noise(name, shape) {
-      if (options.noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
-      if (!options.seed) throw new TypeError("Only training draws random numbers.");
-      return uniform(graph, shape, { seed: options.seed, stream: streams++ });
+    noise(name, shape, distribution = "uniform") {
+      const { noise, seed } = options;
+      if (noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
+      if (!seed) throw new TypeError("Only training draws random numbers.");
+      const draw = () => uniform(graph, shape, { seed, stream: streams++ });
+      if (distribution === "uniform") return draw();
+      // Box and Muller, 1958.
+      const radius = sqrt(mul(log(sub(1, draw())), -2));
+      return mul(radius, cos(mul(draw(), 2 * Math.PI)));
     },
     headRows(h) {
       const { logitRows } = options;

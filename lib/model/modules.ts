@@ -47,6 +47,16 @@ export interface Modules {
   parameter(name: string, shape: readonly number[]): () => Value;
   /** The same for products (`multiply`, `pick`), such as experts [E, out, in] that lie in one. */
   weight(name: string, shape: readonly number[]): () => Weight;
+  /**
+   * Declares so many layers, one like the other, in the list of this name. `layer` is the number that
+   * its layer was given by the config, which is not its place where layers are repeated
+   * (`replicateLayers`). One that is refused ends it, however many were asked for.
+   */
+  layers<T>(
+    name: string,
+    count: number,
+    declare: (m: Modules, layer: number) => T,
+  ): readonly T[];
   /** Makes this place an attention module, before the modules in it are declared. */
   attention(sizes: AttentionSizes): AttentionLayer;
 }
@@ -115,6 +125,8 @@ export interface Structure {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Parameters that are the same tensor as another one: alias to source. */
   readonly tied: ReadonlyMap<string, string>;
+  /** Paths of lists of layers. */
+  readonly lists: readonly string[];
 }
 
 /** What becomes of declarations. */
@@ -125,17 +137,25 @@ export interface Visitor {
   parameter(name: string, shape: readonly number[]): () => Weight;
   /** An attention module. */
   attention(site: Site): AttentionLayer;
+  /** The path of a list of layers. */
+  list?(path: string): void;
+  /** Numbers of the layers that a list has, where they are not all of them in their order. */
+  readonly layerOrder?: readonly number[];
 }
 
 /**
  * Runs a definition to learn what it declares.
  *
- * @param check Is told how many parameters there are so far, and may end it.
+ * @param options `check` is told how many parameters there are so far, and may end it.
  */
 export function recordModules(
   define: (modules: Modules) => unknown,
-  check: (parameters: number) => void = () => {},
+  options: {
+    readonly check?: (parameters: number) => void;
+    readonly layerOrder?: readonly number[];
+  } = {},
 ): Structure {
+  const { check, layerOrder } = options, lists: string[] = [];
   const sites = new Map<string, Site>();
   const shapes = new Map<string, readonly number[]>();
   const tied = new Map<string, string>();
@@ -148,7 +168,7 @@ export function recordModules(
     for (const [part, shape] of Object.entries(parameterShapes(site))) {
       shapes.set(`${site.path}.${part}`, shape);
     }
-    check(shapes.size);
+    check?.(shapes.size);
   };
   define(modulesAt("", {
     site(site, { tiedTo }) {
@@ -166,8 +186,10 @@ export function recordModules(
       declare({ ...site, attention: { ...site.attention!, index } });
       return notTraced;
     },
+    list: (path) => lists.push(path),
+    layerOrder,
   }));
-  return { sites, shapes, tied };
+  return { sites, shapes, tied, lists };
 }
 
 /** The place at a path whose declarations a visitor gets. */
@@ -229,6 +251,15 @@ export function modulesAt(path: string, visit: Visitor): Modules {
       return () => dense(weight());
     },
     weight: (name, shape) => visit.parameter(full(name), shape),
+    layers(name, count, declare) {
+      const list = full(name), made: ReturnType<typeof declare>[] = [];
+      visit.list?.(list);
+      while (made.length < count) {
+        const place = made.length, layer = visit.layerOrder ? visit.layerOrder[place] : place;
+        made.push(declare(modulesAt(`${list}.${place}`, visit), layer));
+      }
+      return made;
+    },
     attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>
       visit.attention({
         path,

@@ -198,6 +198,12 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
     }
 
 
+def saved_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
+    """What files hold of a layer although it is not trained (DeLoRA's norms)."""
+    held, prefix = model.state_dict(), model.base_model.prefix
+    return {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+
+
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Base weights of the adapted layers that the initialisation changed (PiSSA, OLoRA)."""
     before = dict(original.named_parameters())
@@ -414,7 +420,7 @@ def run_init(config_class: str, kind: str, settings: dict, seed: int, path: Path
     torch.manual_seed(seed)
     model = get_peft_model(base, make_config(config_class, settings))
     after = torch.rand(1).item()
-    save({**trainable(model), **shared_buffers(model)}, path)
+    save({**trainable(model), **shared_buffers(model), **saved_buffers(model)}, path)
     layer = model.base_model.tuner_layer_cls
     sites = [
         path

@@ -1,5 +1,6 @@
 /**
- * Writes, for every golden case of one adapter, an adapter of this library with its outputs, for verify.py to read into the real PEFT:
+ * Writes, for every golden case of one adapter, an adapter of this library with its outputs, for verify.py to read into the real PEFT;
+ * of all methods, or of those that are named:
  *
  *     deno run -A tests/golden/write.ts FOLDER [METHOD ...] && python3 tests/golden/verify.py FOLDER/*
  *
@@ -37,9 +38,8 @@ const folder = resolve(given);
 Deno.chdir(golden);
 for (const goldenCase of [...goldenCases, ...prefixes, ...taskCases]) {
   const { kind, adapters, peftType } = goldenCase;
-  const method = peftType.toLowerCase();
-  if (adapters.length || methods.length && !methods.includes(method)) continue;
-  const name = `${method}_${goldenCase.name}`;
+  if (adapters.length || (methods.length && !methods.includes(peftType))) continue;
+  const name = `${peftType.toLowerCase()}_${goldenCase.name}`;
   const expected = await expectedOf(goldenCase);
   const { record } = expected;
   const config = record.config!;

@@ -8,7 +8,7 @@
 
 import { stripVTControlCharacters } from "node:util";
 import { cacheBytes, MACHINE_STATES, rememberTime, stateOf } from "./test-times.ts";
-import { backendEnvironment, ensureAdapter } from "./webgpu.ts";
+import { backendEnvironment, ensureAdapter, KERNEL_BOOK } from "./webgpu.ts";
 
 /** Where tests and runnable examples are. */
 const PLACES = ["mod.ts", "lib", "kernels", "README.md", "docs", "tests"];
@@ -39,8 +39,10 @@ const ADAPTER_SETTINGS: Readonly<Record<string, string>> = { LP_NATIVE_VECTOR_WI
 
 /** Runs `deno test`, shows what it prints, and returns its exit code and its last summary line. */
 async function runTests(args: readonly string[]): Promise<{ code: number; summary?: string }> {
+  const book = await Deno.makeTempDir({ prefix: "graft-kernels-" });
   const env: Record<string, string> = {
     ...ADAPTER_SETTINGS,
+    [KERNEL_BOOK]: book,
     ...Deno.env.toObject(),
     ...backendEnvironment(),
     ...(Deno.noColor || !Deno.stdout.isTerminal() ? { NO_COLOR: "1" } : {}),
@@ -56,7 +58,9 @@ async function runTests(args: readonly string[]): Promise<{ code: number; summar
     lastSummary(read),
     shown.pipeTo(Deno.stdout.writable, { preventClose: true }),
   ]);
-  return { code: (await child.status).code, summary };
+  const { code } = await child.status;
+  await Deno.remove(book, { recursive: true });
+  return { code, summary };
 }
 
 async function lastSummary(stream: ReadableStream<Uint8Array>): Promise<string | undefined> {

@@ -7,6 +7,9 @@
 
 import { BACKEND_VARIABLE, BACKENDS } from "../../lib/device/webgpu/backends.ts";
 
+/** Names the folder where the files of a run note which kernels were right on WebGPU. */
+export const KERNEL_BOOK = "GRAFT_KERNEL_BOOK";
+
 const PACKAGE = "mesa-vulkan-drivers";
 
 const ADVICE =

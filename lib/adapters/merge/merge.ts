@@ -36,7 +36,7 @@ import {
   tokensPart,
 } from "../parts.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
-import { moduleOf } from "../plan/module-tree.ts";
+import { moduleOf, tiedToEmbedding } from "../plan/module-tree.ts";
 import { pristine, setAdapter } from "../select.ts";
 
 /** How to merge. */
@@ -401,7 +401,7 @@ function follows(adapters: readonly Adapter[], alias: string, source: string): b
 
 /** The model with a config that says that its embeddings are not tied, where they no longer are. */
 function withOwnTie(merged: ModelGraph, base: ModelGraph): ModelGraph {
-  if (merged.tied.size === base.tied.size) return merged;
+  if (tiedToEmbedding(merged).length === tiedToEmbedding(base).length) return merged;
   const config = { ...base.config, tie_word_embeddings: false };
   shareTokenizer(base.config, config);
   return { ...merged, config };

@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { ConfigError, UnsupportedError } from "../../errors.ts";
+import type { LayerRange } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import {
   checkTargets,
@@ -19,7 +20,7 @@ import {
 } from "../config.ts";
 import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
-import { checkPatterns, patternFields, patternValue, type SitePattern } from "../site-pattern.ts";
+import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
@@ -98,9 +99,9 @@ export interface LoraConfig extends TargetConfig {
    * Ranks that differ from `r`: by module name, or by a regular expression for the end of its path.
    * The first match counts.
    */
-  readonly rankPattern: SitePattern;
+  readonly rankPattern: Readonly<Record<string, number>>;
   /** Values that differ from `loraAlpha`, in the same way. */
-  readonly alphaPattern: SitePattern;
+  readonly alphaPattern: Readonly<Record<string, number>>;
   /** See {@link TargetConfig.trainableTokenIndices}. */
   readonly trainableTokenIndices:
     | readonly number[]
@@ -122,8 +123,12 @@ export interface LoraConfig extends TargetConfig {
   readonly evaConfig: Readonly<Record<string, unknown>> | null;
   /** KaSA. */
   readonly kasaConfig: Readonly<Record<string, unknown>> | null;
-  /** Ranges of layers that are repeated. */
-  readonly layerReplication: readonly (readonly [number, number])[] | null;
+  /**
+   * Layers of the base that the adapter is for, range by range, each from the first to the one after
+   * the last: `[[0, 4], [2, 5]]` makes seven layers of five, of which two come twice, with one and the
+   * same weights and an adapter of their own each. The base that was given stays as it is.
+   */
+  readonly layerReplication: readonly LayerRange[] | null;
   /** LoftQ initialization. */
   readonly loftqConfig: Readonly<Record<string, unknown>> | null;
   /** LoRA-GA initialization. */
@@ -158,7 +163,6 @@ const VARIANTS = {
   arrowConfig: "Arrow routing",
   evaConfig: "EVA",
   kasaConfig: "KaSA",
-  layerReplication: "layer replication",
   loftqConfig: "LoftQ",
   loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
@@ -178,6 +182,14 @@ const INITS =
 export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
   return typeof init === "string" &&
     (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
+}
+
+/** The type of a field that sets a number by module; see {@link patternValue}. */
+export function pattern(values: z.ZodType<number>, described: string): FieldType<
+  Readonly<Record<string, number>>
+> {
+  return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
+    .describe(`an object of ${described} by module name or regular expression`);
 }
 
 /** The fields of {@link LoraConfig}. */
@@ -201,7 +213,8 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     initLoraWeights: z.union([z.boolean(), z.string()]).default(true).describe(
       `one of ${INITS}`,
     ) as unknown as FieldType<LoraInit>,
-    ...patternFields(),
+    rankPattern: pattern(z.int().min(1), "whole numbers above 0"),
+    alphaPattern: pattern(z.number(), "numbers"),
     trainableTokenIndices: z.union([
       z.array(z.int().min(0)),
       z.record(z.string(), z.array(z.int().min(0))),
@@ -229,6 +242,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     veloraConfig: field.object(),
   },
   fit: expertTargets,
+  layers: ({ layerReplication }) => layerReplication,
   complete: (config) =>
     config.initLoraWeights === "corda" && config.cordaConfig === null
       ? { ...config, cordaConfig: defaultCorda() }
@@ -237,7 +251,9 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     checkTargets(config);
     checkVariants(config);
     checkInit(config.initLoraWeights);
-    checkPatterns(config.rankPattern, config.alphaPattern);
+    for (const key of Object.keys({ ...config.rankPattern, ...config.alphaPattern })) {
+      pythonRegExp(key);
+    }
     if (config.loraBias && typeof config.initLoraWeights !== "boolean") {
       throw new ConfigError(
         "CONFIG_LORA_BIAS",
@@ -391,4 +407,16 @@ function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, 
     `A LoRA of the convolution ${path} ${reason}. Or leave it out of targetModules.`,
     { path },
   );
+}
+
+/**
+ * The value of the first key that is the path or its end, or as a regular expression matches the
+ * end.
+ */
+export function patternValue(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+): number | undefined {
+  return Object.entries(patterns)
+    .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
 }

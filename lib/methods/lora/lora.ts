@@ -39,16 +39,12 @@ export const lora: PeftMethod<LoraConfig> = {
   sites(config) {
     const linear: DeltaRule<LoraConfig> = {
       delta: mergeableChange,
-      apply: (trace, x) => added(trace, x, trace.pass.dropout(x, config.loraDropout)),
-      ...(config.useDora
-        ? { forward: forwardDora, weight: mergeDora }
-        : config.loraBias
-        ? { weight: mergeBias }
-        : {}),
+      forward: config.useDora ? forwardDora : forwardPlain,
+      ...(config.useDora ? { weight: mergeDora } : config.loraBias ? { weight: mergeBias } : {}),
     };
     const embedding: DeltaRule<LoraConfig> = {
       delta: weightChange,
-      apply: lookedUp,
+      forward: (trace, { x, result }) => add(result, scaled(lookedUp(trace, x), trace.multiplier)),
       ...(config.useDora ? { forward: lookedUpDora, weight: mergeDora } : {}),
     };
     const parameter: DeltaRule<LoraConfig> = {
@@ -176,6 +172,12 @@ function lookedUp(trace: Trace, ids: Value): Value {
 
 function lookedUpDora(trace: Trace, { x, result }: SiteCall): Value {
   return mul(add(result, scaled(lookedUp(trace, x), trace.multiplier)), magnitudeFactor(trace));
+}
+
+/** A low rank is never dearer than the weight that it changes, and groups have none to change. */
+function forwardPlain(trace: Trace, { x, result }: SiteCall): Value {
+  const dropped = trace.pass.dropout(x, trace.config.loraDropout);
+  return add(result, scaled(added(trace, x, dropped), trace.multiplier));
 }
 
 function forwardDora(trace: Trace, { x, result }: SiteCall): Value {
