@@ -11,6 +11,7 @@ export * from "./fourierft.ts";
 export * from "./gralora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
+export * from "./loha.ts";
 export * from "./lora/lora.ts";
 export * from "./miss.ts";
 export * from "./oft.ts";

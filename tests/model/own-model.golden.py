@@ -53,6 +53,15 @@ CASES = [
             orth_reg_weight=0.3,
         ),
     ),
+    (
+        "LoHaConfig",
+        dict(
+            r=2,
+            alpha=5,
+            target_modules=["patch", "mix", "wave", "head", *ATTENTION],
+            rank_pattern={"head": 3},
+        ),
+    ),
     ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
     ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
