@@ -5,10 +5,14 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./c3a.ts";
 export * from "./delora.ts";
 export * from "./frod.ts";
+export * from "./fourierft.ts";
+export * from "./gralora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
+export * from "./loha.ts";
 export * from "./lora/lora.ts";
 export * from "./miss.ts";
 export * from "./oft.ts";
@@ -19,4 +23,5 @@ export * from "./prompt-tuning.ts";
 export * from "./psoft.ts";
 export * from "./randlora.ts";
 export * from "./trainable-tokens.ts";
+export * from "./vblora.ts";
 export * from "./vera.ts";
