@@ -7,6 +7,10 @@
  * and so are the few elements of S [in, in] that a random pattern leaves. V and the pattern are saved
  * once for each kind; U follows from V and the weight.
  *
+ * Which of many bases it is depends on rounding. Here U follows from the V of a file, so that all files
+ * of PEFT give its outputs; PEFT takes U from a basis that it finds again, so that it reads only what it
+ * began itself.
+ *
  * @module
  */
 import { z } from "zod";
@@ -40,7 +44,6 @@ import {
   inverted,
   leadingQr,
   matrixOf,
-  matrixProduct,
   matrixTensor,
   norm,
   rowProducts,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import peft
 import torch
+from peft.tuners.frod.layer import FrodLayer
 from torch import nn
 
 ATTENTION = [f"attention.{name}" for name in "qkvo"]
@@ -40,6 +41,7 @@ CASES = [
     ("PsoftConfig", dict(r=3, psoft_alpha=5, target_modules=["head", *ATTENTION])),
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
+    ("FrodConfig", dict(sparse_rate=0.1, progressbar=False, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -161,9 +163,15 @@ def run(kind: str, settings: dict) -> dict:
     model = peft.get_peft_model(base(), getattr(peft, kind)(**copy.deepcopy(settings))).eval()
     state = {
         key: fill(key, value.shape) + (value if "magnitude" in key else 0)
+        if value.is_floating_point()
+        else value
         for key, value in peft.get_peft_model_state_dict(model).items()
     }
     assert not peft.set_peft_model_state_dict(model, state).unexpected_keys
+    for layer in model.modules():
+        if isinstance(layer, FrodLayer):  # in PEFT these do not follow from what was put in
+            v = layer.frod_V["default"]
+            layer.frod_U["default"], _ = layer._calculate_frod_u_and_lambda(v, layer.get_base_layer().weight)
     config = model.peft_config["default"]
     inputs = {**INPUTS, "task_ids": torch.tensor(TASKS)} if config.peft_type == "POLY" else INPUTS
     result = {
