@@ -42,6 +42,7 @@ CASES = [
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
     ("FrodConfig", dict(sparse_rate=0.1, progressbar=False, target_modules=["head", *ATTENTION])),
+    ("AdamssConfig", dict(r=2, num_subspaces=2, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
