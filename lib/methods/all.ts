@@ -18,5 +18,6 @@ export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
 export * from "./randlora.ts";
+export * from "./shira.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vera.ts";

@@ -180,9 +180,12 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def saved_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
-    """What files hold of a layer although it is not trained (DeLoRA's norms)."""
+    """What files hold of a layer although it is not trained (DeLoRA's norms, SHiRA's indices)."""
     held, prefix = model.state_dict(), model.base_model.prefix
-    return {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    buffers = {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    saved = peft.get_peft_model_state_dict(model)
+    whole = {name: value for name, value in saved.items() if not value.is_floating_point()}
+    return {**buffers, **whole}
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
