@@ -8,8 +8,6 @@
  */
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
-import type { Site } from "../model/site.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import {
   commonFields,
   type ConfigSchema,
