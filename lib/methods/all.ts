@@ -5,6 +5,7 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./deft.ts";
 export * from "./delora.ts";
 export * from "./gralora.ts";
 export * from "./ia3.ts";
