@@ -8,6 +8,7 @@ export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
 export type { CordaCalibration } from "./lora/corda.ts";
 export type { CordaConfig } from "./lora/corda-config.ts";
+export type { EvaConfig, LoraGaConfig } from "./lora/init-config.ts";
 export type {
   CombineContext,
   CombineOptions,
@@ -30,6 +31,7 @@ export {
   type FieldType,
   type FieldTypes,
   type FormerName,
+  nestedField,
   parseConfig,
   type PeftConfig,
   type TargetConfig,
@@ -47,6 +49,7 @@ export {
 } from "./mod.ts";
 export { fromPeftJson, type PeftJsonOptions, toPeftJson } from "./peft-json.ts";
 export type { PromptLearningConfig } from "./prompt-config.ts";
+export type { ProjectionConfig } from "./projections.ts";
 export { PeftType, TASK_TYPES, TaskType } from "./peft-types.ts";
 export type { RefitContext, RefitRule } from "./refit.ts";
 export type {

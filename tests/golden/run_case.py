@@ -16,9 +16,12 @@ if any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
     os.execv(sys.executable, [sys.executable, *sys.argv])
 sys.dont_write_bytecode = True
 
+import contextlib
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import peft
@@ -27,8 +30,10 @@ import transformers
 from peft import PeftModel, get_peft_model
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.monteclora import MontecloraSampler
 from safetensors.torch import load_file, save_file
 
+from begin import begun
 from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
 from cases import Case
 
@@ -79,20 +84,56 @@ def named(prefix: str, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """What is trained by name; what layers share (VB-LoRA's bank) by the model's own name for it."""
+    shared = {
+        id(p): name
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if not name.startswith("base_model.model.")
+    }
+    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def penalty(model: torch.nn.Module) -> torch.Tensor | float:
+    """What PEFT says that a training loop should add to the loss (KaSA, MonteCLoRA)."""
+    names = ("_get_kasa_loss", "_get_monteclora_loss")
+    return sum(getattr(model.base_model, name, float)() for name in names)
+
+
+@contextlib.contextmanager
+def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Gives MonteCLoRA's samplers numbers to draw, by their layers' paths, in the order of draws.
+
+    Of Wishart matrices the diagonal is all that counts: sums of squares of normal numbers.
+    """
+    generator, drawn = torch.Generator().manual_seed(seed), {}
+
+    def next_sample(layer: str, r: int, inputs: int, samples: int) -> dict[str, torch.Tensor]:
+        shapes = {"mvn": (samples, inputs, r), "wishart": (r, r), "dirichlet": (samples,)}
+        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        for name, numbers in made.items():
+            drawn.setdefault(f"{layer}.{name}", []).append(numbers)
+        wishart = torch.diag((made["wishart"] ** 2).sum(1))
+        return {"z_mvn": made["mvn"], "z_wishart": wishart, "z_dirichlet": made["dirichlet"]}
+
+    for path, module in model.named_modules():
+        if isinstance(module, MontecloraSampler):
+            layer = path.removeprefix("base_model.model.").split(".lora_monteclora_sampler")[0]
+            sizes = (module.out_features, module.in_features, module.num_samples)
+            module.sampler.get = partial(next_sample, layer, *sizes)
+    yield drawn
 
 
 def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
     """Gradients of the first step by parameter name, and the loss before each AdamW step.
 
-    The model stays in eval mode: dropout is off, everything else is as in training.
+    In eval mode dropout is off, and everything else as in training but where a method draws.
     """
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
     gradients, losses = {}, []
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = model(**right_padded_batch()).loss
+        loss = model(**right_padded_batch()).loss + penalty(model)
         loss.backward()
         if step == 0:
             gradients = {
@@ -263,13 +304,25 @@ def compact(expected: dict[str, torch.Tensor], record: dict) -> dict[str, torch.
     }
 
 
+def resume_error(base_folder: str, folder: Path) -> dict[str, str]:
+    """Why PEFT does not train further what a file holds."""
+    model = PeftModel.from_pretrained(load_base(base_folder), folder, is_trainable=True).train()
+    try:
+        model(**right_padded_batch())
+    except RuntimeError as error:
+        return describe(error)
+    raise AssertionError(f"PEFT trains {folder} further.")
+
+
 def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict) -> None:
     """One adapter named "default"."""
     base_folder = f"base/{case.kind}"
     record.update(config=case.config, python=expression(case.config_class, case.config))
     torch.manual_seed(seed)
     config = make_config(case.config_class, case.config)
-    model = get_peft_model(load_base(base_folder), config).eval()
+    model, recorded = begun(case.begin, load_base(base_folder), config)
+    expected.update(recorded)
+    model.eval()
     if case.keep_init:
         initial = {n: p.detach().clone() for n, p in trainable(model).items()}
         expected.update({f"init.{n}": p for n, p in initial.items() if is_adapter_value(model, n)})
@@ -297,11 +350,20 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
         expected.update(merged)
         record.update(merge_record)
 
+    if not case.resumes:
+        record["resume_error"] = resume_error(base_folder, folder)
     count, total = model.get_nb_trainable_parameters()
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}
-    gradients, losses = train(model, case.weight_decay)
+    model.train(case.noise)
+    with recorded_draws(model, seed + 9) as drawn:
+        gradients, losses = train(model, case.weight_decay)
+    model.eval()
     expected.update(gradients)
+    expected.update({f"noise.{path}": torch.stack(numbers) for path, numbers in drawn.items()})
+    if case.noise:
+        record["mode"] = "train"
+        expected.update({f"after.{name}": value for name, value in saved_buffers(model).items()})
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,

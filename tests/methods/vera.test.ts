@@ -132,7 +132,7 @@ Deno.test("the hot path is two products, two factors and one addition; a slice o
     const value = (name: string, shape: readonly number[]) =>
       input(graph, name, { shape, dtype: "f32" });
     const rates: number[] = [];
-    const rules = vera.leaves.site!({ config, model: {} as ModelGraph, site: at });
+    const rules = vera.leaves.site!({ config, model: {} as ModelGraph, site: at, sites: [at] });
     const { vera_lambda_b, vera_lambda_d } = shapesOf(rules, "trained");
     const rule = ruleAt({ method: vera, config }, at.kind)!;
     const trace = {

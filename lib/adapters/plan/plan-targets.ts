@@ -5,7 +5,7 @@
  */
 import { GraftError, TargetError, UnsupportedError } from "../../errors.ts";
 import type { TargetConfig } from "../../methods/config.ts";
-import type { LeafRule, PeftMethod } from "../../methods/method.ts";
+import type { LeafRule, PeftMethod, SitePlace } from "../../methods/method.ts";
 import { siteKinds } from "../../methods/site-rule.ts";
 import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site, SiteKind } from "../../model/site.ts";
@@ -78,13 +78,15 @@ export function planTargets(
   const kinds: readonly SiteKind[] = siteKinds({ method, config }).filter((kind) =>
     kind !== "parameter"
   );
-  const unfit = adapted.filter(({ site }) => !site || !kinds.includes(site.kind));
+  const fits = ({ site }: Module) =>
+    site && kinds.includes(site.kind) && (!site.partOf || taken.has(site.partOf));
+  const taken = new Set(adapted.map(({ path }) => path));
+  const unfit = adapted.filter((module) => !fits(module));
   if (unfit.length) problems.push(unfitTarget(unfit, config, kinds));
   // What was given names the patterns: a list that was condensed or made from "all-linear" would
   // not be recognised.
   const shown = isAllLinear(given.targetModules) || given.targetModules === null ? config : given;
   const shownMatcher = createMatcher(shown);
-  const taken = new Set(adapted.map(({ path }) => path));
   const named = namedByEach(entriesOf(shown.targetModules), {
     modules,
     names: shownMatcher.names,
@@ -112,6 +114,11 @@ export function planTargets(
   problems.push(...missingLayers(config, modules));
   patterns.push(...excludeReports(config, modules));
 
+  const fit = adapted.flatMap(({ site }) => {
+    if (!site || site.partOf || !kinds.includes(site.kind)) return [];
+    return [site, ...[...model.sites.values()].filter(({ partOf }) => partOf === site.path)];
+  });
+  const all = [...fit, ...parameters.targets.map(({ site }) => site)];
   const sites: PlannedSite[] = [];
   const add = (
     site: Site,
@@ -121,14 +128,16 @@ export function planTargets(
     try {
       const { layer } = modules.get(site.kind === "parameter" ? moduleOf(site.path) : site.path)!;
       const patterns = patternsOf.get(site.path) ?? [];
-      sites.push(planSite(site, { model, method, config, source, keyPath, layer, patterns }));
+      const place = { config, model, site, sites: all };
+      sites.push(planSite(place, { method, source, keyPath, layer, patterns }));
     } catch (error) {
       if (!(error instanceof GraftError)) throw error;
       problems.push(error);
     }
   };
-  for (const { site } of adapted) {
-    if (site && kinds.includes(site.kind)) add(site);
+  for (const site of fit) {
+    const { path, partOf } = site;
+    add(site, partOf ? { keyPath: `${partOf}.base_layer${path.slice(partOf.length)}` } : {});
   }
   for (const { site, keyPath } of parameters.targets) add(site, { keyPath });
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
@@ -198,19 +207,17 @@ function excludeReports(
 }
 
 function planSite(
-  site: Site,
+  place: SitePlace<TargetConfig>,
   at: {
-    readonly model: ModelGraph;
     readonly method: PeftMethod;
-    readonly config: TargetConfig;
     readonly source?: PlannedSite;
     readonly keyPath: string;
     readonly layer: number | null;
     readonly patterns: readonly string[];
   },
 ): PlannedSite {
-  const { model, method, config, source, keyPath, layer, patterns } = at;
-  const rules = method.leaves.site?.({ config, model, site }) ?? {};
+  const { site, config } = place, { method, source, keyPath, layer, patterns } = at;
+  const rules = method.leaves.site?.(place) ?? {};
   const shapes = shapesOf(rules, "trained");
   const tied: Record<string, { path: string; leaf: string; asIs?: boolean }> = {};
   if (source) {
@@ -246,7 +253,7 @@ export function shapesOf(
   kind: LeafRule["kind"],
 ): Record<string, readonly number[]> {
   return Object.fromEntries(
-    Object.entries(rules).filter(([, rule]) => (rule.kind ?? "trained") === kind)
+    Object.entries(rules).filter(([, rule]) => !rule.shares && (rule.kind ?? "trained") === kind)
       .map(([leaf, { shape }]) => [leaf, shape]),
   );
 }
@@ -256,7 +263,15 @@ function unfitTarget(
   config: TargetConfig,
   kinds: readonly string[],
 ): TargetError {
-  const [{ path, kind }] = unfit;
+  const [{ path, kind, site }] = unfit, whole = site?.partOf;
+  if (whole && kinds.includes(kind)) {
+    return new TargetError(
+      "TARGET_PART",
+      `targetModules names ${path}, which is adapted with ${whole} alone: PEFT makes one adapter for both. ` +
+        `Name ${whole}.`,
+      { path, whole },
+    );
+  }
   const holdsOthers = kind === "container" || kind === "attention";
   const what = holdsOthers ? "a container of other modules" : `of the kind "${kind}"`;
   return new TargetError(

@@ -143,10 +143,9 @@ Deno.test("variants that are not available say what is", () => {
     { alora_invocation_tokens: [1] },
     { arrow_config: { top_k: 3 } },
     { use_qalora: true },
-    { layer_replication: [[0, 2]] },
     { use_bdlora: { nblocks: 2 } },
     { loftq_config: { loftq_bits: 4 } },
-    ...["eva", "loftq", "lora_ga", "mica"].map((init_lora_weights) => ({
+    ...["loftq", "mica"].map((init_lora_weights) => ({
       init_lora_weights,
     })),
   ];

@@ -38,7 +38,7 @@ const SITES: readonly Site[] = [
 ];
 
 function rulesOf(config: LoraConfig, site: Site): Readonly<Record<string, LeafRule>> {
-  return lora.leaves.site!({ config, model: {} as ModelGraph, site });
+  return lora.leaves.site!({ config, model: {} as ModelGraph, site, sites: [site] });
 }
 
 /** Shapes of all leaves, trained and fixed. */
