@@ -5,6 +5,7 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./deft.ts";
 export * from "./c3a.ts";
 export * from "./delora.ts";
 export * from "./fourierft.ts";

@@ -62,6 +62,7 @@ CASES = [
             rank_pattern={"head": 3},
         ),
     ),
+    ("DeftConfig", dict(r=3, decomposition_method="qr", alpha=2, target_modules=["head", *ATTENTION])),
     ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
     ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
