@@ -204,9 +204,12 @@ function stepOf(all: Tensor, step: number): Tensor {
   };
 }
 
-/** The batch that losses are of. */
-export function batchOf(expected: Expected): LabelledBatch {
+/** The batch that losses are of; where the reference trained in training mode, with the noise of a step. */
+export function batchOf(expected: Expected, step = 0): LabelledBatch {
+  const { mode } = expected.record;
+  const { noise } = inputsOf(expected, "in.", mode === "train" ? step : undefined);
   return {
+    ...(noise !== undefined && { noise: noise as LabelledBatch["noise"] }),
     inputIds: expected.get("in.input_ids"),
     attentionMask: expected.get("in.attention_mask"),
     labels: expected.get("in.labels"),
@@ -263,8 +266,10 @@ export async function assertLogits(
  * adapted ones where it merges into a weight that is tied, or records no others.
  */
 export function mergedName(expected: Expected, adapted: string): string {
-  const { merged_difference: difference = Infinity } = expected.record;
-  return expected.has("merged.logits") && difference <= LOGITS ? "merged.logits" : adapted;
+  const { merged_difference: difference = Infinity, mode } = expected.record;
+  // Where outputs are drawn at random, weights hold their mean.
+  const differs = mode === "train" || difference <= LOGITS;
+  return expected.has("merged.logits") && differs ? "merged.logits" : adapted;
 }
 
 /** The name of a live parameter of PEFT as a key of its file. */

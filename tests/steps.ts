@@ -15,6 +15,8 @@ export interface LabelledBatch {
   readonly inputIds: Tensor;
   readonly attentionMask: Tensor;
   readonly labels: Tensor;
+  /** What is drawn at random, by name. */
+  readonly noise?: Readonly<Record<string, Tensor>>;
 }
 
 /** A loss and its gradients by leaf. */
@@ -25,8 +27,7 @@ export interface Step {
 
 /** One step's loss and gradients by leaf, without dropout. */
 export async function differentiate(model: PeftModel, batch: LabelledBatch): Promise<Step> {
-  const { inputIds, attentionMask, labels } = batch;
-  const { loss, gradients } = await computeGradients(model, { inputIds, attentionMask, labels });
+  const { loss, gradients } = await computeGradients(model, { ...batch });
   const grads = new Map<string, Float32Array>();
   for (const [name, gradient] of gradients) grads.set(name, await toFloat32(gradient));
   return { loss, grads };
@@ -34,11 +35,11 @@ export async function differentiate(model: PeftModel, batch: LabelledBatch): Pro
 
 /**
  * The losses before each of `steps` AdamW steps (Loshchilov and Hutter, 2019, arXiv:1711.05101) with
- * torch's defaults.
+ * torch's defaults. With a list of batches, each step has its own.
  */
 export async function adamLosses(
   start: PeftModel,
-  batch: LabelledBatch,
+  batch: LabelledBatch | readonly LabelledBatch[],
   options: { readonly lr: number; readonly weight_decay: number; readonly steps: number },
 ): Promise<readonly number[]> {
   const { lr, weight_decay: decay, steps } = options;
@@ -47,7 +48,8 @@ export async function adamLosses(
   const losses: number[] = [];
   let model = start;
   for (let step = 1; step <= steps; step++) {
-    const { loss, grads } = await differentiate(model, batch);
+    const own = "inputIds" in batch ? batch : batch[step - 1];
+    const { loss, grads } = await differentiate(model, own);
     losses.push(loss);
     const changed = new Map<string, Tensor>();
     for (const [name, leaf] of trainableLeaves(model)) {

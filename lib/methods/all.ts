@@ -15,6 +15,7 @@ export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./pvera.ts";
 export * from "./randlora.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vblora.ts";

@@ -35,6 +35,8 @@ class Case:
     file_dtype: str | None = None
     # Whether training goes on from the file.
     resumes: bool = True
+    # Gradients and losses in training mode, with what the reference drew written down.
+    noise: bool = False
     # Save as a plain LoRA by the difference to the initial state (PiSSA, OLoRA).
     convert: bool = False
 

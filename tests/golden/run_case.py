@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
 from cases import Case
+from recorded_noise import recorded_noise
 
 LEARNING_RATE = 1e-2
 STEPS = 3
@@ -91,7 +92,8 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
     """Gradients of the first step by parameter name, and the loss before each AdamW step.
 
-    The model stays in eval mode: dropout is off, everything else is as in training.
+    The model stays in the mode that it is in. In eval mode, dropout is off, and everything else is as
+    in training.
     """
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
@@ -318,8 +320,13 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     count, total = model.get_nb_trainable_parameters()
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}
-    gradients, losses = train(model, case.weight_decay)
+    with recorded_noise(model) as drawn:
+        gradients, losses = train(model.train(case.noise), case.weight_decay)
     expected.update(gradients)
+    if case.noise:
+        record["mode"] = "train"
+        expected.update({f"noise.{path}": torch.stack(draws) for path, draws in drawn.items()})
+        model.eval()
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,

@@ -32,11 +32,10 @@ from run_case import (  # first: it sets the environment
 import peft
 import torch
 from peft import PeftModel, get_peft_model
-from peft.tuners.poly.layer import PolyLayer
-from peft.tuners.poly.router import PolyRouter
 
 from bases import left_padded_batch, load_base
 from cases import Case
+from recorded_noise import recorded_noise
 from task_bases import (
     batch_of,
     cotangents,
@@ -53,8 +52,6 @@ class TaskCase(Case):
 
     # One per row of the batch, for methods that mix by task.
     task_ids: tuple[int, ...] | None = None
-    # Gradients and losses in training mode, with what the reference drew written down.
-    noise: bool = False
     # First step and number of steps of a training that allocates ranks (AdaLoRA).
     allocate: tuple[int, int] | None = None
     # Greedy decoding too.
@@ -115,37 +112,6 @@ def apart(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> flo
         for key, value in some.items()
         if not key.startswith("left.")
     )
-
-
-@contextlib.contextmanager
-def recorded_noise(model: torch.nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """The uniform numbers that each router draws, by the path of its layer, in the order of draws."""
-    drawn: dict[str, list[torch.Tensor]] = {}
-    current: list[str] = []
-    handles = []
-    for path, layer in model.named_modules():
-        if not isinstance(layer, PolyLayer):
-            continue
-        name = path.removeprefix("base_model.model.")
-        drawn[name] = []
-        for router in layer.poly_router.values():
-            handles.append(router.register_forward_pre_hook(lambda *_, name=name: current.append(name)))
-            handles.append(router.register_forward_hook(lambda *_: current.clear()))
-    rand = torch.rand
-
-    def recording(*args, **kwargs) -> torch.Tensor:
-        numbers = rand(*args, **kwargs)
-        if current:
-            drawn[current[-1]].append(numbers.clone())
-        return numbers
-
-    torch.rand = recording
-    try:
-        yield drawn
-    finally:
-        torch.rand = rand
-        for handle in handles:
-            handle.remove()
 
 
 def train(model: torch.nn.Module, case: TaskCase, batches: Batches, expected: dict) -> list[float]:
