@@ -204,16 +204,9 @@ function stepOf(all: Tensor, step: number): Tensor {
   };
 }
 
-/** The batch that losses are of; where the reference trained in training mode, with the noise of a step. */
-export function batchOf(expected: Expected, step = 0): LabelledBatch {
-  const { mode } = expected.record;
-  const { noise } = inputsOf(expected, "in.", mode === "train" ? step : undefined);
-  return {
-    ...(noise !== undefined && { noise: noise as LabelledBatch["noise"] }),
-    inputIds: expected.get("in.input_ids"),
-    attentionMask: expected.get("in.attention_mask"),
-    labels: expected.get("in.labels"),
-  };
+/** The batch that losses are of, with the noise of a step of training where its number is given. */
+export function batchOf(expected: Expected, noise?: number): LabelledBatch {
+  return inputsOf(expected, "in.", noise) as unknown as LabelledBatch;
 }
 
 async function assertClose(
@@ -268,8 +261,8 @@ export async function assertLogits(
 export function mergedName(expected: Expected, adapted: string): string {
   const { merged_difference: difference = Infinity, mode } = expected.record;
   // Where outputs are drawn at random, weights hold their mean.
-  const differs = mode === "train" || difference <= LOGITS;
-  return expected.has("merged.logits") && differs ? "merged.logits" : adapted;
+  const counts = mode === "train" || difference <= LOGITS;
+  return expected.has("merged.logits") && counts ? "merged.logits" : adapted;
 }
 
 /** The name of a live parameter of PEFT as a key of its file. */

@@ -21,6 +21,7 @@ from run_case import (  # first: it sets the environment
     describe,
     expression,
     make_config,
+    recorded_draws,
     relative,
     save,
     save_adapter,
@@ -32,10 +33,10 @@ from run_case import (  # first: it sets the environment
 import peft
 import torch
 from peft import PeftModel, get_peft_model
+from peft.tuners.poly.router import PolyRouter
 
 from bases import left_padded_batch, load_base
 from cases import Case
-from recorded_noise import recorded_noise
 from task_bases import (
     batch_of,
     cotangents,
@@ -122,7 +123,7 @@ def train(model: torch.nn.Module, case: TaskCase, batches: Batches, expected: di
     )
     losses = []
     model.train(case.noise)
-    with recorded_noise(model) as drawn:
+    with recorded_draws(model) as drawn:
         for step in range(STEPS):
             optimizer.zero_grad()
             result = model(**batches.right, **batches.extra)
