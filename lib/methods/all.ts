@@ -20,6 +20,7 @@ export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./pvera.ts";
 export * from "./psoft.ts";
 export * from "./randlora.ts";
 export * from "./shira.ts";

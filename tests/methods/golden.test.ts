@@ -57,8 +57,9 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
     [
       ...["key", "stored", "larger_rank", "smaller_rank", "larger_output", "larger_input"]
         .map((name) => `VERA together_${name}`),
-      ...["key", "stored", "larger_rank", "larger_output"].map((name) =>
-        `RANDLORA together_${name}`
+      ...["RANDLORA", "PVERA"].flatMap((method) =>
+        ["key", "stored", "larger_rank", "larger_output"]
+          .map((name) => `${method} together_${name}`)
       ),
     ].map((name) => [name, "all share the first one's projections; here each has its own"]),
   ),
