@@ -41,7 +41,7 @@ export interface InjectOptions extends RegistryOptions {
   readonly allowUnmatched?: boolean;
   /**
    * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
-   * "corda"`, `preprocessCorda`).
+   * "corda"`, `preprocessCorda`; `"lora_ga"`, `preprocessLoraga`).
    */
   readonly calibration?: Calibration;
 }

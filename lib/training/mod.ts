@@ -24,6 +24,7 @@ export { computeGradients } from "./gradients.ts";
 export { type LabelSet, labelsIn } from "./labels.ts";
 export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
 export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";
+export { preprocessLoraga, type PreprocessLoragaOptions } from "./preprocess-loraga.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";
 export { type SeedRun, type SeedSearch, trainSeeds } from "./seeds.ts";

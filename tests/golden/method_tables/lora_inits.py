@@ -9,6 +9,8 @@ from method_cases import Method
 
 EVA = dict(init_lora_weights="eva", r=3, lora_alpha=5)
 
+GA = dict(init_lora_weights="lora_ga", r=3, lora_alpha=5)
+
 METHOD = Method(
     "LoraConfig",
     peft_type="LORA",
@@ -18,6 +20,12 @@ METHOD = Method(
         Case("eva", config=dict(**EVA, target_modules=["q_proj", "v_proj", "down_proj"], eva_config=dict()), begin="eva", keep_init=True),
         Case("eva_patterns", "gpt2", dict(**EVA, target_modules=["c_attn", "mlp.c_proj"], use_rslora=True, rank_pattern={"h.0.attn.c_attn": 2}, alpha_pattern={"c_proj": 4}, eva_config=dict(rho=1.5, tau=0.995, adjust_scaling_factors=False, use_label_mask=False)), begin="eva", keep_init=True),
         Case("eva_whiten", "qwen2", dict(**EVA, target_modules=["o_proj", "down_proj", "embed_tokens"], use_dora=True, eva_config=dict(rho=1.0, whiten=True, label_mask_value=7)), begin="eva", keep_init=True),
+        # LoRA-GA: which directions A and B take, and how long they are
+        Case("ga_stable", config=dict(**GA, target_modules=["q_proj", "down_proj"], lora_ga_config=dict(stable_gamma=9)), begin="lora_ga", keep_init=True),
+        Case("ga_weight_svd", "gpt2", dict(**GA, target_modules=["c_attn", "mlp.c_proj"], lora_ga_config=dict(direction="ArBr", scale="weight_svd")), begin="lora_ga", keep_init=True),
+        Case("ga_stable_gpt2", "gpt2", dict(**GA, target_modules=["c_fc"], lora_ga_config=dict(direction="A2rBr", scale="stable")), begin="lora_ga", keep_init=True),
+        Case("ga_gd_scale", "mistral", dict(**GA, target_modules=["v_proj", "up_proj"], use_dora=True, use_rslora=True, lora_ga_config=dict(direction="random", scale="gd_scale")), begin="lora_ga", keep_init=True),
+        Case("ga_plain", "qwen2", dict(**GA, target_modules=QV, rank_pattern={"v_proj": 2}, lora_ga_config=dict(scale="unit")), begin="lora_ga", convert=True),
     ],
     inits={
         # as it is before anything was measured
