@@ -99,7 +99,7 @@ function checkConvertible(adapter: Adapter, initial: InitialState): LoraConfig {
       { adapter: name },
     );
   }
-  const keeps = leaves.some(({ kind }) => kind === "fixed");
+  const keeps = leaves.some(({ takenOut }) => takenOut);
   // With a state from elsewhere, the base may be what is left after the decomposition, on which
   // the adapter is a LoRA like any other.
   const fits = keeps || (initial !== true && config.initLoraWeights === true);

@@ -26,6 +26,14 @@ METHOD = Method(
         Case("ga_stable_gpt2", "gpt2", dict(**GA, target_modules=["c_fc"], lora_ga_config=dict(direction="A2rBr", scale="stable")), begin="lora_ga", keep_init=True),
         Case("ga_gd_scale", "mistral", dict(**GA, target_modules=["v_proj", "up_proj"], use_dora=True, use_rslora=True, lora_ga_config=dict(direction="random", scale="gd_scale")), begin="lora_ga", keep_init=True),
         Case("ga_plain", "qwen2", dict(**GA, target_modules=QV, rank_pattern={"v_proj": 2}, lora_ga_config=dict(scale="unit")), begin="lora_ga", convert=True),
+        # MiCA: B is not trained
+        Case("mica", config=dict(init_lora_weights="mica", r=3, lora_alpha=5, lora_dropout=0.1, target_modules=["q_proj", "down_proj", "up_proj"]), keep_init=True),
+        Case("mica_gpt2", "gpt2", dict(init_lora_weights="mica", r=2, lora_alpha=3, use_rslora=True, target_modules=["c_attn", "wte", "mlp.c_proj"], rank_pattern={"wte": 3}), keep_init=True),
+        # those without settings at other kinds of sites; some are called as it pleases
+        Case("pissa_niter_gpt2", "gpt2", dict(init_lora_weights="pissa_niter_4", r=3, lora_alpha=5, target_modules=["c_attn", "wte", "mlp.c_proj"]), keep_init=True),
+        Case("olora_embedding", "qwen2", dict(init_lora_weights="OLoRA", r=3, lora_alpha=5, target_modules=["embed_tokens", "o_proj", "down_proj"]), keep_init=True),
+        Case("orthogonal_embedding", "mistral", dict(init_lora_weights="orthogonal", r=4, lora_alpha=5, target_modules=["embed_tokens", "k_proj"]), keep_init=True),
+        Case("gaussian_gpt2", "gpt2", dict(init_lora_weights="Gaussian", r=3, lora_alpha=5, target_modules=["wte", "c_fc"]), keep_init=True),
     ],
     inits={
         # as it is before anything was measured
@@ -34,6 +42,9 @@ METHOD = Method(
     refused={
         "eva_rho": ("llama", dict(init_lora_weights="eva", eva_config=dict(rho=0.5), target_modules=QV)),
         "eva_tau": ("llama", dict(init_lora_weights="eva", eva_config=dict(tau=1.5), target_modules=QV)),
+        "olora_conv1d": ("gpt2", dict(init_lora_weights="olora", target_modules=["c_attn"])),
+        "mica_rank": ("llama", dict(init_lora_weights="mica", r=40, target_modules=QV)),
+        "mica_dora": ("llama", dict(init_lora_weights="mica", use_dora=True, target_modules=QV)),
         "eva_bias": ("llama", dict(init_lora_weights="eva", lora_bias=True, target_modules=QV)),
     },
 )

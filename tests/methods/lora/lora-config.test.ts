@@ -146,7 +146,7 @@ Deno.test("variants that are not available say what is", () => {
     { layer_replication: [[0, 2]] },
     { use_bdlora: { nblocks: 2 } },
     { loftq_config: { loftq_bits: 4 } },
-    ...["loftq", "mica"].map((init_lora_weights) => ({
+    ...["loftq"].map((init_lora_weights) => ({
       init_lora_weights,
     })),
   ];
