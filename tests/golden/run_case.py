@@ -361,7 +361,10 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     expected.update(recorded)
     model.eval()
     if case.keep_init:
-        initial = {n: p.detach().clone() for n, p in trainable(model).items()}
+        # MiCA's B is not trained.
+        initial = {
+            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad or ".lora_" in n
+        }
         expected.update({f"init.{n}": p for n, p in initial.items() if is_adapter_value(model, n)})
         expected.update({f"init.{n}": value for n, value in shared_buffers(model).items()})
         expected.update(changed_weights(model, load_base(base_folder)))

@@ -64,6 +64,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
     ].map((name) => [name, "all share the first one's projections; here each has its own"]),
   ),
   "LORA kasa_beside": "it changes the base, which the other adapter would see",
+  "LORA olora_conv1d": "it decomposes the weight as it is stored; here as [out, in]",
   "VERA together_bias": "both train biases; here it is refused when both are to be active",
   "IA3 init_name":
     "a field that is not known and off is passed over, as files of later releases have",
