@@ -76,6 +76,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
 
 /** What PEFT accepts and is refused here, and why. */
 const REFUSED_HERE: Readonly<Record<string, string>> = {
+  "LORA alora_task": "a warning, and an adapter that is never on",
   "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
   "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
   "MISS init_unknown": "it takes any word for true",

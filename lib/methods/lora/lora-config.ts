@@ -182,7 +182,6 @@ type Nested =
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
   evaConfig: "EVA",
   layerReplication: "layer replication",
@@ -202,6 +201,7 @@ const ALONE = {
   kasaConfig: false,
   veloraConfig: true,
   montecloraConfig: true,
+  aloraInvocationTokens: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
