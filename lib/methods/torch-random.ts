@@ -25,8 +25,11 @@ export interface TorchRandom {
   ): Float32Array<ArrayBuffer>;
   /** Whole numbers from 0 up to, not including, `limit`, as `torch.randint(limit, (size,))`. */
   integers(size: number, limit: number): Int32Array<ArrayBuffer>;
-  /** A permutation of 0 … size − 1, as `torch.randperm`. */
-  permutation(size: number): Int32Array<ArrayBuffer>;
+  /**
+   * The first `count` (all by default) of a permutation of 0 … size − 1, as `torch.randperm`. Fewer
+   * than all may move the stream on by less.
+   */
+  permutation(size: number, count?: number): Int32Array<ArrayBuffer>;
   /**
    * For each of `size` elements 1 with this probability, else 0, as `torch.bernoulli` of a float32
    * tensor that is filled with it.
@@ -41,6 +44,9 @@ export interface TorchRandom {
 }
 
 const LENGTH = 624, MIDDLE = 397;
+
+/** From which size on permutations take 64 bits for each place. */
+const LONG = Math.floor((2 ** 32 - 1) / 20);
 
 /**
  * Random numbers as after `torch.manual_seed(seed)`.
@@ -88,6 +94,12 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
   function bits32(): number {
     if (next === LENGTH) refill();
     return temper(state[next++]);
+  }
+
+  /** A whole number of 64 bits modulo one below 2³¹, 16 bits at a time. */
+  function bits64Modulo(n: number): number {
+    const high = (bits32() >>> 0) % n, low = bits32() >>> 0;
+    return ((high * 2 ** 16 + (low >>> 16)) % n * 2 ** 16 + (low & 0xffff)) % n;
   }
 
   /** Fills a part of an array with 24-bit uniform numbers. */
@@ -165,13 +177,23 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
       return out;
     },
     integers: (size, limit) => Int32Array.from({ length: size }, () => (bits32() >>> 0) % limit),
-    permutation(size) {
-      const out = Int32Array.from({ length: size }, (_, i) => i);
-      for (let i = 0; i < size - 1; i++) {
+    permutation(size, count = size) {
+      const out = new Int32Array(size);
+      if (size >= LONG) {
+        for (let i = 0; i < size; i++) {
+          const j = bits64Modulo(i + 1);
+          out[i] = out[j];
+          out[j] = i;
+        }
+        return out.slice(0, count);
+      }
+      for (let i = 0; i < size; i++) out[i] = i;
+      // What is left of a shuffle changes nothing before it.
+      for (let i = 0; i < Math.min(count, size - 1); i++) {
         const j = i + (bits32() >>> 0) % (size - i);
         [out[i], out[j]] = [out[j], out[i]];
       }
-      return out;
+      return out.slice(0, count);
     },
     bernoulli(size, probability) {
       const out = new Uint8Array(size);

@@ -21,7 +21,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
 import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
-import type { Site } from "./site.ts";
+import { biasName, type Site, weightName } from "./site.ts";
 import { perFeature, product } from "./site-product.ts";
 import { dense, lookup, type LowRank, type Weight } from "./weight.ts";
 
@@ -172,10 +172,8 @@ export function createForwardPass(
 
   function leaf(name: string, tensor: Tensor): Value {
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    const value = beingTrained(name) ?? cast(
-      bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }),
-      isFloating(tensor.dtype) ? "f32" : "i32",
-    );
+    const own = () => bind(name, tensor, { shape: tensor.shape, dtype, role: "data" });
+    const value = beingTrained(name) ?? cast(own(), isFloating(tensor.dtype) ? "f32" : "i32");
     leaves.set(value, name);
     return value;
   }
@@ -198,7 +196,7 @@ export function createForwardPass(
       adaptedWeight,
       parameter,
       base(site, x, change) {
-        const w = `${site.path}.weight`;
+        const w = weightName(site);
         switch (site.kind) {
           case "embedding":
             return lookup(adaptedWeight(w), x);
@@ -216,7 +214,7 @@ export function createForwardPass(
           default: {
             const own = adaptedWeight(w);
             const y = product(site, x, change ? { plain: add(dense(own), change) } : own);
-            return site.bias ? add(y, perFeature(site, parameter(`${site.path}.bias`))) : y;
+            return site.bias ? add(y, perFeature(site, parameter(biasName(site)))) : y;
           }
         }
       },

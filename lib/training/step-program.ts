@@ -160,7 +160,7 @@ export function traceUpdate(
   },
 ): { readonly state: ReadonlyMap<string, Value>; readonly norm: Value } {
   const { packing, rules = [], traces = [], maxGradientNorm } = options;
-  const optimizer = options.optimizer!;
+  const optimizer = options.optimizer!, { frozen } = optimizer;
   let gradients = options.gradients;
   const state = new Map<string, Value>();
   if (options.accumulates) {
@@ -176,7 +176,7 @@ export function traceUpdate(
     const changed = rule.gradient({ ...traces[i], gradients: named });
     gradients = joinLeaves(packing, new Map([...named, ...changed]));
   });
-  const squares = [...gradients.values()].map((g) => sum(mul(g, g)));
+  const squares = [...gradients].flatMap(([group, g]) => group === frozen ? [] : sum(mul(g, g)));
   const norm = sqrt(squares.reduce((total, square) => add(total, square)));
   if (maxGradientNorm !== undefined) {
     // As torch's clip_grad_norm_, whose small term keeps the division defined.
@@ -184,7 +184,14 @@ export function traceUpdate(
     gradients = eachGroup(packing, (group) => mul(gradients.get(group)!, factor));
   }
   const parameters = parametersOf(graph, { packing, rules });
+  if (optimizer.precondition) {
+    const named = leavesOf(packing, gradients);
+    const leaves = leavesOf(packing, parameters);
+    const changed = optimizer.precondition({ leaves, gradients: named });
+    gradients = joinLeaves(packing, new Map([...named, ...changed]));
+  }
   for (const [group, size] of packing.groups) {
+    if (group === frozen) continue;
     const own = (part: string, shape: readonly number[]) =>
       input(graph, stateName(part, group), { shape, dtype: "f32", role: "state" });
     const slots = Object.entries(optimizer.init(size));
@@ -201,7 +208,10 @@ export function traceUpdate(
   }
   rules.forEach((rule, i) => {
     if (!rule.afterStep) return;
-    const vectors = eachGroup(packing, (group) => state.get(stateName("parameters", group))!);
+    const vectors = eachGroup(
+      packing,
+      (group) => state.get(stateName("parameters", group)) ?? parameters.get(group)!,
+    );
     const leaves = leavesOf(packing, vectors);
     const after = rule.afterStep({
       ...traces[i],

@@ -10,6 +10,8 @@
  */
 import type { SiteKind } from "../../model/site.ts";
 import { product } from "../../model/weight.ts";
+import { add } from "../../ops/elementwise.ts";
+import { stopGradient } from "../../ops/stop-gradient.ts";
 import type { PeftMethod } from "../method.ts";
 import type { DeltaRule, SiteRules } from "../site-rule.ts";
 import { loraCombine } from "./lora-combine.ts";
@@ -31,6 +33,14 @@ const PLAIN: Readonly<Partial<Record<SiteKind, DeltaRule<LoraConfig>>>> = {
   conv: linear,
   embedding: { delta: weightChange, apply: lookedUp },
   parameter: { delta: (trace) => product(stackedFactors(trace)), factors: stackedFactors },
+  // PEFT merges for each pass, without dropout, and the output projection twice, of which the
+  // gradient sees once: what it learned has to be added as often here.
+  multihead: {
+    delta(trace) {
+      const change = weightChange(trace);
+      return trace.site.partOf ? add(change, stopGradient(change)) : change;
+    },
+  },
 };
 
 /** The method `LORA`. */
