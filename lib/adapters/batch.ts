@@ -180,7 +180,7 @@ export function rowParts(
   adapterNames?: unknown,
 ): Readonly<Record<string, Tensor>> {
   const rules = methodsOf(model, adapterNames)
-    .flatMap(({ method, config }) => Object.entries(method.pass?.rowInputs?.(config) ?? {}));
+    .flatMap(({ method, config }) => Object.entries(method.rowInputs?.(config) ?? {}));
   return Object.fromEntries(
     rules.map(([name, of]) => [name, tensor(Int32Array.from(rows, (ids) => of(ids)))]),
   );

@@ -229,11 +229,12 @@ function everyRule(
 
 /** Whether an adapter can be merged into weights. */
 export function isMergeable(of: Configured): boolean {
-  return everyRule(
-    of,
-    (rule) =>
-      "delta" in rule || "replaces" in rule || ("weight" in rule && rule.weight !== undefined),
-  );
+  return !of.method.pass &&
+    everyRule(
+      of,
+      (rule) =>
+        "delta" in rule || "replaces" in rule || ("weight" in rule && rule.weight !== undefined),
+    );
 }
 
 /** Whether a factor on an adapter's strength means something: what it adds is scaled. */

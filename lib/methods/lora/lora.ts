@@ -55,7 +55,7 @@ export const lora: PeftMethod<LoraConfig> = {
         return rule ? [[kind, rule]] : [];
       }),
     ),
-  pass: { rowInputs: variantRowInputs },
+  rowInputs: variantRowInputs,
   training: variantTraining,
   combine: { ...loraCombine, refit: loraRefit },
 };
