@@ -204,7 +204,6 @@ type Nested =
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
   loftqConfig: "LoftQ",
   megatronConfig: "Megatron's parallel layers",
@@ -221,6 +220,7 @@ const ALONE = {
   kasaConfig: false,
   veloraConfig: true,
   montecloraConfig: true,
+  aloraInvocationTokens: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
