@@ -202,13 +202,9 @@ function stepOf(all: Tensor, step: number): Tensor {
   };
 }
 
-/** The batch that losses are of. */
-export function batchOf(expected: Expected): LabelledBatch {
-  return {
-    inputIds: expected.get("in.input_ids"),
-    attentionMask: expected.get("in.attention_mask"),
-    labels: expected.get("in.labels"),
-  };
+/** The batch that losses are of, with the noise of a step of training where its number is given. */
+export function batchOf(expected: Expected, noise?: number): LabelledBatch {
+  return inputsOf(expected, "in.", noise) as unknown as LabelledBatch;
 }
 
 async function assertClose(

@@ -11,19 +11,23 @@ import { mergeAndUnload } from "../lib/adapters/merge/merge.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";
 import { layeredBase } from "../lib/adapters/layered-base.ts";
 import { adapterOf, disableAdapters, setAdapter } from "../lib/adapters/select.ts";
-import { setAdapterStateDict } from "../lib/adapters/checkpoint/state-dict.ts";
+import { getAdapterStateDict, setAdapterStateDict } from "../lib/adapters/checkpoint/state-dict.ts";
 import type { Device } from "../lib/device/device.ts";
 import { GraftError, UnsupportedError } from "../lib/errors.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
 import { methodOf } from "../lib/methods/mod.ts";
+import { toFloat32 } from "../lib/tensor/convert.ts";
+import { train } from "../lib/training/train.ts";
 import { goldenBase } from "./adapters/bases.ts";
 import { testOnceOnWebGpu } from "./devices.ts";
 import {
   assertLogits,
   batchOf,
   type CaseRecord,
+  type Expected,
   expectedGradients,
   expectedOf,
+  fileKey,
   type GoldenCase,
   goldenCases,
   mergedName,
@@ -78,7 +82,7 @@ for (const golden of goldenCases) {
 
     // The gradients and losses of a converted adapter are those of what it was made from.
     if (record.converted) return;
-    const batch = batchOf(expected);
+    const batch = batchOf(expected, record.mode && 0);
     const { grads } = await differentiate(model, batch);
     const wanted = await expectedGradients(model, expected);
     assertEquals([...grads.keys()].sort(), [...wanted.keys()].sort());
@@ -89,12 +93,37 @@ for (const golden of goldenCases) {
     }
 
     const losses = record.losses_as_one_parameter ?? record.losses!;
-    const got = await adamLosses(model, batch, { ...record.optimizer!, steps: losses.length });
+    const got = record.mode
+      ? await trainedLosses(model, expected)
+      : await adamLosses(model, batch, { ...record.optimizer!, steps: losses.length });
     losses.forEach((loss, i) => {
       const far = Math.abs(got[i] - loss) / loss;
       assert(far < LOSSES, `loss ${i}: ${got[i]} instead of ${loss} (${far})`);
     });
   });
+}
+
+/** Losses of a whole training in training mode, and what it leaves of state. */
+async function trainedLosses(model: PeftModel, expected: Expected): Promise<readonly number[]> {
+  const { losses, optimizer } = expected.record;
+  const { history, model: trained } = await train(
+    model,
+    losses!.map((_, step) => batchOf(expected, step)),
+    {
+      learningRate: optimizer!.lr,
+      weightDecay: optimizer!.weight_decay,
+      steps: losses!.length,
+      dropout: false,
+    },
+  );
+  const after = getAdapterStateDict(trained);
+  for (const name of expected.names()) {
+    if (!name.startsWith("after.")) continue;
+    const key = fileKey(name.slice("after.".length));
+    const [got, want] = [await toFloat32(after.get(key)!), await toFloat32(expected.get(name))];
+    assert(apart(got, want) < GRADIENTS, `${key} after training: ${apart(got, want)}`);
+  }
+  return history.map(({ loss }) => loss);
 }
 
 for (const golden of goldenCases) {

@@ -25,8 +25,7 @@ export interface Step {
 
 /** One step's loss and gradients by leaf, without dropout. */
 export async function differentiate(model: PeftModel, batch: LabelledBatch): Promise<Step> {
-  const { inputIds, attentionMask, labels } = batch;
-  const { loss, gradients } = await computeGradients(model, { inputIds, attentionMask, labels });
+  const { loss, gradients } = await computeGradients(model, batch);
   const grads = new Map<string, Float32Array>();
   for (const [name, gradient] of gradients) grads.set(name, await toFloat32(gradient));
   return { loss, grads };

@@ -5,7 +5,15 @@
  */
 import type { PeftConfig } from "../methods/config.ts";
 import type { CachePrefix, SiteTrace } from "../methods/method.ts";
-import { type DeltaRule, ruleAt, runRule, scaled, type SiteRule } from "../methods/site-rule.ts";
+import {
+  type DeltaRule,
+  mergeRule,
+  ruleAt,
+  runRule,
+  scaled,
+  type SiteRule,
+  type SiteValues,
+} from "../methods/site-rule.ts";
 import { withRows } from "../methods/token-rows.ts";
 import type {
   Adaptation,
@@ -14,8 +22,8 @@ import type {
   ParameterSource,
 } from "../model/forward-pass.ts";
 import { parameterOf, resolveTied, siteAt } from "../model/model-graph.ts";
-import type { Site } from "../model/site.ts";
-import type { LowRank } from "../model/weight.ts";
+import { type Site, weightName } from "../model/site.ts";
+import { dense, type LowRank } from "../model/weight.ts";
 import { equal } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { input } from "../ops/input.ts";
@@ -95,29 +103,41 @@ function runSite(
   site: Site,
   of: { readonly x: Value; readonly active: readonly Participant[] },
 ): Value {
-  type Run = (x: Value) => Value;
+  interface Layer {
+    run(x: Value): Value;
+    values(): SiteValues;
+  }
   const stages = inputOrder(site, of.active).map((one) => stageOf(pass, site, { ...of, one }));
-  const run = stages.filter((stage) => stage !== undefined).reduce<Run>(
-    (before, stage, position) => (x) => {
-      const { model, adapter, trace, rule, tokens } = stage;
-      let result = before(x);
-      if (rule) {
-        const rounded = roundedInput(x, { model, adapter, site });
-        const isFirst = position === 0 && rounded === x;
-        result = runRule(rule, trace, {
-          x: rounded,
-          result,
-          base: before,
-          ...(isFirst && { changed: (delta: Value) => pass.base(site, x, delta) }),
-        });
-      }
-      if (!tokens) return result;
-      const rows = traceRows(pass, tokens, stage), { indices } = tokens.place;
-      return withRows(trace, { x, result }, { rows, indices });
-    },
-    (x) => pass.base(site, x),
-  );
-  return run(of.x);
+  const around = (before: Layer, stage: Stage, position: number): Layer => {
+    const { model, adapter, trace, rule, tokens } = stage;
+    return {
+      run(x) {
+        let result = before.run(x);
+        if (rule) {
+          const rounded = roundedInput(x, { model, adapter, site });
+          const isFirst = position === 0 && rounded === x;
+          result = runRule(rule, trace, {
+            x: rounded,
+            result,
+            base: before.run,
+            weight: () => before.values().weight,
+            ...(isFirst && { changed: (delta: Value) => pass.base(site, x, delta) }),
+          });
+        }
+        if (!tokens) return result;
+        const rows = traceRows(pass, tokens, stage), { indices } = tokens.place;
+        return withRows(trace, { x, result }, { rows, indices });
+      },
+      values: () => rule ? mergeRule(rule, trace, before.values()) : before.values(),
+    };
+  };
+  return stages.filter((stage) => stage !== undefined).reduce(around, {
+    run: (x) => pass.base(site, x),
+    values: () => ({
+      weight: dense(pass.weight(weightName(site))),
+      ...(site.bias && { bias: pass.parameter(`${site.path}.bias`) }),
+    }),
+  }).run(of.x);
 }
 
 function stageOf(

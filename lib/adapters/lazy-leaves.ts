@@ -43,7 +43,7 @@ export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part
   const made = once(() => makeAll(base, options));
   const where = placeOf(base.parameters.values());
   const lazy = (rule: LeafRule, leaf: string, id: string): Tensor => ({
-    dtype: "f32",
+    dtype: rule.whole ? "i32" : "f32",
     shape: rule.shape,
     where,
     data: async () => (await made()).get(id)![leaf].data(),
@@ -101,14 +101,18 @@ function leavesOf(
 ): AdapterLeaves {
   const { start = "", tied = {}, contents } = of;
   const leaves = Object.entries(rules).map(([leaf, rule]): [string, AdapterLeaf] => {
-    const { shape, kind = "trained", accepts, idleKey, saved } = rule, tie = tied[leaf];
+    const { shape, shares, accepts, idleKeys, saved, takenOut, whole } = rule;
+    const kind = shares ? "fixed" : rule.kind ?? "trained";
     const { key = kind === "fixed" ? null : leaf } = rule;
+    const tie = shares ? { path: "shared", leaf: shares, asIs: true } : tied[leaf];
     return [leaf, {
       kind,
       shape,
       accepts,
-      idleKey,
+      idleKeys,
       saved,
+      takenOut,
+      whole,
       key: key === null ? null : start + key,
       ...(tie
         ? { tie: { part: tie.path, leaf: tie.leaf, transposed: !tie.asIs } }
@@ -135,17 +139,17 @@ async function makeAll(
   const make = async (rules: Rules, weight: () => Promise<Float32Array>) => {
     const made: Record<string, Tensor> = {};
     for (const [leaf, rule] of Object.entries(rules)) {
-      if (rule.kind === "derived") continue;
+      if (rule.kind === "derived" || rule.shares) continue;
       const contents = await rule.init?.({ random, weight, tokenize, calibration });
       made[leaf] = checkedLeaf(contents, { leaf, shape: rule.shape, config, verb: "made" });
     }
     return made;
   };
-  const all = new Map<string, Made>();
-  const shared = method.leaves.adapter?.(placeOfAdapter(model, plan)) ?? {};
+  const all = new Map<string, Made>(), place = placeOfAdapter(model, plan);
+  const shared = method.leaves.adapter?.(place) ?? {};
   all.set("shared", await make(shared, () => Promise.reject(new TypeError("No site, no weight."))));
   for (const { site, tied } of sites) {
-    const rules = method.leaves.site?.({ config, model, site }) ?? {};
+    const rules = method.leaves.site?.({ ...place, site }) ?? {};
     const fresh = Object.entries(rules).filter(([leaf]) => !tied[leaf]?.asIs);
     const own = await make(Object.fromEntries(fresh), () => weightOutIn(model, site));
     all.set(site.path, own);

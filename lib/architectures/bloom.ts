@@ -5,7 +5,7 @@
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
 import { alibi, alibiSlopes } from "./alibi.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader } from "./config-reader.ts";
 import { gpt2 } from "./gpt2.ts";
 import { GPT2_FIELDS, readTransformer } from "./read-transformer.ts";

@@ -14,7 +14,7 @@ import type {
 } from "../model/architecture.ts";
 import type { Layer, Modules } from "../model/modules.ts";
 import { iota } from "../ops/iota.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { BERT_BUFFERS, BERT_NAMES } from "./bert.ts";
 import { configReader } from "./config-reader.ts";
 import { readDistances, words } from "./deberta-distances.ts";

@@ -8,7 +8,7 @@ import type { Modules } from "../model/modules.ts";
 import { mul } from "../ops/elementwise.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
-import type { Activation } from "./activations.ts";
+import type { Activation } from "../ops/activations.ts";
 import { declared } from "./roles.ts";
 
 /** Names of its modules, in torch's order. */

@@ -6,7 +6,7 @@
  */
 import { ConfigError } from "../errors.ts";
 import type { ModelConfig } from "../model/architecture.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader, EPSILON } from "./config-reader.ts";
 import { ropeConfig } from "./rope-config.ts";
 import type { LayerNames } from "./transformer-layer.ts";

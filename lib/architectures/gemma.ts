@@ -4,7 +4,7 @@
  * @module
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader } from "./config-reader.ts";
 import { type DecoderKind, decoderRules, readDecoder } from "./gated-decoder.ts";
 import { languageHead, lastTokenHead, tokenScoreHead } from "./heads.ts";

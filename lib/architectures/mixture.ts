@@ -34,7 +34,7 @@ import { sliceAxis } from "../ops/slice.ts";
 import { softmax } from "../ops/softmax.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
-import type { Activation } from "./activations.ts";
+import type { Activation } from "../ops/activations.ts";
 import { configReader, RATE } from "./config-reader.ts";
 import { type FeedForward, feedForward, type Route } from "./feed-forward.ts";
 import type { Transformer } from "./transformer.ts";

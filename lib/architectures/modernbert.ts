@@ -11,7 +11,7 @@ import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { select } from "../ops/select.ts";
 import type { Value } from "../ops/value.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
 import { classes, splitBounds } from "./heads.ts";
 import { readTransformer } from "./read-transformer.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { alibi, alibiSlopes } from "./alibi.ts";
 import { configReader, fieldsOf } from "./config-reader.ts";
 import { gpt2 } from "./gpt2.ts";

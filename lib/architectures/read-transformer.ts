@@ -4,7 +4,7 @@
  * @module
  */
 import type { ModelConfig } from "../model/architecture.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader, EPSILON, headSizeOf } from "./config-reader.ts";
 import type { Transformer } from "./transformer.ts";
 

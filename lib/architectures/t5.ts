@@ -6,7 +6,7 @@
  * @module
  */
 import type { Architecture, ModelConfig } from "../model/architecture.ts";
-import { type Activation, ACTIVATIONS } from "./activations.ts";
+import { type Activation, ACTIVATIONS } from "../ops/activations.ts";
 import { configReader, EPSILON } from "./config-reader.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
 import { endTokenHead } from "./end-token-head.ts";

@@ -6,7 +6,7 @@
 import type { Architecture, Body, Head, ModelConfig } from "../model/architecture.ts";
 import type { Modules } from "../model/modules.ts";
 import { add } from "../ops/elementwise.ts";
-import { ACTIVATIONS } from "./activations.ts";
+import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader } from "./config-reader.ts";
 import { classes } from "./heads.ts";
 import { type Patches, patchLayer, patchRows, readPatches } from "./patches.ts";

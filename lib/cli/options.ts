@@ -136,7 +136,8 @@ export function withAdapter(
 ): Promise<PeftModel> {
   return loadAdapter(model, folder, {
     ...options,
-    onReport({ vocabulary: { base, adapter } }) {
+    onReport({ notes, vocabulary: { base, adapter } }) {
+      for (const note of notes) context.err(`${folder}: ${note}\n`);
       if (base === adapter) return;
       context.err(
         `${folder} was trained with ${count(adapter)} tokens: the base, which has ${

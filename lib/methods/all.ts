@@ -5,12 +5,16 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./delora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
+export * from "./miss.ts";
 export * from "./oft.ts";
+export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./randlora.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vera.ts";

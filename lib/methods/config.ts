@@ -94,6 +94,8 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
    * `adapter_config.json`, with the values that say what their absence does. They are left out.
    */
   readonly retired?: Readonly<Record<string, readonly unknown[]>>;
+  /** Names that the method had in files of older releases of PEFT, by `peft_type`. */
+  readonly formerly?: Readonly<Record<string, FormerName>>;
   /** Fills in what depends on other fields. */
   complete?(config: C): C;
   /** Checks what no single field can tell. Throws `ConfigError` or `UnsupportedError`. */
@@ -132,6 +134,16 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   readonly isIdentityAtInit?: boolean;
   /** What has no default and must be set before an adapter can be made: values for examples and tests. */
   readonly example?: Partial<C>;
+}
+
+/** How files say what they say now under a name that a method had before. */
+export interface FormerName {
+  /** The last release of PEFT that had it. */
+  readonly until: string;
+  /** What the names of its leaves started with. */
+  readonly prefix: string;
+  /** The fields of a config, of a file or as they are here, as they are now. */
+  fields?(config: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
 }
 
 /** What a method gets to check what leaves are to begin with. */

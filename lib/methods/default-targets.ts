@@ -54,6 +54,26 @@ export const ATTENTION_TARGETS: Readonly<Record<string, readonly string[]>> = {
   "xlm-roberta": QUERY_VALUE,
 };
 
+/** What VeRA adapts by default. */
+export const VERA_TARGETS: Readonly<Record<string, readonly string[]>> = {
+  ...ATTENTION_TARGETS,
+  phi: QV,
+};
+
+/** What VB-LoRA adapts by default. */
+export const VBLORA_TARGETS: Readonly<Record<string, readonly string[]>> = {
+  ...Object.fromEntries(
+    ["gpt2", "bloom", "gptj", "gpt_neox", "gpt_neo", "llama", "llama4", "bert", "roberta"]
+      .concat(["gpt_bigcode", "deberta", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"])
+      .concat(["nemotron_h"]).map((type) => [type, ATTENTION_TARGETS[type]]),
+  ),
+  t5: ["q", "k", "v", "o", "wi", "wo"],
+  mt5: ["q", "k", "v", "o", "wi_0", "wi_1", "wo"],
+  bart: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+  opt: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+  "deberta-v2": ["query_proj", "key_proj", "value_proj", "dense"],
+};
+
 const QVD: readonly string[] = [...QV, "down_proj"];
 const KVD: readonly string[] = ["k_proj", "v_proj", "down_proj"];
 const FUSED_OUT: readonly string[] = [...FUSED, "dense_4h_to_h"];

@@ -8,6 +8,7 @@ import type { ForwardPass } from "../model/forward-pass.ts";
 import type { ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import type { Value } from "../ops/value.ts";
+import type { ScalarType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Calibration } from "./calibration.ts";
 import type { CombineRule } from "./combine.ts";
@@ -21,9 +22,10 @@ export type Leaves = Readonly<Record<string, Tensor>>;
 
 /**
  * What becomes of a leaf: it is trained and saved; it is fixed, and follows from the base and the
- * config; or it is saved in the place of others, from which it is computed, and cannot be read back.
+ * config; it is state, which passes of training change (`ForwardPass.update`), and saved; or it is
+ * saved in the place of others, from which it is computed, and cannot be read back.
  */
-export type LeafKind = "trained" | "fixed" | "derived";
+export type LeafKind = "trained" | "fixed" | "state" | "derived";
 
 /** One leaf as a method declares it. */
 export interface LeafRule {
@@ -33,12 +35,24 @@ export interface LeafRule {
   readonly kind?: LeafKind;
   /**
    * What it is called in files: the end of its key, after the module path, or the whole key where it
-   * belongs to no site. Its own name by default; `null` where files do not hold it and it is made
-   * again. Fixed leaves of sites are never in files.
+   * belongs to no site. Its own name by default; `null`, the default of fixed leaves, where files do
+   * not hold it and it is made again.
    */
   readonly key?: string | null;
-  /** Whole key of what files may hold although the leaf is made again. */
-  readonly idleKey?: string;
+  /**
+   * The leaf of the adapter as a whole that stands here, such as a vector that a group of sites
+   * trains together. It is that leaf and no other: files hold it again where it has a key.
+   */
+  readonly shares?: string;
+  /**
+   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, and what all of them are
+   * below.
+   */
+  readonly whole?: { readonly stored: ScalarType; readonly below: number };
+  /** Whether it is a part of the base's weight, without which the site goes on. */
+  readonly takenOut?: true;
+  /** Whole keys of what files may hold beside it, or although it is made again. */
+  readonly idleKeys?: RegExp;
   /** Whether a file's tensor of another shape can stand for it. */
   accepts?(found: readonly number[]): boolean;
   /**
@@ -92,6 +106,8 @@ export interface SitePlace<C extends PeftConfig> {
   readonly model: ModelGraph;
   /** The site. */
   readonly site: Site;
+  /** All sites that the adapter takes part at, in order of execution. */
+  readonly sites: readonly Site[];
 }
 
 /** The leaves that a method's adapters have. */
@@ -108,7 +124,7 @@ export interface AdapterTrace<C extends PeftConfig> {
   readonly pass: ForwardPass;
   /** The adapter's config, complete. */
   readonly config: C;
-  /** Leaves of the adapter as a whole as values, in f32. */
+  /** Leaves of the adapter as a whole as values, in f32; whole numbers in `i32`. */
   readonly shared: Readonly<Record<string, Value>>;
 }
 
@@ -116,7 +132,7 @@ export interface AdapterTrace<C extends PeftConfig> {
 export interface SiteTrace<C extends PeftConfig> extends AdapterTrace<C> {
   /** The site. */
   readonly site: Site;
-  /** Leaves of the site as values, in f32. */
+  /** Leaves of the site as values, in f32; whole numbers in `i32`. */
   readonly leaves: Readonly<Record<string, Value>>;
   /**
    * Factor on the adapter's own scaling: 1, or f32 [1] where the caller asked for another, so that

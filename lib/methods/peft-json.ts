@@ -8,14 +8,21 @@ import {
   camelCase,
   type ConfigSchema,
   type FieldType,
+  type FormerName,
   jsonName,
   parseConfig,
   type PeftConfig,
-  snakeCase,
   unknownFields,
 } from "./config.ts";
 import { checkOptions, type OptionRules, show } from "../options.ts";
-import { defaultMethods, methodOf, REGISTRY, type RegistryOptions } from "./mod.ts";
+import type { PeftMethod } from "./method.ts";
+import {
+  defaultMethods,
+  methodOf,
+  type MethodRegistry,
+  REGISTRY,
+  type RegistryOptions,
+} from "./mod.ts";
 
 /** Which methods exist. */
 export type PeftJsonOptions = RegistryOptions;
@@ -55,21 +62,26 @@ export function toPeftJson(
     );
   }
   const { schema = methodOf(config.peftType, options.registry).config } = options;
-  const fields = Object.entries(schema.fields).map(([name, type]): [string, unknown, boolean] => [
-    jsonName(schema, name),
-    name === "inferenceMode"
-      ? true
-      : type.nested
-      ? renamed(config[name as keyof PeftConfig], snakeCase)
-      : config[name as keyof PeftConfig],
-    type.float === true,
-  ]);
-  const lines = fields.sort(byKey).map(([key, value, float]) =>
-    `  ${quote(key)}: ${
-      typeof value === "number" ? pythonNumber(value, float) : write(value, "  ")
-    }`
+  return writeFields(schema.fields, { ...config, inferenceMode: true }, "");
+}
+
+/** Fields as Python writes them, which tells floats from whole numbers. */
+function writeFields(fields: ConfigSchema["fields"], values: object, indent: string): string {
+  const inner = `${indent}  `;
+  const lines = Object.entries<FieldType<unknown>>(fields).map(
+    ([name, type]): [string, string] => {
+      const value = (values as Readonly<Record<string, unknown>>)[name];
+      const text = typeof value === "number"
+        ? pythonNumber(value, type.float === true)
+        : type.nested && value
+        ? writeFields(type.nested as never, value, inner)
+        : write(value, inner);
+      return [jsonName({ fields }, name), text];
+    },
   );
-  return `{\n${lines.join(",\n")}\n}`;
+  return `{\n${
+    lines.sort(byKey).map(([key, text]) => `${inner}${quote(key)}: ${text}`).join(",\n")
+  }\n${indent}}`;
 }
 
 /**
@@ -78,7 +90,8 @@ export function toPeftJson(
  * @param json The parsed file. Fields that it lacks, as those of older releases of PEFT do, take
  * their defaults. `runtime_config`, which belongs to a process and not to an adapter, is left out,
  * as in PEFT, and so are fields that old releases wrote, where they say nothing, and fields of later
- * releases that are null or false: what is off is not needed.
+ * releases that are null or false: what is off is not needed. A method under a name that it had before
+ * (BONE) becomes what it is now (MISS).
  * @throws {ConfigError} for a field that the method does not have, for an ill-typed one, and where
  * `peft_type` is missing.
  * @throws {UnsupportedError} for a method that is not registered, and for settings that are not
@@ -98,7 +111,7 @@ export function fromPeftJson(
 ): PeftConfig {
   checkOptions(options, FROM_JSON, { code: "PEFT_JSON_OPTION", of: "fromPeftJson" });
   const { registry = defaultMethods } = options;
-  const { peft_type: peftType } = json ?? {};
+  const { json: present } = presentJson(json ?? {}, registry), { peft_type: peftType } = present;
   if (typeof peftType !== "string") {
     throw new ConfigError(
       "CONFIG_PEFT_TYPE",
@@ -108,7 +121,7 @@ export function fromPeftJson(
     );
   }
   const schema: ConfigSchema = methodOf(peftType, registry).config, names = namesOf(schema);
-  const given = Object.entries(json).filter(([key, value]) =>
+  const given = Object.entries(present).filter(([key, value]) =>
     key !== "runtime_config" && !isRetired(schema, key, value) &&
     (names.has(key) || !saysNothing(value))
   );
@@ -122,6 +135,27 @@ export function fromPeftJson(
       return [name, fields[name].nested ? renamed(value, camelCase) : value];
     })),
   );
+}
+
+/** A config of a method under a name that it had before, as files say it now, and what it was. */
+export function presentJson(
+  json: Readonly<Record<string, unknown>>,
+  registry: MethodRegistry = defaultMethods,
+): {
+  readonly json: Readonly<Record<string, unknown>>;
+  readonly former?: FormerName & { readonly method: PeftMethod };
+} {
+  const { peft_type: type } = json;
+  if (typeof type !== "string" || registry.has(type)) return { json };
+  const method = [...registry.values()].find(({ config }) =>
+    Object.hasOwn(config.formerly ?? {}, type)
+  );
+  if (!method) return { json };
+  const former = method.config.formerly![type], { fields = (config) => config } = former;
+  return {
+    json: { ...fields(json), peft_type: method.config.peftType },
+    former: { ...former, method },
+  };
 }
 
 function isRetired({ retired = {} }: ConfigSchema, key: string, value: unknown): boolean {

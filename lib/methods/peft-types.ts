@@ -5,14 +5,14 @@
  */
 
 /**
- * The methods of PEFT 0.21, in its order. Which of them are here, the registry says
- * (`defaultMethods`); one from outside may have any other name.
+ * The methods of PEFT 0.21, in its order, and `BONE`, as older releases called `MISS`. Which of them
+ * are here, the registry says (`defaultMethods`); one from outside may have any other name.
  *
  * @example
  * ```ts
  * import { defaultMethods, PeftType } from "@graft/peft";
  * console.log(PeftType.LORA, defaultMethods.has(PeftType.LORA)); // LORA true
- * console.log(Object.values(PeftType).length); // 45
+ * console.log(Object.values(PeftType).length); // 46
  * ```
  */
 export const PeftType = {
@@ -43,6 +43,7 @@ export const PeftType = {
   VBLORA: "VBLORA",
   UNILORA: "UNILORA",
   CPT: "CPT",
+  BONE: "BONE",
   MISS: "MISS",
   RANDLORA: "RANDLORA",
   ROAD: "ROAD",

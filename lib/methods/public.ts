@@ -29,6 +29,7 @@ export {
   field,
   type FieldType,
   type FieldTypes,
+  type FormerName,
   parseConfig,
   type PeftConfig,
   type TargetConfig,
@@ -46,6 +47,7 @@ export {
 } from "./mod.ts";
 export { fromPeftJson, type PeftJsonOptions, toPeftJson } from "./peft-json.ts";
 export type { PromptLearningConfig } from "./prompt-config.ts";
+export type { ProjectionConfig } from "./projections.ts";
 export { PeftType, TASK_TYPES, TaskType } from "./peft-types.ts";
 export type { RefitContext, RefitRule } from "./refit.ts";
 export type {

@@ -24,6 +24,8 @@ export interface SiteCall {
   readonly result: Value;
   /** Runs the site, with the adapters before this one, on any input. */
   base(x: Value): Value;
+  /** The weight of the site, in f32 and as the layer stores it, with the adapters before this one. */
+  weight(): Value;
   /** Runs it with a change of its weight; adapters before this one leave no weight to change. */
   changed?(delta: Value): Value;
 }

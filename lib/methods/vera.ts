@@ -8,7 +8,6 @@
  *
  * @module
  */
-import { z } from "zod";
 import type { Site } from "../model/site.ts";
 import { mul } from "../ops/elementwise.ts";
 import { matmul } from "../ops/matmul.ts";
@@ -21,38 +20,18 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
-  type TargetConfig,
-  targetFields,
 } from "./config.ts";
-import { ATTENTION_TARGETS } from "./default-targets.ts";
-import type { LeafRule, PeftMethod, SiteTrace } from "./method.ts";
+import { VERA_TARGETS } from "./default-targets.ts";
+import { lowRankRule } from "./low-rank.ts";
+import type { LeafRule, PeftMethod } from "./method.ts";
+import { largest, projection, type ProjectionConfig, projectionFields } from "./projections.ts";
 import type { DeltaRule } from "./site-rule.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
-/** A VeRA config with every field, as {@link veraConfig} makes it. */
-export interface VeraConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      "targetModules" | "modulesToSave" | "fanInFanOut" | "layersToTransform" | "layersPattern"
-    >
-  > {
+/** A VeRA config with every field, as {@link veraConfig} makes it: r is 256 by default. */
+export interface VeraConfig extends ProjectionConfig {
   /** `"VERA"`. */
   readonly peftType: "VERA";
-  /**
-   * Rank: inner dimension of the shared projections. 256 by default; choose it larger than for
-   * LoRA, as a site trains only `r` and its output features.
-   */
-  readonly r: number;
-  /** Seed of the random numbers that the projections consist of. 0 by default. */
-  readonly projectionPrngKey: number;
-  /**
-   * Whether the projections are saved (default), or made again from `projectionPrngKey` when the
-   * adapter is loaded.
-   */
-  readonly saveProjection: boolean;
   /**
    * Probability with which an input feature is dropped before the projections in training, from 0
    * up to, but not including, 1. 0 by default.
@@ -65,33 +44,18 @@ export interface VeraConfig extends
    * of the adapted modules.
    */
   readonly bias: "none" | "all" | "vera_only";
-  /**
-   * Whether the adapter starts by changing nothing (default). With `false`, `vera_lambda_d` is
-   * normal random and `vera_lambda_b` is 1, for tests.
-   */
-  readonly initWeights: boolean;
 }
-
-const { targetModules, modulesToSave, layersToTransform, layersPattern } = targetFields();
 
 const schema: ConfigSchema<VeraConfig> = {
   peftType: "VERA",
-  targets: { ...ATTENTION_TARGETS, phi: ["q_proj", "v_proj"] },
+  targets: VERA_TARGETS,
   isIdentityAtInit: true,
   fields: {
     ...commonFields("VERA"),
-    r: field.integer(256, 1),
-    targetModules,
-    projectionPrngKey: z.int().default(0).describe("a whole number"),
-    saveProjection: field.boolean(true),
+    ...projectionFields(256),
     veraDropout: field.probability(0),
     dInitial: field.float(0.1),
-    fanInFanOut: field.boolean(false),
     bias: field.choice("none", ["none", "all", "vera_only"]),
-    modulesToSave,
-    initWeights: field.boolean(true),
-    layersToTransform,
-    layersPattern,
   },
   // PEFT lets layersToTransform pass with an expression for targetModules, and does not look at it.
   check: checkLayersPattern,
@@ -118,19 +82,19 @@ export function veraConfig(config: Partial<VeraConfig> = {}): VeraConfig {
 }
 
 const rule: DeltaRule<VeraConfig> = {
-  delta(trace) {
-    const { a, b } = projectionsAt(trace), { leaves } = trace;
-    const left = mul(b, reshape(leaves.vera_lambda_b, [-1, 1]));
-    const right = mul(a, reshape(leaves.vera_lambda_d, [-1, 1]));
-    return trace.site.kind === "conv1d"
-      ? matmul(right, left, { transposeA: true, transposeB: true })
-      : matmul(left, right);
-  },
-  dropout: ({ veraDropout }) => veraDropout,
+  ...lowRankRule(
+    (trace) => {
+      const { a, b } = projectionsAt(trace, trace.shared.vera_A, trace.shared.vera_B);
+      const { vera_lambda_b, vera_lambda_d } = trace.leaves;
+      return { left: mul(b, column(vera_lambda_b)), right: mul(a, column(vera_lambda_d)) };
+    },
+    ({ veraDropout }) => veraDropout,
+  ),
   apply(trace, x) {
-    const { a, b } = projectionsAt(trace), { leaves } = trace;
-    const inner = mul(matmul(x, a, { transposeB: true }), leaves.vera_lambda_d);
-    return mul(matmul(inner, b, { transposeB: true }), leaves.vera_lambda_b);
+    const { a, b } = projectionsAt(trace, trace.shared.vera_A, trace.shared.vera_B);
+    const { vera_lambda_b, vera_lambda_d } = trace.leaves;
+    const inner = mul(matmul(x, a, { transposeB: true }), vera_lambda_d);
+    return mul(matmul(inner, b, { transposeB: true }), vera_lambda_b);
   },
 };
 
@@ -140,68 +104,81 @@ export const vera: PeftMethod<VeraConfig> = {
   prefix: "vera_lambda_",
   config: schema,
   leaves: {
-    site({ config: { r, initWeights, dInitial }, site: { outFeatures } }) {
-      return {
-        vera_lambda_b: {
-          shape: [outFeatures],
-          init: () => new Float32Array(outFeatures).fill(initWeights ? 0 : 1),
-        },
-        vera_lambda_d: {
-          shape: [r],
-          init({ random }) {
-            // PEFT draws them also where it then sets them to a constant.
-            const drawn = random.normal(r);
-            return initWeights ? drawn.fill(dInitial) : drawn;
-          },
-        },
-      };
-    },
-    adapter: ({ config, sites }) => projections(config, sites),
+    site: ({ config, site }) => lambdas("vera", config, { b: site.outFeatures, d: config.r }),
+    adapter: ({ config, sites }) => uniformProjections("vera", config, { sites, rows: config.r }),
   },
   sites: () => ({ linear: rule, conv1d: rule }),
 };
 
-/**
- * Uniform random numbers from the key's own stream, with the variance that keeps signals as they
- * are before a rectifier (He et al., 2015, arXiv:1502.01852).
- */
-function projections(
-  { r, projectionPrngKey, saveProjection }: VeraConfig,
-  sites: readonly Site[],
+/** A vector as a column, which scales the rows of a matrix. */
+export function column(x: Value): Value {
+  return reshape(x, [-1, 1]);
+}
+
+/** The trained vectors of a layer, `<name>_lambda_b` and `<name>_lambda_d`, of these lengths. */
+export function lambdas(
+  name: string,
+  { initWeights, dInitial }: Pick<VeraConfig, "initWeights" | "dInitial">,
+  { b, d }: { readonly b: number; readonly d: number },
 ): Readonly<Record<string, LeafRule>> {
-  const random = createTorchRandom(projectionPrngKey);
-  const largest = (size: "inFeatures" | "outFeatures") =>
-    Math.max(0, ...sites.map((site) => site[size]));
-  const rule = (
-    name: string,
-    shape: readonly [number, number],
-    accepts: LeafRule["accepts"],
-  ): LeafRule => ({
-    shape,
-    kind: "fixed",
-    accepts,
-    ...(saveProjection
-      ? { key: `base_model.${name}` }
-      : { key: null, idleKey: `base_model.${name}` }),
-    init() {
-      const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(shape[1]));
-      return random.uniform(shape[0] * shape[1], { low: -bound, high: bound });
-    },
-  });
-  const inputs = largest("inFeatures"), outputs = largest("outFeatures");
-  // A second adapter's file holds the projections of the first, which may be larger.
   return {
-    vera_A: rule("vera_A", [r, inputs], ([m, n]) => m === r && n >= inputs),
-    vera_B: rule("vera_B", [outputs, r], ([m, n]) => m >= outputs && n === r),
+    [`${name}_lambda_b`]: {
+      shape: [b],
+      init: () => new Float32Array(b).fill(initWeights ? 0 : 1),
+    },
+    [`${name}_lambda_d`]: {
+      shape: [d],
+      init({ random }) {
+        // PEFT draws them also where it then sets them to a constant.
+        const drawn = random.normal(d);
+        return initWeights ? drawn.fill(dInitial) : drawn;
+      },
+    },
   };
 }
 
-/** What a site uses of the projections: A [r, in] and B [out, r]. */
-function projectionsAt(
-  { site, shared }: SiteTrace<VeraConfig>,
+/**
+ * The projections `<name>_A` [rows, in] and `<name>_B` [out, r]: uniform random numbers from the key's
+ * own stream, with the variance that keeps signals as they are before a rectifier (He et al., 2015,
+ * arXiv:1502.01852).
+ */
+export function uniformProjections(
+  name: string,
+  config: ProjectionConfig,
+  { sites, rows }: { readonly sites: readonly Site[]; readonly rows: number },
+): Readonly<Record<string, LeafRule>> {
+  const random = createTorchRandom(config.projectionPrngKey), { r } = config;
+  const inputs = largest(sites, (site) => site.inFeatures);
+  const outputs = largest(sites, (site) => site.outFeatures);
+  const rule = (
+    leaf: string,
+    shape: readonly [number, number],
+    accepts: LeafRule["accepts"],
+  ): Readonly<Record<string, LeafRule>> => ({
+    [leaf]: projection(leaf, config, {
+      shape,
+      accepts,
+      init() {
+        const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(shape[1]));
+        return random.uniform(shape[0] * shape[1], { low: -bound, high: bound });
+      },
+    }),
+  });
+  // A second adapter's file holds the projections of the first, which may be larger.
+  return {
+    ...rule(`${name}_A`, [rows, inputs], ([m, n]) => m === rows && n >= inputs),
+    ...rule(`${name}_B`, [outputs, r], ([m, n]) => m >= outputs && n === r),
+  };
+}
+
+/** What a site uses of projections: A [rows, in] and B [out, r]. */
+export function projectionsAt(
+  { site }: { readonly site: Site },
+  a: Value,
+  b: Value,
 ): { readonly a: Value; readonly b: Value } {
   return {
-    a: sliceAxis(shared.vera_A, { axis: 1, start: 0, size: site.inFeatures }),
-    b: sliceAxis(shared.vera_B, { axis: 0, start: 0, size: site.outFeatures }),
+    a: sliceAxis(a, { axis: 1, start: 0, size: site.inFeatures }),
+    b: sliceAxis(b, { axis: 0, start: 0, size: site.outFeatures }),
   };
 }

@@ -51,10 +51,14 @@ export interface ArchitecturePass {
   /** Adds a number, shape [], to the loss of a batch that is trained on. */
   penalize(x: Value): void;
   /**
-   * Random numbers from 0 up to 1 in a training pass, or those that the batch brings as
-   * `noise.<name>`.
+   * Random numbers in a training pass, from 0 up to 1 or normal ones, or those that the batch brings
+   * as `noise.<name>`.
    */
-  noise(name: string, shape: readonly number[]): Value;
+  noise(
+    name: string,
+    shape: readonly number[],
+    distribution?: "uniform" | "normal",
+  ): Value;
   /**
    * Of the last hidden state [B, T, D] those rows that logits are wanted for, [B, R, D]; a language
    * model calls it right before its head.

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { add, mul } from "../ops/elementwise.ts";
+import { add, cos, log, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
@@ -15,7 +15,7 @@ import { uniform } from "../ops/uniform.ts";
 import { reshape } from "../ops/reshape.ts";
 import { rmsNorm } from "../ops/rms-norm.ts";
 import type { Graph, Value } from "../ops/value.ts";
-import { isBlockType, type ScalarType } from "../tensor/dtype.ts";
+import { isBlockType, isFloating, type ScalarType } from "../tensor/dtype.ts";
 import { quantizedParts } from "../tensor/quantized-parts.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
@@ -104,8 +104,12 @@ export interface ForwardPass extends ArchitecturePass {
   parameter(name: string): Value;
   /** What is being trained, as far as the pass came across it. */
   readonly trained: ReadonlySet<Value>;
-  /** An adapter's leaf (f32) under a name that is unique in this pass. */
+  /** An adapter's leaf under a name that is unique in this pass: f32, whole numbers i32. */
   leaf(name: string, tensor: Tensor): Value;
+  /** Says what a leaf that is state becomes by this pass, if it is one of training. */
+  update(leaf: Value, next: Value): void;
+  /** What {@link update} was given, by the names of leaves. */
+  readonly updates: ReadonlyMap<string, Value>;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
   /** What {@link ArchitecturePass.penalize} was given. */
@@ -125,6 +129,7 @@ export function createForwardPass(
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
   const boundaries: Value[] = [], penalties: Value[] = [];
+  const leaves = new Map<Value, string>(), updates = new Map<string, Value>();
   const trained = new Set<Value>();
   let streams = 0;
 
@@ -165,10 +170,11 @@ export function createForwardPass(
   }
 
   function leaf(name: string, tensor: Tensor): Value {
-    const trained = beingTrained(name);
-    if (trained) return trained;
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    return cast(bind(name, tensor, { shape: tensor.shape, dtype, role: "data" }), "f32");
+    const own = () => bind(name, tensor, { shape: tensor.shape, dtype, role: "data" });
+    const value = beingTrained(name) ?? cast(own(), isFloating(tensor.dtype) ? "f32" : "i32");
+    leaves.set(value, name);
+    return value;
   }
 
   function viewWith(source: ParameterSource | undefined): Views {
@@ -247,6 +253,8 @@ export function createForwardPass(
     embedded: (rows) => atStart && options.adaptation?.embeds?.(pass, rows) || rows,
     encoded: (run) => atStart ? run() : undefined,
     leaf,
+    update: (leaf, next) => void updates.set(leaves.get(leaf)!, next),
+    updates,
     boundary(x) {
       boundaries.push(x);
       return x;
@@ -274,10 +282,15 @@ export function createForwardPass(
       const { seed, firstRow } = options;
       return mul(x, dropoutMask(graph, x.shape, { seed, rate, stream: streams++, firstRow }));
     },
-    noise(name, shape) {
-      if (options.noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
-      if (!options.seed) throw new TypeError("Only training draws random numbers.");
-      return uniform(graph, shape, { seed: options.seed, stream: streams++ });
+    noise(name, shape, distribution = "uniform") {
+      const { noise, seed } = options;
+      if (noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
+      if (!seed) throw new TypeError("Only training draws random numbers.");
+      const draw = () => uniform(graph, shape, { seed, stream: streams++ });
+      if (distribution === "uniform") return draw();
+      // Box and Muller, 1958.
+      const radius = sqrt(mul(log(sub(1, draw())), -2));
+      return mul(radius, cos(mul(draw(), 2 * Math.PI)));
     },
     headRows(h) {
       const { logitRows } = options;

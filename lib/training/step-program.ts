@@ -11,11 +11,12 @@ import type { TrainingRule } from "../adapters/training-rule.ts";
 import type { RuleTrace } from "../methods/training-rule.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
-import { add, div, min, mul, sqrt } from "../ops/elementwise.ts";
+import { add, div, equal, min, mul, sqrt } from "../ops/elementwise.ts";
 import { constant } from "../ops/constant.ts";
 import { input } from "../ops/input.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
+import { select } from "../ops/select.ts";
 import type { Graph, Value } from "../ops/value.ts";
 import { checkpoint, expensiveValues } from "../program/checkpoint.ts";
 import { gradients } from "../program/grad.ts";
@@ -67,6 +68,7 @@ export interface StepShape {
  */
 export function traceStep(model: AnyModel, options: StepOptions & StepShape): TracedModel {
   const { prepared, objective, packing, kind, rules = [] } = options;
+  const carriers = rules.filter(({ carries }) => carries);
   let forward: ForwardPass | undefined;
   let updates: Readonly<Record<string, string>> = {};
   const traced = traceModel(model, {
@@ -74,7 +76,9 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
     dropout: options.dropout === true && kind !== "evaluate",
     trained: (graph, name) => {
       const leaf = packing.leaves.get(name);
-      return leaf && leafOf(parametersOf(graph, { packing, rules }).get(leaf.group)!, leaf);
+      return leaf
+        ? leafOf(parametersOf(graph, { packing, rules }).get(leaf.group)!, leaf)
+        : carriers.map((rule) => traceOf(graph, rule).state[name]).find((state) => state);
     },
     outputs: (pass, values) => {
       forward = pass;
@@ -98,11 +102,12 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       const step = kind === "accumulate"
         ? { state: accumulate(graph, packing, joinLeaves(packing, parts)) }
         : traceUpdate(graph, { ...options, traces, gradients: joinLeaves(packing, parts) });
-      updates = Object.fromEntries([...step.state.keys()].map((name) => [name, `next.${name}`]));
+      const state = new Map([...step.state, ...carried(pass, carriers)]);
+      updates = Object.fromEntries([...state.keys()].map((name) => [name, `next.${name}`]));
       return {
         loss,
         ..."norm" in step && { gradientNorm: step.norm },
-        ...named(step.state, (name) => `next.${name}`),
+        ...named(state, (name) => `next.${name}`),
       };
     },
   });
@@ -114,6 +119,20 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
     ? forward!.boundaries
     : [...forward!.boundaries, ...expensiveValues(program)];
   return { ...traced, program: checkpoint(program, { of: "loss", keep }) };
+}
+
+/** What a pass makes of the leaves that are state. */
+function carried(
+  pass: ForwardPass,
+  carriers: readonly TrainingRule[],
+): readonly (readonly [string, Value])[] {
+  return carriers.flatMap((rule) =>
+    Object.entries(traceOf(pass.graph, rule).state).flatMap(([name, old]) => {
+      const next = pass.updates.get(name);
+      // Programs read what they write.
+      return next ? [[ruleName(rule, name), select(equal(old, old), next, old)] as const] : [];
+    })
+  );
 }
 
 function checkOutputs({ name, outputs }: Objective, found: Values): void {
@@ -247,7 +266,7 @@ function vectorOf(graph: Graph, packing: Packing, part: string): Vectors<Value> 
 function traceOf(
   graph: Graph,
   rule: TrainingRule,
-  leaves: ReadonlyMap<string, Value>,
+  leaves: ReadonlyMap<string, Value> = new Map(),
 ): RuleTrace {
   const inputs: Record<string, Value> = {}, state: Record<string, Value> = {};
   for (const [name, { shape, dtype }] of Object.entries(rule.inputs ?? {})) {

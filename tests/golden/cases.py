@@ -31,6 +31,8 @@ class Case:
     compact: bool = False
     # Keep the leaves as they were before the random shift, and the changed base weights.
     keep_init: bool = False
+    # Train in training mode, with what is drawn at random recorded.
+    noise: bool = False
     # Convert the saved file to this dtype, as an adapter trained in half precision would be.
     file_dtype: str | None = None
     # Save as a plain LoRA by the difference to the initial state (PiSSA, OLoRA).

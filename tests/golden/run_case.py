@@ -82,17 +82,23 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def penalty(model: torch.nn.Module) -> torch.Tensor | float:
+    """What PEFT says that a training loop should add to the loss (KaSA, MonteCLoRA)."""
+    names = ("_get_kasa_loss", "_get_monteclora_loss")
+    return sum(getattr(model.base_model, name, float)() for name in names)
+
+
 def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
     """Gradients of the first step by parameter name, and the loss before each AdamW step.
 
-    The model stays in eval mode: dropout is off, everything else is as in training.
+    In eval mode dropout is off, and everything else as in training but where a method draws.
     """
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
     gradients, losses = {}, []
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = model(**right_padded_batch()).loss
+        loss = model(**right_padded_batch()).loss + penalty(model)
         loss.backward()
         if step == 0:
             gradients = {
@@ -143,6 +149,11 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
         if isinstance(values, BufferDict)
         for adapter, value in values.items()
     }
+
+
+def layer_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
+    """What the layers of an adapter hold without training it (VeLoRA's direction)."""
+    return {n: b.clone() for n, b in model.named_buffers() if is_adapter_value(model, n)}
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -294,8 +305,13 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     count, total = model.get_nb_trainable_parameters()
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}
+    model.train(case.noise)
     gradients, losses = train(model, case.weight_decay)
+    model.eval()
     expected.update(gradients)
+    if case.noise:
+        record["mode"] = "train"
+        expected.update({f"after.{name}": value for name, value in layer_buffers(model).items()})
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
@@ -359,7 +375,7 @@ def run_init(config_class: str, kind: str, settings: dict, seed: int, path: Path
     torch.manual_seed(seed)
     model = get_peft_model(base, make_config(config_class, settings))
     after = torch.rand(1).item()
-    save({**trainable(model), **shared_buffers(model)}, path)
+    save({**trainable(model), **shared_buffers(model), **layer_buffers(model)}, path)
     layer = model.base_model.tuner_layer_cls
     sites = [
         path

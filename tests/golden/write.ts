@@ -1,7 +1,8 @@
 /**
- * Writes, for every golden case of one adapter, an adapter of this library with its outputs, for verify.py to read into the real PEFT:
+ * Writes, for every golden case of one adapter, an adapter of this library with its outputs, for verify.py to read into the real PEFT;
+ * of all methods, or of those that are named:
  *
- *     deno run -A tests/golden/write.ts FOLDER && python3 tests/golden/verify.py FOLDER/*
+ *     deno run -A tests/golden/write.ts FOLDER [METHOD ...] && python3 tests/golden/verify.py FOLDER/*
  *
  * @module
  */
@@ -21,9 +22,9 @@ import { expectedOf, goldenCases, inputsOf, peftConfig, taskCases } from "../gol
 import prefixTuning from "./prefix_tuning/index.json" with { type: "json" };
 
 const SEED = 3;
-const [given] = Deno.args;
+const [given, ...methods] = Deno.args;
 if (!given) {
-  console.error("usage: deno run -A tests/golden/write.ts FOLDER");
+  console.error("usage: deno run -A tests/golden/write.ts FOLDER [METHOD ...]");
   Deno.exit(2);
 }
 using device = await openDevice("cpu");
@@ -37,7 +38,7 @@ const folder = resolve(given);
 Deno.chdir(golden);
 for (const goldenCase of [...goldenCases, ...prefixes, ...taskCases]) {
   const { kind, adapters, peftType } = goldenCase;
-  if (adapters.length) continue;
+  if (adapters.length || (methods.length && !methods.includes(peftType))) continue;
   const name = `${peftType.toLowerCase()}_${goldenCase.name}`;
   const expected = await expectedOf(goldenCase);
   const { record } = expected;

@@ -148,7 +148,7 @@ Deno.test("outputs are scaled by a column, inputs of feed-forward modules by a r
   const conv: Site = { ...LINEAR, kind: "conv1d" };
   const ops = (feedforwardModules: string[], site: Site) => {
     const config = ia3Config({ targetModules: ".*", feedforwardModules });
-    const rules = ia3.leaves.site!({ config, model: {} as ModelGraph, site });
+    const rules = ia3.leaves.site!({ config, model: {} as ModelGraph, site, sites: [site] });
     const { ia3_l: shape } = shapesOf(rules, "trained");
     const rule = ruleAt({ method: ia3, config }, site.kind)!;
     const graph = createGraph();
@@ -167,7 +167,7 @@ Deno.test("outputs are scaled by a column, inputs of feed-forward modules by a r
       assertEquals(x.shape, [6, 7]);
       return value("z", [6, 5]);
     };
-    const y = runRule(rule, trace, { x, result, base });
+    const y = runRule(rule, trace, { x, result, base, weight: () => result });
     assertEquals(y.shape, [6, 5]);
     const bias = value("b", [5]);
     const merged = mergeRule(rule, trace, {

@@ -14,8 +14,8 @@ export type LeafRules = Readonly<Record<string, LeafRule>>;
 /** Makes leaves in their order, as an adapter does, and checks that they have the shapes declared. */
 export async function makeLeaves(rules: LeafRules, from: InitSource): Promise<Leaves> {
   const made: Record<string, Tensor> = {};
-  for (const [leaf, { shape, kind, init }] of Object.entries(rules)) {
-    if (kind === "derived") continue;
+  for (const [leaf, { shape, kind, shares, init }] of Object.entries(rules)) {
+    if (kind === "derived" || shares) continue;
     const contents = await init!(from);
     if (contents instanceof Float32Array) assertEquals(contents.length, sizeOf(shape), leaf);
     else assertEquals(contents.shape, shape, leaf);

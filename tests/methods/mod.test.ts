@@ -154,7 +154,7 @@ Deno.test("PeftType and TaskType are values as well as types, in PEFT's order", 
     assert(Object.isFrozen(names));
   }
   const types = Object.values(PeftType);
-  assertEquals(types.length, 45);
+  assertEquals(types.length, 46);
   assertEquals(types.slice(0, 6), [
     "PROMPT_TUNING",
     "MULTITASK_PROMPT_TUNING",

@@ -132,7 +132,7 @@ Deno.test("the hot path is two products, two factors and one addition; a slice o
     const value = (name: string, shape: readonly number[]) =>
       input(graph, name, { shape, dtype: "f32" });
     const rates: number[] = [];
-    const rules = vera.leaves.site!({ config, model: {} as ModelGraph, site: at });
+    const rules = vera.leaves.site!({ config, model: {} as ModelGraph, site: at, sites: [at] });
     const { vera_lambda_b, vera_lambda_d } = shapesOf(rules, "trained");
     const rule = ruleAt({ method: vera, config }, at.kind)!;
     const trace = {
@@ -149,7 +149,7 @@ Deno.test("the hot path is two products, two factors and one addition; a slice o
       multiplier: scaled ? value("m", [1]) : 1,
     } as const;
     const x = value("x", [6, at.inFeatures]), result = value("y", [6, at.outFeatures]);
-    const y = runRule(rule, trace, { x, result, base: (x) => x });
+    const y = runRule(rule, trace, { x, result, base: (x) => x, weight: () => result });
     assertEquals(rates, [0.2]);
     const weight = value(
       "w",

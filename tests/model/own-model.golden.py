@@ -36,6 +36,8 @@ CASES = [
         dict(target_modules=["patch", "head", *ATTENTION], feedforward_modules=["head"]),
     ),
     ("VeraConfig", dict(r=3, target_modules=ATTENTION, projection_prng_key=5)),
+    ("PeanutConfig", dict(r=3, depth=1, act_fn="hardswish", scaling=0.6, target_modules=ATTENTION)),
+    ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -49,6 +51,9 @@ CASES = [
             orth_reg_weight=0.3,
         ),
     ),
+    ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
+    ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
+    ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),

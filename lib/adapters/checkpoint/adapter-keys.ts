@@ -82,7 +82,7 @@ export function isRemainder(key: string, adapter: Adapter): boolean {
 
 function startsFromWeight(adapter: Adapter, path: string): boolean {
   const leaves = Object.values(sitePart(adapter, path)?.leaves ?? {});
-  return leaves.some(({ kind }) => kind === "fixed");
+  return leaves.some(({ takenOut }) => takenOut);
 }
 
 /** Whether `targetModules` names an embedding in the way that makes PEFT save its weights too. */

@@ -5,6 +5,8 @@
  */
 import { FileError, UnsupportedError } from "../../errors.ts";
 import { isObject, type JsonObject } from "../../io/json.ts";
+import { type MethodRegistry, prefixOf } from "../../methods/mod.ts";
+import { presentJson } from "../../methods/peft-json.ts";
 import { show } from "../../options.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { transposed } from "../parts.ts";
@@ -103,6 +105,38 @@ const LEAVES = {
 /** Text as one word of a shell's command line. */
 export function shellWord(text: string): string {
   return /^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}
+
+/**
+ * An adapter of a method under a name that it had in older releases of PEFT, as it is now, with a note
+ * that says so.
+ */
+export function presentForm<
+  P extends { readonly config: object; readonly tensors: ReadonlyMap<string, Tensor> },
+>(
+  parts: P,
+  registry?: MethodRegistry,
+): {
+  readonly parts: P;
+  readonly renamed: readonly RenamedKey[];
+  readonly notes: readonly string[];
+} {
+  const given = parts.config as JsonObject, { json, former } = presentJson(given, registry);
+  if (!former) return { parts, renamed: [], notes: [] };
+  const { prefix, until, method } = former, old = given.peft_type, now = json.peft_type;
+  const leaf = new RegExp(`\\.${prefix}(?=\\w+(\\.default)?$)`);
+  const renamed = [...parts.tensors.keys()].map((from) => ({
+    from,
+    to: from.replace(leaf, `.${prefixOf(method)}`),
+  }));
+  const tensors = new Map([...parts.tensors.values()].map((t, i) => [renamed[i].to, t]));
+  return {
+    parts: { ...parts, config: json, tensors },
+    renamed: renamed.filter(({ from, to }) => from !== to),
+    notes: [
+      `The adapter is of the method ${old}, as PEFT called ${now} up to ${until}. It gives the outputs that it gave there, and is saved as ${now}.`,
+    ],
+  };
 }
 
 /**

@@ -18,7 +18,7 @@ import { hashBase, sameBase } from "../hash-base.ts";
 import { checkNewName, createAdapter, emptyModel, ownBase, withNewAdapter } from "../inject.ts";
 import { adapterKeys } from "./adapter-keys.ts";
 import { expertAdapter, expertConfig } from "./expert-adapter.ts";
-import { plainKeys } from "./foreign-adapter.ts";
+import { plainKeys, presentForm } from "./foreign-adapter.ts";
 import { type KeyMapping, mapKeys, type RenamedKey } from "./key-mapping.ts";
 import { type AnyModel, type PeftModel, pristineBase } from "../peft-model.ts";
 import {
@@ -35,6 +35,8 @@ import { fitVocabulary, type Vocabularies } from "./trained-vocabulary.ts";
 
 /** What is known of the base that an adapter was trained on. */
 export interface AdapterLoadReport extends LoadReport {
+  /** What else a caller should know, in words: that the adapter is of a method with a new name. */
+  readonly notes: readonly string[];
   /**
    * Whether its file records a digest of this base, of another one, or none that could be compared.
    */
@@ -116,8 +118,9 @@ export const LOAD_ADAPTER_OPTIONS: OptionRules<LoadAdapterOptions> = {
  * A model with an adapter from a file. The first adapter of a model is active; further ones join it
  * and wait for `setAdapter`, as in PEFT. Weights in 16-bit floats become f32. The tensors are read
  * at once, so the file may change afterwards, unless `lowMemory` is set. Adapters of mlx-lm are
- * converted, keys that other programs write otherwise (`lora_A.default.weight`) are renamed, and LoRAs
- * of single experts become those of the parameters that hold all of them.
+ * converted, keys that other programs write otherwise (`lora_A.default.weight`) are renamed, LoRAs
+ * of single experts become those of the parameters that hold all of them, and adapters of BONE, which
+ * PEFT no longer has, become those of MISS.
  * Where the file has an embedding or a head for more tokens than a base without other adapters has,
  * the base is resized (`resizeTokenEmbeddings`).
  *
@@ -161,10 +164,11 @@ export async function loadAdapter<T extends TaskType = TaskType>(
 /** What {@link loadAdapter} does once the adapter's files are open. */
 export async function attachAdapter(
   target: PeftModel,
-  parts: AdapterParts | AdapterFiles,
+  given: AdapterParts | AdapterFiles,
   options: LoadAdapterOptions,
 ): Promise<PeftModel> {
   const { adapterName = "default", isTrainable = false, strict = true, registry } = options;
+  const { parts, notes, renamed: former } = presentForm(given, registry);
   const { keyMapping = {}, autocastAdapterDtype = true, lowMemory = false } = options;
   const name = "folder" in parts ? parts.source : "The adapter";
   const { tensors: mapped, renamed } = mapKeys(
@@ -173,14 +177,14 @@ export async function attachAdapter(
       : parts.tensors,
     keyMapping,
   );
-  const given: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
-  const layered = ownBase(target, given, { registry });
+  const asked: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
+  const layered = ownBase(target, asked, { registry });
   const { model, tensors, vocabulary } = await fitVocabulary(layered, mapped, {
     name,
     strict,
     lowMemory,
   });
-  const origin = pristineBase(model), config = expertConfig(given, tensors, origin);
+  const origin = pristineBase(model), config = expertConfig(asked, tensors, origin);
   const both = () => describeBases(name, config, origin);
   const compared = await compareBase(origin, parts);
   // Rows that were added can be others than those that the adapter's base had.
@@ -219,7 +223,9 @@ export async function attachAdapter(
       ...report,
       base,
       vocabulary,
+      notes,
       renamed: [
+        former,
         "renamed" in parts ? parts.renamed ?? [] : [],
         renamed,
         stacked.renamed,

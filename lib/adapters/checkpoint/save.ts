@@ -8,6 +8,7 @@ import { FileError } from "../../errors.ts";
 import { pathOf } from "../../io/atomic.ts";
 import { type GroupedFile, writeFilesAtomic } from "../../io/atomic-files.ts";
 import { exists } from "../../io/locate.ts";
+import { isObject } from "../../io/json.ts";
 import { writeSafetensors } from "../../io/safetensors.ts";
 import { PEFT_VERSION, type PeftConfig } from "../../methods/config.ts";
 import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
@@ -164,14 +165,13 @@ function savedConfig(base: ModelGraph, adapter: Adapter, folder: string): PeftCo
 }
 
 /**
- * In `rankPattern` and `alphaPattern` the first key that fits counts, but the file has its keys
- * sorted. Where that would change what a module gets, the patterns become one key for each module.
+ * In patterns such as `rankPattern` the first key that fits counts, but the file has its keys sorted.
+ * Where that would change what a module gets, the patterns become one key for each module.
  */
 function withUnorderedPatterns(config: PeftConfig, paths: readonly string[]): PeftConfig {
   const fields: Record<string, unknown> = {};
-  for (const field of ["rankPattern", "alphaPattern"]) {
-    const patterns = (config as unknown as Record<string, Record<string, number>>)[field];
-    if (!patterns) continue;
+  for (const [field, patterns] of Object.entries(config)) {
+    if (!field.endsWith("Pattern") || !isObject(patterns)) continue;
     const find = (keys: readonly string[], path: string) =>
       patterns[keys.find((key) => pythonRegExp(`(.*\\.)?(${key})`).test(path)) ?? ""];
     const keys = Object.keys(patterns), sorted = [...keys].sort();

@@ -13,6 +13,7 @@ import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapte
 import { parameterKey, replacement } from "../inject.ts";
 import {
   adaptedPaths,
+  type AdapterLeaf,
   leavesOf,
   mapLeaves,
   parameterPart,
@@ -119,8 +120,9 @@ export function getAdapterStateDict(
 /** The tensor that a key stands for. */
 function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor {
   if (target.kind === "leaf") {
-    const { leaves } = adapter.parts.get(target.part)!;
-    return tensorOf(adapter, leaves[target.leaf], leaves);
+    const { leaves } = adapter.parts.get(target.part)!, leaf = leaves[target.leaf];
+    const found = tensorOf(adapter, leaf, leaves);
+    return leaf.whole ? castTensor(found, leaf.whole.stored) : found;
   }
   const part = parameterPart(adapter, target.name);
   const stored = part
@@ -172,12 +174,13 @@ export async function setAdapterStateDict(
   const { report, accepted } = compare(model, adapter, { tensors, autocast: autocastAdapterDtype });
   if (strict) checkReport(report, [...adapterKeys(pristineBase(model), adapter, false).keys()]);
   const loaded = new Map<string, Tensor>();
-  for (const key of accepted.keys()) {
-    const stored = tensors.get(key)!, { dtype } = stored;
-    const wanted = isHalf(dtype) && !autocastAdapterDtype ? stored : castTensor(stored, "f32");
+  for (const [key, target] of accepted) {
+    const stored = tensors.get(key)!, { dtype } = stored, whole = wholeOf(adapter, target);
+    const kept = isHalf(dtype) && !autocastAdapterDtype;
+    const wanted = whole ? castTensor(stored, "i32") : kept ? stored : castTensor(stored, "f32");
     // An adapter must not depend on a file that is replaced when it is saved again.
     const value = options.lowMemory ? wanted : await onHost(wanted);
-    loaded.set(key, await finite(key, value, options.lowMemory));
+    loaded.set(key, await checked(key, value, { whole, lazily: options.lowMemory }));
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return { model: withAdapter(model, changed), report };
@@ -191,7 +194,11 @@ function compare(
   const { tensors } = given;
   const required = adapterKeys(pristineBase(model), adapter, false);
   const known = new Map([...optionalKeys(pristineBase(model), adapter), ...required]);
-  const idle = new Set(leavesOf(adapter).map(({ leaf }) => leaf.idleKey));
+  const idle = new Map(
+    leavesOf(adapter).flatMap(({ leaf: { idleKeys } }) =>
+      idleKeys ? [[idleKeys.source, idleKeys]] : []
+    ),
+  );
   const accepted = new Map<string, KeyTarget>();
   const unexpected: string[] = [], ignored: string[] = [];
   const shapeMismatch: LoadReport["shapeMismatch"][number][] = [];
@@ -199,7 +206,8 @@ function compare(
   for (const [key, { shape, dtype }] of tensors) {
     const target = known.get(key);
     if (!target) {
-      const known = isCopy(key, required) || isTiedRows(key, adapter) || idle.has(key) ||
+      const known = isCopy(key, required) || isTiedRows(key, adapter) ||
+        [...idle.values()].some((keys) => keys.test(key)) ||
         isRemainder(key, adapter);
       (known ? ignored : unexpected).push(key);
       continue;
@@ -210,8 +218,9 @@ function compare(
     if (leaf?.kind === "derived") throw notReadable(key, adapter);
     const expected = leaf?.shape ?? tensorAt(model, adapter, target).shape;
     const fits = expected.join() === shape.join() || leaf?.accepts?.(shape);
-    if (!isFloating(dtype)) {
-      throw notWeights(key, `is of the type ${dtype}, which holds no weights`);
+    const wanted = leaf?.whole ? "whole numbers" : "weights";
+    if (isFloating(dtype) === !!leaf?.whole) {
+      throw notWeights(key, `is of the type ${dtype}, which holds no ${wanted}`);
     }
     if (!fits) shapeMismatch.push({ key, expected, found: shape });
     else accepted.set(key, target);
@@ -247,14 +256,18 @@ function isTiedRows(key: string, adapter: Adapter): boolean {
 }
 
 /**
- * The tensor, which is read and refused where it holds what is no number; with `lazily` when it is
- * read anyway.
+ * The tensor, which is read and refused where it holds what is no number, or no place in a list of
+ * so many; with `lazily` when it is read anyway.
  */
-async function finite(key: string, value: Tensor, lazily = false): Promise<Tensor> {
+async function checked(
+  key: string,
+  value: Tensor,
+  { whole, lazily }: Pick<AdapterLeaf, "whole"> & { readonly lazily?: boolean },
+): Promise<Tensor> {
   const data = async () => {
     const found = await value.data();
     const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
-    const at = numbers.findIndex((x) => !Number.isFinite(x));
+    const at = numbers.findIndex((x) => whole ? x < 0 || x >= whole.below : !Number.isFinite(x));
     if (at < 0) return found;
     throw notWeights(key, `holds ${numbers[at]} at element ${at}`);
   };
@@ -263,9 +276,16 @@ async function finite(key: string, value: Tensor, lazily = false): Promise<Tenso
   return value;
 }
 
+/** Whether a target is a leaf of whole numbers, and of which. */
+function wholeOf(adapter: Adapter, target: KeyTarget): AdapterLeaf["whole"] {
+  return target.kind === "leaf"
+    ? adapter.parts.get(target.part)!.leaves[target.leaf].whole
+    : undefined;
+}
+
 function regeneratedLeaves(adapter: Adapter): readonly string[] {
-  return leavesOf(adapter).flatMap(({ part: { place }, name, leaf: { kind, key } }) =>
-    place.kind === "parameter" || kind !== "fixed" || key !== null
+  return leavesOf(adapter).flatMap(({ part: { place }, name, leaf: { kind, key, tie } }) =>
+    place.kind === "parameter" || kind !== "fixed" || key !== null || tie
       ? []
       : [place.kind === "site" ? `${place.path}.${name}` : name]
   );
@@ -388,8 +408,8 @@ async function checkEqual(
   if (await isEqual(a, b)) return;
   throw new CheckpointError(
     "ADAPTER_TIES",
-    `${nameB} and ${nameA} are tied by ensureWeightTying, but the file holds different values for them. ` +
-      `It was changed after it was saved; set ensure_weight_tying to false in its config to load them apart.`,
+    `${nameB} and ${nameA} are tied, but the file holds different values for them. It was changed after it ` +
+      `was saved; what ensureWeightTying tied is loaded apart with ensure_weight_tying: false in its config.`,
     { keys: [nameA, nameB] },
   );
 }

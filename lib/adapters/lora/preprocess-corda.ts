@@ -12,7 +12,7 @@ import {
   cordaEigens,
   dampedCovariance,
 } from "../../methods/lora/corda.ts";
-import { type CordaConfig, defaultCorda } from "../../methods/lora/corda-config.ts";
+import type { CordaConfig } from "../../methods/lora/corda-config.ts";
 import { type FlatMatrix, flatMatrix, matrixOf } from "../../methods/linalg.ts";
 import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
 import { decomposes } from "../../methods/lora/lora-init.ts";
@@ -153,7 +153,7 @@ function checkCorda(
 ): { readonly config: LoraConfig; readonly corda: CordaConfig } {
   const { initLoraWeights, cordaConfig } = config as LoraConfig;
   if (config.peftType === "LORA" && initLoraWeights === "corda") {
-    return { config: config as LoraConfig, corda: cordaConfig ?? defaultCorda() };
+    return { config: config as LoraConfig, corda: cordaConfig! };
   }
   throw new ConfigError(
     "CONFIG_CORDA",

@@ -5,7 +5,7 @@
  */
 import { GraftError, TargetError, UnsupportedError } from "../../errors.ts";
 import type { TargetConfig } from "../../methods/config.ts";
-import type { LeafRule, PeftMethod } from "../../methods/method.ts";
+import type { LeafRule, PeftMethod, SitePlace } from "../../methods/method.ts";
 import { siteKinds } from "../../methods/site-rule.ts";
 import { inputEmbedding, type ModelGraph } from "../../model/model-graph.ts";
 import type { Site, SiteKind } from "../../model/site.ts";
@@ -114,29 +114,32 @@ export function planTargets(
   problems.push(...missingLayers(config, modules));
   patterns.push(...excludeReports(config, modules));
 
+  const parts = [...model.sites.values()].filter(({ partOf }) => partOf);
+  const fit = adapted.flatMap(({ site }) =>
+    site && kinds.includes(site.kind) && !site.partOf
+      ? [site, ...parts.filter(({ partOf }) => partOf === site.path)]
+      : []
+  );
+  const all = [...fit, ...parameters.targets.map(({ site }) => site)];
   const sites: PlannedSite[] = [];
   const add = (
     site: Site,
-    { source, keyPath = site.path }: { readonly source?: PlannedSite; readonly keyPath?: string } =
-      {},
+    { source, keyPath = wrappedPath(site) }: {
+      readonly source?: PlannedSite;
+      readonly keyPath?: string;
+    } = {},
   ) => {
     try {
       const { layer } = modules.get(site.kind === "parameter" ? moduleOf(site.path) : site.path)!;
       const patterns = patternsOf.get(site.path) ?? [];
-      sites.push(planSite(site, { model, method, config, source, keyPath, layer, patterns }));
+      const place = { config, model, site, sites: all };
+      sites.push(planSite(place, { method, source, keyPath, layer, patterns }));
     } catch (error) {
       if (!(error instanceof GraftError)) throw error;
       problems.push(error);
     }
   };
-  for (const { site } of adapted) {
-    if (!site || site.partOf || !kinds.includes(site.kind)) continue;
-    add(site);
-    for (const part of model.sites.values()) {
-      if (part.partOf !== site.path) continue;
-      add(part, { keyPath: `${site.path}.base_layer${part.path.slice(site.path.length)}` });
-    }
-  }
+  for (const site of fit) add(site);
   for (const { site, keyPath } of parameters.targets) add(site, { keyPath });
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
   for (const path of tiedTargets) {
@@ -153,6 +156,11 @@ export function planTargets(
   }
   if (sites.length === 0 && problems.length === 0) problems.push(nothingLeft(config, patterns));
   return { sites, patterns, problems };
+}
+
+/** Path of the module that PEFT makes of a site: that of a part is inside that of its whole. */
+function wrappedPath({ path, partOf }: Site): string {
+  return partOf ? `${partOf}.base_layer${path.slice(partOf.length)}` : path;
 }
 
 function entriesOf(targets: TargetConfig["targetModules"]): readonly string[] {
@@ -205,19 +213,17 @@ function excludeReports(
 }
 
 function planSite(
-  site: Site,
+  place: SitePlace<TargetConfig>,
   at: {
-    readonly model: ModelGraph;
     readonly method: PeftMethod;
-    readonly config: TargetConfig;
     readonly source?: PlannedSite;
     readonly keyPath: string;
     readonly layer: number | null;
     readonly patterns: readonly string[];
   },
 ): PlannedSite {
-  const { model, method, config, source, keyPath, layer, patterns } = at;
-  const rules = method.leaves.site?.({ config, model, site }) ?? {};
+  const { site, config } = place, { method, source, keyPath, layer, patterns } = at;
+  const rules = method.leaves.site?.(place) ?? {};
   const shapes = shapesOf(rules, "trained");
   const tied: Record<string, { path: string; leaf: string; asIs?: boolean }> = {};
   if (source) {
@@ -253,7 +259,7 @@ export function shapesOf(
   kind: LeafRule["kind"],
 ): Record<string, readonly number[]> {
   return Object.fromEntries(
-    Object.entries(rules).filter(([, rule]) => (rule.kind ?? "trained") === kind)
+    Object.entries(rules).filter(([, rule]) => !rule.shares && (rule.kind ?? "trained") === kind)
       .map(([leaf, { shape }]) => [leaf, shape]),
   );
 }

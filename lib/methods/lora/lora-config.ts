@@ -11,17 +11,28 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
-  described,
   field,
   type FieldType,
   parseConfig,
   type TargetConfig,
   targetFields,
 } from "../config.ts";
-import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
+import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
+import {
+  type ArrowConfig,
+  arrowField,
+  type BdLoraConfig,
+  bdLoraField,
+  type KasaConfig,
+  kasaField,
+  type MontecloraConfig,
+  montecloraField,
+  type VeloraConfig,
+  veloraField,
+} from "./variant-configs.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
 export type LoraInit =
@@ -34,9 +45,8 @@ export type LoraInit =
   | "corda";
 
 /**
- * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
- * `aloraInvocationTokens` on turn on variants of LoRA that are not available here: they exist so
- * that files agree with PEFT's, and setting one is an error.
+ * A LoRA config with every field, as {@link loraConfig} makes it. Some stand for what is not
+ * available here: they exist so that files agree with PEFT's, and setting one is an error.
  */
 export interface LoraConfig extends TargetConfig {
   /** `"LORA"`. */
@@ -115,14 +125,21 @@ export interface LoraConfig extends TargetConfig {
   readonly megatronCore: string | null;
   /** Only means something with `useQalora`; kept, not used. */
   readonly qaloraGroupSize: number;
-  /** Activated LoRA. */
+  /**
+   * Tokens that turn the adapter on: it changes nothing before the last place where they stand in a
+   * row, so that what is cached of the tokens before can be the base's (activated LoRA, Greenewald
+   * et al., 2025, arXiv:2504.12397). It cannot be merged.
+   */
   readonly aloraInvocationTokens: readonly number[] | null;
-  /** Arrow routing. */
-  readonly arrowConfig: Readonly<Record<string, unknown>> | null;
+  /** Routes each token through some of the adapters that the model has; see `createArrowModel`. */
+  readonly arrowConfig: ArrowConfig | null;
   /** EVA initialization. */
   readonly evaConfig: Readonly<Record<string, unknown>> | null;
-  /** KaSA. */
-  readonly kasaConfig: Readonly<Record<string, unknown>> | null;
+  /**
+   * Takes the `r` smallest singular values out of each weight, and learns those of the update beside
+   * its vectors (KaSA, Wang et al., 2024, arXiv:2412.06071).
+   */
+  readonly kasaConfig: KasaConfig | null;
   /**
    * Layers of the base that the adapter is for, range by range, each from the first to the one after
    * the last: `[[0, 4], [2, 5]]` makes seven layers of five, of which two come twice, with one and the
@@ -135,42 +152,72 @@ export interface LoraConfig extends TargetConfig {
   readonly loraGaConfig: Readonly<Record<string, unknown>> | null;
   /** Megatron's parallel layers. */
   readonly megatronConfig: Readonly<Record<string, unknown>> | null;
-  /** Monteclora. */
-  readonly montecloraConfig: Readonly<Record<string, unknown>> | null;
+  /** Learns a distribution of A, from which training draws (MonteCLoRA, 2024, arXiv:2411.04358). */
+  readonly montecloraConfig: MontecloraConfig | null;
   /**
    * See {@link TargetConfig.targetParameters}. Of a parameter of three axes each matrix gets the
    * rank. Not with `loraDropout`, `loraBias`, `useDora` or `fanInFanOut`, and only with
    * `initLoraWeights` true, false or `"gaussian"`.
    */
   readonly targetParameters: readonly string[] | null;
-  /** Block-diagonal LoRA. */
-  readonly useBdlora: Readonly<Record<string, unknown>> | null;
+  /** Makes one of the factors of blocks, so that layers split among devices need not talk. */
+  readonly useBdlora: BdLoraConfig | null;
   /** Quantization-aware LoRA. */
   readonly useQalora: boolean;
-  /** VeLoRA. */
-  readonly veloraConfig: Readonly<Record<string, unknown>> | null;
+  /**
+   * Keeps what goes into A for its gradient as one number for each group of features (VeLoRA,
+   * Miles et al., 2024, arXiv:2405.17991).
+   */
+  readonly veloraConfig: VeloraConfig | null;
 }
 
 /** What {@link loraConfig} takes: any of the fields. */
-export interface LoraFields extends Partial<Omit<LoraConfig, "cordaConfig">> {
-  /** See {@link LoraConfig.cordaConfig}; its absent fields take their defaults. */
-  readonly cordaConfig?: Partial<CordaConfig> | null;
-}
+export type LoraFields =
+  & Partial<Omit<LoraConfig, Nested>>
+  & { readonly [K in Nested]?: Partial<LoraConfig[K]> | null };
+
+/** Fields that are configs of their own, whose absent fields take their defaults. */
+type Nested =
+  | "arrowConfig"
+  | "cordaConfig"
+  | "kasaConfig"
+  | "montecloraConfig"
+  | "useBdlora"
+  | "veloraConfig";
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
   aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
   evaConfig: "EVA",
-  kasaConfig: "KaSA",
   loftqConfig: "LoftQ",
   loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
   montecloraConfig: "Monteclora",
-  useBdlora: "block-diagonal LoRA",
   useQalora: "quantization-aware LoRA",
-  veloraConfig: "VeLoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
+
+/**
+ * Variants, of which one can be on, and whether factors that begin as a part of the weight go with
+ * it.
+ */
+const ALONE = {
+  useDora: true,
+  useBdlora: false,
+  kasaConfig: false,
+  veloraConfig: true,
+} as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
+
+/** Whether a field turns a variant on. */
+export function isOn(config: LoraConfig, field: keyof LoraConfig): boolean {
+  const value = config[field];
+  return Array.isArray(value) ? value.length > 0 : Boolean(value);
+}
+
+/** The variants that a config turns on that go with no other. */
+export function variantFields(config: LoraConfig): readonly (keyof typeof ALONE)[] {
+  return (Object.keys(ALONE) as (keyof typeof ALONE)[]).filter((field) => isOn(config, field));
+}
 
 /** Initializations that PEFT has and this library does not. */
 const OTHER_INITS: readonly string[] = ["eva", "loftq", "lora_ga", "mica"];
@@ -184,7 +231,8 @@ export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
     (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
 }
 
-function pattern(values: z.ZodType<number>, described: string): FieldType<
+/** The type of a field that sets a number by module; see {@link patternValue}. */
+export function pattern(values: z.ZodType<number>, described: string): FieldType<
   Readonly<Record<string, number>>
 > {
   return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
@@ -224,27 +272,27 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     qaloraGroupSize: field.integer(16, 1),
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
-    arrowConfig: field.object(),
-    cordaConfig: described(cordaConfigField, { nested: true }),
+    arrowConfig: arrowField,
+    cordaConfig: cordaConfigField,
     evaConfig: field.object(),
-    kasaConfig: field.object(),
+    kasaConfig: kasaField,
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
       .describe("a list of pairs of layer numbers or null"),
     loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
       .describe("an object or null"),
     loraGaConfig: field.object(),
     megatronConfig: field.object(),
-    montecloraConfig: field.object(),
+    montecloraConfig: montecloraField,
     targetParameters: field.names(),
-    useBdlora: field.object(),
+    useBdlora: bdLoraField,
     useQalora: field.boolean(false),
-    veloraConfig: field.object(),
+    veloraConfig: veloraField,
   },
   fit: expertTargets,
   layers: ({ layerReplication }) => layerReplication,
   complete: (config) =>
     config.initLoraWeights === "corda" && config.cordaConfig === null
-      ? { ...config, cordaConfig: defaultCorda() }
+      ? { ...config, cordaConfig: defaultsOf(cordaConfigField) }
       : config,
   check(config) {
     checkTargets(config);
@@ -267,6 +315,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
         "loraBias is not supported together with useDora: set one of the two to false.",
       );
     }
+    checkTogether(config);
     checkParameters(config);
     const ranks = Object.values(config.rankPattern);
     if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {
@@ -275,12 +324,20 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
   },
 };
 
+/** A config inside the config with its defaults. */
+function defaultsOf<T>(type: FieldType<T>): T {
+  const found = type.safeParse({});
+  if (found.success) return found.data;
+  throw new TypeError("Settings need defaults.");
+}
+
 /** What does not go with parameters as targets, whose factors no input passes through. */
 function checkParameters(config: LoraConfig): void {
   const { initLoraWeights: init } = config;
   if (!config.targetParameters?.length) return;
-  const unfit = (["loraDropout", "fanInFanOut", "loraBias", "useDora"] as const)
+  const unfit = (["loraDropout", "fanInFanOut", "loraBias"] as const)
     .find((field) => config[field]) ??
+    variantFields(config)[0] ??
     (typeof init === "boolean" || init.toLowerCase() === "gaussian"
       ? undefined
       : "initLoraWeights");
@@ -292,6 +349,35 @@ function checkParameters(config: LoraConfig): void {
     }: parameters are adapted by plain LoRA alone. ` +
       `Leave ${unfit} out, or adapt modules by targetModules.`,
     { field: unfit, value: config[unfit] },
+  );
+}
+
+/**
+ * Refuses variants whose factors do not stand for themselves, where factors are put together.
+ *
+ * @throws {UnsupportedError}
+ */
+export function checkFactors(config: LoraConfig): void {
+  const variant = variantFields(config).find((field) => field !== "useDora");
+  if (!variant) return;
+  throw new UnsupportedError(
+    "LORA_VARIANT",
+    `An adapter with ${variant} cannot be combined, resized or swapped: its factors are no plain LoRA. ` +
+      "Make one of it with convertToLora, or keep the adapters apart.",
+    { field: variant },
+  );
+}
+
+/** Refuses variants that do not go together, or with how the factors begin. */
+function checkTogether(config: LoraConfig): void {
+  const fields = variantFields(config), [first, second] = fields;
+  const other = second ??
+    (first && !ALONE[first] && takesFromBase(config) ? "initLoraWeights" : undefined);
+  if (!other) return;
+  throw new ConfigError(
+    "CONFIG_LORA_VARIANT",
+    `${first} does not go with ${other} ${JSON.stringify(config[other])}. Leave one of them out.`,
+    { fields: [first, other] },
   );
 }
 
@@ -394,14 +480,13 @@ export function loraShape(
 
 /** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
 function checkMultihead(config: LoraConfig, path: string): void {
-  const { initLoraWeights: init } = config;
-  const unfit = (["useDora", "loraBias"] as const).find((field) => config[field]) ??
-    (takesFromBase(config) ? "initLoraWeights" : undefined);
+  const unfit = variantFields(config)[0] ??
+    (config.loraBias ? "loraBias" : takesFromBase(config) ? "initLoraWeights" : undefined);
   if (!unfit) return;
   throw new ConfigError(
     "CONFIG_MULTIHEAD",
     `${path} is an nn.MultiheadAttention, which has a plain LoRA, without ${unfit} ${
-      JSON.stringify(unfit === "initLoraWeights" ? init : true)
+      JSON.stringify(config[unfit])
     }. Leave it out of targetModules, or ${unfit} out of the config.`,
     { path, field: unfit },
   );
@@ -429,7 +514,7 @@ function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, 
  * The value of the first key that is the path or its end, or as a regular expression matches the
  * end.
  */
-function patternValue(
+export function patternValue(
   patterns: Readonly<Record<string, number>>,
   path: string,
 ): number | undefined {

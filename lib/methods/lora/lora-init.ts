@@ -69,7 +69,12 @@ export function loraLeaves(
   // The initial factors that PiSSA, OLoRA and CorDA took out of the base.
   for (const leaf of decomposes(config, site) ? ["lora_A", "lora_B"] : []) {
     const initial = `${leaf}_init`;
-    rules[initial] = { shape: rules[leaf].shape, init: init(initial), kind: "fixed" };
+    rules[initial] = {
+      shape: rules[leaf].shape,
+      init: init(initial),
+      kind: "fixed",
+      takenOut: true,
+    };
   }
   return rules;
 }

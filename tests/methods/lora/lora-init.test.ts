@@ -188,7 +188,7 @@ interface Start extends InitSource {
 }
 
 function rulesOf(config: LoraConfig, site: Site): LeafRules {
-  return lora.leaves.site!({ config, model: {} as ModelGraph, site });
+  return lora.leaves.site!({ config, model: {} as ModelGraph, site, sites: [site] });
 }
 
 /** Trained and fixed leaves of a site. */

@@ -38,7 +38,7 @@ const SITES: readonly Site[] = [
 ];
 
 function rulesOf(config: LoraConfig, site: Site): Readonly<Record<string, LeafRule>> {
-  return lora.leaves.site!({ config, model: {} as ModelGraph, site });
+  return lora.leaves.site!({ config, model: {} as ModelGraph, site, sites: [site] });
 }
 
 /** Shapes of all leaves, trained and fixed. */
@@ -122,6 +122,7 @@ Deno.test("the hot path is two products, one scaling on the small side and one a
       x: value("x", [ROWS, IN]),
       result: value("y", [ROWS, OUT]),
       base: (x) => x,
+      weight: () => value("w", [OUT, IN]),
     });
     return programOf({ y }).nodes.filter((v) => v.op !== "input" && v.op !== "constant")
       .map((v) => v.op === "binary" ? `${v.attributes.fn}[${v.shape}]` : v.op);
@@ -254,7 +255,12 @@ async function runSite(device: Device, options: {
     seed: seedValue,
     site: config && ((given, x, result) => {
       const trace = { ...given, config, leaves: leavesOf(given.pass, site, config) };
-      return runRule(ruleOf(config, site), trace, { x, result, base: (v) => v });
+      return runRule(ruleOf(config, site), trace, {
+        x,
+        result,
+        base: (v) => v,
+        weight: () => result,
+      });
     }),
   });
   const ids = site.kind === "embedding";
