@@ -54,6 +54,8 @@ export interface CaseRecord {
   readonly merged?: boolean;
   readonly merged_difference?: number;
   readonly reload_error?: unknown;
+  /** Why PEFT does not train further what the file holds. */
+  readonly resume_error?: unknown;
   readonly converted?: boolean;
   readonly trainable_parameters?: number;
 }

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { add, cos, log, mul, sqrt, sub } from "../ops/elementwise.ts";
+import { add, cos, div, log, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
@@ -129,6 +129,7 @@ export function createForwardPass(
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
   const boundaries: Value[] = [], penalties: Value[] = [];
+  const means = new Map<string, readonly Value[]>();
   const leaves = new Map<Value, string>(), updates = new Map<string, Value>();
   const trained = new Set<Value>();
   let streams = 0;
@@ -260,8 +261,14 @@ export function createForwardPass(
       return x;
     },
     boundaries,
-    penalize: (x) => void penalties.push(x),
-    penalties,
+    penalize(x, meanOf) {
+      if (meanOf === undefined) penalties.push(x);
+      else means.set(meanOf, [...means.get(meanOf) ?? [], x]);
+    },
+    get penalties() {
+      const mean = (all: readonly Value[]) => div(all.reduce((a, b) => add(a, b)), all.length);
+      return [...penalties, ...[...means.values()].map(mean)];
+    },
     hostInput: (name, spec) => input(graph, name, spec),
     batchInput({ name, axes, dtype }) {
       const [batch, tokens] = options.querySegments.shape;

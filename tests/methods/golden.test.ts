@@ -203,14 +203,14 @@ for (const { peftType, folder, init } of methods) {
       );
       assertEquals([...new Set(ordered)], own);
       const random = createTorchRandom(seed);
-      const from: Omit<InitSource, "weight"> = {
+      const from: InitSource = {
         random,
+        weight: () => Promise.reject(new Error("no site")),
         tokenize: async (text, tokenizer) => (await loadTokenizer(tokenizer)).encode(text),
       };
       const place = { config: resolved, model: base };
       const all = { ...place, sites: sites.map(({ site }) => site) };
-      const none = () => Promise.reject(new Error("not needed"));
-      await makeLeaves(method.leaves.adapter?.(all) ?? {}, { ...from, weight: none });
+      await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
       for (const { site } of own) {
         const weight = () => weightOutIn(base, site);
         await makeLeaves(method.leaves.site!({ ...all, site }), { ...from, weight });

@@ -114,20 +114,16 @@ export function planTargets(
   problems.push(...missingLayers(config, modules));
   patterns.push(...excludeReports(config, modules));
 
-  const parts = [...model.sites.values()].filter(({ partOf }) => partOf);
-  const fit = adapted.flatMap(({ site }) =>
-    site && kinds.includes(site.kind) && !site.partOf
-      ? [site, ...parts.filter(({ partOf }) => partOf === site.path)]
-      : []
-  );
+  const fit = adapted.flatMap(({ site }) => {
+    if (!site || site.partOf || !kinds.includes(site.kind)) return [];
+    return [site, ...[...model.sites.values()].filter(({ partOf }) => partOf === site.path)];
+  });
   const all = [...fit, ...parameters.targets.map(({ site }) => site)];
   const sites: PlannedSite[] = [];
   const add = (
     site: Site,
-    { source, keyPath = wrappedPath(site) }: {
-      readonly source?: PlannedSite;
-      readonly keyPath?: string;
-    } = {},
+    { source, keyPath = site.path }: { readonly source?: PlannedSite; readonly keyPath?: string } =
+      {},
   ) => {
     try {
       const { layer } = modules.get(site.kind === "parameter" ? moduleOf(site.path) : site.path)!;
@@ -139,7 +135,10 @@ export function planTargets(
       problems.push(error);
     }
   };
-  for (const site of fit) add(site);
+  for (const site of fit) {
+    const { path, partOf } = site;
+    add(site, partOf ? { keyPath: `${partOf}.base_layer${path.slice(partOf.length)}` } : {});
+  }
   for (const { site, keyPath } of parameters.targets) add(site, { keyPath });
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
   for (const path of tiedTargets) {
@@ -156,11 +155,6 @@ export function planTargets(
   }
   if (sites.length === 0 && problems.length === 0) problems.push(nothingLeft(config, patterns));
   return { sites, patterns, problems };
-}
-
-/** Path of the module that PEFT makes of a site: that of a part is inside that of its whole. */
-function wrappedPath({ path, partOf }: Site): string {
-  return partOf ? `${partOf}.base_layer${path.slice(partOf.length)}` : path;
 }
 
 function entriesOf(targets: TargetConfig["targetModules"]): readonly string[] {

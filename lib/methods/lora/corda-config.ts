@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { z } from "zod";
 import { field, type FieldType, nestedField } from "../field.ts";
 
 /**
@@ -36,10 +37,12 @@ export interface CordaConfig {
   readonly pruneTemporaryFields: boolean;
 }
 
+const path = z.string().min(1).nullable().default(null).describe("a path or null");
+
 /** The field `cordaConfig` of a LoRA config; fields of its own that are absent take their defaults. */
 export const cordaConfigField: FieldType<CordaConfig | null> = nestedField<CordaConfig>({
-  cacheFile: field.text(),
-  covarianceFile: field.text(),
+  cacheFile: path,
+  covarianceFile: path,
   cordaMethod: field.choice("ipm", ["ipm", "kpm"]),
   verbose: field.boolean(false),
   useFloat16ForCovariance: field.boolean(false),

@@ -70,8 +70,8 @@ function kasaLeaves(
   }
   return {
     lora_diag: { shape: [r], init: ({ random }) => random.normal(r) },
-    lora_A_init: { shape: lora_A.shape, kind: "fixed", init: noise("a") },
-    lora_B_init: { shape: lora_B.shape, kind: "fixed", init: noise("b") },
+    lora_A_init: { shape: lora_A.shape, kind: "fixed", takenOut: true, init: noise("a") },
+    lora_B_init: { shape: lora_B.shape, kind: "fixed", takenOut: true, init: noise("b") },
   };
 }
 

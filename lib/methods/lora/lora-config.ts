@@ -18,6 +18,12 @@ import {
   targetFields,
 } from "../config.ts";
 import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
+import {
+  type EvaConfig,
+  evaConfigField,
+  type LoraGaConfig,
+  loraGaConfigField,
+} from "./init-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
@@ -42,7 +48,9 @@ export type LoraInit =
   | "olora"
   | "pissa"
   | `pissa_niter_${number}`
-  | "corda";
+  | "corda"
+  | "eva"
+  | "lora_ga";
 
 /**
  * A LoRA config with every field, as {@link loraConfig} makes it. Some stand for what is not
@@ -100,6 +108,10 @@ export interface LoraConfig extends TargetConfig {
    * - `"corda"`: a part of the weight that is chosen by what goes into the module, likewise (Yang
    *   et al., 2024, arXiv:2406.05223); `preprocessCorda` measures that, and what it gives goes to
    *   `getPeftModel` as `calibration`; see {@link CordaConfig};
+   * - `"lora_ga"`: directions of the weight's gradient, likewise (Wang et al., 2024,
+   *   arXiv:2407.05000); `preprocessLoraga` measures it; see {@link LoraGaConfig};
+   * - `"eva"`: B zero, and A as `true` until `initializeLoraEvaWeights` puts there the directions in
+   *   which the inputs vary most (Paischer et al., 2024, arXiv:2410.07170); see {@link EvaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
    *
    * Embeddings start with A zero and B normal, unless it is `false`.
@@ -133,8 +145,8 @@ export interface LoraConfig extends TargetConfig {
   readonly aloraInvocationTokens: readonly number[] | null;
   /** Routes each token through some of the adapters that the model has; see `createArrowModel`. */
   readonly arrowConfig: ArrowConfig | null;
-  /** EVA initialization. */
-  readonly evaConfig: Readonly<Record<string, unknown>> | null;
+  /** How EVA begins; kept, not used, unless `initLoraWeights` is `"eva"`. */
+  readonly evaConfig: EvaConfig | null;
   /**
    * Takes the `r` smallest singular values out of each weight, and learns those of the update beside
    * its vectors (KaSA, Wang et al., 2024, arXiv:2412.06071).
@@ -148,8 +160,8 @@ export interface LoraConfig extends TargetConfig {
   readonly layerReplication: readonly LayerRange[] | null;
   /** LoftQ initialization. */
   readonly loftqConfig: Readonly<Record<string, unknown>> | null;
-  /** LoRA-GA initialization. */
-  readonly loraGaConfig: Readonly<Record<string, unknown>> | null;
+  /** How LoRA-GA begins; kept, not used, unless `initLoraWeights` is `"lora_ga"`. */
+  readonly loraGaConfig: LoraGaConfig | null;
   /** Megatron's parallel layers. */
   readonly megatronConfig: Readonly<Record<string, unknown>> | null;
   /** Learns a distribution of A, from which training draws (MonteCLoRA, 2024, arXiv:2411.04358). */
@@ -180,7 +192,9 @@ export type LoraFields =
 type Nested =
   | "arrowConfig"
   | "cordaConfig"
+  | "evaConfig"
   | "kasaConfig"
+  | "loraGaConfig"
   | "montecloraConfig"
   | "useBdlora"
   | "veloraConfig";
@@ -189,11 +203,8 @@ type Nested =
 const VARIANTS = {
   aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
-  evaConfig: "EVA",
   loftqConfig: "LoftQ",
-  loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
-  montecloraConfig: "Monteclora",
   useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
@@ -206,6 +217,7 @@ const ALONE = {
   useBdlora: false,
   kasaConfig: false,
   veloraConfig: true,
+  montecloraConfig: true,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
@@ -219,16 +231,42 @@ export function variantFields(config: LoraConfig): readonly (keyof typeof ALONE)
   return (Object.keys(ALONE) as (keyof typeof ALONE)[]).filter((field) => isOn(config, field));
 }
 
-/** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["eva", "loftq", "lora_ga", "mica"];
+/** What is to be known of an initialization by its name. */
+interface InitName {
+  /** Its names: PEFT looks at the case of some. */
+  readonly named: RegExp;
+  /** What messages call it. */
+  readonly called: string;
+  /** Whether it takes a part of each weight over, which the base then lacks. */
+  readonly takes?: true;
+  /** Whether convolutions can begin so. */
+  readonly conv?: true;
+}
 
-const INITS =
-  'true, false, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iters]", "corda"';
+const INIT_NAMES: readonly InitName[] = [
+  { named: /^gaussian$/i, called: '"gaussian"', conv: true },
+  { named: /^orthogonal$/, called: '"orthogonal"' },
+  { named: /^olora$/i, called: '"olora"', takes: true },
+  { named: /^pissa$/, called: '"pissa"', takes: true },
+  { named: /^pissa_niter_\d+$/, called: '"pissa_niter_[number of iters]"', takes: true },
+  { named: /^corda$/, called: '"corda"', takes: true },
+  { named: /^eva$/, called: '"eva"' },
+  { named: /^lora_ga$/, called: '"lora_ga"', takes: true, conv: true },
+];
+
+/** Initializations that PEFT has and this library does not. */
+const OTHER_INITS: readonly string[] = ["loftq", "mica"];
+
+const INITS = ["true", "false", ...INIT_NAMES.map(({ called }) => called)].join(", ");
+
+/** What is to be known of an initialization that has a name. */
+function initNamed(init: LoraInit): InitName | undefined {
+  return typeof init === "string" ? INIT_NAMES.find(({ named }) => named.test(init)) : undefined;
+}
 
 /** Whether an initialization takes a part of each weight over, which the base then lacks. */
-export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
-  return typeof init === "string" &&
-    (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
+export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
+  return initNamed(initLoraWeights)?.takes === true;
 }
 
 /** The type of a field that sets a number by module; see {@link patternValue}. */
@@ -274,13 +312,13 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
       .describe("a list of token ids or null"),
     arrowConfig: arrowField,
     cordaConfig: cordaConfigField,
-    evaConfig: field.object(),
+    evaConfig: evaConfigField,
     kasaConfig: kasaField,
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
       .describe("a list of pairs of layer numbers or null"),
     loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
       .describe("an object or null"),
-    loraGaConfig: field.object(),
+    loraGaConfig: loraGaConfigField,
     megatronConfig: field.object(),
     montecloraConfig: montecloraField,
     targetParameters: field.names(),
@@ -290,10 +328,15 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
   },
   fit: expertTargets,
   layers: ({ layerReplication }) => layerReplication,
-  complete: (config) =>
-    config.initLoraWeights === "corda" && config.cordaConfig === null
-      ? { ...config, cordaConfig: defaultsOf(cordaConfigField) }
-      : config,
+  complete: (config) => ({
+    ...config,
+    ...(config.initLoraWeights === "corda" && {
+      cordaConfig: config.cordaConfig ?? defaultsOf(cordaConfigField),
+    }),
+    ...(config.initLoraWeights === "eva" && {
+      evaConfig: config.evaConfig ?? defaultsOf(evaConfigField),
+    }),
+  }),
   check(config) {
     checkTargets(config);
     checkVariants(config);
@@ -399,10 +442,7 @@ function checkVariants(config: LoraConfig): void {
 }
 
 function checkInit(init: LoraInit): void {
-  if (typeof init === "boolean") return;
-  const known = /^pissa(_niter_\d+)?$/.test(init) || ["orthogonal", "corda"].includes(init) ||
-    ["gaussian", "olora"].includes(init.toLowerCase());
-  if (known) return;
+  if (typeof init === "boolean" || initNamed(init)) return;
   if (OTHER_INITS.includes(init.toLowerCase())) {
     throw new UnsupportedError(
       "LORA_INIT",
@@ -495,7 +535,7 @@ function checkMultihead(config: LoraConfig, path: string): void {
 /** Refuses what PEFT's layers of convolutions cannot have. */
 function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, r: number): void {
   const { kernel, dilation, groups } = conv!;
-  const reason = typeof init === "string" && init.toLowerCase() !== "gaussian"
+  const reason = typeof init === "string" && !initNamed(init)?.conv
     ? `begins with initLoraWeights true, false or "gaussian", not ${JSON.stringify(init)}`
     : r % groups
     ? `needs a rank that its ${groups} groups divide, not ${r}: set rankPattern for it`
@@ -520,4 +560,16 @@ export function patternValue(
 ): number | undefined {
   return Object.entries(patterns)
     .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
+}
+
+/**
+ * The same as FourierFT and C³A look values up: an alternative that is in no group ends a key's
+ * expression, and a key without a dot before it names a whole path.
+ */
+export function patternValueAtEnd(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+): number | undefined {
+  const found = Object.keys(patterns).find((key) => pythonRegExp(`(?:.*\\.${key}$).*`).test(path));
+  return patterns[found ?? path];
 }

@@ -52,7 +52,7 @@ export interface MontecloraConfig {
   readonly sampleScaler: number;
   /** Weight of the distance to the prior in the loss. 1e-5 by default. */
   readonly klLossWeight: number;
-  /** Number of samples that PEFT draws ahead; here it only says how many an adapter skips. */
+  /** Number of draws that PEFT makes ahead; here only how many numbers an adapter begins behind. */
   readonly bufferSize: number;
 }
 

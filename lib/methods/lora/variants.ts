@@ -15,11 +15,12 @@ import { loraBias } from "./lora-bias.ts";
 import { isOn, type LoraConfig } from "./lora-config.ts";
 import { loraLeaves } from "./lora-init.ts";
 import type { LoraTrace } from "./lora-trace.ts";
+import { monteclora } from "./monteclora.ts";
 import type { LoraRule, LoraVariant } from "./variant.ts";
 import { velora } from "./velora.ts";
 
 /** All of them: where two are on, the second starts from what the first makes of plain LoRA. */
-const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, velora, loraBias];
+const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, velora, monteclora, loraBias];
 
 /** Those that a config turns on. */
 export function variantsOf(config: LoraConfig): readonly LoraVariant[] {

@@ -33,8 +33,12 @@ METHOD = Method(
         Case("velora", config=dict(r=4, lora_alpha=6, target_modules=QKVO, velora_config=dict(num_groups=5)), noise=True),
         Case("velora_once", "gpt2", dict(r=3, lora_bias=True, use_rslora=True, target_modules=["c_attn", "c_proj"], velora_config=dict(num_groups=4, scale=1.5, init_type="batch_average_once")), noise=True, weight_decay=0.1),
         Case("velora_random", config=dict(r=2, lora_alpha=3, init_lora_weights="olora", target_modules=["v_proj", "down_proj"], velora_config=dict(scale=0.7, num_groups=80, init_type="random")), noise=True),
+        Case("monteclora", config=dict(r=4, lora_alpha=6, target_modules=QV, monteclora_config=dict(num_samples=3, sample_scaler=0.5, kl_loss_weight=0.01, buffer_size=2)), noise=True),
+        Case("monteclora_pissa", "gpt2", dict(r=3, use_rslora=True, init_lora_weights="pissa", target_modules=["c_attn"], monteclora_config=dict(num_samples=2, use_entropy=True, dirichlet_prior=1.5, sample_scaler=0.02, kl_loss_weight=0.02, buffer_size=1)), noise=True, weight_decay=0.1),
     ],
     inits={
+        "monteclora": ("llama", dict(r=5, target_modules=QV, monteclora_config=dict(num_samples=3, buffer_size=4))),
+        "monteclora_false": ("gpt2", dict(r=2, init_lora_weights=False, target_modules=["c_attn", "c_proj"], monteclora_config=dict(num_samples=17, buffer_size=3))),
         "velora": ("llama", dict(r=5, target_modules=QV, velora_config=dict(num_groups=7))),
         "velora_random": ("gpt2", dict(r=3, init_lora_weights=False, target_modules=["c_attn", "c_proj"], velora_config=dict(num_groups=3, init_type="random"))),
         "kasa": ("llama", dict(r=5, target_modules=QV, kasa_config=dict(gamma=2.0))),
@@ -43,6 +47,9 @@ METHOD = Method(
         "bdlora_false": ("llama", dict(r=4, init_lora_weights=False, target_modules=QV, use_bdlora=bd(["q_proj"], ["v_proj"]))),
     },
     refused={
+        "monteclora_samples": ("llama", dict(r=4, target_modules=QV, monteclora_config=dict(num_samples=0))),
+        "monteclora_prior": ("llama", dict(r=4, target_modules=QV, monteclora_config=dict(dirichlet_prior=0.0))),
+        "monteclora_buffer": ("llama", dict(r=4, target_modules=QV, monteclora_config=dict(buffer_size=0))),
         "velora_groups": ("llama", dict(r=4, target_modules=QV, velora_config=dict(num_groups=0))),
         "velora_scale": ("llama", dict(r=4, target_modules=QV, velora_config=dict(scale=0.0))),
         "velora_type": ("llama", dict(r=4, target_modules=QV, velora_config=dict(init_type="first"))),
