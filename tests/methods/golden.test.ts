@@ -69,6 +69,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
   "IA3 init_name":
     "a field that is not known and off is passed over, as files of later releases have",
   "TRAINABLE_TOKENS both_tied": "it wraps the tied head twice; here it follows the embedding",
+  "TRAINABLE_TOKENS together_tied": "it wraps the tied head twice; here both follow the embedding",
   "TRAINABLE_TOKENS token_cls": "it looks for modulesToSave, which the config has not",
   "PROMPT_TUNING token_cls_labels":
     "it does not make labels as long as what the prompt stands before",

@@ -531,14 +531,13 @@ export function loraShape(
 
 /** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
 function checkMultihead(config: LoraConfig, path: string): void {
-  const { initLoraWeights: init } = config;
-  const unfit = (["useDora", "loraBias"] as const).find((field) => config[field]) ??
-    (takesFromBase(config) ? "initLoraWeights" : undefined);
+  const unfit = variantFields(config)[0] ??
+    (config.loraBias ? "loraBias" : takesFromBase(config) ? "initLoraWeights" : undefined);
   if (!unfit) return;
   throw new ConfigError(
     "CONFIG_MULTIHEAD",
     `${path} is an nn.MultiheadAttention, which has a plain LoRA, without ${unfit} ${
-      JSON.stringify(unfit === "initLoraWeights" ? init : true)
+      JSON.stringify(config[unfit])
     }. Leave it out of targetModules, or ${unfit} out of the config.`,
     { path, field: unfit },
   );
