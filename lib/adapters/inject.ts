@@ -25,8 +25,8 @@ import {
   type PeftModel,
   pristineBase,
 } from "./peft-model.ts";
-import { moduleOf } from "./plan/module-tree.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
+import { targetsOfKeys } from "./plan/targets-of-keys.ts";
 
 /** How to make an adapter. */
 export interface InjectOptions extends RegistryOptions {
@@ -41,8 +41,13 @@ export interface InjectOptions extends RegistryOptions {
    */
   readonly allowUnmatched?: boolean;
   /**
+   * The state dict of an adapter, or any keys of one: the modules that it has leaves of are adapted,
+   * and become the config's `targetModules`. Its values are not used; `setAdapterStateDict` takes them.
+   */
+  readonly stateDict?: { keys(): Iterable<string> };
+  /**
    * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
-   * "corda"`, `preprocessCorda`).
+   * "corda"`, `preprocessCorda`; `"lora_ga"`, `preprocessLoraga`).
    */
   readonly calibration?: Calibration;
 }
@@ -50,6 +55,10 @@ export interface InjectOptions extends RegistryOptions {
 const INJECT: OptionRules<InjectOptions> = {
   seed: null,
   allowUnmatched: BOOLEAN,
+  stateDict: {
+    must: "a state dict: a Map with its keys",
+    holds: (x) => typeof (x as ReadonlyMap<string, unknown>)?.keys === "function",
+  },
   registry: REGISTRY,
   calibration: null,
 };
@@ -211,10 +220,11 @@ export function createAdapter(
   config: PeftConfig,
   options: InjectOptions & { readonly adapterName: string; readonly loaded?: boolean },
 ): Adapter {
-  const { adapterName, seed = 0, loaded = false, calibration } = options;
+  const { adapterName, seed = 0, loaded = false, calibration, stateDict } = options;
   checkName(adapterName);
   checkSeed(seed);
-  const plan = checkPlan(planAdapter(base, config, { registry: options.registry }), options);
+  const targeted = stateDict ? targetsOfKeys(config, { ...options, base, stateDict }) : config;
+  const plan = checkPlan(planAdapter(base, targeted, { registry: options.registry }), options);
   checkCalibration(plan, { calibration, loaded });
   return {
     name: adapterName,
@@ -276,14 +286,15 @@ export function replacement(
   return { place: { kind: "parameter", name }, leaves: { "": { kind, key, ...own } } };
 }
 
-/** A parameter's key where PEFT has wrapped adapted modules: theirs move into `base_layer`. */
+/** A parameter's key where PEFT has wrapped adapted modules: what is in them moves into `base_layer`. */
 export function parameterKey(
   { method }: Pick<Adapter, "method">,
   adapted: Pick<ReadonlySet<string>, "has">,
   name: string,
 ): string {
-  const path = moduleOf(name);
-  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(path.length)}` : name;
+  const inside = name.split(".").reduce((path, part, i, parts) =>
+    adapted.has(parts.slice(0, i).join(".")) ? `${path}.base_layer.${part}` : `${path}.${part}`
+  );
   return `${keyStart(method)}${inside}`;
 }
 

@@ -90,6 +90,13 @@ export type { AdapterLeaf, AdapterLeaves, Part, PartPlace, Parts, Tie } from "./
 export type { Adapter, AnyModel, PeftModel } from "./peft-model.ts";
 export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan/plan.ts";
 export {
+  type EvaProgress,
+  type EvaStateOptions,
+  type EvaWeightsOptions,
+  getEvaStateDict,
+  initializeLoraEvaWeights,
+} from "./lora/eva.ts";
+export {
   type CordaProgress,
   preprocessCorda,
   type PreprocessCordaOptions,
@@ -150,6 +157,11 @@ export {
   type TraceOptions,
   type VirtualRows,
 } from "./trace-model.ts";
+export {
+  getNbSavableParameters,
+  printSavableParameters,
+  type SavableCounts,
+} from "./status/savable-parameters.ts";
 export {
   getNbTrainableParameters,
   type ParameterCounts,

@@ -5,9 +5,13 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./deft.ts";
+export * from "./c3a.ts";
 export * from "./delora.ts";
 export * from "./glora.ts";
 export * from "./hira.ts";
+export * from "./fourierft.ts";
+export * from "./gralora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
 export * from "./loha.ts";
@@ -19,6 +23,10 @@ export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./pvera.ts";
+export * from "./psoft.ts";
 export * from "./randlora.ts";
+export * from "./shira.ts";
 export * from "./trainable-tokens.ts";
+export * from "./vblora.ts";
 export * from "./vera.ts";

@@ -8,13 +8,13 @@ import { ConfigError, nearestHint } from "../errors.ts";
 import type { LayerRange, ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import type { Calibration } from "./calibration.ts";
-import { described, field, type FieldType, type FieldTypes } from "./field.ts";
+import { described, field, type FieldType, type FieldTypes, nestedField } from "./field.ts";
 import { TASK_TYPES, TaskType } from "./peft-types.ts";
 
 /** The PEFT release whose files and behaviour this library follows. */
 export const PEFT_VERSION = "0.21.0";
 
-export { described, field, type FieldType, type FieldTypes, TASK_TYPES, TaskType };
+export { described, field, type FieldType, type FieldTypes, nestedField, TASK_TYPES, TaskType };
 
 /** What every config holds, complete: no field is absent. */
 export interface PeftConfig {

@@ -11,8 +11,10 @@ export interface FieldType<T> {
   readonly json?: string;
   /** Whether Python holds it as a float, so that 0 is written as `0.0`. */
   readonly float?: boolean;
-  /** Whether it holds a config of its own, whose names are in snake_case in files too. */
-  readonly nested?: boolean;
+  /** Fields of the config that it holds, whose names are in snake_case in files too. */
+  readonly nested?: Readonly<Record<string, FieldType<unknown>>>;
+  /** Whether files do not hold it, as they cannot hold a function. */
+  readonly unsaved?: boolean;
   /** What it accepts, in the words of error messages: "a whole number above 0". */
   readonly description?: string;
   /** Checks a value; `undefined` stands for a field that was left out. */
@@ -89,7 +91,46 @@ function float(type: FieldType<number>): FieldType<number> {
  */
 export function described<T>(
   type: FieldType<T>,
-  more: Pick<FieldType<T>, "json" | "nested" | "float"> = {},
+  more: Pick<FieldType<T>, "json" | "nested" | "float" | "unsaved"> = {},
 ): FieldType<T> {
   return { description: type.description, safeParse: (value) => type.safeParse(value), ...more };
+}
+
+/**
+ * The type of a field that holds a config of its own, or `null` by default. Fields of it that are
+ * absent take their defaults; others than these are refused.
+ *
+ * @param fields The fields of that config.
+ *
+ * @example
+ * ```ts
+ * import { field, nestedField } from "@graft/peft";
+ * const type = nestedField<{ readonly steps: number }>({ steps: field.integer(3, 1) });
+ * console.log(type.description); // an object with steps (a whole number above 0), or null
+ * ```
+ */
+export function nestedField<T extends object>(
+  fields: { readonly [K in keyof T]: FieldType<T[K]> },
+): FieldType<T | null> {
+  const nested: Readonly<Record<string, FieldType<unknown>>> = fields;
+  const parts = Object.entries(nested).map(([name, { description }]) => `${name} (${description})`);
+  return {
+    description: `an object with ${parts.join(", ")}, or null`,
+    nested,
+    safeParse(value) {
+      if (value === undefined || value === null) return { success: true, data: null };
+      const refused = (...path: string[]) =>
+        ({ success: false, error: { issues: [{ path }] } }) as const;
+      if (typeof value !== "object" || Array.isArray(value)) return refused();
+      const unknown = Object.keys(value).find((name) => !Object.hasOwn(nested, name));
+      if (unknown !== undefined) return refused(unknown);
+      const complete: Record<string, unknown> = {};
+      for (const [name, type] of Object.entries(nested)) {
+        const found = type.safeParse((value as Record<string, unknown>)[name]);
+        if (!found.success) return refused(name);
+        complete[name] = found.data;
+      }
+      return { success: true, data: complete as T };
+    },
+  };
 }

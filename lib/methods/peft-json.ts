@@ -12,7 +12,6 @@ import {
   jsonName,
   parseConfig,
   type PeftConfig,
-  snakeCase,
   unknownFields,
 } from "./config.ts";
 import { checkOptions, type OptionRules, show } from "../options.ts";
@@ -63,21 +62,26 @@ export function toPeftJson(
     );
   }
   const { schema = methodOf(config.peftType, options.registry).config } = options;
-  const fields = Object.entries(schema.fields).map(([name, type]): [string, unknown, boolean] => [
-    jsonName(schema, name),
-    name === "inferenceMode"
-      ? true
-      : type.nested
-      ? renamed(config[name as keyof PeftConfig], snakeCase)
-      : config[name as keyof PeftConfig],
-    type.float === true,
-  ]);
-  const lines = fields.sort(byKey).map(([key, value, float]) =>
-    `  ${quote(key)}: ${
-      typeof value === "number" ? pythonNumber(value, float) : write(value, "  ")
-    }`
+  return writeFields(schema.fields, { ...config, inferenceMode: true }, "");
+}
+
+/** Fields as Python writes them, which tells floats from whole numbers. */
+function writeFields(fields: ConfigSchema["fields"], values: object, indent: string): string {
+  const inner = `${indent}  `;
+  const lines = savedFields(fields).map(
+    ([name, type]): [string, string] => {
+      const value = (values as Readonly<Record<string, unknown>>)[name];
+      const text = typeof value === "number"
+        ? pythonNumber(value, type.float === true)
+        : type.nested && value
+        ? writeFields(type.nested as never, value, inner)
+        : write(value, inner);
+      return [jsonName({ fields }, name), text];
+    },
   );
-  return `{\n${lines.join(",\n")}\n}`;
+  return `{\n${
+    lines.sort(byKey).map(([key, text]) => `${inner}${quote(key)}: ${text}`).join(",\n")
+  }\n${indent}}`;
 }
 
 /**
@@ -169,7 +173,14 @@ export function knownFields(
 
 /** Names of fields by what a file calls them. */
 function namesOf(schema: ConfigSchema): ReadonlyMap<string, string> {
-  return new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
+  return new Map(savedFields(schema.fields).map(([name]) => [jsonName(schema, name), name]));
+}
+
+/** Those that files hold. */
+function savedFields(
+  fields: ConfigSchema["fields"],
+): readonly (readonly [string, FieldType<unknown>])[] {
+  return Object.entries<FieldType<unknown>>(fields).filter(([, { unsaved }]) => !unsaved);
 }
 
 /** Whether a setting is off. */

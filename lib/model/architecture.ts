@@ -37,7 +37,7 @@ export interface ArchitecturePass {
   /** What an encoder gives; it does not run where a cache holds what is made of it. */
   encoded(run: () => Value): Value | undefined;
   /** A part of the batch, by its own name. */
-  batchInput(spec: BatchInput): Value;
+  batchInput(spec: Pick<BatchInput, "name" | "axes" | "dtype">): Value;
   /** An input that the architecture's `hostInputs` computes, by name. */
   hostInput(name: string, spec: InputSpec): Value;
   /** Which tokens are no padding, `i32` [B, T]: 0 for those that are; of all that are cached, with a cache. */
@@ -48,8 +48,11 @@ export interface ArchitecturePass {
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */
   dropout(x: Value, rate: number): Value;
-  /** Adds a number, shape [], to the loss of a batch that is trained on. */
-  penalize(x: Value): void;
+  /**
+   * Adds a number, shape [], to the loss of a batch that is trained on; of those under one name,
+   * their mean.
+   */
+  penalize(x: Value, meanOf?: string): void;
   /**
    * Random numbers in a training pass, from 0 up to 1 or normal ones, or those that the batch brings
    * as `noise.<name>`.

@@ -18,6 +18,7 @@ export type {
   Layer,
   LinearOptions,
   Modules,
+  MultiheadOptions,
   TieOptions,
 } from "./modules.ts";
 export type { FunctionSignature, ParameterSignature } from "./signature.ts";

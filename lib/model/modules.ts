@@ -4,6 +4,8 @@
  *
  * @module
  */
+import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import type { AttentionCall } from "./attend.ts";
 import { type AttentionLayout, type NormRule, parameterShapes, type Site } from "./site.ts";
@@ -57,6 +59,11 @@ export interface Modules {
     count: number,
     declare: (m: Modules, layer: number) => T,
   ): readonly T[];
+  /**
+   * Attention as torch's `nn.MultiheadAttention`, of one size throughout: of queries x [B, T, D] over
+   * rows [B, S, D], which are x by default; gives [B, T, D]. LoRA adapts it as one module, as in PEFT.
+   */
+  multiheadAttention(name: string, options: MultiheadOptions): (x: Value, rows?: Value) => Value;
   /** Makes this place an attention module, before the modules in it are declared. */
   attention(sizes: AttentionSizes): AttentionLayer;
 }
@@ -117,6 +124,16 @@ export interface AttentionSizes extends Pick<AttentionLayout, "heads" | "headSiz
   readonly over?: AttentionLayout["over"];
 }
 
+/** How torch's attention is made. */
+export interface MultiheadOptions extends Pick<AttentionSizes, "features" | "heads"> {
+  /** Whether its projections have biases; true by default. */
+  readonly bias?: boolean;
+  /** The sequence that it belongs to; `"patches"` by default, rows of anything, all of which are seen. */
+  readonly over?: AttentionLayout["over"];
+  /** Share of the probabilities that training drops; 0 by default. */
+  readonly dropout?: number;
+}
+
 /** What a definition declares. */
 export interface Structure {
   /** Sites by module path, in the order of their declaration. */
@@ -164,6 +181,7 @@ export function recordModules(
     throw new TypeError("Modules are declared before anything runs.");
   };
   const declare = (site: Site) => {
+    if (sites.has(site.path)) return; // attention and its projection in one
     sites.set(site.path, site);
     for (const [part, shape] of Object.entries(parameterShapes(site))) {
       shapes.set(`${site.path}.${part}`, shape);
@@ -259,6 +277,32 @@ export function modulesAt(path: string, visit: Visitor): Modules {
         made.push(declare(modulesAt(`${list}.${place}`, visit), layer));
       }
       return made;
+    },
+    multiheadAttention(name, options) {
+      const { features, heads, bias = true, over = "patches", dropout } = options;
+      const headSize = features / heads, path = full(name);
+      const shared = { kind: "multihead", inFeatures: features, bias } as const;
+      const site = { ...shared, path, outFeatures: 3 * features, stem: "in_proj_" };
+      const layout = { heads, keyHeads: heads, headSize, over, index: 0 };
+      const attend = visit.attention({ ...site, attention: layout }), into = layer(site);
+      const out = layer({
+        ...shared,
+        path: `${path}.out_proj`,
+        outFeatures: features,
+        partOf: path,
+      });
+      const part = (x: Value, i: number) => {
+        const own = sliceAxis(into(x), { axis: 2, start: i * features, size: features });
+        return reshape(own, [x.shape[0], -1, heads, headSize]);
+      };
+      return (x, rows = x) =>
+        attend({
+          q: part(x, 0),
+          over: rows,
+          keyValues: (rows) => ({ k: part(rows, 1), v: part(rows, 2) }),
+          project: (y) => out(reshape(y, x.shape)),
+          dropout,
+        });
     },
     attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>
       visit.attention({

@@ -142,7 +142,7 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
  * @throws {CheckpointError} where keys are missing or unexpected, shapes differ, or values are no
  * finite floating-point numbers.
  * @throws {ValueError} for a name that does not exist, and where `tensors` is no map of tensors.
- * @throws {UnsupportedError} where the adapter holds an encoder of what the tensors are.
+ * @throws {UnsupportedError} where the adapter holds what the tensors were computed from.
  * @throws {FileError} where a tensor cannot be read.
  *
  * @example
@@ -219,7 +219,7 @@ function compare(
     const expected = leaf?.shape ?? tensorAt(model, adapter, target).shape;
     const fits = expected.join() === shape.join() || leaf?.accepts?.(shape);
     const wanted = leaf?.whole ? "whole numbers" : "weights";
-    if (isFloating(dtype) === !!leaf?.whole) {
+    if (isFloating(dtype) === !!leaf?.whole && dtype !== "f32") {
       throw notWeights(key, `is of the type ${dtype}, which holds no ${wanted}`);
     }
     if (!fits) shapeMismatch.push({ key, expected, found: shape });
@@ -267,7 +267,10 @@ async function checked(
   const data = async () => {
     const found = await value.data();
     const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
-    const at = numbers.findIndex((x) => whole ? x < 0 || x >= whole.below : !Number.isFinite(x));
+    const bounds = [whole?.below ?? []].flat(), row = numbers.length / bounds.length;
+    const at = numbers.findIndex((x, i) =>
+      whole ? x < 0 || x >= bounds[Math.floor(i / row)] : !Number.isFinite(x)
+    );
     if (at < 0) return found;
     throw notWeights(key, `holds ${numbers[at]} at element ${at}`);
   };
@@ -296,9 +299,9 @@ function notReadable(key: string, { name, config }: Adapter): UnsupportedError {
     "ADAPTER_ENCODED",
     `${key} cannot be put into the adapter ${
       JSON.stringify(name)
-    }: a file of ${config.peftType} holds ` +
-      "what its encoder computed, from which the encoder cannot be told. Load it " +
-      "without isTrainable; setAdapter then trains what the encoder computed, without the encoder.",
+    }: such a file of ${config.peftType} holds ` +
+      "what was computed from what is trained, which cannot be told from it. Load it " +
+      "without isTrainable; setAdapter then trains what the file holds.",
     { key, adapter: name },
   );
 }

@@ -7,7 +7,10 @@ import { CheckpointError, FileError, ValueError } from "../../errors.ts";
 import { writeFilesAtomic } from "../../io/atomic-files.ts";
 import { pathOf } from "../../io/atomic.ts";
 import { openSafetensors, writeSafetensors } from "../../io/safetensors.ts";
-import { CORDA_PARTS, type CordaCalibration } from "../../methods/lora/corda.ts";
+import { exists } from "../../io/locate.ts";
+import type { Calibration } from "../../methods/calibration.ts";
+import { CORDA_PARTS } from "../../methods/lora/corda.ts";
+import { GRADIENT } from "../../methods/lora/lora-ga.ts";
 import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { onHost, type Tensor, tensor } from "../../tensor/tensor.ts";
@@ -16,11 +19,18 @@ import { type AnyModel, pristineBase } from "../peft-model.ts";
 import { initialParts, type InitialState } from "./plain-lora.ts";
 import { configOf } from "../checkpoint/read-adapter.ts";
 
+/** Names of parts by the ends of their keys, for each initialization: those of PEFT's caches. */
+const KEYS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  corda: Object.fromEntries(CORDA_PARTS.map((part) => [`eigens.${part}`, part])),
+  lora_ga: { _peft_loraga_grad: GRADIENT },
+  initial: Object.fromEntries(CORDA_PARTS.map((part) => [`initial.${part}`, part])),
+};
+
 /**
- * Writes a calibration to a safetensors file, under the keys that PEFT's cache has
- * (`<module>.eigens.S_WC`).
+ * Writes a calibration to a safetensors file, under the keys that PEFT's caches have
+ * (`<module>.eigens.S_WC`, `<module>._peft_loraga_grad`).
  *
- * @param calibration What `preprocessCorda` gave.
+ * @param calibration What `preprocessCorda`, `preprocessLoraga` or {@link initialCalibration} gave.
  * @param path The file; folders are made as needed, and what was there is replaced.
  * @throws {FileError} where it cannot be written.
  *
@@ -39,12 +49,14 @@ import { configOf } from "../checkpoint/read-adapter.ts";
  * ```
  */
 export async function saveCalibration(
-  calibration: CordaCalibration,
+  calibration: Calibration,
   path: string | URL,
 ): Promise<void> {
   const tensors = new Map<string, Tensor>();
   for (const [module, parts] of calibration.sites) {
-    for (const part of CORDA_PARTS) tensors.set(`${module}.eigens.${part}`, parts[part]);
+    for (const [end, part] of Object.entries(KEYS[calibration.init] ?? {})) {
+      tensors.set(`${module}.${end}`, parts[part]);
+    }
   }
   await writeTensors(path, tensors);
 }
@@ -63,7 +75,7 @@ export async function writeTensors(
 /**
  * Reads a calibration from its file.
  *
- * @param path What {@link saveCalibration}, or `preprocessCorda` with a `cacheFile`, wrote.
+ * @param path What {@link saveCalibration}, or measuring with a `cacheFile`, wrote.
  * @throws {FileError} where it is missing, is no safetensors file or holds something else.
  *
  * @example
@@ -73,22 +85,48 @@ export async function writeTensors(
  * const model = await loadAdapter(base, "trained/", { calibration });
  * ```
  */
-export async function loadCalibration(path: string | URL): Promise<CordaCalibration> {
+export async function loadCalibration(path: string | URL): Promise<Calibration> {
   const sites = new Map<string, Record<string, Tensor>>();
-  for (const [key, value] of await readTensors(path)) {
-    const [, module, part] = /^(.*)\.eigens\.(S_WC|U_WC|V_WC)$/.exec(key) ?? [];
-    if (!module) {
+  const tensors = await readTensors(path), [first = ""] = tensors.keys();
+  const known = Object.entries(KEYS).map(([init, ends]) => ({ init, ends: Object.entries(ends) }));
+  const { init, ends } =
+    known.find(({ ends }) => ends.some(([end]) => first.endsWith(`.${end}`))) ??
+      { init: "corda", ends: [] };
+  for (const [key, value] of tensors) {
+    const [end, part] = ends.find(([end]) => key.endsWith(`.${end}`)) ?? [];
+    if (!end) {
       throw new FileError(
         "CALIBRATION_FILE",
-        `${path} is no calibration: it holds ${key}, where keys are <module>.eigens.S_WC, .U_WC and .V_WC.`,
+        `${path} is no calibration: it holds ${key}, where keys are <module>.${
+          known.flatMap(({ ends }) => ends.map(([end]) => end)).join(", <module>.")
+        }, of one initialization.`,
         { path: String(path), key },
       );
     }
-    const parts = sites.get(module) ?? {};
-    parts[part] = value;
-    sites.set(module, parts);
+    const module = key.slice(0, -end.length - 1);
+    sites.set(module, { ...sites.get(module), [part!]: value });
   }
-  return { init: "corda", sites };
+  return { init, sites };
+}
+
+/** As in PEFT, a file that exists and is empty counts as none. */
+export async function isFilled(path: string): Promise<boolean> {
+  return await exists(path) && (await Deno.stat(path)).size > 0;
+}
+
+/** What does not fit was read from a file, which is to be told. */
+export function checkFile(path: string, check: () => void): void {
+  try {
+    check();
+  } catch (cause) {
+    if (!(cause instanceof ValueError)) throw cause;
+    throw new CheckpointError(
+      "CALIBRATION_FILE",
+      `${path} was made for another model or another config. ${cause.message} Remove the file to have it made again.`,
+      { ...cause.details, file: path },
+      { cause },
+    );
+  }
 }
 
 /** Tensors of a file, read at once, so that the file may change afterwards. */
@@ -128,8 +166,8 @@ export interface InitialCalibrationOptions {
 }
 
 /**
- * The calibration of a CorDA adapter, from the adapter as it was saved before training: what
- * `loadAdapter` needs where the calibration itself was not kept. PEFT has such an adapter saved with
+ * The calibration of a CorDA or LoRA-GA adapter, from the adapter as it was saved before training:
+ * what `loadAdapter` needs where the calibration itself was not kept. PEFT has such an adapter saved with
  * `init_lora_weights` set to `True`, for `path_initial_model_for_weight_conversion`.
  *
  * @param model The base, or a model on it.
@@ -158,14 +196,14 @@ export async function initialCalibration(
   model: AnyModel,
   initial: Exclude<InitialState, true>,
   options: InitialCalibrationOptions = {},
-): Promise<CordaCalibration> {
+): Promise<Calibration> {
   const base = pristineBase(model);
   const parts = await initialParts(initial, options.adapterName ?? "default");
   const { tensors } = parts, config = configOf(parts);
   if (config.peftType !== "LORA") {
     throw new ValueError(
       "CALIBRATION_INITIAL",
-      `A CorDA adapter is of the method LORA; the one that was given is of the method ${config.peftType}.`,
+      `A CorDA or LoRA-GA adapter is of the method LORA; the one that was given is of the method ${config.peftType}.`,
       { peftType: config.peftType },
     );
   }
@@ -185,7 +223,7 @@ export async function initialCalibration(
       V_WC: transposed(a),
     });
   }
-  return { init: "corda", sites };
+  return { init: "initial", sites };
 }
 
 function misfit(base: ModelGraph, path: string, why: string): CheckpointError {

@@ -3,16 +3,16 @@
  *
  * @module
  */
-import { CheckpointError, ConfigError, ValueError } from "../../errors.ts";
-import { exists } from "../../io/locate.ts";
+import { ConfigError, ValueError } from "../../errors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
+import { checkCalibration } from "../../methods/calibration.ts";
 import {
-  checkCordaCalibration,
+  CORDA,
   type CordaCalibration,
   cordaEigens,
   dampedCovariance,
 } from "../../methods/lora/corda.ts";
-import { type CordaConfig, defaultCorda } from "../../methods/lora/corda-config.ts";
+import type { CordaConfig } from "../../methods/lora/corda-config.ts";
 import { type FlatMatrix, flatMatrix, matrixOf } from "../../methods/linalg.ts";
 import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
 import { decomposes } from "../../methods/lora/lora-init.ts";
@@ -23,6 +23,8 @@ import { BOOLEAN, checkOptions, FUNCTION, SIGNAL } from "../../options.ts";
 import { isHalf } from "../../tensor/dtype.ts";
 import { onHost, type Tensor } from "../../tensor/tensor.ts";
 import {
+  checkFile,
+  isFilled,
   loadCalibration,
   readTensors,
   saveCalibration,
@@ -127,8 +129,11 @@ export async function preprocessCorda(
   const layers = sites.map((site) => ({ site, r: loraShape(lora.config, site).r }));
   if (cacheFile !== null && await isFilled(cacheFile)) {
     const cached = await loadCalibration(cacheFile);
-    fitting(cacheFile, () => checkCordaCalibration(layers, { calibration: cached, loaded: false }));
-    return cached;
+    checkFile(
+      cacheFile,
+      () => checkCalibration(CORDA, layers, { calibration: cached, loaded: false }),
+    );
+    return cached as CordaCalibration;
   }
   using measured = await covariancesOf(base, { sites, corda: lora.corda, asked: options });
   const { tensors } = measured;
@@ -153,7 +158,7 @@ function checkCorda(
 ): { readonly config: LoraConfig; readonly corda: CordaConfig } {
   const { initLoraWeights, cordaConfig } = config as LoraConfig;
   if (config.peftType === "LORA" && initLoraWeights === "corda") {
-    return { config: config as LoraConfig, corda: cordaConfig ?? defaultCorda() };
+    return { config: config as LoraConfig, corda: cordaConfig! };
   }
   throw new ConfigError(
     "CONFIG_CORDA",
@@ -162,26 +167,6 @@ function checkCorda(
     }. ` + 'Make it with loraConfig({ initLoraWeights: "corda" }).',
     { peftType: config.peftType, initLoraWeights },
   );
-}
-
-/** As in PEFT, a file that exists and is empty counts as none. */
-async function isFilled(path: string): Promise<boolean> {
-  return await exists(path) && (await Deno.stat(path)).size > 0;
-}
-
-/** What does not fit was read from a file, which is to be told. */
-function fitting(path: string, check: () => void): void {
-  try {
-    check();
-  } catch (cause) {
-    if (!(cause instanceof ValueError)) throw cause;
-    throw new CheckpointError(
-      "CALIBRATION_FILE",
-      `${path} was made for another model or another config. ${cause.message} Remove the file to have it made again.`,
-      { ...cause.details, file: path },
-      { cause },
-    );
-  }
 }
 
 interface Measured extends Disposable {
@@ -202,7 +187,7 @@ async function covariancesOf(
   const there = { isNew: false, [Symbol.dispose]() {} };
   if (covarianceFile !== null && await isFilled(covarianceFile)) {
     const tensors = await readTensors(covarianceFile);
-    fitting(covarianceFile, () => checkCovariances(sites, tensors));
+    checkFile(covarianceFile, () => checkCovariances(sites, tensors));
     return { ...there, tensors };
   }
   if (asked.covariances) return { ...there, tensors: asked.covariances };

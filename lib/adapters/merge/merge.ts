@@ -12,7 +12,7 @@ import {
   siteAt,
   withParameters,
 } from "../../model/model-graph.ts";
-import { weightName } from "../../model/site.ts";
+import { biasName, weightName } from "../../model/site.ts";
 import { isMergeable } from "../../methods/site-rule.ts";
 import { BOOLEAN, checkOptions, NAMES, oneOf } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
@@ -366,7 +366,7 @@ function mergeInto(
     const of = { model, adapters, site };
     const { weight, bias } = mergeSite(of);
     change(name, weight, () => siteChange(of).weight);
-    if (bias) change(`${path}.bias`, bias, () => siteChange(of).bias!);
+    if (bias) change(biasName(site), bias, () => siteChange(of).bias!);
   }
   const own = new Map<string, Tensor>();
   for (const [alias, source] of base.tied) {

@@ -4,7 +4,7 @@
  * @module
  */
 import { z } from "zod";
-import type { FieldType } from "../config.ts";
+import { field, type FieldType, nestedField } from "../field.ts";
 
 /**
  * How a LoRA with `initLoraWeights: "corda"` begins (Yang et al., 2024, arXiv:2406.05223). With C
@@ -37,25 +37,14 @@ export interface CordaConfig {
   readonly pruneTemporaryFields: boolean;
 }
 
-const path = z.string().min(1).nullable().default(null);
-
-const schema = z.strictObject({
-  cacheFile: path,
-  covarianceFile: path,
-  cordaMethod: z.literal(["ipm", "kpm"]).default("ipm"),
-  verbose: z.boolean().default(false),
-  useFloat16ForCovariance: z.boolean().default(false),
-  pruneTemporaryFields: z.boolean().default(true),
-});
+const path = z.string().min(1).nullable().default(null).describe("a path or null");
 
 /** The field `cordaConfig` of a LoRA config; fields of its own that are absent take their defaults. */
-export const cordaConfigField: FieldType<CordaConfig | null> = schema.nullable().default(null)
-  .describe(
-    'an object with cacheFile and covarianceFile (each a path or null), cordaMethod ("ipm" or ' +
-      '"kpm"), verbose, useFloat16ForCovariance and pruneTemporaryFields (each true or false), or null',
-  );
-
-/** The config of CorDA where none is given. */
-export function defaultCorda(): CordaConfig {
-  return schema.parse({});
-}
+export const cordaConfigField: FieldType<CordaConfig | null> = nestedField<CordaConfig>({
+  cacheFile: path,
+  covarianceFile: path,
+  cordaMethod: field.choice("ipm", ["ipm", "kpm"]),
+  verbose: field.boolean(false),
+  useFloat16ForCovariance: field.boolean(false),
+  pruneTemporaryFields: field.boolean(true),
+});

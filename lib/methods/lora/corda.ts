@@ -5,12 +5,11 @@
  * @module
  */
 import { CholeskyDecomposition, Matrix } from "ml-matrix";
-import { ConfigError, ShapeError, ValueError } from "../../errors.ts";
+import { ConfigError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
-import { show } from "../../options.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
 import { type Tensor, tensor } from "../../tensor/tensor.ts";
-import type { Calibration } from "../calibration.ts";
+import type { Calibration, CalibrationNeed } from "../calibration.ts";
 import type { CordaConfig } from "./corda-config.ts";
 import {
   type FlatMatrix,
@@ -126,71 +125,14 @@ export function dampedCovariance(covariance: FlatMatrix, path: string): FlatMatr
   }
 }
 
-/**
- * Refuses to make an adapter without its calibration, or with one that does not fit it.
- *
- * @param sites The sites that take a part of their weight over, with the ranks there.
- * @param options What the caller gave, and whether the adapter is being loaded.
- * @throws {ValueError} where it is missing, is for something else or lacks a module.
- * @throws {ShapeError} where it was made for another rank or another model.
- */
-export function checkCordaCalibration(
-  sites: Iterable<{ readonly site: Site; readonly r: number }>,
-  options: { readonly calibration?: Calibration; readonly loaded: boolean },
-): void {
-  const { calibration, loaded } = options;
-  if (calibration === undefined) throw missing(loaded);
-  if (calibration?.init !== "corda" || !(calibration.sites instanceof Map)) {
-    throw new ValueError(
-      "CALIBRATION",
-      `The calibration of an adapter with initLoraWeights "corda" is what preprocessCorda gives; found ${
-        calibration?.init ? `one for ${JSON.stringify(calibration.init)}` : show(calibration)
-      }. Was its promise not awaited?`,
-    );
-  }
-  for (const { site, r } of sites) {
-    const parts = calibration.sites.get(site.path);
-    if (!parts) {
-      throw new ValueError(
-        "CALIBRATION_SITE",
-        `The calibration has nothing for ${site.path}; it was made for ${
-          [...calibration.sites.keys()].join(", ") || "no module"
-        }. ${SAME_CONFIG}`,
-        { path: site.path },
-      );
-    }
-    for (const [part, shape] of Object.entries(cordaShapes(site, r))) {
-      const found = parts[part]?.shape;
-      if (found?.join() === shape.join()) continue;
-      throw new ShapeError(
-        "CALIBRATION_SHAPE",
-        `${part} of ${site.path} ${
-          found ? `has shape [${found}]` : "is missing"
-        } in the calibration, and shape [${shape}] is needed. ${SAME_CONFIG}`,
-        { path: site.path, expected: shape, found },
-      );
-    }
-  }
-}
-
-const SAME_CONFIG =
-  "Give preprocessCorda the same model and the same config, ranks included, as getPeftModel or loadAdapter.";
-
-function missing(loaded: boolean): ValueError {
-  return loaded
-    ? new ValueError(
-      "CALIBRATION_MISSING",
-      `The adapter began with initLoraWeights "corda": it took a part of the weights over, and which part, ` +
-        "its files do not say. Pass it as { calibration }: what preprocessCorda gave in training (loadCalibration reads " +
-        "it from its file), or initialCalibration of the adapter as it was saved before training. " +
-        "An adapter that is saved with pathInitialModelForWeightConversion needs none.",
-    )
-    : new ValueError(
-      "CALIBRATION_MISSING",
-      `initLoraWeights "corda" begins with what goes into the layers, and no calibration was given. Call ` +
-        "preprocessCorda(base, config, { batches }) first and pass what it gives as { calibration }.",
-    );
-}
+/** What CorDA needs of a calibration. */
+export const CORDA: CalibrationNeed = {
+  init: "corda",
+  by: "preprocessCorda",
+  of: "what goes into the layers",
+  shapes: cordaShapes,
+  initial: cordaShapes,
+};
 
 /**
  * The factors that an adapter begins with at a site: A [r, in] and B [out, r], so that `scale · B ·

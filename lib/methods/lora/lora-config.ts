@@ -11,17 +11,34 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
-  described,
   field,
   type FieldType,
   parseConfig,
   type TargetConfig,
   targetFields,
 } from "../config.ts";
-import { type CordaConfig, cordaConfigField, defaultCorda } from "./corda-config.ts";
+import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
+import {
+  type EvaConfig,
+  evaConfigField,
+  type LoraGaConfig,
+  loraGaConfigField,
+} from "./init-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
+import {
+  type ArrowConfig,
+  arrowField,
+  type BdLoraConfig,
+  bdLoraField,
+  type KasaConfig,
+  kasaField,
+  type MontecloraConfig,
+  montecloraField,
+  type VeloraConfig,
+  veloraField,
+} from "./variant-configs.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
 export type LoraInit =
@@ -31,12 +48,14 @@ export type LoraInit =
   | "olora"
   | "pissa"
   | `pissa_niter_${number}`
-  | "corda";
+  | "corda"
+  | "eva"
+  | "lora_ga"
+  | "mica";
 
 /**
- * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
- * `aloraInvocationTokens` on turn on variants of LoRA that are not available here: they exist so
- * that files agree with PEFT's, and setting one is an error.
+ * A LoRA config with every field, as {@link loraConfig} makes it. Some stand for what is not
+ * available here: they exist so that files agree with PEFT's, and setting one is an error.
  */
 export interface LoraConfig extends TargetConfig {
   /** `"LORA"`. */
@@ -90,6 +109,12 @@ export interface LoraConfig extends TargetConfig {
    * - `"corda"`: a part of the weight that is chosen by what goes into the module, likewise (Yang
    *   et al., 2024, arXiv:2406.05223); `preprocessCorda` measures that, and what it gives goes to
    *   `getPeftModel` as `calibration`; see {@link CordaConfig};
+   * - `"lora_ga"`: directions of the weight's gradient, likewise (Wang et al., 2024,
+   *   arXiv:2407.05000); `preprocessLoraga` measures it; see {@link LoraGaConfig};
+   * - `"mica"`: A zero, and B, which is not trained, the left singular vectors of the weight's
+   *   smallest singular values (2026, arXiv:2604.01694);
+   * - `"eva"`: B zero, and A as `true` until `initializeLoraEvaWeights` puts there the directions in
+   *   which the inputs vary most (Paischer et al., 2024, arXiv:2410.07170); see {@link EvaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
    *
    * Embeddings start with A zero and B normal, unless it is `false`.
@@ -115,14 +140,21 @@ export interface LoraConfig extends TargetConfig {
   readonly megatronCore: string | null;
   /** Only means something with `useQalora`; kept, not used. */
   readonly qaloraGroupSize: number;
-  /** Activated LoRA. */
+  /**
+   * Tokens that turn the adapter on: it changes nothing before the last place where they stand in a
+   * row, so that what is cached of the tokens before can be the base's (activated LoRA, Greenewald
+   * et al., 2025, arXiv:2504.12397). It cannot be merged.
+   */
   readonly aloraInvocationTokens: readonly number[] | null;
-  /** Arrow routing. */
-  readonly arrowConfig: Readonly<Record<string, unknown>> | null;
-  /** EVA initialization. */
-  readonly evaConfig: Readonly<Record<string, unknown>> | null;
-  /** KaSA. */
-  readonly kasaConfig: Readonly<Record<string, unknown>> | null;
+  /** Routes each token through some of the adapters that the model has; see `createArrowModel`. */
+  readonly arrowConfig: ArrowConfig | null;
+  /** How EVA begins; kept, not used, unless `initLoraWeights` is `"eva"`. */
+  readonly evaConfig: EvaConfig | null;
+  /**
+   * Takes the `r` smallest singular values out of each weight, and learns those of the update beside
+   * its vectors (KaSA, Wang et al., 2024, arXiv:2412.06071).
+   */
+  readonly kasaConfig: KasaConfig | null;
   /**
    * Layers of the base that the adapter is for, range by range, each from the first to the one after
    * the last: `[[0, 4], [2, 5]]` makes seven layers of five, of which two come twice, with one and the
@@ -131,57 +163,114 @@ export interface LoraConfig extends TargetConfig {
   readonly layerReplication: readonly LayerRange[] | null;
   /** LoftQ initialization. */
   readonly loftqConfig: Readonly<Record<string, unknown>> | null;
-  /** LoRA-GA initialization. */
-  readonly loraGaConfig: Readonly<Record<string, unknown>> | null;
+  /** How LoRA-GA begins; kept, not used, unless `initLoraWeights` is `"lora_ga"`. */
+  readonly loraGaConfig: LoraGaConfig | null;
   /** Megatron's parallel layers. */
   readonly megatronConfig: Readonly<Record<string, unknown>> | null;
-  /** Monteclora. */
-  readonly montecloraConfig: Readonly<Record<string, unknown>> | null;
+  /** Learns a distribution of A, from which training draws (MonteCLoRA, 2024, arXiv:2411.04358). */
+  readonly montecloraConfig: MontecloraConfig | null;
   /**
    * See {@link TargetConfig.targetParameters}. Of a parameter of three axes each matrix gets the
    * rank. Not with `loraDropout`, `loraBias`, `useDora` or `fanInFanOut`, and only with
    * `initLoraWeights` true, false or `"gaussian"`.
    */
   readonly targetParameters: readonly string[] | null;
-  /** Block-diagonal LoRA. */
-  readonly useBdlora: Readonly<Record<string, unknown>> | null;
+  /** Makes one of the factors of blocks, so that layers split among devices need not talk. */
+  readonly useBdlora: BdLoraConfig | null;
   /** Quantization-aware LoRA. */
   readonly useQalora: boolean;
-  /** VeLoRA. */
-  readonly veloraConfig: Readonly<Record<string, unknown>> | null;
+  /**
+   * Keeps what goes into A for its gradient as one number for each group of features (VeLoRA,
+   * Miles et al., 2024, arXiv:2405.17991).
+   */
+  readonly veloraConfig: VeloraConfig | null;
 }
 
 /** What {@link loraConfig} takes: any of the fields. */
-export interface LoraFields extends Partial<Omit<LoraConfig, "cordaConfig">> {
-  /** See {@link LoraConfig.cordaConfig}; its absent fields take their defaults. */
-  readonly cordaConfig?: Partial<CordaConfig> | null;
-}
+export type LoraFields =
+  & Partial<Omit<LoraConfig, Nested>>
+  & { readonly [K in Nested]?: Partial<LoraConfig[K]> | null };
+
+/** Fields that are configs of their own, whose absent fields take their defaults. */
+type Nested =
+  | "arrowConfig"
+  | "cordaConfig"
+  | "evaConfig"
+  | "kasaConfig"
+  | "loraGaConfig"
+  | "montecloraConfig"
+  | "useBdlora"
+  | "veloraConfig";
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
-  evaConfig: "EVA",
-  kasaConfig: "KaSA",
   loftqConfig: "LoftQ",
-  loraGaConfig: "LoRA-GA",
   megatronConfig: "Megatron's parallel layers",
-  montecloraConfig: "Monteclora",
-  useBdlora: "block-diagonal LoRA",
   useQalora: "quantization-aware LoRA",
-  veloraConfig: "VeLoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
-/** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["eva", "loftq", "lora_ga", "mica"];
+/**
+ * Variants, of which one can be on, and whether factors that begin as a part of the weight go with
+ * it.
+ */
+const ALONE = {
+  useDora: true,
+  useBdlora: false,
+  kasaConfig: false,
+  veloraConfig: true,
+  montecloraConfig: true,
+  aloraInvocationTokens: false,
+} as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
-const INITS =
-  'true, false, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_[number of iters]", "corda"';
+/** Whether a field turns a variant on. */
+export function isOn(config: LoraConfig, field: keyof LoraConfig): boolean {
+  const value = config[field];
+  return Array.isArray(value) ? value.length > 0 : Boolean(value);
+}
+
+/** The variants that a config turns on that go with no other. */
+export function variantFields(config: LoraConfig): readonly (keyof typeof ALONE)[] {
+  return (Object.keys(ALONE) as (keyof typeof ALONE)[]).filter((field) => isOn(config, field));
+}
+
+/** What is to be known of an initialization by its name. */
+interface InitName {
+  /** Its names: PEFT looks at the case of some. */
+  readonly named: RegExp;
+  /** What messages call it. */
+  readonly called: string;
+  /** Whether it takes a part of each weight over, which the base then lacks. */
+  readonly takes?: true;
+  /** Whether convolutions can begin so. */
+  readonly conv?: true;
+}
+
+const INIT_NAMES: readonly InitName[] = [
+  { named: /^gaussian$/i, called: '"gaussian"', conv: true },
+  { named: /^orthogonal$/, called: '"orthogonal"' },
+  { named: /^olora$/i, called: '"olora"', takes: true },
+  { named: /^pissa$/, called: '"pissa"', takes: true },
+  { named: /^pissa_niter_\d+$/, called: '"pissa_niter_[number of iters]"', takes: true },
+  { named: /^corda$/, called: '"corda"', takes: true },
+  { named: /^eva$/, called: '"eva"' },
+  { named: /^lora_ga$/, called: '"lora_ga"', takes: true, conv: true },
+  { named: /^mica$/, called: '"mica"' },
+];
+
+/** Initializations that PEFT has and this library does not. */
+const OTHER_INITS: readonly string[] = ["loftq"];
+
+const INITS = ["true", "false", ...INIT_NAMES.map(({ called }) => called)].join(", ");
+
+/** What is to be known of an initialization that has a name. */
+function initNamed(init: LoraInit): InitName | undefined {
+  return typeof init === "string" ? INIT_NAMES.find(({ named }) => named.test(init)) : undefined;
+}
 
 /** Whether an initialization takes a part of each weight over, which the base then lacks. */
-export function takesFromBase({ initLoraWeights: init }: LoraConfig): boolean {
-  return typeof init === "string" &&
-    (init.startsWith("pissa") || init.toLowerCase() === "olora" || init === "corda");
+export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
+  return initNamed(initLoraWeights)?.takes === true;
 }
 
 /** The type of a field that sets a number by module; see {@link patternValue}. */
@@ -225,28 +314,33 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     qaloraGroupSize: field.integer(16, 1),
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
-    arrowConfig: field.object(),
-    cordaConfig: described(cordaConfigField, { nested: true }),
-    evaConfig: field.object(),
-    kasaConfig: field.object(),
+    arrowConfig: arrowField,
+    cordaConfig: cordaConfigField,
+    evaConfig: evaConfigField,
+    kasaConfig: kasaField,
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
       .describe("a list of pairs of layer numbers or null"),
     loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
       .describe("an object or null"),
-    loraGaConfig: field.object(),
+    loraGaConfig: loraGaConfigField,
     megatronConfig: field.object(),
-    montecloraConfig: field.object(),
+    montecloraConfig: montecloraField,
     targetParameters: field.names(),
-    useBdlora: field.object(),
+    useBdlora: bdLoraField,
     useQalora: field.boolean(false),
-    veloraConfig: field.object(),
+    veloraConfig: veloraField,
   },
   fit: expertTargets,
   layers: ({ layerReplication }) => layerReplication,
-  complete: (config) =>
-    config.initLoraWeights === "corda" && config.cordaConfig === null
-      ? { ...config, cordaConfig: defaultCorda() }
-      : config,
+  complete: (config) => ({
+    ...config,
+    ...(config.initLoraWeights === "corda" && {
+      cordaConfig: config.cordaConfig ?? defaultsOf(cordaConfigField),
+    }),
+    ...(config.initLoraWeights === "eva" && {
+      evaConfig: config.evaConfig ?? defaultsOf(evaConfigField),
+    }),
+  }),
   check(config) {
     checkTargets(config);
     checkVariants(config);
@@ -268,6 +362,14 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
         "loraBias is not supported together with useDora: set one of the two to false.",
       );
     }
+    checkTogether(config);
+    if (config.initLoraWeights === "mica" && config.useDora) {
+      throw new ConfigError(
+        "CONFIG_LORA_VARIANT",
+        'initLoraWeights "mica" does not go with useDora. Leave one of them out.',
+        { fields: ["initLoraWeights", "useDora"] },
+      );
+    }
     checkParameters(config);
     const ranks = Object.values(config.rankPattern);
     if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {
@@ -276,12 +378,20 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
   },
 };
 
+/** A config inside the config with its defaults. */
+function defaultsOf<T>(type: FieldType<T>): T {
+  const found = type.safeParse({});
+  if (found.success) return found.data;
+  throw new TypeError("Settings need defaults.");
+}
+
 /** What does not go with parameters as targets, whose factors no input passes through. */
 function checkParameters(config: LoraConfig): void {
   const { initLoraWeights: init } = config;
   if (!config.targetParameters?.length) return;
-  const unfit = (["loraDropout", "fanInFanOut", "loraBias", "useDora"] as const)
+  const unfit = (["loraDropout", "fanInFanOut", "loraBias"] as const)
     .find((field) => config[field]) ??
+    variantFields(config)[0] ??
     (typeof init === "boolean" || init.toLowerCase() === "gaussian"
       ? undefined
       : "initLoraWeights");
@@ -293,6 +403,35 @@ function checkParameters(config: LoraConfig): void {
     }: parameters are adapted by plain LoRA alone. ` +
       `Leave ${unfit} out, or adapt modules by targetModules.`,
     { field: unfit, value: config[unfit] },
+  );
+}
+
+/**
+ * Refuses variants whose factors do not stand for themselves, where factors are put together.
+ *
+ * @throws {UnsupportedError}
+ */
+export function checkFactors(config: LoraConfig): void {
+  const variant = variantFields(config).find((field) => field !== "useDora");
+  if (!variant) return;
+  throw new UnsupportedError(
+    "LORA_VARIANT",
+    `An adapter with ${variant} cannot be combined, resized or swapped: its factors are no plain LoRA. ` +
+      "Make one of it with convertToLora, or keep the adapters apart.",
+    { field: variant },
+  );
+}
+
+/** Refuses variants that do not go together, or with how the factors begin. */
+function checkTogether(config: LoraConfig): void {
+  const fields = variantFields(config), [first, second] = fields;
+  const other = second ??
+    (first && !ALONE[first] && takesFromBase(config) ? "initLoraWeights" : undefined);
+  if (!other) return;
+  throw new ConfigError(
+    "CONFIG_LORA_VARIANT",
+    `${first} does not go with ${other} ${JSON.stringify(config[other])}. Leave one of them out.`,
+    { fields: [first, other] },
   );
 }
 
@@ -314,10 +453,7 @@ function checkVariants(config: LoraConfig): void {
 }
 
 function checkInit(init: LoraInit): void {
-  if (typeof init === "boolean") return;
-  const known = /^pissa(_niter_\d+)?$/.test(init) || ["orthogonal", "corda"].includes(init) ||
-    ["gaussian", "olora"].includes(init.toLowerCase());
-  if (known) return;
+  if (typeof init === "boolean" || initNamed(init)) return;
   if (OTHER_INITS.includes(init.toLowerCase())) {
     throw new UnsupportedError(
       "LORA_INIT",
@@ -373,8 +509,10 @@ export function loraShape(
   config: LoraConfig,
   site: Site,
 ): { readonly r: number; readonly scale: number } {
-  const r = patternValue(config.rankPattern, site.path) ?? config.r;
-  const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
+  const path = site.partOf ?? site.path;
+  const r = patternValue(config.rankPattern, path) ?? config.r;
+  const alpha = patternValue(config.alphaPattern, path) ?? config.loraAlpha;
+  if (site.kind === "multihead" && !site.partOf) checkMultihead(config, path);
   if (site.kind === "embedding") {
     if (config.loraBias) {
       throw new ConfigError(
@@ -391,10 +529,24 @@ export function loraShape(
   return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
 }
 
+/** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
+function checkMultihead(config: LoraConfig, path: string): void {
+  const unfit = variantFields(config)[0] ??
+    (config.loraBias ? "loraBias" : takesFromBase(config) ? "initLoraWeights" : undefined);
+  if (!unfit) return;
+  throw new ConfigError(
+    "CONFIG_MULTIHEAD",
+    `${path} is an nn.MultiheadAttention, which has a plain LoRA, without ${unfit} ${
+      JSON.stringify(config[unfit])
+    }. Leave it out of targetModules, or ${unfit} out of the config.`,
+    { path, field: unfit },
+  );
+}
+
 /** Refuses what PEFT's layers of convolutions cannot have. */
 function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, r: number): void {
   const { kernel, dilation, groups } = conv!;
-  const reason = typeof init === "string" && init.toLowerCase() !== "gaussian"
+  const reason = typeof init === "string" && !initNamed(init)?.conv
     ? `begins with initLoraWeights true, false or "gaussian", not ${JSON.stringify(init)}`
     : r % groups
     ? `needs a rank that its ${groups} groups divide, not ${r}: set rankPattern for it`
@@ -419,4 +571,16 @@ export function patternValue(
 ): number | undefined {
   return Object.entries(patterns)
     .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
+}
+
+/**
+ * The same as FourierFT and C³A look values up: an alternative that is in no group ends a key's
+ * expression, and a key without a dot before it names a whole path.
+ */
+export function patternValueAtEnd(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+): number | undefined {
+  const found = Object.keys(patterns).find((key) => pythonRegExp(`(?:.*\\.${key}$).*`).test(path));
+  return patterns[found ?? path];
 }

@@ -6,13 +6,16 @@
  */
 import { ConfigError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
-import { checkCordaCalibration, checkCordaRank, cordaFactors } from "./corda.ts";
+import { checkCordaRank, CORDA, cordaFactors } from "./corda.ts";
+import { checkMicaRank, micaFactor } from "./mica.ts";
+import { checkLoraGaConfig, checkLoraGaRank, GRADIENT, LORA_GA, loraGaFactors } from "./lora-ga.ts";
 import {
   approximateSvd,
   type FlatMatrix,
   flatMatrix,
   leadingQr,
   leadingSvd,
+  matrixOf,
   matrixProduct,
   matrixTensor,
   orthonormalColumns,
@@ -23,6 +26,7 @@ import {
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
 import { factorShapes, magnitudes } from "./lora-factors.ts";
+import { checkCalibration } from "../calibration.ts";
 import type { CalibrationCheck } from "../config.ts";
 import type { InitSource, Leaf, LeafRule, Leaves, SitePlace } from "../method.ts";
 import type { TorchRandom } from "../torch-random.ts";
@@ -37,22 +41,29 @@ export function loraLeafShapes(
   site: Site,
 ): Readonly<Record<string, readonly number[]>> {
   const { r } = loraShape(config, site);
-  const { kind, inFeatures, outFeatures, conv } = site;
-  const embedding = kind === "embedding";
+  const { inFeatures, outFeatures, conv } = site;
+  const [A, B] = factorNames(site);
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
   const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
   const { a, b } = factorShapes(site, rank);
-  if (config.initLoraWeights === "corda" && !embedding) checkCordaRank(site, r);
+  if (!conv) RANKS[config.initLoraWeights as string]?.(site, r);
   return {
-    [embedding ? "lora_embedding_A" : "lora_A"]: a,
-    [embedding ? "lora_embedding_B" : "lora_B"]: b,
+    [A]: a,
+    [B]: b,
     ...(config.loraBias ? { lora_bias: [outFeatures] } : {}),
     ...(config.useDora && {
       lora_magnitude_vector: conv ? [1, outFeatures, ...b.slice(2)] : [outFeatures],
     }),
   };
 }
+
+/** Initializations that refuse ranks, and how. */
+const RANKS: Readonly<Record<string, (site: Site, r: number) => unknown>> = {
+  corda: (site, r) => site.kind === "embedding" || checkCordaRank(site, r),
+  lora_ga: (site, r) => site.kind === "embedding" || checkLoraGaRank(site, r),
+  mica: checkMicaRank,
+};
 
 /** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
 export function loraLeaves(
@@ -66,7 +77,12 @@ export function loraLeaves(
   for (const [leaf, shape] of Object.entries(loraLeafShapes(config, site))) {
     rules[leaf] = { shape, init: init(leaf), ...KEYS[leaf] };
   }
-  // The initial factors that PiSSA, OLoRA and CorDA took out of the base.
+  if (config.initLoraWeights === "mica") {
+    const [, b] = factorNames(site);
+    // Not trained, and in files all the same.
+    rules[b] = { key: b, ...rules[b], kind: "fixed" };
+  }
+  // The initial factors that PiSSA, OLoRA, CorDA and LoRA-GA took out of the base.
   for (const leaf of decomposes(config, site) ? ["lora_A", "lora_B"] : []) {
     const initial = `${leaf}_init`;
     rules[initial] = {
@@ -94,8 +110,12 @@ export async function initLora(
   context: LoraStart,
 ): Promise<Readonly<Record<string, Leaf>>> {
   const { config, site } = context;
+  // In PEFT the output projection starts first, and then once more.
+  if (site.stem) drawLinear({ ...context, site: { ...site, outFeatures: site.inFeatures } });
   const factors = decomposes(config, site)
     ? await decompose(context)
+    : config.initLoraWeights === "mica"
+    ? await behindMinor(context)
     : site.kind === "embedding"
     ? drawEmbedding(context)
     : drawLinear(context);
@@ -117,14 +137,14 @@ export async function initLora(
 
 /** Whether a site starts from a decomposition of its weight, which the base then lacks. */
 export function decomposes(config: LoraConfig, site: Site): boolean {
-  return site.kind !== "embedding" && takesFromBase(config);
+  return site.kind !== "embedding" && !site.conv && takesFromBase(config);
 }
 
 /**
  * Refuses what the leaves cannot begin with.
  *
- * @throws {ValueError} where CorDA has no calibration or one that does not fit, and for one that
- * nothing would use.
+ * @throws {ValueError} where CorDA or LoRA-GA has no calibration or one that does not fit, and for one
+ * that nothing would use.
  */
 export function checkLoraCalibration(
   config: LoraConfig,
@@ -132,16 +152,36 @@ export function checkLoraCalibration(
 ): void {
   const needing = sites.filter((site) => decomposes(config, site))
     .map((site) => ({ site, r: loraShape(config, site).r }));
-  if (config.initLoraWeights === "corda" && needing.length) {
-    checkCordaCalibration(needing, { calibration, loaded });
+  const need = [CORDA, LORA_GA].find(({ init }) => init === config.initLoraWeights);
+  if (need && needing.length) {
+    if (calibration?.init === LORA_GA.init) checkLoraGaConfig(config);
+    checkCalibration(need, needing, { calibration, loaded });
   } else if (calibration !== undefined) {
     throw new ValueError(
       "CALIBRATION_UNUSED",
       `A calibration was given, and an adapter with initLoraWeights ${
         JSON.stringify(config.initLoraWeights)
-      } on such modules does not begin with one. Leave it out, or set initLoraWeights to "corda".`,
+      } on such modules does not begin with one. Leave it out, or set initLoraWeights to "corda" or "lora_ga".`,
     );
   }
+}
+
+/** A zero behind the directions that matter least; embeddings take their numbers, too. */
+async function behindMinor(context: LoraStart): Promise<Record<string, Float32Array<ArrayBuffer>>> {
+  const { config, site, random } = context, { r } = loraShape(config, site);
+  const { a, b } = factorShapes(site, r);
+  if (site.kind === "embedding") {
+    random.normal(sizeOf(a));
+    random.normal(sizeOf(b));
+  } else skipLinear(random, { r, site, config });
+  const minor = micaFactor(site, await context.weight(), r);
+  const [A, B] = factorNames(site);
+  return { [A]: new Float32Array(sizeOf(a)), [B]: minor };
+}
+
+/** What A and B are called at a site. */
+function factorNames({ kind }: Site): readonly [string, string] {
+  return kind === "embedding" ? ["lora_embedding_A", "lora_embedding_B"] : ["lora_A", "lora_B"];
 }
 
 type Draw = Pick<LoraStart, "config" | "site" | "random">;
@@ -169,7 +209,13 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
   const { r: rank } = loraShape(config, site), { a, b } = factorShapes(site, rank);
   const { outFeatures: o, count = 1 } = site, r = rank * count;
   const size = sizeOf(a), features = size / r;
-  if (config.initLoraWeights === false) {
+  const { initLoraWeights: init } = config;
+  if (init === "eva") {
+    const lora_A = kaimingUniform(random, { size, features });
+    random.skip(sizeOf(b));
+    return { lora_A, lora_B: new Float32Array(sizeOf(b)) };
+  }
+  if (init === false) {
     const lora_A = kaimingUniform(random, { size, features });
     const lora_B = kaimingUniform(random, { size: sizeOf(b), features: b[1] });
     const bound = 1 / Math.sqrt(b[1]);
@@ -178,8 +224,9 @@ function drawLinear({ config, site, random }: Draw): Record<string, Float32Array
       : { lora_A, lora_B };
   }
   skipLinear(random, { r: rank, site, config });
-  if (config.initLoraWeights === "orthogonal") return drawOrthogonal(random, { r, site });
-  const lora_A = config.initLoraWeights === true
+  if (init === "orthogonal") return drawOrthogonal(random, { r, site });
+  // LoRA-GA leaves convolutions as they are by default.
+  const lora_A = init === true || init === "lora_ga"
     ? kaimingUniform(random, { size, features })
     : random.normal(size, { std: 1 / rank });
   const lora_B = new Float32Array(sizeOf(b));
@@ -225,8 +272,8 @@ function drawOrthogonal(
 }
 
 /**
- * The factors that PiSSA, OLoRA and CorDA start from; `scale · B · A` is the part of the weight that the
- * adapter takes over.
+ * The factors that PiSSA, OLoRA, CorDA and LoRA-GA start from; `scale · B · A` is the part of the
+ * weight that the adapter takes over.
  */
 async function decompose(context: LoraStart): Promise<Leaves> {
   const { config, site, random } = context, init = config.initLoraWeights as string;
@@ -242,9 +289,16 @@ async function decompose(context: LoraStart): Promise<Leaves> {
         `${scale} for ${site.path}.`,
     );
   }
-  if (init === "corda") {
-    const parts = context.calibration!.sites.get(site.path)!;
-    const { a, b } = await cordaFactors(parts, { site, scale });
+  const parts = context.calibration?.sites.get(site.path);
+  if (parts) {
+    const { a, b } = await (parts[GRADIENT]
+      ? loraGaFactors(await matrixOf(parts[GRADIENT]), {
+        ...context,
+        r,
+        scale,
+        config: config.loraGaConfig!,
+      })
+      : cordaFactors(parts, { site, scale }));
     return factorTensors(a, b);
   }
   const weight = flatMatrix(await context.weight(), { rows, columns });

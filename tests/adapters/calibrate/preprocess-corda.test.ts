@@ -33,7 +33,7 @@ import {
 } from "../../../lib/errors.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
 import { openSafetensors } from "../../../lib/io/safetensors.ts";
-import type { CordaCalibration } from "../../../lib/methods/lora/corda.ts";
+import type { Calibration } from "../../../lib/methods/calibration.ts";
 import {
   type LoraConfig,
   loraConfig,
@@ -77,7 +77,7 @@ async function tensorsApart(a: Tensor, b: Tensor): Promise<number> {
   return apart(await toFloat32(a), await toFloat32(b));
 }
 
-async function calibrationsApart(a: CordaCalibration, b: CordaCalibration): Promise<number> {
+async function calibrationsApart(a: Calibration, b: Calibration): Promise<number> {
   assertEquals([...a.sites.keys()], [...b.sites.keys()]);
   const all = [...a.sites].map(async ([path, parts]) => {
     const [x, y] = [await product(parts), await product(b.sites.get(path)!)];

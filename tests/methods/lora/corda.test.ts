@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertLess, assertStringIncludes, assertThrows } from "@std/assert";
 import { ConfigError, GraftError, ValueError } from "../../../lib/errors.ts";
+import { checkCalibration } from "../../../lib/methods/calibration.ts";
 import {
-  checkCordaCalibration,
+  CORDA,
   cordaEigens,
   cordaFactors,
   dampedCovariance,
@@ -178,7 +179,7 @@ Deno.test("configs are read and written as PEFT does it", () => {
   assertEquals(config.cordaConfig!.cacheFile, null);
   assertEquals(loraConfig({ ...config, r: 3 }).cordaConfig, config.cordaConfig);
   const bad: [unknown, string][] = [
-    [{ cordaMethod: "foo" }, '"ipm" or "kpm"'],
+    [{ cordaMethod: "foo" }, "ipm, kpm"],
     [{ corda_method: "kpm" }, "cordaMethod"],
     [{ verbose: 1 }, "true or false"],
     [{ cacheFile: "" }, "a path or null"],
@@ -209,7 +210,7 @@ Deno.test("a calibration that does not fit is refused", () => {
   };
   const good = { init: "corda", sites: new Map([[site.path, parts]]) } as const;
   const check = (calibration: unknown, r = 2, loaded = false) => () =>
-    checkCordaCalibration([{ site, r }], { calibration: calibration as never, loaded });
+    checkCalibration(CORDA, [{ site, r }], { calibration: calibration as never, loaded });
   check(good)();
   const { V_WC: _, ...two } = parts;
   const cases: [() => void, string, string][] = [
