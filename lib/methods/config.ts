@@ -225,6 +225,16 @@ export function targetFields(): ConfigFields<
  * ```
  */
 export function checkTargets(config: TargetConfig): void {
+  checkExpression(config);
+  checkLayersPattern(config);
+}
+
+/**
+ * Refuses layers beside a regular expression for the whole path.
+ *
+ * @throws {ConfigError} `CONFIG_LAYERS`.
+ */
+export function checkExpression(config: TargetConfig): void {
   for (const field of ["layersToTransform", "layersPattern"] as const) {
     if (typeof config.targetModules !== "string" || (config[field] ?? null) === null) continue;
     throw new ConfigError(
@@ -234,7 +244,6 @@ export function checkTargets(config: TargetConfig): void {
       }: put the layers into the regular expression, or give a list of names.`,
     );
   }
-  checkLayersPattern(config);
 }
 
 /**

@@ -83,12 +83,13 @@ const REFUSED_HERE: Readonly<Record<string, string>> = {
   "LORA alora_task": "a warning, and an adapter that is never on",
   "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
   "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
+  "LOKR init_unknown": "it takes any word for true",
   "MISS init_unknown": "it takes any word for true",
   "POLY task_id_negative": "it counts tasks from the end",
 };
 
 /** Keys of what is made of uniform numbers, which are the same to the bit. */
-const UNIFORM = /^base_model\.(p?vera|randlora|vblora)_/;
+const UNIFORM = /^base_model\.(p?vera|randlora|vblora)_|\.(hada|lokr|glora)_/;
 
 const methods = [...goldenMethods, ...taskMethods];
 
@@ -228,9 +229,11 @@ for (const { peftType, folder, init } of methods) {
       const leaves = new Map([...getAdapterStateDict(model), ...sharedLeaves(model)]);
       const { tensors } = await openSafetensors(`${folder}init/${name}.safetensors`);
       const keys = [...tensors.keys()].map(fileKey);
-      // Files of adapters also hold what is tied, and what a task trains along.
+      // Files of adapters also hold what is tied, what is fixed, and what a task trains along.
       const copies = leavesOf(model.adapters.get("default")!)
-        .flatMap(({ leaf: { key, tie } }) => tie?.part === "shared" ? key ?? [] : []);
+        .flatMap(({ leaf: { key, kind, tie } }) =>
+          kind === "fixed" || tie?.part === "shared" ? key ?? [] : []
+        );
       const trained = [...leaves.keys()].filter((key) =>
         keys.includes(key) || (isOwn(key, own) && !copies.includes(key))
       );

@@ -68,6 +68,23 @@ CASES = [
     ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
     ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
+    (
+        "LoKrConfig",
+        dict(
+            r=1,
+            alpha=3,
+            target_modules=["patch", "mix", "wave", "head", *ATTENTION],
+            decompose_both=True,
+        ),
+    ),
+    (
+        "HiraConfig",
+        dict(r=2, target_modules=["patch", "mix", "wave", "words", "head", *ATTENTION]),
+    ),
+    (
+        "GloraConfig",
+        dict(r=2, config_D_E="vector", target_modules=["head", *ATTENTION]),
+    ),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("ShiraConfig", dict(r=1, random_seed=3, target_modules=["head", *ATTENTION])),
