@@ -22,6 +22,7 @@ export * from "./prompt-tuning.ts";
 export * from "./pvera.ts";
 export * from "./psoft.ts";
 export * from "./randlora.ts";
+export * from "./tinylora.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vblora.ts";
 export * from "./vera.ts";
