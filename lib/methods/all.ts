@@ -24,5 +24,6 @@ export * from "./psoft.ts";
 export * from "./randlora.ts";
 export * from "./tinylora.ts";
 export * from "./trainable-tokens.ts";
+export * from "./unilora.ts";
 export * from "./vblora.ts";
 export * from "./vera.ts";
