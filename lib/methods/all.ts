@@ -5,6 +5,7 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./deft.ts";
 export * from "./c3a.ts";
 export * from "./delora.ts";
 export * from "./fourierft.ts";
@@ -23,6 +24,7 @@ export * from "./pvera.ts";
 export * from "./psoft.ts";
 export * from "./randlora.ts";
 export * from "./tinylora.ts";
+export * from "./shira.ts";
 export * from "./trainable-tokens.ts";
 export * from "./unilora.ts";
 export * from "./vblora.ts";

@@ -221,9 +221,12 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def saved_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
-    """What files hold of a layer although it is not trained (DeLoRA's norms)."""
+    """What files hold of a layer although it is not trained (DeLoRA's norms, SHiRA's indices)."""
     held, prefix = model.state_dict(), model.base_model.prefix
-    return {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    buffers = {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    saved = peft.get_peft_model_state_dict(model)
+    whole = {name: value for name, value in saved.items() if not value.is_floating_point()}
+    return {**buffers, **whole}
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -358,7 +361,10 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     expected.update(recorded)
     model.eval()
     if case.keep_init:
-        initial = {n: p.detach().clone() for n, p in trainable(model).items()}
+        # MiCA's B is not trained.
+        initial = {
+            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad or ".lora_" in n
+        }
         expected.update({f"init.{n}": p for n, p in initial.items() if is_adapter_value(model, n)})
         expected.update({f"init.{n}": value for n, value in shared_buffers(model).items()})
         expected.update(changed_weights(model, load_base(base_folder)))
