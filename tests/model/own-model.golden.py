@@ -41,6 +41,8 @@ CASES = [
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
     ("PveraConfig", dict(r=2, projection_prng_key=6, target_modules=["head", *ATTENTION])),
+    ("TinyLoraConfig", dict(r=3, u=2, weight_tying=0.4, target_modules=["words", "head", *ATTENTION])),
+    ("UniLoraConfig", dict(r=2, theta_d_length=7, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
