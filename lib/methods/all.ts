@@ -25,3 +25,4 @@ export * from "./shira.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vblora.ts";
 export * from "./vera.ts";
+export * from "./waveft.ts";
