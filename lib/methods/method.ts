@@ -184,6 +184,11 @@ export interface PeftMethod<C extends PeftConfig = any> {
   sites?(config: C): SiteRules<C>;
   /** What it does to a pass as a whole. */
   readonly pass?: PassRule<C>;
+  /**
+   * Numbers that follow from the token ids of each row, by the names of inputs `i32` [B]; an id of −1
+   * is padding in front of a prompt.
+   */
+  rowInputs?(config: C): Readonly<Record<string, (ids: Int32Array) => number>>;
   /** What it adds to training. */
   training?(adapter: TrainedAdapter<C>): MethodTraining<C> | undefined;
   /** How adapters become one or take each other's place; without it they cannot. */
