@@ -32,3 +32,4 @@ export * from "./trainable-tokens.ts";
 export * from "./unilora.ts";
 export * from "./vblora.ts";
 export * from "./vera.ts";
+export * from "./waveft.ts";

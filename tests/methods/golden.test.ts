@@ -76,6 +76,8 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
     "it does not make labels as long as what the prompt stands before",
   "ADALORA two_trainable": "here adapters that are added are not trainable until they are chosen",
   "LORA layers_unknown": "it looks for layers where three families have them",
+  "WAVEFT wavelet_lacks_filter": "it accepts 74 names, and has filters for 24 of them",
+  "WAVEFT wavelet_coif5": "its filter of this name is of another length than it counts on",
   "ADAPTION_PROMPT two_active": "it can choose one only; both add to what attention gives",
 };
 

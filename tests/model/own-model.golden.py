@@ -90,6 +90,7 @@ CASES = [
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("ShiraConfig", dict(r=1, random_seed=3, target_modules=["head", *ATTENTION])),
+    ("WaveFTConfig", dict(n_frequency=7, wavelet_family="sym3", target_modules=["head", *ATTENTION])),
     ("C3AConfig", dict(block_size=2, block_size_pattern={"k": 4}, target_modules=ATTENTION[:3])),
     ("FourierFTConfig", dict(n_frequency=7, scaling=40.0, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),
