@@ -5,8 +5,8 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
-export * from "./deft.ts";
 export * from "./c3a.ts";
+export * from "./deft.ts";
 export * from "./delora.ts";
 export * from "./fourierft.ts";
 export * from "./gralora.ts";
@@ -15,6 +15,7 @@ export * from "./ln-tuning.ts";
 export * from "./lora/lora.ts";
 export * from "./miss.ts";
 export * from "./oft.ts";
+export * from "./osf.ts";
 export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";

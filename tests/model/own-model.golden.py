@@ -58,6 +58,7 @@ CASES = [
     ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
     ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
+    ("OSFConfig", dict(effective_rank=3, rank_pattern={"head": 1}, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("C3AConfig", dict(block_size=2, block_size_pattern={"k": 4}, target_modules=ATTENTION[:3])),
