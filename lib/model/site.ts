@@ -106,6 +106,11 @@ export function biasName({ path, stem = "" }: Pick<Site, "path" | "stem">): stri
   return `${path}.${stem}bias`;
 }
 
+/** The shape of a site's weight. */
+export function weightShape(site: Site): readonly number[] {
+  return parameterShapes(site)[`${site.stem ?? ""}weight`];
+}
+
 /** Shapes of a site's parameters by their last name, such as `weight` and perhaps `bias`. */
 export function parameterShapes(site: Site): Readonly<Record<string, readonly number[]>> {
   const { kind, inFeatures: i, outFeatures: o, conv, stem = "" } = site;

@@ -20,7 +20,7 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from peft import PeftModel, get_peft_model
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.monteclora import MontecloraSampler
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 
 from begin import begun
 from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
@@ -105,32 +107,62 @@ def penalty(model: torch.nn.Module) -> torch.Tensor | float:
 
 @contextlib.contextmanager
 def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """Gives MonteCLoRA's samplers numbers to draw, by their layers' paths, in the order of draws.
+    """What layers draw while training, by their paths: one entry for each pass.
 
-    Of Wishart matrices the diagonal is all that counts: sums of squares of normal numbers.
+    Uniform and normal numbers are written down one after the other. MonteCLoRA's samplers are given numbers to
+    draw; of Wishart matrices the diagonal is all that counts: sums of squares of normal numbers.
     """
-    generator, drawn = torch.Generator().manual_seed(seed), {}
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, list[torch.Tensor]] = {}
+    current: list[list[torch.Tensor]] = []
+    handles = []
+    draws = {name: getattr(torch, name) for name in ("rand", "randn", "randn_like")}
 
     def next_sample(layer: str, r: int, inputs: int, samples: int) -> dict[str, torch.Tensor]:
         shapes = {"mvn": (samples, inputs, r), "wishart": (r, r), "dirichlet": (samples,)}
-        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        made = {name: draws["randn"](shape, generator=generator) for name, shape in shapes.items()}
         for name, numbers in made.items():
             drawn.setdefault(f"{layer}.{name}", []).append(numbers)
         wishart = torch.diag((made["wishart"] ** 2).sum(1))
         return {"z_mvn": made["mvn"], "z_wishart": wishart, "z_dirichlet": made["dirichlet"]}
 
-    for path, module in model.named_modules():
+    def finish(path: str) -> None:
+        numbers = current.pop()
+        if numbers:
+            one = numbers[0] if len(numbers) == 1 else torch.cat([n.flatten() for n in numbers])
+            drawn.setdefault(path, []).append(one)
+
+    for path, module in model.base_model.model.named_modules():
         if isinstance(module, MontecloraSampler):
-            layer = path.removeprefix("base_model.model.").split(".lora_monteclora_sampler")[0]
+            layer = path.split(".lora_monteclora_sampler")[0]
             sizes = (module.out_features, module.in_features, module.num_samples)
             module.sampler.get = partial(next_sample, layer, *sizes)
-    yield drawn
+        elif isinstance(module, BaseTunerLayer):
+            handles.append(module.register_forward_pre_hook(lambda *_: current.append([])))
+            handles.append(module.register_forward_hook(lambda *_, path=path: finish(path)))
+
+    def recording(draw: Callable, *args, **kwargs) -> torch.Tensor:
+        numbers = draw(*args, **kwargs)
+        if current:
+            current[-1].append(numbers.clone())
+        return numbers
+
+    for name, draw in draws.items():
+        setattr(torch, name, partial(recording, draw))
+    try:
+        yield drawn
+    finally:
+        for name, draw in draws.items():
+            setattr(torch, name, draw)
+        for handle in handles:
+            handle.remove()
 
 
 def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
     """Gradients of the first step by parameter name, and the loss before each AdamW step.
 
-    In eval mode dropout is off, and everything else as in training but where a method draws.
+    In eval mode dropout is off, and everything else as in training but where a method draws. A layer
+    that is left out of a step has a gradient of zero.
     """
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
@@ -139,6 +171,8 @@ def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float
         optimizer.zero_grad()
         loss = model(**right_padded_batch()).loss + penalty(model)
         loss.backward()
+        for p in parameters.values():
+            p.grad = torch.zeros_like(p) if p.grad is None and model.training else p.grad
         if step == 0:
             gradients = {
                 f"grad.{name}": (torch.zeros_like(p) if p.grad is None else p.grad.clone())
@@ -191,9 +225,12 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def saved_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
-    """What files hold of a layer although it is not trained (DeLoRA's norms)."""
+    """What files hold of a layer although it is not trained (DeLoRA's norms, SHiRA's indices)."""
     held, prefix = model.state_dict(), model.base_model.prefix
-    return {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    buffers = {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    saved = peft.get_peft_model_state_dict(model)
+    whole = {name: value for name, value in saved.items() if not value.is_floating_point()}
+    return {**buffers, **whole}
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -328,7 +365,10 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     expected.update(recorded)
     model.eval()
     if case.keep_init:
-        initial = {n: p.detach().clone() for n, p in trainable(model).items()}
+        # MiCA's B is not trained.
+        initial = {
+            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad or ".lora_" in n
+        }
         expected.update({f"init.{n}": p for n, p in initial.items() if is_adapter_value(model, n)})
         expected.update({f"init.{n}": value for n, value in shared_buffers(model).items()})
         expected.update(changed_weights(model, load_base(base_folder)))
@@ -360,18 +400,22 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}
     model.train(case.noise)
+    torch.manual_seed(seed + 2)
     with recorded_draws(model, seed + 9) as drawn:
         gradients, losses = train(model, case.weight_decay)
     model.eval()
     expected.update(gradients)
-    expected.update({f"noise.{path}": torch.stack(numbers) for path, numbers in drawn.items()})
     if case.noise:
         record["mode"] = "train"
+        # A layer that is left out draws no more; what it would have drawn means nothing.
+        expected.update({f"noise.{p}": pad_sequence(n, batch_first=True) for p, n in drawn.items()})
         expected.update({f"after.{name}": value for name, value in saved_buffers(model).items()})
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
     )
+    if case.noise:
+        record["mode"] = "train"
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(state[name])

@@ -117,7 +117,7 @@ Deno.test("unknown and ill-typed fields are named, with what was found", () => {
   const error = assertThrows(() => loraConfig({ targetModule: ["q"] } as never), ConfigError);
   assertStringIncludes(error.message, '"targetModule" (nearest: targetModules');
   assertThrows(() => fromPeftJson({ r: 4 }), ConfigError, "peft_type");
-  assertThrows(() => fromPeftJson({ peft_type: "LOHA" }), UnsupportedError, '"LOHA"');
+  assertThrows(() => fromPeftJson({ peft_type: "MINE" }), UnsupportedError, '"MINE"');
   assertThrows(() => loraSchema.check?.({ ...loraConfig(), r: 3, initLoraWeights: "orthogonal" }));
 });
 
@@ -145,7 +145,7 @@ Deno.test("variants that are not available say what is", () => {
     { use_qalora: true },
     { use_bdlora: { nblocks: 2 } },
     { loftq_config: { loftq_bits: 4 } },
-    ...["loftq", "mica"].map((init_lora_weights) => ({
+    ...["loftq"].map((init_lora_weights) => ({
       init_lora_weights,
     })),
   ];
