@@ -5,8 +5,8 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
-export * from "./deft.ts";
 export * from "./c3a.ts";
+export * from "./deft.ts";
 export * from "./delora.ts";
 export * from "./glora.ts";
 export * from "./hira.ts";
@@ -19,6 +19,7 @@ export * from "./lokr.ts";
 export * from "./lora/lora.ts";
 export * from "./miss.ts";
 export * from "./oft.ts";
+export * from "./osf.ts";
 export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";

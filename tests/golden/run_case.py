@@ -92,7 +92,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
         for name, p in model.named_parameters(remove_duplicate=False)
         if not name.startswith("base_model.model.")
     }
-    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        shared.get(id(p), name): p
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.numel()
+    }
 
 
 def penalty(model: torch.nn.Module) -> torch.Tensor | float:

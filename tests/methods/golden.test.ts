@@ -87,6 +87,8 @@ const REFUSED_HERE: Readonly<Record<string, string>> = {
   "LN_TUNING target_block": "a block can be trained, and neither merged nor read by its keys",
   "PROMPT_TUNING init_unknown": "it takes any word for RANDOM",
   "LOKR init_unknown": "it takes any word for true",
+  "OSF target_conv1d": "it leaves out what is no linear layer, without a word",
+  "OSF target_embedding": "the same",
   "MISS init_unknown": "it takes any word for true",
   "TINYLORA init_unknown": "it takes any word for false, which leaves memory as it is",
   "POLY task_id_negative": "it counts tasks from the end",
@@ -96,7 +98,7 @@ const REFUSED_HERE: Readonly<Record<string, string>> = {
 const UNIFORM = /^base_model\.(p?vera|randlora|vblora)_|\.(hada|lokr|glora)_/;
 
 /** Keys of what decompositions give, up to signs. */
-const DECOMPOSED = /\.tinylora_[AB]\./;
+const DECOMPOSED = /\.(tinylora_[AB]|osf_svd_params)\./;
 
 const methods = [...goldenMethods, ...taskMethods];
 

@@ -87,6 +87,7 @@ CASES = [
         "GloraConfig",
         dict(r=2, config_D_E="vector", target_modules=["head", *ATTENTION]),
     ),
+    ("OSFConfig", dict(effective_rank=3, rank_pattern={"head": 1}, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("ShiraConfig", dict(r=1, random_seed=3, target_modules=["head", *ATTENTION])),

@@ -189,7 +189,10 @@ for (const { config, keys, ...expected } of cases) {
       assert(apart(await scoresOf(base), scores) < SHARE, "the base afterwards");
     } else assertThrows(() => mergeAndUnload(model), UnsupportedError);
     const batch = { ...BATCH, ...parts };
-    const { gradients } = await computeGradients(model, batch, { objective: squares });
+    const { gradients } = await computeGradients(model, batch, {
+      objective: squares,
+      ofStep: true,
+    });
     assertEquals(gradients.size, Object.keys(expected.gradients).length);
     const scale = Math.max(...Object.values(expected.gradients).map(([largest]) => largest));
     for (const [parameter, sketch] of Object.entries(expected.gradients)) {

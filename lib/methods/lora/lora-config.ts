@@ -11,6 +11,7 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
+  described,
   field,
   type FieldType,
   parseConfig,
@@ -273,12 +274,15 @@ export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
   return initNamed(initLoraWeights)?.takes === true;
 }
 
-/** The type of a field that sets a number by module; see {@link patternValue}. */
-export function pattern(values: z.ZodType<number>, described: string): FieldType<
-  Readonly<Record<string, number>>
-> {
-  return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
-    .describe(`an object of ${described} by module name or regular expression`);
+/** The type of a field that sets a number by module, as `valueAt` finds it. */
+export function pattern(
+  values: z.ZodType<number>,
+  what: string,
+  valueAt: FieldType<unknown>["valueAt"] = patternValue,
+): FieldType<Readonly<Record<string, number>>> {
+  const type = z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
+    .describe(`an object of ${what} by module name or regular expression`);
+  return { ...described(type), valueAt };
 }
 
 /** The fields of {@link LoraConfig}. */
