@@ -10,6 +10,7 @@ export * from "./deft.ts";
 export * from "./delora.ts";
 export * from "./glora.ts";
 export * from "./hira.ts";
+export * from "./frod.ts";
 export * from "./fourierft.ts";
 export * from "./gralora.ts";
 export * from "./ia3.ts";

@@ -190,7 +190,7 @@ def train_shared(model: torch.nn.Module, weight_decay: float) -> list[float] | N
     """
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for parameter in trainable(model).values():
-        groups.setdefault(parameter.data_ptr(), []).append(parameter)
+        groups.setdefault(parameter.data_ptr() or id(parameter), []).append(parameter)
     if all(len(group) == 1 for group in groups.values()):
         return None
     owners = [group[0] for group in groups.values()]

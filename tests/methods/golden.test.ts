@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { type AdapterLoadReport, loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
-import { weightOutIn } from "../../lib/adapters/lazy-leaves.ts";
+import { weightsOf } from "../../lib/adapters/lazy-leaves.ts";
 import { leavesAt, leavesOf } from "../../lib/adapters/parts.ts";
 import type { PeftModel } from "../../lib/adapters/peft-model.ts";
 import type { PlannedSite } from "../../lib/adapters/plan/plan-targets.ts";
@@ -61,6 +61,7 @@ const WORKS_HERE: Readonly<Record<string, string>> = {
         ["key", "stored", "larger_rank", "larger_output"]
           .map((name) => `${method} together_${name}`)
       ),
+      "FROD together_key",
     ].map((name) => [name, "all share the first one's projections; here each has its own"]),
   ),
   "TINYLORA together_stored": "each adapter says for itself what its file holds",
@@ -91,6 +92,7 @@ const REFUSED_HERE: Readonly<Record<string, string>> = {
   "OSF target_embedding": "the same",
   "MISS init_unknown": "it takes any word for true",
   "TINYLORA init_unknown": "it takes any word for false, which leaves memory as it is",
+  "FROD not_stored": "what it makes again depends on rounding",
   "POLY task_id_negative": "it counts tasks from the end",
 };
 
@@ -99,6 +101,9 @@ const UNIFORM = /^base_model\.(p?vera|randlora|vblora)_|\.(hada|lokr|glora)_/;
 
 /** Keys of what decompositions give, up to signs. */
 const DECOMPOSED = /\.(tinylora_[AB]|osf_svd_params)\./;
+
+/** Leaves that follow from vectors of a decomposition which rounding decides; draws are compared. */
+const UNDETERMINED = /frod_(V|lambda_l)/;
 
 const methods = [...goldenMethods, ...taskMethods];
 
@@ -222,15 +227,15 @@ for (const { peftType, folder, init } of methods) {
       const random = createTorchRandom(seed);
       const from: InitSource = {
         random,
-        weight: () => Promise.reject(new Error("no site")),
+        weight: weightsOf(base),
         tokenize: async (text, tokenizer) => (await loadTokenizer(tokenizer)).encode(text),
       };
       const place = { config: resolved, model: base };
       const all = { ...place, sites: sites.map(({ site }) => site) };
-      await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
+      const shared = await makeLeaves(method.leaves.adapter?.(all) ?? {}, from);
       for (const { site } of own) {
-        const weight = () => weightOutIn(base, site);
-        await makeLeaves(method.leaves.site!({ ...all, site }), { ...from, weight });
+        const weight = weightsOf(base, site);
+        await makeLeaves(method.leaves.site!({ ...all, site }), { ...from, weight, shared });
       }
       assertEquals(random.uniform(1)[0], next_uniform);
 
@@ -250,6 +255,7 @@ for (const { peftType, folder, init } of methods) {
       for (const [key, want] of tensors) {
         const got = leaves.get(fileKey(key))!;
         assertEquals(got.shape, want.shape, key);
+        if (UNDETERMINED.test(key)) continue;
         const [a, b] = [await toFloat32(got), await toFloat32(want)];
         // Sine and logarithm in normal numbers are as exact as the platform's; the rest is to the bit.
         if (new Set(b).size === 1 || UNIFORM.test(key)) assertEquals(a, b, key);

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import peft
 import torch
+from peft.tuners.frod.layer import FrodLayer
 from torch import nn
 
 ATTENTION = [f"attention.{name}" for name in "qkvo"]
@@ -43,6 +44,7 @@ CASES = [
     ("PveraConfig", dict(r=2, projection_prng_key=6, target_modules=["head", *ATTENTION])),
     ("TinyLoraConfig", dict(r=3, u=2, weight_tying=0.4, target_modules=["words", "head", *ATTENTION])),
     ("UniLoraConfig", dict(r=2, theta_d_length=7, target_modules=["head", *ATTENTION])),
+    ("FrodConfig", dict(sparse_rate=0.1, progressbar=False, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -190,6 +192,10 @@ def run(kind: str, settings: dict) -> dict:
         for key, value in peft.get_peft_model_state_dict(model).items()
     }
     assert not peft.set_peft_model_state_dict(model, state).unexpected_keys
+    for layer in model.modules():
+        if isinstance(layer, FrodLayer):  # in PEFT these do not follow from what was put in
+            v = layer.frod_V["default"]
+            layer.frod_U["default"], _ = layer._calculate_frod_u_and_lambda(v, layer.get_base_layer().weight)
     config = model.peft_config["default"]
     inputs = {**INPUTS, "task_ids": torch.tensor(TASKS)} if config.peft_type == "POLY" else INPUTS
     result = {

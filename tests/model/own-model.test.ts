@@ -33,6 +33,7 @@ import { transpose } from "../../lib/ops/transpose.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import type { Objective } from "../../lib/tasks/objective.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
+import { isFloating } from "../../lib/tensor/dtype.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
@@ -153,6 +154,10 @@ async function adapted(base: ModelGraph, config: TargetConfig): Promise<PeftMode
   const model = getPeftModel(base, config, { seed: 7 });
   const values = new Map<string, Tensor>();
   for (const [key, leaf] of getAdapterStateDict(model)) {
+    if (!isFloating(leaf.dtype)) {
+      values.set(key, leaf);
+      continue;
+    }
     const old = key.includes("magnitude") ? await toFloat32(leaf) : undefined;
     if (leaf.dtype === "i32") {
       values.set(key, leaf);
