@@ -57,6 +57,8 @@ export interface CaseRecord {
   readonly merged?: boolean;
   readonly merged_difference?: number;
   readonly reload_error?: unknown;
+  /** Why PEFT does not train further what the file holds. */
+  readonly resume_error?: unknown;
   readonly converted?: boolean;
   readonly trainable_parameters?: number;
 }
@@ -205,13 +207,9 @@ function stepOf(all: Tensor, step: number): Tensor {
   };
 }
 
-/** The batch that losses are of. */
-export function batchOf(expected: Expected): LabelledBatch {
-  return {
-    inputIds: expected.get("in.input_ids"),
-    attentionMask: expected.get("in.attention_mask"),
-    labels: expected.get("in.labels"),
-  };
+/** The batch that losses are of, with the noise of a step of training where its number is given. */
+export function batchOf(expected: Expected, noise?: number): LabelledBatch {
+  return inputsOf(expected, "in.", noise) as unknown as LabelledBatch;
 }
 
 async function assertClose(

@@ -15,6 +15,8 @@ export interface LabelledBatch {
   readonly inputIds: Tensor;
   readonly attentionMask: Tensor;
   readonly labels: Tensor;
+  /** What a step of training draws. */
+  readonly noise?: Readonly<Record<string, Tensor>>;
 }
 
 /** A loss and its gradients by leaf. */
@@ -25,29 +27,27 @@ export interface Step {
 
 /** One step's loss and gradients by leaf, without dropout. */
 export async function differentiate(model: PeftModel, batch: LabelledBatch): Promise<Step> {
-  const { inputIds, attentionMask, labels } = batch;
-  const { loss, gradients } = await computeGradients(model, { inputIds, attentionMask, labels });
+  const { loss, gradients } = await computeGradients(model, batch);
   const grads = new Map<string, Float32Array>();
   for (const [name, gradient] of gradients) grads.set(name, await toFloat32(gradient));
   return { loss, grads };
 }
 
 /**
- * The losses before each of `steps` AdamW steps (Loshchilov and Hutter, 2019, arXiv:1711.05101) with
- * torch's defaults.
+ * The losses before each AdamW step (Loshchilov and Hutter, 2019, arXiv:1711.05101), one for a batch,
+ * with torch's defaults.
  */
 export async function adamLosses(
   start: PeftModel,
-  batch: LabelledBatch,
-  options: { readonly lr: number; readonly weight_decay: number; readonly steps: number },
+  batches: readonly LabelledBatch[],
+  { lr, weight_decay: decay }: { readonly lr: number; readonly weight_decay: number },
 ): Promise<readonly number[]> {
-  const { lr, weight_decay: decay, steps } = options;
   const [beta1, beta2, epsilon] = [0.9, 0.999, 1e-8];
   const moments = new Map<string, readonly [Float64Array, Float64Array]>();
   const losses: number[] = [];
   let model = start;
-  for (let step = 1; step <= steps; step++) {
-    const { loss, grads } = await differentiate(model, batch);
+  for (const [i, batch] of batches.entries()) {
+    const { loss, grads } = await differentiate(model, batch), step = i + 1;
     losses.push(loss);
     const changed = new Map<string, Tensor>();
     for (const [name, leaf] of trainableLeaves(model)) {

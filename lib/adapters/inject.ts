@@ -6,13 +6,14 @@
 import { ValueError } from "../errors.ts";
 import type { Calibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
-import { REGISTRY, type RegistryOptions } from "../methods/mod.ts";
+import { methodOf, REGISTRY, type RegistryOptions } from "../methods/mod.ts";
 import { checkSeed } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import type { TaskType } from "../model/task-type.ts";
 import { BOOLEAN, checkOptions, type OptionRules, showName } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { layeredBase } from "./layered-base.ts";
 import { gatheredRows, keyStart, lazyParts } from "./lazy-leaves.ts";
 import { BASE_ROW } from "./mixed-batch.ts";
 import { type AdapterLeaf, type Part, partsOf } from "./parts.ts";
@@ -24,8 +25,8 @@ import {
   type PeftModel,
   pristineBase,
 } from "./peft-model.ts";
-import { moduleOf } from "./plan/module-tree.ts";
 import { type AdapterPlan, checkPlan, planAdapter } from "./plan/plan.ts";
+import { targetsOfKeys } from "./plan/targets-of-keys.ts";
 
 /** How to make an adapter. */
 export interface InjectOptions extends RegistryOptions {
@@ -40,6 +41,11 @@ export interface InjectOptions extends RegistryOptions {
    */
   readonly allowUnmatched?: boolean;
   /**
+   * The state dict of an adapter, or any keys of one: the modules that it has leaves of are adapted,
+   * and become the config's `targetModules`. Its values are not used; `setAdapterStateDict` takes them.
+   */
+  readonly stateDict?: { keys(): Iterable<string> };
+  /**
    * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
    * "corda"`, `preprocessCorda`; `"lora_ga"`, `preprocessLoraga`).
    */
@@ -49,6 +55,10 @@ export interface InjectOptions extends RegistryOptions {
 const INJECT: OptionRules<InjectOptions> = {
   seed: null,
   allowUnmatched: BOOLEAN,
+  stateDict: {
+    must: "a state dict: a Map with its keys",
+    holds: (x) => typeof (x as ReadonlyMap<string, unknown>)?.keys === "function",
+  },
   registry: REGISTRY,
   calibration: null,
 };
@@ -86,8 +96,8 @@ export function getPeftModel<T extends TaskType = TaskType>(
     ...INJECT,
   }, { code: "INJECT_OPTION", of: "getPeftModel" });
   const { adapterName = "default" } = options;
-  const empty = emptyModel(base);
-  const adapter = createAdapter(base, config, { ...options, adapterName });
+  const empty = ownBase(emptyModel(base), config, options);
+  const adapter = createAdapter(empty.base, config, { ...options, adapterName });
   const model = withNewAdapter(empty, adapter, { active: true, trainable: !config.inferenceMode });
   return model as PeftModel<T>;
 }
@@ -122,6 +132,18 @@ export function addAdapter(
   checkNewName(model, adapterName);
   const adapter = createAdapter(pristineBase(model), config, { ...options, adapterName });
   return withNewAdapter(model, adapter, { active: false, trainable: false });
+}
+
+/** A model whose base has the layers that a config asks for. */
+export function ownBase(
+  model: PeftModel,
+  config: PeftConfig,
+  options: RegistryOptions,
+): PeftModel {
+  if (typeof config?.peftType !== "string") return model; // The plan says what is wrong.
+  const method = methodOf(config.peftType, options.registry);
+  const base = layeredBase(model, { method, config });
+  return base === pristineBase(model) ? model : { ...model, base };
 }
 
 /** A model without any adapter. */
@@ -198,10 +220,11 @@ export function createAdapter(
   config: PeftConfig,
   options: InjectOptions & { readonly adapterName: string; readonly loaded?: boolean },
 ): Adapter {
-  const { adapterName, seed = 0, loaded = false, calibration } = options;
+  const { adapterName, seed = 0, loaded = false, calibration, stateDict } = options;
   checkName(adapterName);
   checkSeed(seed);
-  const plan = checkPlan(planAdapter(base, config, { registry: options.registry }), options);
+  const targeted = stateDict ? targetsOfKeys(config, { ...options, base, stateDict }) : config;
+  const plan = checkPlan(planAdapter(base, targeted, { registry: options.registry }), options);
   checkCalibration(plan, { calibration, loaded });
   return {
     name: adapterName,
@@ -263,14 +286,15 @@ export function replacement(
   return { place: { kind: "parameter", name }, leaves: { "": { kind, key, ...own } } };
 }
 
-/** A parameter's key where PEFT has wrapped adapted modules: theirs move into `base_layer`. */
+/** A parameter's key where PEFT has wrapped adapted modules: what is in them moves into `base_layer`. */
 export function parameterKey(
   { method }: Pick<Adapter, "method">,
   adapted: Pick<ReadonlySet<string>, "has">,
   name: string,
 ): string {
-  const path = moduleOf(name);
-  const inside = adapted.has(path) ? `${path}.base_layer${name.slice(path.length)}` : name;
+  const inside = name.split(".").reduce((path, part, i, parts) =>
+    adapted.has(parts.slice(0, i).join(".")) ? `${path}.base_layer.${part}` : `${path}.${part}`
+  );
   return `${keyStart(method)}${inside}`;
 }
 

@@ -72,12 +72,12 @@ export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part
  * tied.
  */
 export function combinedPart(
-  { site: { path }, rules }: PlannedSite,
+  { site: { path }, keyPath, rules }: PlannedSite,
   method: PeftMethod,
   contents: (rule: LeafRule, leaf: string) => Tensor,
 ): Part {
   const trained = Object.entries(rules).filter(([, { kind }]) => kind !== "fixed");
-  const start = `${keyStart(method)}${path}.`;
+  const start = `${keyStart(method)}${keyPath}.`;
   return {
     place: { kind: "site", path },
     leaves: leavesOf(Object.fromEntries(trained), { start, contents }),

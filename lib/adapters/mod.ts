@@ -158,6 +158,11 @@ export {
   type VirtualRows,
 } from "./trace-model.ts";
 export {
+  getNbSavableParameters,
+  printSavableParameters,
+  type SavableCounts,
+} from "./status/savable-parameters.ts";
+export {
   getNbTrainableParameters,
   type ParameterCounts,
   printTrainableParameters,

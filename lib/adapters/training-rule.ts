@@ -11,8 +11,14 @@ import type { Value } from "../ops/value.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { leafName, trainableLeaves } from "./leaves.ts";
 import { siteAt } from "../model/model-graph.ts";
-import { adaptedPaths, leavesAt, partsOfKind, withContents } from "./parts.ts";
-import { type AnyModel, type PeftModel, pristineBase, takingPart } from "./peft-model.ts";
+import { adaptedPaths, leavesAt, leavesOf, mapLeaves, partsOfKind, withContents } from "./parts.ts";
+import {
+  type Adapter,
+  type AnyModel,
+  type PeftModel,
+  pristineBase,
+  takingPart,
+} from "./peft-model.ts";
 import { withAdapter } from "./select.ts";
 
 /** A rule that steps follow beside objective and optimizer. */
@@ -29,15 +35,16 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
   const base = pristineBase(model);
   return takingPart(model).flatMap((adapter, position) => {
     if (!model.trainable.includes(adapter.name)) return [];
+    const carried = stateRule(adapter, position);
     const sites = adaptedPaths(adapter).map((path) => siteAt(base, path));
     const rule = adapter.method.training?.({
       config: adapter.config,
       sites,
       nameOf: (leaf, site) => leafName(position, site?.path ?? "shared", leaf),
     });
-    if (!rule) return [];
+    if (!rule) return carried;
     const { finish, ...steps } = rule;
-    return [{
+    return [...carried, {
       ...steps,
       name: `a${position}`,
       ...(finish && {
@@ -46,6 +53,26 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
       }),
     }];
   });
+}
+
+/** Carries an adapter's leaves that are state from step to step. */
+function stateRule(adapter: Adapter, position: number): readonly TrainingRule[] {
+  const held = leavesOf(adapter).filter(({ leaf }) => leaf.kind === "state");
+  if (held.length === 0) return [];
+  const state = held.map(({ id, name, leaf }) => [leafName(position, id, name), leaf.tensor!]);
+  return [{
+    name: `a${position}.state`,
+    carries: true,
+    state: Object.fromEntries(state),
+    finish(trained, state) {
+      const now = (trained as PeftModel).adapters.get(adapter.name)!;
+      const parts = mapLeaves(
+        now.parts,
+        (old, { id, name }) => state[leafName(position, id, name)] ?? old,
+      );
+      return withAdapter(trained as PeftModel, { ...now, parts });
+    },
+  }];
 }
 
 /** What the methods of trained adapters add to the loss; `undefined` where they add nothing. */

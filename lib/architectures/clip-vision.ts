@@ -8,7 +8,6 @@ import type { Modules } from "../model/modules.ts";
 import { add } from "../ops/elementwise.ts";
 import { iota } from "../ops/iota.ts";
 import { readTower, type Tower, towerAlone, towerConfig } from "./clip-tower.ts";
-import { layersOf } from "./layers.ts";
 import { type Patches, patchLayer, patchRows, readPatches } from "./patches.ts";
 import { firstRows } from "./text-rows.ts";
 import { transformerLayer } from "./transformer-layer.ts";
@@ -38,10 +37,11 @@ export function visionTower(m: Modules, config: ModelConfig): Tower {
   const whole = at.parameter("class_embedding", [hidden]);
   const project = patchLayer(at, "patch_embedding", { ...c, bias: false });
   const places = at.embedding("position_embedding", { rows, size: hidden }, { positions: rows });
-  const first = m.norm("pre_layrnorm", hidden, norm), encoder = m.at("encoder").at("layers");
-  const layers = layersOf(
+  const first = m.norm("pre_layrnorm", hidden, norm), encoder = m.at("encoder");
+  const layers = encoder.layers(
+    "layers",
     c.layers,
-    (layer) => transformerLayer(encoder.at(layer), c, { layer, over: "patches" }),
+    (m, layer) => transformerLayer(m, c, { layer, over: "patches" }),
   );
   const last = m.norm("post_layernorm", hidden, norm);
   return {

@@ -11,7 +11,7 @@ import { iota } from "../ops/iota.ts";
 import type { Value } from "../ops/value.ts";
 import { distanceBias } from "./distance-bias.ts";
 import type { Route } from "./feed-forward.ts";
-import { isToken, layersOf } from "./layers.ts";
+import { isToken } from "./layers.ts";
 import { declared } from "./roles.ts";
 import { ropeRules, type Ropes, rotations } from "./rope.ts";
 import { checkRope } from "./rope-frequencies.ts";
@@ -127,7 +127,10 @@ export function transformer(
     project: (name: string) => project(name, { in: size, out: hidden }),
     projectBack: (name: string) => project(name, { in: hidden, out: size }),
     layers: (name: string) =>
-      layersOf(c.layers, (layer) => transformerLayer(m.at(name).at(layer), c, { layer, over })),
+      m.layers(name, c.layers, (m, layer) => ({
+        ...transformerLayer(m, c, { layer, over }),
+        rope: c.rope ? c.rope(layer) : "rope",
+      })),
     last: (name: string) => m.norm(name, hidden, c.norm),
     distances: (name: string) => m.embedding(name, { rows: c.distances!.buckets, size: c.heads }),
     pooler: (name: string) => m.linear(name, { in: hidden, out: hidden }),
@@ -166,11 +169,11 @@ export function transformer(
       }
       const routes: Route[] = [];
       let bias = bucketed(made.distances);
-      made.layers!.forEach((layer, i) => {
+      for (const layer of made.layers!) {
         bias = bucketed(layer.distances) ?? bias;
-        const name = c.rope ? c.rope(i) : "rope", turn = name === null ? undefined : rotate[name];
+        const turn = layer.rope === null ? undefined : rotate[layer.rope];
         h = layer.run(pass, { x: pass.boundary(h), rotate: turn, bias, memory, routes });
-      });
+      }
       c.routed?.(pass, routes);
       const last = pass.dropout(made.last?.(h) ?? h, c.dropout.last ?? 0);
       return made.projectBack?.(last) ?? last;

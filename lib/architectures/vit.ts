@@ -9,7 +9,6 @@ import { add } from "../ops/elementwise.ts";
 import { ACTIVATIONS } from "../ops/activations.ts";
 import { configReader } from "./config-reader.ts";
 import { classes } from "./heads.ts";
-import { layersOf } from "./layers.ts";
 import { type Patches, patchLayer, patchRows, readPatches } from "./patches.ts";
 import { readLayers } from "./read-transformer.ts";
 import { firstRows } from "./text-rows.ts";
@@ -50,9 +49,10 @@ function body(m: Modules, config: ModelConfig, task: string): Body {
   const whole = at.parameter("cls_token", [1, 1, hidden]);
   const places = at.parameter("position_embeddings", [1, c.rows, hidden]);
   const project = patchLayer(at.at("patch_embeddings"), "projection", { ...c, bias: true });
-  const layers = layersOf(
+  const layers = m.layers(
+    "layers",
     c.layers,
-    (layer) => transformerLayer(m.at("layers").at(layer), c, { layer, over: "patches" }),
+    (m, layer) => transformerLayer(m, c, { layer, over: "patches" }),
   );
   const last = m.norm("layernorm", hidden, c.norm);
   const pooler = task === "FEATURE_EXTRACTION"

@@ -62,6 +62,7 @@ export {
   resizeTokenEmbeddings,
   type ResizeTokenEmbeddingsOptions,
 } from "./resize-token-embeddings.ts";
+export { replicateLayers } from "./replicate-layers.ts";
 export * from "./safetensors.ts";
 export { saveModel, type SaveModelOptions } from "./save-model.ts";
 export {

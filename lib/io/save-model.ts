@@ -5,7 +5,7 @@
  */
 import { join, resolve } from "node:path";
 import { FileError, ValueError } from "../errors.ts";
-import { fileName, type ModelGraph, structureOf } from "../model/model-graph.ts";
+import { fileName, type ModelGraph, parameterOf, structureOf } from "../model/model-graph.ts";
 import { checkOptions, oneOf, POSITIVE } from "../options.ts";
 import { castTensor } from "../tensor/convert.ts";
 import {
@@ -21,6 +21,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { type GroupedFile, writeFilesAtomic } from "./atomic-files.ts";
 import { onDisk, pathOf } from "./atomic.ts";
 import { tokenizerOf } from "./model-tokenizer.ts";
+import { ownConfig } from "./replicate-layers.ts";
 import { writeSafetensors } from "./safetensors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -45,7 +46,7 @@ const WEIGHT_FILES = /^model(-\d{5}-of-\d{5})?\.safetensors$|^model\.safetensors
 /**
  * Saves a model: `config.json`, `generation_config.json` where it has one, `model.safetensors` or
  * numbered shards with `model.safetensors.index.json`, and the tokenizer. Tied parameters are
- * stored once.
+ * stored once, repeated layers (`replicateLayers`) as often as they come.
  *
  * All files take their places together, those of earlier weights go: whatever ends the process, the
  * folder holds the old model or the new one.
@@ -119,7 +120,12 @@ function storedParameters(
   model: ModelGraph,
   dtype: SaveModelOptions["dtype"],
 ): Map<string, Tensor> {
-  return new Map([...model.parameters].map(([name, tensor]) => {
+  const ties = ownTies(model);
+  const stored = [...model.shapes.keys()].filter((name) =>
+    !model.tied.has(name) || !ties.has(name)
+  );
+  return new Map(stored.map((name) => {
+    const tensor = parameterOf(model, name);
     const to = isBlockType(tensor.dtype) || isWeightType(tensor.dtype)
       ? dtype ?? model.dtype
       : isFloating(tensor.dtype)
@@ -129,13 +135,18 @@ function storedParameters(
   }));
 }
 
+/** What a model's config ties: not layers that are repeated, of which files know nothing. */
+function ownTies(model: ModelGraph): ReadonlyMap<string, string> {
+  return structureOf({ ...model, layerOrder: undefined }).tied;
+}
+
 /** The config with the type of the weights, and without a tie that a change has cut. */
 function savedConfig(
   model: ModelGraph,
   parameters: ReadonlyMap<string, Tensor>,
 ): Record<string, unknown> {
-  const config: Record<string, unknown> = { ...model.config };
-  const cut = [...structureOf(model).tied.keys()].some((name) => !model.tied.has(name));
+  const config: Record<string, unknown> = { ...ownConfig(model) };
+  const cut = [...ownTies(model).keys()].some((name) => !model.tied.has(name));
   if (cut) config.tie_word_embeddings = false;
   const type = WEIGHT_TYPES[commonType(parameters.values())];
   config["torch_dtype" in config ? "torch_dtype" : "dtype"] = type;

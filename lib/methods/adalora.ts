@@ -30,7 +30,7 @@ import {
   field,
   parseConfig,
 } from "./config.ts";
-import { type LoraConfig, loraSchema } from "./lora/lora-config.ts";
+import { type LoraConfig, loraSchema, variantFields } from "./lora/lora-config.ts";
 import type { InitSource, Leaf, LeafRule, Leaves, PeftMethod, SiteTrace } from "./method.ts";
 import { checkConvolution, type DeltaRule, scaled } from "./site-rule.ts";
 import type { MethodTraining, RuleTrace, StepTime, TrainedAdapter } from "./training-rule.ts";
@@ -120,8 +120,7 @@ const schema: ConfigSchema<AdaLoraConfig> = {
       .describe("an object of lists of true and false by module path, or null"),
   },
   check(config) {
-    const { useDora, loftqConfig, totalStep, tinit, tfinal, orthRegWeight, beta1, beta2 } = config;
-    if (useDora) throw refuse("useDora", "AdaLoRA does not support DoRA (useDora).");
+    const { loftqConfig, totalStep, tinit, tfinal, orthRegWeight, beta1, beta2 } = config;
     if (config.targetParameters?.length) {
       throw refuse("targetParameters", "AdaLoRA does not support parameters (targetParameters).");
     }
@@ -129,7 +128,10 @@ const schema: ConfigSchema<AdaLoraConfig> = {
       throw refuse("loftqConfig", "AdaLoRA does not support LoftQ (loftqConfig).");
     }
     const init = typeof config.initLoraWeights === "string" ? true : config.initLoraWeights;
-    loraSchema.check!({ ...config, peftType: "LORA", rankPattern: {}, initLoraWeights: init });
+    const plain = { ...config, peftType: "LORA", rankPattern: {}, initLoraWeights: init } as const;
+    const [variant] = variantFields(plain);
+    if (variant) throw refuse(variant, `AdaLoRA does not support variants of LoRA (${variant}).`);
+    loraSchema.check!(plain);
     if (totalStep === null || totalStep <= 0) {
       throw refuse(
         "totalStep",

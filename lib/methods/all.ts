@@ -5,9 +5,13 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./c3a.ts";
 export * from "./delora.ts";
+export * from "./fourierft.ts";
+export * from "./gralora.ts";
 export * from "./ia3.ts";
 export * from "./ln-tuning.ts";
+export * from "./loha.ts";
 export * from "./lora/lora.ts";
 export * from "./miss.ts";
 export * from "./oft.ts";
@@ -15,6 +19,8 @@ export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./psoft.ts";
 export * from "./randlora.ts";
 export * from "./trainable-tokens.ts";
+export * from "./vblora.ts";
 export * from "./vera.ts";

@@ -5,7 +5,7 @@
  */
 import { z } from "zod";
 import { ConfigError, nearestHint } from "../errors.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import type { LayerRange, ModelGraph } from "../model/model-graph.ts";
 import type { Site } from "../model/site.ts";
 import type { Calibration } from "./calibration.ts";
 import { described, field, type FieldType, type FieldTypes, nestedField } from "./field.ts";
@@ -106,6 +106,8 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
    * model does not say it.
    */
   fit?(config: C, model: ModelGraph): C;
+  /** Layers of the base that adapters are put on, range by range, where they are not all in order. */
+  layers?(config: C): readonly LayerRange[] | null;
   /** Paths of the modules that are adapted, where `targetModules` is not what says it. */
   select?(config: C, model: ModelGraph): readonly string[];
   /** Suffixes of target modules by `model_type`, for configs that name none. */

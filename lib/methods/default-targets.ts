@@ -74,6 +74,13 @@ export const VBLORA_TARGETS: Readonly<Record<string, readonly string[]>> = {
   "deberta-v2": ["query_proj", "key_proj", "value_proj", "dense"],
 };
 
+/** The same without GPT-2's fused projection of queries, keys and values. */
+export const UNFUSED_TARGETS: Readonly<Record<string, readonly string[]>> = {
+  ...ATTENTION_TARGETS,
+  gpt2: ["mlp.c_proj"],
+  gpt_bigcode: ["mlp.c_proj"],
+};
+
 const QVD: readonly string[] = [...QV, "down_proj"];
 const KVD: readonly string[] = ["k_proj", "v_proj", "down_proj"];
 const FUSED_OUT: readonly string[] = [...FUSED, "dense_4h_to_h"];

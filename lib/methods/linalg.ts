@@ -315,17 +315,21 @@ function orthonormalize(
  *
  * @param a Any matrix.
  * @param options `start` holds normal numbers [min(rows, columns), rank]; `iterations` is how often
- * the start is refined.
+ * the start is refined; `svd` decomposes what is left.
  */
 export function approximateSvd(
   a: FlatMatrix,
-  options: { readonly start: FlatMatrix; readonly iterations: number },
+  options: {
+    readonly start: FlatMatrix;
+    readonly iterations: number;
+    readonly svd?: typeof leadingSvd;
+  },
 ): LeadingSvd {
   if (a.rows < a.columns) {
     const { u, s, v } = approximateSvd(transposed(a), options);
     return { u: v, s, v: u };
   }
-  const { start, iterations } = options;
+  const { start, iterations, svd = leadingSvd } = options;
   const back = transposed(a);
   // Each product is made from the rows of one side and the columns of the other.
   let q = orthonormalColumns(rowProducts(a, transposed(start)));
@@ -333,7 +337,7 @@ export function approximateSvd(
     q = orthonormalColumns(rowProducts(back, transposed(q)));
     q = orthonormalColumns(rowProducts(a, transposed(q)));
   }
-  const { u, s, v } = leadingSvd(rowProducts(transposed(q), back), start.columns);
+  const { u, s, v } = svd(rowProducts(transposed(q), back), start.columns);
   return { u: rowProducts(u, q), s, v };
 }
 

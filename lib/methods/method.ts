@@ -22,9 +22,10 @@ export type Leaves = Readonly<Record<string, Tensor>>;
 
 /**
  * What becomes of a leaf: it is trained and saved; it is fixed, and follows from the base and the
- * config; or it is saved in the place of others, from which it is computed, and cannot be read back.
+ * config; it is state, which passes of training change (`ForwardPass.update`), and saved; or it is
+ * saved in the place of others, from which it is computed, and cannot be read back.
  */
-export type LeafKind = "trained" | "fixed" | "derived";
+export type LeafKind = "trained" | "fixed" | "state" | "derived";
 
 /** One leaf as a method declares it. */
 export interface LeafRule {

@@ -11,16 +11,13 @@
 import { ConfigError, UnsupportedError } from "../errors.ts";
 import type { Site } from "../model/site.ts";
 import { add, div, min, mul, sqrt, sub } from "../ops/elementwise.ts";
-import { concat } from "../ops/concat.ts";
-import { constant } from "../ops/constant.ts";
-import { gather } from "../ops/gather.ts";
-import { inverse } from "../ops/inverse.ts";
 import { matmul } from "../ops/matmul.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
 import { stopGradient } from "../ops/stop-gradient.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
+import { cayley, cayleyNeumann, skewSymmetric } from "./cayley.ts";
 import {
   checkLayersPattern,
   commonFields,
@@ -226,41 +223,8 @@ function nearestDivisor(features: number, asked: number): number {
 /** The rotation of each block [blocks or 1, side, side]. */
 function rotation(trace: Trace): Value {
   const { config, site } = trace;
-  const { side } = blocksOf(config, site);
-  const q = skew(constrained(trace), side);
-  const { graph } = q;
-  const diagonal = Array.from({ length: side ** 2 }, (_, i) => i % (side + 1) ? 0 : 1);
-  const identity = constant(graph, diagonal, { shape: [side, side] });
-  if (!config.useCayleyNeumann) return matmul(sub(identity, q), inverse(add(identity, q)));
-  // I + 2·(Q + … ) + Qⁿ: the last power counts once; three and four terms are the same in PEFT.
-  const terms = config.numCayleyNeumannTerms;
-  if (terms <= 1) return add(mul(q, 0), identity);
-  let series = add(identity, mul(q, 2)), power = q;
-  if (terms === 2) return series;
-  const last = Math.max(terms - 1, 3);
-  for (let n = 2; n <= last; n++) {
-    power = matmul(power, q);
-    series = add(series, n < last ? mul(power, 2) : power);
-  }
-  return series;
-}
-
-/** A skew-symmetric matrix per row of `v`, which holds its upper triangle row by row. */
-function skew(v: Value, side: number): Value {
-  const [blocks, count] = v.shape;
-  if (count === 0) return constant(v.graph, 0, { shape: [blocks, side, side] });
-  // Each element is one of the row, or the zero behind it.
-  let next = 0;
-  const places = Array.from(
-    { length: side ** 2 },
-    (_, i) => Math.floor(i / side) < i % side ? next++ : count,
-  );
-  const table = concat([transpose(v), constant(v.graph, 0, { shape: [1, blocks] })], { axis: 0 });
-  const upper = reshape(
-    transpose(gather(table, constant(v.graph, places, { dtype: "i32" }))),
-    [blocks, side, side],
-  );
-  return sub(upper, transpose(upper));
+  const q = skewSymmetric(constrained(trace), blocksOf(config, site).side);
+  return config.useCayleyNeumann ? cayleyNeumann(q, config.numCayleyNeumannTerms) : cayley(q);
 }
 
 /** The leaf, or with `coft` its projection; the gradient is the leaf's own, as in PEFT. */

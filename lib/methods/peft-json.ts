@@ -68,7 +68,10 @@ export function toPeftJson(
 /** Fields as Python writes them, which tells floats from whole numbers. */
 function writeFields(fields: ConfigSchema["fields"], values: object, indent: string): string {
   const inner = `${indent}  `;
-  const lines = Object.entries<FieldType<unknown>>(fields).map(
+  const present = Object.entries<FieldType<unknown>>(fields)
+    .filter(([name]) => Object.hasOwn(values, name));
+  if (present.length === 0) return "{}";
+  const lines = present.map(
     ([name, type]): [string, string] => {
       const value = (values as Readonly<Record<string, unknown>>)[name];
       const text = typeof value === "number"

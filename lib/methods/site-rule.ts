@@ -49,6 +49,8 @@ export interface DeltaRule<C extends PeftConfig> {
   apply?(trace: SiteTrace<C>, x: Value): Value;
   /** Probability with which training drops a feature of the input before the delta; 0 without it. */
   dropout?(config: C): number;
+  /** Random factors that training puts on what the delta adds to the output, where it has any. */
+  keep?(trace: SiteTrace<C>): Value | undefined;
   /** The delta of a parameter as a product, without the caller's factor. */
   factors?(trace: SiteTrace<C>): LowRank;
   /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
@@ -118,11 +120,13 @@ export function runRule<C extends PeftConfig>(
   if ("delta" in rule) {
     const { pass, config, site, multiplier } = trace;
     const seen = pass.dropout(x, rule.dropout?.(config) ?? 0);
-    const after = (change: Value) => add(result, scaled(change, multiplier));
+    const kept = pass.training ? rule.keep?.(trace) : undefined;
+    const after = (change: Value) =>
+      add(result, scaled(kept ? mul(change, kept) : change, multiplier));
     const delta = rule.delta(trace);
     const formed = site.kind === "embedding"
       ? after(gather(delta, seen))
-      : call.changed && seen === x
+      : call.changed && seen === x && !kept
       ? call.changed(scaled(delta, multiplier))
       : after(product(site, seen, { plain: delta }));
     if (!rule.apply) return formed;

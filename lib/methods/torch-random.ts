@@ -25,13 +25,18 @@ export interface TorchRandom {
   ): Float32Array<ArrayBuffer>;
   /** Whole numbers from 0 up to, not including, `limit`, as `torch.randint(limit, (size,))`. */
   integers(size: number, limit: number): Int32Array<ArrayBuffer>;
-  /** A permutation of 0 … size − 1, as `torch.randperm`. */
-  permutation(size: number): Int32Array<ArrayBuffer>;
+  /**
+   * The first `count` (all by default) of a permutation of 0 … size − 1, as `torch.randperm`. Fewer
+   * than all may move the stream on by less.
+   */
+  permutation(size: number, count?: number): Int32Array<ArrayBuffer>;
   /**
    * For each of `size` elements 1 with this probability, else 0, as `torch.bernoulli` of a float32
    * tensor that is filled with it.
    */
   bernoulli(size: number, probability: number): Uint8Array<ArrayBuffer>;
+  /** One number for each concentration, as `torch._standard_gamma` of a float32 tensor of them. */
+  gamma(concentrations: Iterable<number>): Float32Array<ArrayBuffer>;
   /** Moves on as `uniform(size)` would, without making the numbers. */
   skip(size: number): void;
   /** Another stream that goes on from where this one is, independently of it. */
@@ -39,6 +44,9 @@ export interface TorchRandom {
 }
 
 const LENGTH = 624, MIDDLE = 397;
+
+/** From which size on permutations take 64 bits for each place. */
+const LONG = Math.floor((2 ** 32 - 1) / 20);
 
 /**
  * Random numbers as after `torch.manual_seed(seed)`.
@@ -88,6 +96,12 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
     return temper(state[next++]);
   }
 
+  /** A whole number of 64 bits modulo one below 2³¹, 16 bits at a time. */
+  function bits64Modulo(n: number): number {
+    const high = (bits32() >>> 0) % n, low = bits32() >>> 0;
+    return ((high * 2 ** 16 + (low >>> 16)) % n * 2 ** 16 + (low & 0xffff)) % n;
+  }
+
   /** Fills a part of an array with 24-bit uniform numbers. */
   function fill(out: Float32Array, begin: number): void {
     for (let i = begin; i < out.length;) {
@@ -113,6 +127,24 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
     const radius = Math.sqrt(-2 * Math.log1p(-double()));
     spare = radius * Math.sin(angle);
     return radius * Math.cos(angle);
+  }
+
+  /** A number of the gamma distribution (Marsaglia and Tsang, 2000). */
+  function smallGamma(concentration: number): number {
+    const { fround } = Math, isSmall = concentration < 1;
+    const scale = isSmall ? Math.pow(1 - double(), fround(1 / concentration)) : 1;
+    const d = fround(fround(isSmall ? concentration + 1 : concentration) - fround(1 / 3));
+    const c = 1 / Math.sqrt(9 * d);
+    for (;;) {
+      let x: number, y: number;
+      do {
+        x = smallNormal();
+        y = 1 + c * x;
+      } while (y <= 0);
+      const v = y * y * y, u = 1 - double(), square = x * x;
+      const fast = u < 1 - fround(0.0331) * square * square;
+      if (fast || Math.log(u) < 0.5 * square + d * (1 - v + Math.log(v))) return scale * d * v;
+    }
   }
 
   return {
@@ -145,13 +177,23 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
       return out;
     },
     integers: (size, limit) => Int32Array.from({ length: size }, () => (bits32() >>> 0) % limit),
-    permutation(size) {
-      const out = Int32Array.from({ length: size }, (_, i) => i);
-      for (let i = 0; i < size - 1; i++) {
+    permutation(size, count = size) {
+      const out = new Int32Array(size);
+      if (size >= LONG) {
+        for (let i = 0; i < size; i++) {
+          const j = bits64Modulo(i + 1);
+          out[i] = out[j];
+          out[j] = i;
+        }
+        return out.slice(0, count);
+      }
+      for (let i = 0; i < size; i++) out[i] = i;
+      // What is left of a shuffle changes nothing before it.
+      for (let i = 0; i < Math.min(count, size - 1); i++) {
         const j = i + (bits32() >>> 0) % (size - i);
         [out[i], out[j]] = [out[j], out[i]];
       }
-      return out;
+      return out.slice(0, count);
     },
     bernoulli(size, probability) {
       const out = new Uint8Array(size);
@@ -161,6 +203,7 @@ function stream(state: Int32Array<ArrayBuffer>, next: number, spare?: number): T
       }
       return out;
     },
+    gamma: (concentrations) => Float32Array.from(concentrations, smallGamma),
     skip(size) {
       for (let left = size; left > 0;) {
         if (next === LENGTH) refill();

@@ -61,6 +61,8 @@ export interface StepRule {
   readonly inputs?: Readonly<Record<string, RuleInput>>;
   /** State that steps update and checkpoints keep, in f32, as it is at first. */
   readonly state?: Readonly<Record<string, Tensor>>;
+  /** Whether its state stands for leaves of the same names, which passes read and update. */
+  readonly carries?: true;
   /** Values that stand for leaves in a step, in the forward pass and as what is updated. */
   constrain?(trace: Pick<RuleTrace, "graph" | "leaves">): ReadonlyMap<string, Value>;
   /** Is added to the mean loss of a step, shape []; batches that are accumulated share it. */

@@ -48,8 +48,11 @@ export interface ArchitecturePass {
   boundary(x: Value): Value;
   /** Dropout where the pass is a training one and the rate is not 0. */
   dropout(x: Value, rate: number): Value;
-  /** Adds a number, shape [], to the loss of a batch that is trained on. */
-  penalize(x: Value): void;
+  /**
+   * Adds a number, shape [], to the loss of a batch that is trained on; of those under one name,
+   * their mean.
+   */
+  penalize(x: Value, meanOf?: string): void;
   /**
    * Random numbers in a training pass, from 0 up to 1 or normal ones, or those that the batch brings
    * as `noise.<name>`.

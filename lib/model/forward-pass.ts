@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { add, cos, log, mul, sqrt, sub } from "../ops/elementwise.ts";
+import { add, cos, div, log, mul, sqrt, sub } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
@@ -21,7 +21,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
 import type { ArchitecturePass } from "./architecture.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "./model-graph.ts";
-import type { Site } from "./site.ts";
+import { biasName, type Site, weightName } from "./site.ts";
 import { perFeature, product } from "./site-product.ts";
 import { dense, lookup, type LowRank, type Weight } from "./weight.ts";
 
@@ -106,6 +106,10 @@ export interface ForwardPass extends ArchitecturePass {
   readonly trained: ReadonlySet<Value>;
   /** An adapter's leaf under a name that is unique in this pass: f32, whole numbers i32. */
   leaf(name: string, tensor: Tensor): Value;
+  /** Says what a leaf that is state becomes by this pass, if it is one of training. */
+  update(leaf: Value, next: Value): void;
+  /** What {@link update} was given, by the names of leaves. */
+  readonly updates: ReadonlyMap<string, Value>;
   /** The values that {@link ArchitecturePass.boundary} marked. */
   readonly boundaries: readonly Value[];
   /** What {@link ArchitecturePass.penalize} was given. */
@@ -125,6 +129,8 @@ export function createForwardPass(
   const bindings = new Map<string, Tensor>();
   const cacheUpdates = new Map<string, Value>();
   const boundaries: Value[] = [], penalties: Value[] = [];
+  const means = new Map<string, readonly Value[]>();
+  const leaves = new Map<Value, string>(), updates = new Map<string, Value>();
   const trained = new Set<Value>();
   let streams = 0;
 
@@ -165,11 +171,11 @@ export function createForwardPass(
   }
 
   function leaf(name: string, tensor: Tensor): Value {
-    const trained = beingTrained(name);
-    if (trained) return trained;
     const dtype = model.device.weightType(tensor.dtype as ScalarType);
-    const own = bind(name, tensor, { shape: tensor.shape, dtype, role: "data" });
-    return cast(own, isFloating(tensor.dtype) ? "f32" : "i32");
+    const own = () => bind(name, tensor, { shape: tensor.shape, dtype, role: "data" });
+    const value = beingTrained(name) ?? cast(own(), isFloating(tensor.dtype) ? "f32" : "i32");
+    leaves.set(value, name);
+    return value;
   }
 
   function viewWith(source: ParameterSource | undefined): Views {
@@ -190,7 +196,7 @@ export function createForwardPass(
       adaptedWeight,
       parameter,
       base(site, x, change) {
-        const w = `${site.path}.weight`;
+        const w = weightName(site);
         switch (site.kind) {
           case "embedding":
             return lookup(adaptedWeight(w), x);
@@ -208,7 +214,7 @@ export function createForwardPass(
           default: {
             const own = adaptedWeight(w);
             const y = product(site, x, change ? { plain: add(dense(own), change) } : own);
-            return site.bias ? add(y, perFeature(site, parameter(`${site.path}.bias`))) : y;
+            return site.bias ? add(y, perFeature(site, parameter(biasName(site)))) : y;
           }
         }
       },
@@ -248,13 +254,21 @@ export function createForwardPass(
     embedded: (rows) => atStart && options.adaptation?.embeds?.(pass, rows) || rows,
     encoded: (run) => atStart ? run() : undefined,
     leaf,
+    update: (leaf, next) => void updates.set(leaves.get(leaf)!, next),
+    updates,
     boundary(x) {
       boundaries.push(x);
       return x;
     },
     boundaries,
-    penalize: (x) => void penalties.push(x),
-    penalties,
+    penalize(x, meanOf) {
+      if (meanOf === undefined) penalties.push(x);
+      else means.set(meanOf, [...means.get(meanOf) ?? [], x]);
+    },
+    get penalties() {
+      const mean = (all: readonly Value[]) => div(all.reduce((a, b) => add(a, b)), all.length);
+      return [...penalties, ...[...means.values()].map(mean)];
+    },
     hostInput: (name, spec) => input(graph, name, spec),
     batchInput({ name, axes, dtype }) {
       const [batch, tokens] = options.querySegments.shape;

@@ -8,7 +8,7 @@ export type * from "./attend.ts";
 export type { BatchAxis, BatchInput } from "./batch-input.ts";
 export type * from "./forward-pass.ts";
 export type { ProblemType } from "./label-count.ts";
-export { type ModelGraph, releaseModel } from "./model-graph.ts";
+export { type LayerRange, type ModelGraph, releaseModel } from "./model-graph.ts";
 export type {
   AttentionLayer,
   AttentionSizes,
@@ -18,6 +18,7 @@ export type {
   Layer,
   LinearOptions,
   Modules,
+  MultiheadOptions,
   TieOptions,
 } from "./modules.ts";
 export type { FunctionSignature, ParameterSignature } from "./signature.ts";

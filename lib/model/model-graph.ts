@@ -40,6 +40,8 @@ export interface ModelGraph<T extends TaskType = TaskType> {
   readonly dtype: WeightType;
   /** What it is for, which decides about its head. */
   readonly taskType: T;
+  /** Which layers it was made of, where some are repeated or left out (`replicateLayers`). */
+  readonly layerOrder?: readonly number[];
   /** Sites by module path, in the order in which torch constructs them. */
   readonly sites: ReadonlyMap<string, Site>;
   /** Shapes of all parameters by checkpoint name, tied ones included. */
@@ -57,6 +59,9 @@ export interface ModelGraph<T extends TaskType = TaskType> {
   readonly source: string | null;
 }
 
+/** A range of layers: the first, and the one that comes after the last. */
+export type LayerRange = readonly [from: number, to: number];
+
 /** What says which modules a model has. */
 export interface ModelKind {
   /** The family. */
@@ -65,6 +70,8 @@ export interface ModelKind {
   readonly config: ModelConfig;
   /** What it is for. */
   readonly taskType: TaskType;
+  /** Numbers of the layers that its list has, where they are not all of them in their order. */
+  readonly layerOrder?: readonly number[];
 }
 
 /** Declares a model's modules, those of its body first, and gives what runs it. */
@@ -89,14 +96,36 @@ export function declareModel(
  * @throws {CheckpointError} `CHECKPOINT_MISMATCH` where the config describes more.
  */
 export function structureOf(kind: ModelKind, limit = Infinity): Structure {
-  return recordModules((m) => declareModel(m, kind), (count) => {
+  const check = (count: number) => {
     if (count <= limit) return;
     throw new CheckpointError(
       "CHECKPOINT_MISMATCH",
       `The config of the ${kind.architecture.name} model describes more than ${limit} parameters, many more than ` +
         "the checkpoint has: its number of layers is not that of the weights.",
     );
-  });
+  };
+  const { layerOrder } = kind;
+  const made = recordModules((m) => declareModel(m, kind), { check, layerOrder });
+  if (!layerOrder) return made;
+  // A layer that comes again has the weights of its first place.
+  const tied = new Map(made.tied), [list] = made.lists;
+  for (const name of made.shapes.keys()) {
+    const at = placeIn(list, name);
+    if (!at) continue;
+    const first = layerOrder.indexOf(layerOrder[at.place]);
+    if (first !== at.place) tied.set(name, `${list}.${first}.${at.rest}`);
+  }
+  return { ...made, tied };
+}
+
+/** In which place of a list of layers a parameter is. */
+export function placeIn(
+  list: string,
+  name: string,
+): { readonly place: number; readonly rest: string } | undefined {
+  if (!name.startsWith(`${list}.`)) return undefined;
+  const [place, ...rest] = name.slice(list.length + 1).split(".");
+  return { place: Number(place), rest: rest.join(".") };
 }
 
 /**
@@ -112,6 +141,7 @@ export function createModelGraph(
   parts: {
     readonly config: ModelConfig;
     readonly taskType?: TaskType;
+    readonly layerOrder?: readonly number[];
     readonly generationConfig?: ModelConfig;
     readonly initialized?: readonly string[];
     readonly untied?: readonly string[];
@@ -123,10 +153,11 @@ export function createModelGraph(
   },
 ): ModelGraph {
   const { generationConfig = {}, initialized = [], untied = [], device, source = null } = parts;
+  const { layerOrder } = parts;
   const config = architecture.completeConfig?.(parts.config) ?? parts.config;
   const taskType = parts.taskType ?? taskOf(architecture, config);
   for (const each of [config, generationConfig]) checkTokenIds(each);
-  const { sites, shapes, tied: ties } = structureOf({ architecture, config, taskType });
+  const { sites, shapes, tied: ties } = structureOf({ architecture, config, taskType, layerOrder });
   const given = withoutNoise(architecture, parts.parameters, shapes);
   const tied = new Map(
     [...ties].filter(([name, to]) => given.has(to) && !given.has(name)),
@@ -169,6 +200,7 @@ export function createModelGraph(
     parameters,
     dtype: commonType(parameters.values()),
     taskType,
+    ...(layerOrder && { layerOrder }),
     sites,
     shapes,
     tied,

@@ -4,6 +4,8 @@
  *
  * @module
  */
+import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
 import type { AttentionCall } from "./attend.ts";
 import { type AttentionLayout, type NormRule, parameterShapes, type Site } from "./site.ts";
@@ -47,6 +49,21 @@ export interface Modules {
   parameter(name: string, shape: readonly number[]): () => Value;
   /** The same for products (`multiply`, `pick`), such as experts [E, out, in] that lie in one. */
   weight(name: string, shape: readonly number[]): () => Weight;
+  /**
+   * Declares so many layers, one like the other, in the list of this name. `layer` is the number that
+   * its layer was given by the config, which is not its place where layers are repeated
+   * (`replicateLayers`). One that is refused ends it, however many were asked for.
+   */
+  layers<T>(
+    name: string,
+    count: number,
+    declare: (m: Modules, layer: number) => T,
+  ): readonly T[];
+  /**
+   * Attention as torch's `nn.MultiheadAttention`, of one size throughout: of queries x [B, T, D] over
+   * rows [B, S, D], which are x by default; gives [B, T, D]. LoRA adapts it as one module, as in PEFT.
+   */
+  multiheadAttention(name: string, options: MultiheadOptions): (x: Value, rows?: Value) => Value;
   /** Makes this place an attention module, before the modules in it are declared. */
   attention(sizes: AttentionSizes): AttentionLayer;
 }
@@ -107,6 +124,16 @@ export interface AttentionSizes extends Pick<AttentionLayout, "heads" | "headSiz
   readonly over?: AttentionLayout["over"];
 }
 
+/** How torch's attention is made. */
+export interface MultiheadOptions extends Pick<AttentionSizes, "features" | "heads"> {
+  /** Whether its projections have biases; true by default. */
+  readonly bias?: boolean;
+  /** The sequence that it belongs to; `"patches"` by default, rows of anything, all of which are seen. */
+  readonly over?: AttentionLayout["over"];
+  /** Share of the probabilities that training drops; 0 by default. */
+  readonly dropout?: number;
+}
+
 /** What a definition declares. */
 export interface Structure {
   /** Sites by module path, in the order of their declaration. */
@@ -115,6 +142,8 @@ export interface Structure {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Parameters that are the same tensor as another one: alias to source. */
   readonly tied: ReadonlyMap<string, string>;
+  /** Paths of lists of layers. */
+  readonly lists: readonly string[];
 }
 
 /** What becomes of declarations. */
@@ -125,17 +154,25 @@ export interface Visitor {
   parameter(name: string, shape: readonly number[]): () => Weight;
   /** An attention module. */
   attention(site: Site): AttentionLayer;
+  /** The path of a list of layers. */
+  list?(path: string): void;
+  /** Numbers of the layers that a list has, where they are not all of them in their order. */
+  readonly layerOrder?: readonly number[];
 }
 
 /**
  * Runs a definition to learn what it declares.
  *
- * @param check Is told how many parameters there are so far, and may end it.
+ * @param options `check` is told how many parameters there are so far, and may end it.
  */
 export function recordModules(
   define: (modules: Modules) => unknown,
-  check: (parameters: number) => void = () => {},
+  options: {
+    readonly check?: (parameters: number) => void;
+    readonly layerOrder?: readonly number[];
+  } = {},
 ): Structure {
+  const { check, layerOrder } = options, lists: string[] = [];
   const sites = new Map<string, Site>();
   const shapes = new Map<string, readonly number[]>();
   const tied = new Map<string, string>();
@@ -144,11 +181,12 @@ export function recordModules(
     throw new TypeError("Modules are declared before anything runs.");
   };
   const declare = (site: Site) => {
+    if (sites.has(site.path)) return; // attention and its projection in one
     sites.set(site.path, site);
     for (const [part, shape] of Object.entries(parameterShapes(site))) {
       shapes.set(`${site.path}.${part}`, shape);
     }
-    check(shapes.size);
+    check?.(shapes.size);
   };
   define(modulesAt("", {
     site(site, { tiedTo }) {
@@ -166,8 +204,10 @@ export function recordModules(
       declare({ ...site, attention: { ...site.attention!, index } });
       return notTraced;
     },
+    list: (path) => lists.push(path),
+    layerOrder,
   }));
-  return { sites, shapes, tied };
+  return { sites, shapes, tied, lists };
 }
 
 /** The place at a path whose declarations a visitor gets. */
@@ -229,6 +269,41 @@ export function modulesAt(path: string, visit: Visitor): Modules {
       return () => dense(weight());
     },
     weight: (name, shape) => visit.parameter(full(name), shape),
+    layers(name, count, declare) {
+      const list = full(name), made: ReturnType<typeof declare>[] = [];
+      visit.list?.(list);
+      while (made.length < count) {
+        const place = made.length, layer = visit.layerOrder ? visit.layerOrder[place] : place;
+        made.push(declare(modulesAt(`${list}.${place}`, visit), layer));
+      }
+      return made;
+    },
+    multiheadAttention(name, options) {
+      const { features, heads, bias = true, over = "patches", dropout } = options;
+      const headSize = features / heads, path = full(name);
+      const shared = { kind: "multihead", inFeatures: features, bias } as const;
+      const site = { ...shared, path, outFeatures: 3 * features, stem: "in_proj_" };
+      const layout = { heads, keyHeads: heads, headSize, over, index: 0 };
+      const attend = visit.attention({ ...site, attention: layout }), into = layer(site);
+      const out = layer({
+        ...shared,
+        path: `${path}.out_proj`,
+        outFeatures: features,
+        partOf: path,
+      });
+      const part = (x: Value, i: number) => {
+        const own = sliceAxis(into(x), { axis: 2, start: i * features, size: features });
+        return reshape(own, [x.shape[0], -1, heads, headSize]);
+      };
+      return (x, rows = x) =>
+        attend({
+          q: part(x, 0),
+          over: rows,
+          keyValues: (rows) => ({ k: part(rows, 1), v: part(rows, 2) }),
+          project: (y) => out(reshape(y, x.shape)),
+          dropout,
+        });
+    },
     attention: ({ features, heads, keyHeads = heads, headSize, over = "tokens" }) =>
       visit.attention({
         path,

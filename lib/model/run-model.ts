@@ -11,8 +11,7 @@ import { type Modules, modulesAt } from "./modules.ts";
 
 /** Traces a whole model with its head: `lastHiddenState` [B, T, D] and, of most, `logits`. */
 export function runModel(pass: ForwardPass, inputs: PassInputs): PassOutputs {
-  const { architecture, config, taskType } = pass.model;
-  return declareModel(modulesOf(pass), { architecture, config, taskType })(pass, inputs);
+  return declareModel(modulesOf(pass), pass.model)(pass, inputs);
 }
 
 /** The modules of a pass; one that is run twice on the same value runs once. */
@@ -28,5 +27,6 @@ function modulesOf(pass: ForwardPass): Modules {
     },
     parameter: (name) => () => pass.adaptedWeight(name),
     attention: ({ path }) => (call) => pass.attention(path, call),
+    layerOrder: pass.model.layerOrder,
   });
 }

@@ -9,7 +9,8 @@ import { sizeOf } from "../tensor/dtype.ts";
 /**
  * What a site computes. `conv1d` is a linear layer whose weight is stored [in, out], as GPT-2's, and
  * goes by the name of its class in Python; `conv` is a convolution of one to three dimensions;
- * `attention` is a module that holds the projections of one layer, and no weights of its own.
+ * `attention` is a module that holds the projections of one layer, and no weights of its own;
+ * `multihead` is torch's `nn.MultiheadAttention`, whose projections are one module to adapters.
  * `parameter` is none of a model's sites, but a parameter that an adapter takes for one.
  */
 export type SiteKind =
@@ -19,6 +20,7 @@ export type SiteKind =
   | "embedding"
   | "norm"
   | "attention"
+  | "multihead"
   | "parameter";
 
 /** How a convolution moves over its input [B, C, ...]; its kernel says in how many dimensions. */
@@ -75,6 +77,10 @@ export interface Site {
   readonly norm?: NormRule;
   /** How it moves, for a convolution, whose features are channels. */
   readonly conv?: ConvRule;
+  /** What the names of its parameters start with, as in `in_proj_weight`. */
+  readonly stem?: string;
+  /** Path of the module that is adapted in its place, and it with that one. */
+  readonly partOf?: string;
   /** What it attends to, for attention. */
   readonly attention?: AttentionLayout;
   /** How many matrices [out, in] it is, for a parameter of three axes. */
@@ -89,27 +95,39 @@ export function parameterSite(name: string, shape: readonly number[]): Site {
 }
 
 /** The name of a site's weight. */
-export function weightName({ path, kind }: Pick<Site, "path" | "kind">): string {
-  return kind === "parameter" ? path : `${path}.weight`;
+export function weightName(
+  { path, kind, stem = "" }: Pick<Site, "path" | "kind" | "stem">,
+): string {
+  return kind === "parameter" ? path : `${path}.${stem}weight`;
 }
 
-/** Shapes of a site's parameters by their last name, `weight` and perhaps `bias`. */
+/** The name of a site's bias. */
+export function biasName({ path, stem = "" }: Pick<Site, "path" | "stem">): string {
+  return `${path}.${stem}bias`;
+}
+
+/** The shape of a site's weight. */
+export function weightShape(site: Site): readonly number[] {
+  return parameterShapes(site)[`${site.stem ?? ""}weight`];
+}
+
+/** Shapes of a site's parameters by their last name, such as `weight` and perhaps `bias`. */
 export function parameterShapes(site: Site): Readonly<Record<string, readonly number[]>> {
-  const { kind, inFeatures: i, outFeatures: o, conv } = site;
+  const { kind, inFeatures: i, outFeatures: o, conv, stem = "" } = site;
   if (kind === "attention") return {};
   const weight = conv
     ? [o, i / conv.groups, ...conv.kernel]
-    : kind === "linear"
+    : isOutIn(site)
     ? [o, i]
     : kind === "norm"
     ? [o]
     : [i, o];
-  return site.bias ? { weight, bias: [o] } : { weight };
+  return { [`${stem}weight`]: weight, ...(site.bias && { [`${stem}bias`]: [o] }) };
 }
 
 /** Whether the weight of a site that multiplies has outputs in its first dimension. */
 export function isOutIn({ kind }: Site): boolean {
-  return kind === "linear" || kind === "conv";
+  return kind === "linear" || kind === "conv" || kind === "multihead";
 }
 
 /** How many numbers of its input each output of a site is made of. */

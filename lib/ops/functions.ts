@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { add, max, mul, normalCdf, sigmoid, tanh } from "./elementwise.ts";
+import { add, div, log, max, mul, normalCdf, sigmoid, sub, tanh } from "./elementwise.ts";
 import type { Value } from "./value.ts";
 
 /** x · sigmoid(x) */
@@ -30,4 +30,26 @@ export function relu(x: Value): Value {
 /** cap · tanh(x / cap), which is nearly x as long as that is far below `cap`. */
 export function softCap(x: Value, cap: number): Value {
   return mul(tanh(mul(x, 1 / cap)), cap);
+}
+
+/** From how much above an argument on the series of the gamma function is exact enough. */
+const SHIFT = 8;
+
+/** ln Γ(x) of x > 0, by Stirling's series at x + 8. */
+export function logGamma(x: Value): Value {
+  let product = x;
+  for (let k = 1; k < SHIFT; k++) product = mul(product, add(x, k));
+  const z = add(x, SHIFT), r = div(1, z), r2 = mul(r, r);
+  const series = mul(r, add(1 / 12, mul(r2, add(-1 / 360, mul(r2, 1 / 1260)))));
+  const main = add(sub(mul(sub(z, 0.5), log(z)), z), 0.5 * Math.log(2 * Math.PI));
+  return sub(add(main, series), log(product));
+}
+
+/** The derivative of ln Γ(x) at x > 0. */
+export function digamma(x: Value): Value {
+  let terms = div(1, x);
+  for (let k = 1; k < SHIFT; k++) terms = add(terms, div(1, add(x, k)));
+  const z = add(x, SHIFT), r = div(1, z), r2 = mul(r, r);
+  const series = mul(r2, add(1 / 12, mul(r2, add(-1 / 120, mul(r2, 1 / 252)))));
+  return sub(sub(sub(log(z), mul(r, 0.5)), series), terms);
 }

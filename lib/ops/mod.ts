@@ -38,6 +38,7 @@ import { padOperation, sliceOperation } from "./slice.ts";
 import { softmaxOperation } from "./softmax.ts";
 import { stopGradientOperation } from "./stop-gradient.ts";
 import { transposeOperation } from "./transpose.ts";
+import { withGradientOfOperation } from "./with-gradient-of.ts";
 
 /** All primitive operations by name. */
 export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
@@ -78,6 +79,7 @@ export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
     stopGradientOperation,
     transposeOperation,
     unaryOperation,
+    withGradientOfOperation,
   ].map((o) => [o.name, o]),
 );
 

@@ -68,3 +68,4 @@ export { softmax } from "./softmax.ts";
 export { stopGradient } from "./stop-gradient.ts";
 export { transpose } from "./transpose.ts";
 export type { Attribute, Attributes, Graph, Spec, Value, ValueType } from "./value.ts";
+export { withGradientOf } from "./with-gradient-of.ts";

@@ -24,6 +24,7 @@ function simpler(node: Value, inputs: readonly Value[]): Value | undefined {
   const x = a && scalarOf(a);
   switch (node.op) {
     case "stopGradient":
+    case "withGradientOf":
       return a;
     case "cast":
       return cast(a, node.dtype);

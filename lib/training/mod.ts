@@ -22,10 +22,12 @@ export {
 export { evaluate, type Evaluation, type Measure } from "./evaluate.ts";
 export { computeGradients } from "./gradients.ts";
 export { type LabelSet, labelsIn } from "./labels.ts";
+export { loraFa, type LoraFaOptions } from "./lora-fa.ts";
 export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
 export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";
 export { preprocessLoraga, type PreprocessLoragaOptions } from "./preprocess-loraga.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";
+export { riemannian, type RiemannianOptions } from "./riemannian.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";
 export { type SeedRun, type SeedSearch, trainSeeds } from "./seeds.ts";
 export { learningRateFactor, type Schedule, SCHEDULES } from "./schedule.ts";

@@ -50,6 +50,16 @@ export interface Optimizer {
    * there is one group, `""`.
    */
   group?(leaf: TrainedLeaf): string;
+  /** The group of leaves that stay as they are, and count for no gradient's norm. */
+  readonly frozen?: string;
+  /**
+   * Traces other gradients for some leaves, from those of the whole step after clipping, which it
+   * then gets.
+   */
+  precondition?(step: {
+    readonly leaves: ReadonlyMap<string, Value>;
+    readonly gradients: ReadonlyMap<string, Value>;
+  }): ReadonlyMap<string, Value>;
   /**
    * What it keeps of a vector of parameters from step to step, each under a name and of the shape
    * given here; zero at first. What has the vector's own shape, `[size]`, is kept in checkpoints by
@@ -60,6 +70,23 @@ export interface Optimizer {
   rates(time: OptimizerTime, group: string): Readonly<Record<string, number>>;
   /** Traces one update of a group's vectors; gives all of them anew. */
   update(step: OptimizerStep): Pick<OptimizerStep, "parameters" | "state">;
+}
+
+/**
+ * The pairs of matrices of LoRA among leaves, by the part of their names that they share.
+ *
+ * @param ends What their names end with.
+ */
+export function loraPairs<T>(
+  leaves: ReadonlyMap<string, T>,
+  ends: readonly (readonly [a: string, b: string])[] = [[".lora_A", ".lora_B"]],
+): readonly { readonly a: string; readonly b: string }[] {
+  return [...leaves.keys()].flatMap((a) =>
+    ends.flatMap(([endA, endB]) => {
+      const b = a.slice(0, -endA.length) + endB;
+      return a.endsWith(endA) && leaves.has(b) ? [{ a, b }] : [];
+    })
+  );
 }
 
 /** Lays out what a model trains, in the groups of an optimizer. */

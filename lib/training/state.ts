@@ -69,7 +69,8 @@ function entriesOf({ packing, optimizer, rules = [], accumulates }: StateOptions
       entries.push({ name: stateName(part, group), shape, vector, passing });
     };
     add("parameters", [size]);
-    for (const [part, shape] of Object.entries(optimizer?.init(size) ?? {})) add(part, shape);
+    const slots = group === optimizer?.frozen ? {} : optimizer?.init(size) ?? {};
+    for (const [part, shape] of Object.entries(slots)) add(part, shape);
     if (accumulates) add("gradient", [size], true);
   }
   for (const rule of rules) {

@@ -11,11 +11,12 @@ import type { TrainingRule } from "../adapters/training-rule.ts";
 import type { RuleTrace } from "../methods/training-rule.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
-import { add, div, min, mul, sqrt } from "../ops/elementwise.ts";
+import { add, div, equal, min, mul, sqrt } from "../ops/elementwise.ts";
 import { constant } from "../ops/constant.ts";
 import { input } from "../ops/input.ts";
 import { sum } from "../ops/reduce.ts";
 import { reshape } from "../ops/reshape.ts";
+import { select } from "../ops/select.ts";
 import type { Graph, Value } from "../ops/value.ts";
 import { checkpoint, expensiveValues } from "../program/checkpoint.ts";
 import { gradients } from "../program/grad.ts";
@@ -67,6 +68,7 @@ export interface StepShape {
  */
 export function traceStep(model: AnyModel, options: StepOptions & StepShape): TracedModel {
   const { prepared, objective, packing, kind, rules = [] } = options;
+  const carriers = rules.filter(({ carries }) => carries);
   let forward: ForwardPass | undefined;
   let updates: Readonly<Record<string, string>> = {};
   const traced = traceModel(model, {
@@ -74,7 +76,9 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
     dropout: options.dropout === true && kind !== "evaluate",
     trained: (graph, name) => {
       const leaf = packing.leaves.get(name);
-      return leaf && leafOf(parametersOf(graph, { packing, rules }).get(leaf.group)!, leaf);
+      return leaf
+        ? leafOf(parametersOf(graph, { packing, rules }).get(leaf.group)!, leaf)
+        : carriers.map((rule) => traceOf(graph, rule).state[name]).find((state) => state);
     },
     outputs: (pass, values) => {
       forward = pass;
@@ -98,11 +102,12 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       const step = kind === "accumulate"
         ? { state: accumulate(graph, packing, joinLeaves(packing, parts)) }
         : traceUpdate(graph, { ...options, traces, gradients: joinLeaves(packing, parts) });
-      updates = Object.fromEntries([...step.state.keys()].map((name) => [name, `next.${name}`]));
+      const state = new Map([...step.state, ...carried(pass, carriers)]);
+      updates = Object.fromEntries([...state.keys()].map((name) => [name, `next.${name}`]));
       return {
         loss,
         ..."norm" in step && { gradientNorm: step.norm },
-        ...named(step.state, (name) => `next.${name}`),
+        ...named(state, (name) => `next.${name}`),
       };
     },
   });
@@ -114,6 +119,20 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
     ? forward!.boundaries
     : [...forward!.boundaries, ...expensiveValues(program)];
   return { ...traced, program: checkpoint(program, { of: "loss", keep }) };
+}
+
+/** What a pass makes of the leaves that are state. */
+function carried(
+  pass: ForwardPass,
+  carriers: readonly TrainingRule[],
+): readonly (readonly [string, Value])[] {
+  return carriers.flatMap((rule) =>
+    Object.entries(traceOf(pass.graph, rule).state).flatMap(([name, old]) => {
+      const next = pass.updates.get(name);
+      // Programs read what they write.
+      return next ? [[ruleName(rule, name), select(equal(old, old), next, old)] as const] : [];
+    })
+  );
 }
 
 function checkOutputs({ name, outputs }: Objective, found: Values): void {
@@ -141,7 +160,7 @@ export function traceUpdate(
   },
 ): { readonly state: ReadonlyMap<string, Value>; readonly norm: Value } {
   const { packing, rules = [], traces = [], maxGradientNorm } = options;
-  const optimizer = options.optimizer!;
+  const optimizer = options.optimizer!, { frozen } = optimizer;
   let gradients = options.gradients;
   const state = new Map<string, Value>();
   if (options.accumulates) {
@@ -157,7 +176,7 @@ export function traceUpdate(
     const changed = rule.gradient({ ...traces[i], gradients: named });
     gradients = joinLeaves(packing, new Map([...named, ...changed]));
   });
-  const squares = [...gradients.values()].map((g) => sum(mul(g, g)));
+  const squares = [...gradients].flatMap(([group, g]) => group === frozen ? [] : sum(mul(g, g)));
   const norm = sqrt(squares.reduce((total, square) => add(total, square)));
   if (maxGradientNorm !== undefined) {
     // As torch's clip_grad_norm_, whose small term keeps the division defined.
@@ -165,7 +184,14 @@ export function traceUpdate(
     gradients = eachGroup(packing, (group) => mul(gradients.get(group)!, factor));
   }
   const parameters = parametersOf(graph, { packing, rules });
+  if (optimizer.precondition) {
+    const named = leavesOf(packing, gradients);
+    const leaves = leavesOf(packing, parameters);
+    const changed = optimizer.precondition({ leaves, gradients: named });
+    gradients = joinLeaves(packing, new Map([...named, ...changed]));
+  }
   for (const [group, size] of packing.groups) {
+    if (group === frozen) continue;
     const own = (part: string, shape: readonly number[]) =>
       input(graph, stateName(part, group), { shape, dtype: "f32", role: "state" });
     const slots = Object.entries(optimizer.init(size));
@@ -182,7 +208,10 @@ export function traceUpdate(
   }
   rules.forEach((rule, i) => {
     if (!rule.afterStep) return;
-    const vectors = eachGroup(packing, (group) => state.get(stateName("parameters", group))!);
+    const vectors = eachGroup(
+      packing,
+      (group) => state.get(stateName("parameters", group)) ?? parameters.get(group)!,
+    );
     const leaves = leavesOf(packing, vectors);
     const after = rule.afterStep({
       ...traces[i],
@@ -237,7 +266,7 @@ function vectorOf(graph: Graph, packing: Packing, part: string): Vectors<Value> 
 function traceOf(
   graph: Graph,
   rule: TrainingRule,
-  leaves: ReadonlyMap<string, Value>,
+  leaves: ReadonlyMap<string, Value> = new Map(),
 ): RuleTrace {
   const inputs: Record<string, Value> = {}, state: Record<string, Value> = {};
   for (const [name, { shape, dtype }] of Object.entries(rule.inputs ?? {})) {

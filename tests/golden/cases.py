@@ -31,8 +31,12 @@ class Case:
     compact: bool = False
     # Keep the leaves as they were before the random shift, and the changed base weights.
     keep_init: bool = False
+    # Train in training mode, with what is drawn at random recorded.
+    noise: bool = False
     # Convert the saved file to this dtype, as an adapter trained in half precision would be.
     file_dtype: str | None = None
+    # Whether training goes on from the file.
+    resumes: bool = True
     # What the beginning is measured with: "eva" or "lora_ga"; see begin.py.
     begin: str | None = None
     # Save as a plain LoRA by the difference to the initial state (PiSSA, OLoRA).

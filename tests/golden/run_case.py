@@ -16,9 +16,12 @@ if any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
     os.execv(sys.executable, [sys.executable, *sys.argv])
 sys.dont_write_bytecode = True
 
+import contextlib
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import peft
@@ -27,7 +30,10 @@ import transformers
 from peft import PeftModel, get_peft_model
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.monteclora import MontecloraSampler
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 
 from begin import begun
 from bases import BASES, base_outputs, left_padded_batch, load_base, right_padded_batch, save_base
@@ -80,21 +86,87 @@ def named(prefix: str, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """What is trained by name; what layers share (VB-LoRA's bank) by the model's own name for it."""
+    shared = {
+        id(p): name
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if not name.startswith("base_model.model.")
+    }
+    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def penalty(model: torch.nn.Module) -> torch.Tensor | float:
+    """What PEFT says that a training loop should add to the loss (KaSA, MonteCLoRA)."""
+    names = ("_get_kasa_loss", "_get_monteclora_loss")
+    return sum(getattr(model.base_model, name, float)() for name in names)
+
+
+@contextlib.contextmanager
+def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """What layers draw while training, by their paths: one entry for each pass.
+
+    Uniform numbers are written down one after the other. MonteCLoRA's samplers are given numbers to
+    draw; of Wishart matrices the diagonal is all that counts: sums of squares of normal numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, list[torch.Tensor]] = {}
+    current: list[list[torch.Tensor]] = []
+    handles = []
+
+    def next_sample(layer: str, r: int, inputs: int, samples: int) -> dict[str, torch.Tensor]:
+        shapes = {"mvn": (samples, inputs, r), "wishart": (r, r), "dirichlet": (samples,)}
+        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        for name, numbers in made.items():
+            drawn.setdefault(f"{layer}.{name}", []).append(numbers)
+        wishart = torch.diag((made["wishart"] ** 2).sum(1))
+        return {"z_mvn": made["mvn"], "z_wishart": wishart, "z_dirichlet": made["dirichlet"]}
+
+    def finish(path: str) -> None:
+        numbers = current.pop()
+        if numbers:
+            one = numbers[0] if len(numbers) == 1 else torch.cat([n.flatten() for n in numbers])
+            drawn.setdefault(path, []).append(one)
+
+    for path, module in model.base_model.model.named_modules():
+        if isinstance(module, MontecloraSampler):
+            layer = path.split(".lora_monteclora_sampler")[0]
+            sizes = (module.out_features, module.in_features, module.num_samples)
+            module.sampler.get = partial(next_sample, layer, *sizes)
+        elif isinstance(module, BaseTunerLayer):
+            handles.append(module.register_forward_pre_hook(lambda *_: current.append([])))
+            handles.append(module.register_forward_hook(lambda *_, path=path: finish(path)))
+    rand = torch.rand
+
+    def recording(*args, **kwargs) -> torch.Tensor:
+        numbers = rand(*args, **kwargs)
+        if current:
+            current[-1].append(numbers.clone())
+        return numbers
+
+    torch.rand = recording
+    try:
+        yield drawn
+    finally:
+        torch.rand = rand
+        for handle in handles:
+            handle.remove()
 
 
 def train(model: torch.nn.Module, weight_decay: float) -> tuple[dict, list[float]]:
     """Gradients of the first step by parameter name, and the loss before each AdamW step.
 
-    The model stays in eval mode: dropout is off, everything else is as in training.
+    In eval mode dropout is off, and everything else as in training but where a method draws. A layer
+    that is left out of a step has a gradient of zero.
     """
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, weight_decay=weight_decay)
     gradients, losses = {}, []
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = model(**right_padded_batch()).loss
+        loss = model(**right_padded_batch()).loss + penalty(model)
         loss.backward()
+        for p in parameters.values():
+            p.grad = torch.zeros_like(p) if p.grad is None and model.training else p.grad
         if step == 0:
             gradients = {
                 f"grad.{name}": (torch.zeros_like(p) if p.grad is None else p.grad.clone())
@@ -264,6 +336,16 @@ def compact(expected: dict[str, torch.Tensor], record: dict) -> dict[str, torch.
     }
 
 
+def resume_error(base_folder: str, folder: Path) -> dict[str, str]:
+    """Why PEFT does not train further what a file holds."""
+    model = PeftModel.from_pretrained(load_base(base_folder), folder, is_trainable=True).train()
+    try:
+        model(**right_padded_batch())
+    except RuntimeError as error:
+        return describe(error)
+    raise AssertionError(f"PEFT trains {folder} further.")
+
+
 def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict) -> None:
     """One adapter named "default"."""
     base_folder = f"base/{case.kind}"
@@ -303,15 +385,28 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
         expected.update(merged)
         record.update(merge_record)
 
+    if not case.resumes:
+        record["resume_error"] = resume_error(base_folder, folder)
     count, total = model.get_nb_trainable_parameters()
     record.update(trainable_parameters=count, all_parameters=total)
     state = {name: p.detach().clone() for name, p in trainable(model).items()}
-    gradients, losses = train(model, case.weight_decay)
+    model.train(case.noise)
+    torch.manual_seed(seed + 2)
+    with recorded_draws(model, seed + 9) as drawn:
+        gradients, losses = train(model, case.weight_decay)
+    model.eval()
     expected.update(gradients)
+    if case.noise:
+        record["mode"] = "train"
+        # A layer that is left out draws no more; what it would have drawn means nothing.
+        expected.update({f"noise.{p}": pad_sequence(n, batch_first=True) for p, n in drawn.items()})
+        expected.update({f"after.{name}": value for name, value in saved_buffers(model).items()})
     record.update(
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
     )
+    if case.noise:
+        record["mode"] = "train"
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(state[name])

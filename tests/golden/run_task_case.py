@@ -21,6 +21,7 @@ from run_case import (  # first: it sets the environment
     describe,
     expression,
     make_config,
+    recorded_draws,
     relative,
     save,
     save_adapter,
@@ -32,7 +33,6 @@ from run_case import (  # first: it sets the environment
 import peft
 import torch
 from peft import PeftModel, get_peft_model
-from peft.tuners.poly.layer import PolyLayer
 from peft.tuners.poly.router import PolyRouter
 
 from bases import left_padded_batch, load_base
@@ -53,8 +53,6 @@ class TaskCase(Case):
 
     # One per row of the batch, for methods that mix by task.
     task_ids: tuple[int, ...] | None = None
-    # Gradients and losses in training mode, with what the reference drew written down.
-    noise: bool = False
     # First step and number of steps of a training that allocates ranks (AdaLoRA).
     allocate: tuple[int, int] | None = None
     # Greedy decoding too.
@@ -117,37 +115,6 @@ def apart(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> flo
     )
 
 
-@contextlib.contextmanager
-def recorded_noise(model: torch.nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """The uniform numbers that each router draws, by the path of its layer, in the order of draws."""
-    drawn: dict[str, list[torch.Tensor]] = {}
-    current: list[str] = []
-    handles = []
-    for path, layer in model.named_modules():
-        if not isinstance(layer, PolyLayer):
-            continue
-        name = path.removeprefix("base_model.model.")
-        drawn[name] = []
-        for router in layer.poly_router.values():
-            handles.append(router.register_forward_pre_hook(lambda *_, name=name: current.append(name)))
-            handles.append(router.register_forward_hook(lambda *_: current.clear()))
-    rand = torch.rand
-
-    def recording(*args, **kwargs) -> torch.Tensor:
-        numbers = rand(*args, **kwargs)
-        if current:
-            drawn[current[-1]].append(numbers.clone())
-        return numbers
-
-    torch.rand = recording
-    try:
-        yield drawn
-    finally:
-        torch.rand = rand
-        for handle in handles:
-            handle.remove()
-
-
 def train(model: torch.nn.Module, case: TaskCase, batches: Batches, expected: dict) -> list[float]:
     """Adds gradients of the first step; gives the loss before each AdamW step."""
     parameters = trainable(model)
@@ -156,7 +123,7 @@ def train(model: torch.nn.Module, case: TaskCase, batches: Batches, expected: di
     )
     losses = []
     model.train(case.noise)
-    with recorded_noise(model) as drawn:
+    with recorded_draws(model) as drawn:
         for step in range(STEPS):
             optimizer.zero_grad()
             result = model(**batches.right, **batches.extra)

@@ -26,6 +26,7 @@ for seed in (0, 1234, 2**40 + 7, -3):
          "values": torch.bernoulli(torch.full((9,), 0.3))},
         {"call": "bernoulli", "size": 1001, "last": 40, "probability": 0.85,
          "values": torch.bernoulli(torch.full((1001,), 0.85))[-40:]},
+        {"call": "gamma", "size": 9, "values": torch._standard_gamma(torch.arange(1, 10) / 2)},
         {"call": "permutation", "size": 12, "values": torch.randperm(12)},
         {"call": "uniform", "size": 1, "values": torch.rand(1)},
     ]

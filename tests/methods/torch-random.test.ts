@@ -3,7 +3,7 @@ import { ValueError } from "../../lib/errors.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 
 interface Step {
-  readonly call: "uniform" | "normal" | "permutation" | "bernoulli";
+  readonly call: "uniform" | "normal" | "permutation" | "bernoulli" | "gamma";
   readonly size: number;
   readonly probability?: number;
   readonly last?: number;
@@ -22,6 +22,8 @@ for (const { seed, steps } of cases) {
         ? random.permutation(size)
         : call === "bernoulli"
         ? random.bernoulli(size, probability!)
+        : call === "gamma"
+        ? random.gamma(Array.from({ length: size }, (_, i) => (i + 1) / 2))
         : random[call](size, options);
       assertEquals(made.length, size);
       const found = last ? made.slice(-last) : made;

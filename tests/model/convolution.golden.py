@@ -91,9 +91,34 @@ CASES = {
             orth_reg_weight=0.3,
         ),
     ),
+    "loha": (
+        "LoHaConfig",
+        dict(target_modules=["signal", "signals", "image", "point"], r=2, alpha=9),
+    ),
+    "loha_tucker": (
+        "LoHaConfig",
+        dict(
+            target_modules=["signal", "signals", "patch", "images", "point"],
+            r=3,
+            alpha=12,
+            use_effective_conv2d=True,
+            init_weights=False,
+        ),
+    ),
     "ln_tuning": ("LNTuningConfig", dict(target_modules=["image", "signals", "volume"])),
 }
 IDS = [[7, 3, 9, 12, 4, 1, 0, 5], [2, 11, 6, 6, 8, 10, 3, 1]]
+
+
+def tucker_product(t1, w1_a, w1_b, t2, w2_a, w2_b, scale):
+    """LoHa's delta with the gradient that it has: PEFT's own mixes its factors up for w1_a and w2_a."""
+    one, two = (
+        torch.einsum("ijkl,jr,ip->prkl", t, b, a) for t, a, b in ((t1, w1_a, w1_b), (t2, w2_a, w2_b))
+    )
+    return one * two * scale
+
+
+peft.tuners.loha.layer.make_weight_cp = tucker_product
 
 
 def fill(name: str, size: int) -> list[float]:

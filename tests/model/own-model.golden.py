@@ -37,7 +37,9 @@ CASES = [
     ),
     ("VeraConfig", dict(r=3, target_modules=ATTENTION, projection_prng_key=5)),
     ("PeanutConfig", dict(r=3, depth=1, act_fn="hardswish", scaling=0.6, target_modules=ATTENTION)),
+    ("PsoftConfig", dict(r=3, psoft_alpha=5, target_modules=["head", *ATTENTION])),
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
+    ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -51,11 +53,23 @@ CASES = [
             orth_reg_weight=0.3,
         ),
     ),
+    (
+        "LoHaConfig",
+        dict(
+            r=2,
+            alpha=5,
+            target_modules=["patch", "mix", "wave", "head", *ATTENTION],
+            rank_pattern={"head": 3},
+        ),
+    ),
     ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
+    ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
     ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
+    ("C3AConfig", dict(block_size=2, block_size_pattern={"k": 4}, target_modules=ATTENTION[:3])),
+    ("FourierFTConfig", dict(n_frequency=7, scaling=40.0, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),
 ]
 REFUSED = ("AdaptionPromptConfig", dict(adapter_len=2, adapter_layers=1, target_modules="attention"))
@@ -162,7 +176,15 @@ def run(kind: str, settings: dict) -> dict:
             result["merged"] = numbers(copy.deepcopy(model).merge_and_unload()(**INPUTS))
         except (NotImplementedError, AttributeError):
             result["merged"] = None
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # What layers share goes by the model's own name for it.
+    shared = {
+        id(p): name
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if not name.startswith("base_model.model.")
+    }
+    parameters = {
+        shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad
+    }
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.1)
     result["losses"] = []
     for step in range(3):

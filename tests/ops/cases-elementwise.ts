@@ -42,6 +42,7 @@ import { iota } from "../../lib/ops/iota.ts";
 import { select } from "../../lib/ops/select.ts";
 import { stopGradient } from "../../lib/ops/stop-gradient.ts";
 import type { Value, ValueType } from "../../lib/ops/value.ts";
+import { withGradientOf } from "../../lib/ops/with-gradient-of.ts";
 import type { Case } from "./cases.ts";
 import { at, build, map, zip } from "./nd.ts";
 
@@ -332,7 +333,14 @@ const OTHER: readonly Case[] = [
     reference: ({ x }) => map(x, (v) => 3 * v * v),
     surrogate: ({ x }, original) => zip(x, original.x, (v, fixed) => 3 * v * fixed),
   },
+  {
+    name: "withGradientOf",
+    inputs: { x: { shape: [4, 3] } },
+    build: (_graph, { x }) => withGradientOf(mul(x, 3), mul(x, x)),
+    reference: ({ x }) => map(x, (v) => 3 * v),
+    surrogate: ({ x }) => map(x, (v) => v * v),
+  },
 ];
 
-/** Cases for unary, binary, select, cast, constant, iota, broadcast and stopGradient. */
+/** Cases for unary, binary, select, cast, constant, iota, broadcast, stopGradient and withGradientOf. */
 export const ELEMENTWISE_CASES: readonly Case[] = [...UNARY, ...BINARY, ...INTEGER, ...OTHER];

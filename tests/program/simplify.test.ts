@@ -5,6 +5,7 @@ import { constant } from "../../lib/ops/constant.ts";
 import { input } from "../../lib/ops/input.ts";
 import { reshape } from "../../lib/ops/reshape.ts";
 import { stopGradient } from "../../lib/ops/stop-gradient.ts";
+import { withGradientOf } from "../../lib/ops/with-gradient-of.ts";
 import { transpose } from "../../lib/ops/transpose.ts";
 import type { Value } from "../../lib/ops/value.ts";
 import { trace } from "../../lib/program/program.ts";
@@ -25,6 +26,7 @@ Deno.test("operations that change nothing disappear", () => {
     (x) => sub(x, 0),
     (x) => neg(neg(x)),
     (x) => stopGradient(x),
+    (x) => withGradientOf(x, mul(x, x)),
     (x) => transpose(transpose(x)),
     (x) => reshape(reshape(reshape(x, [6]), [3, 2]), [2, 3]),
     (x) => mul(x, mul(constant(x.graph, 4), 0.25)),

@@ -1,4 +1,4 @@
-"""Writes optimizers.golden.json: parameters after steps of torch's AdamW and PEFT's LoRA+.
+"""Writes optimizers.golden.json: parameters after steps of torch's AdamW and PEFT's own optimizers.
 
     $GRAFT_ORACLE_PYTHON tests/training/optimizers.golden.py
 """
@@ -8,7 +8,12 @@ from pathlib import Path
 
 import peft
 import torch
-from peft.optimizers import create_loraplus_optimizer
+from peft.optimizers import (
+    create_lorafa_optimizer,
+    create_loraplus_optimizer,
+    create_riemannian_optimizer,
+    lorafa,
+)
 from torch import nn
 
 
@@ -82,6 +87,23 @@ def loraplus(**options):
     return lambda model: create_loraplus_optimizer(model, torch.optim.AdamW, lr=0.01, **options)
 
 
+def riemannian(cls=torch.optim.AdamW, **options):
+    return lambda model: create_riemannian_optimizer(model, cls, lr=0.01, **options)
+
+
+# Where there is bfloat16, PEFT multiplies in it; without, in the type of the weights.
+lorafa.is_bf16_available = lambda: False
+
+
+def lora_fa(betas=(0.9, 0.999), eps=1e-6, **options):
+    def make(model):
+        optimizer = create_lorafa_optimizer(model, r=2, lora_alpha=8, lr=0.01, **options)
+        optimizer.param_groups[0].update(betas=betas, eps=eps)
+        return optimizer
+
+    return make
+
+
 RUNS = [
     ("adamW", {}, adamw()),
     (
@@ -104,6 +126,18 @@ RUNS = [
             loraplus_weight_decay=0.2,
             betas=(0.7, 0.999),
         ),
+    ),
+    ("riemannian", {}, riemannian()),
+    (
+        "riemannian",
+        {"reg": 0.3, "beta1": 0.8, "weightDecay": 0.2},
+        riemannian(reg=0.3, betas=(0.8, 0.999), weight_decay=0.2),
+    ),
+    ("loraFa", {}, lora_fa()),
+    (
+        "loraFa",
+        {"weightDecay": 0.2, "beta1": 0.7, "epsilon": 1e-3},
+        lora_fa(weight_decay=0.2, betas=(0.7, 0.999), eps=1e-3),
     ),
 ]
 

@@ -3,6 +3,7 @@ import { getPeftModel } from "../../lib/adapters/inject.ts";
 import { trainableLeaves } from "../../lib/adapters/leaves.ts";
 import type { AnyModel } from "../../lib/adapters/peft-model.ts";
 import { ValueError } from "../../lib/errors.ts";
+import { defineModel } from "../../lib/io/define-model.ts";
 import { createModel } from "../../lib/io/load-model.ts";
 import { loraConfig } from "../../lib/methods/lora/lora-config.ts";
 import { createGraph, type Value } from "../../lib/ops/value.ts";
@@ -11,9 +12,11 @@ import type { Site } from "../../lib/model/site.ts";
 import { programOf } from "../../lib/program/program.ts";
 import { tensor } from "../../lib/tensor/tensor.ts";
 import { adamW, type AdamWOptions } from "../../lib/training/adamw.ts";
+import { loraFa } from "../../lib/training/lora-fa.ts";
 import { loraPlus, type LoraPlusOptions } from "../../lib/training/lora-plus.ts";
 import { type Optimizer, packFor } from "../../lib/training/optimizer.ts";
 import { packLeaves, toVector } from "../../lib/training/packing.ts";
+import { riemannian } from "../../lib/training/riemannian.ts";
 import { openState, savedShapes } from "../../lib/training/state.ts";
 import { rateName, traceUpdate } from "../../lib/training/step-program.ts";
 import { testOnDevices } from "../devices.ts";
@@ -24,7 +27,24 @@ import golden from "./optimizers.golden.json" with { type: "json" };
 const OPTIMIZERS: Readonly<Record<string, (options: object) => Optimizer>> = {
   adamW: (options) => adamW(options as AdamWOptions),
   loraPlus: (options) => loraPlus(options as LoraPlusOptions),
+  riemannian({ reg, ...adam }: { readonly reg?: number }) {
+    return riemannian({ reg, optimizer: adamW(adam) });
+  },
+  loraFa: (options) => loraFa(scaled, options),
 };
+
+/** A model with the scales that the reference's has. */
+const scaled = getPeftModel(
+  await defineModel({
+    inputs: { x: { axes: ["batch", 3] } },
+    modules(m) {
+      m.embedding("embed", { rows: 5, size: 3 });
+      const lin = m.linear("lin", { in: 3, out: 4 });
+      return ({ x }) => ({ y: lin(x) });
+    },
+  }, { device: "cpu" }),
+  loraConfig({ r: 2, targetModules: ["embed", "lin"] }),
+);
 
 const SITES = new Map(golden.leaves.map(({ name, site }) => [name, site as unknown as Site]));
 
@@ -156,6 +176,8 @@ Deno.test("settings that cannot be are refused", () => {
       () => adamW({ learningRate: 1 } as AdamWOptions),
       () => loraPlus({} as LoraPlusOptions),
       () => loraPlus({ loraplusLrRatio: 0 }),
+      () => riemannian({ reg: 0 }),
+      () => loraFa(scaled, { beta2: 1 }),
       () => loraPlus({ loraplusLrRatio: 2, weightDecay: 0 } as LoraPlusOptions),
     ]
   ) {

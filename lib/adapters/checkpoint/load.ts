@@ -15,7 +15,7 @@ import { BOOLEAN, checkOptions, FUNCTION, type OptionRules, show } from "../../o
 import { once } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { hashBase, sameBase } from "../hash-base.ts";
-import { checkNewName, createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
+import { checkNewName, createAdapter, emptyModel, ownBase, withNewAdapter } from "../inject.ts";
 import { adapterKeys } from "./adapter-keys.ts";
 import { expertAdapter, expertConfig } from "./expert-adapter.ts";
 import { plainKeys, presentForm } from "./foreign-adapter.ts";
@@ -178,7 +178,8 @@ export async function attachAdapter(
     keyMapping,
   );
   const asked: PeftConfig = { ...configOf(parts, registry), inferenceMode: !isTrainable };
-  const { model, tensors, vocabulary } = await fitVocabulary(target, mapped, {
+  const layered = ownBase(target, asked, { registry });
+  const { model, tensors, vocabulary } = await fitVocabulary(layered, mapped, {
     name,
     strict,
     lowMemory,
@@ -187,7 +188,7 @@ export async function attachAdapter(
   const both = () => describeBases(name, config, origin);
   const compared = await compareBase(origin, parts);
   // Rows that were added can be others than those that the adapter's base had.
-  const base = model !== target && compared === "other" ? "unknown" : compared;
+  const base = model !== layered && compared === "other" ? "unknown" : compared;
   if (base === "other" && strict && !options.allowOtherBase) {
     throw new CheckpointError(
       "OTHER_BASE",

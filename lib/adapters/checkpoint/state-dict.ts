@@ -142,7 +142,7 @@ function tensorAt(model: PeftModel, adapter: Adapter, target: KeyTarget): Tensor
  * @throws {CheckpointError} where keys are missing or unexpected, shapes differ, or values are no
  * finite floating-point numbers.
  * @throws {ValueError} for a name that does not exist, and where `tensors` is no map of tensors.
- * @throws {UnsupportedError} where the adapter holds an encoder of what the tensors are.
+ * @throws {UnsupportedError} where the adapter holds what the tensors were computed from.
  * @throws {FileError} where a tensor cannot be read.
  *
  * @example
@@ -296,9 +296,9 @@ function notReadable(key: string, { name, config }: Adapter): UnsupportedError {
     "ADAPTER_ENCODED",
     `${key} cannot be put into the adapter ${
       JSON.stringify(name)
-    }: a file of ${config.peftType} holds ` +
-      "what its encoder computed, from which the encoder cannot be told. Load it " +
-      "without isTrainable; setAdapter then trains what the encoder computed, without the encoder.",
+    }: such a file of ${config.peftType} holds ` +
+      "what was computed from what is trained, which cannot be told from it. Load it " +
+      "without isTrainable; setAdapter then trains what the file holds.",
     { key, adapter: name },
   );
 }

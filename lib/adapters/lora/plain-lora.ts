@@ -9,7 +9,7 @@
  */
 import { CheckpointError, UnsupportedError, ValueError } from "../../errors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
-import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
+import { checkFactors, type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
 import { joined } from "../../methods/lora/lora-factors.ts";
 import type { Site } from "../../model/site.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
@@ -89,6 +89,7 @@ function checkConvertible(adapter: Adapter, initial: InitialState): LoraConfig {
     );
   }
   const config = adapter.config as LoraConfig;
+  checkFactors(config);
   if (config.useRslora && hasPatterns(config)) {
     throw new ValueError(
       "CONVERT_RSLORA",

@@ -6,7 +6,7 @@
 import { computedOn } from "../../model/computed.ts";
 import { createForwardPass, type ForwardPass } from "../../model/forward-pass.ts";
 import { parameterOf } from "../../model/model-graph.ts";
-import { type Site, weightName } from "../../model/site.ts";
+import { biasName, type Site, weightName } from "../../model/site.ts";
 import { add, mul, sub } from "../../ops/elementwise.ts";
 import { constant } from "../../ops/constant.ts";
 import { createGraph, type Graph, type Value } from "../../ops/value.ts";
@@ -147,11 +147,11 @@ function sitePass(
     return inner.leaf(name, isBlockType(stored.dtype) ? castTensor(stored, "f32") : stored);
   };
   const weight = own(weightName(site), "weight");
-  const bias = site.bias ? own(`${path}.bias`, "bias") : undefined;
+  const bias = site.bias ? own(biasName(site), "bias") : undefined;
   const pass: ForwardPass = {
     ...inner,
     weight: (name) => name === weightName(site) ? { plain: weight } : inner.weight(name),
-    parameter: (name) => bias && name === `${path}.bias` ? bias : inner.parameter(name),
+    parameter: (name) => bias && name === biasName(site) ? bias : inner.parameter(name),
     leaf: (name, tensor) => inner.leaf(local(name), tensor),
   };
   return { pass, weight, bias };

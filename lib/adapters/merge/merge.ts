@@ -12,7 +12,7 @@ import {
   siteAt,
   withParameters,
 } from "../../model/model-graph.ts";
-import { weightName } from "../../model/site.ts";
+import { biasName, weightName } from "../../model/site.ts";
 import { isMergeable } from "../../methods/site-rule.ts";
 import { BOOLEAN, checkOptions, NAMES, oneOf } from "../../options.ts";
 import { castTensor } from "../../tensor/convert.ts";
@@ -36,7 +36,7 @@ import {
   tokensPart,
 } from "../parts.ts";
 import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-model.ts";
-import { moduleOf } from "../plan/module-tree.ts";
+import { moduleOf, tiedToEmbedding } from "../plan/module-tree.ts";
 import { pristine, setAdapter } from "../select.ts";
 
 /** How to merge. */
@@ -366,7 +366,7 @@ function mergeInto(
     const of = { model, adapters, site };
     const { weight, bias } = mergeSite(of);
     change(name, weight, () => siteChange(of).weight);
-    if (bias) change(`${path}.bias`, bias, () => siteChange(of).bias!);
+    if (bias) change(biasName(site), bias, () => siteChange(of).bias!);
   }
   const own = new Map<string, Tensor>();
   for (const [alias, source] of base.tied) {
@@ -401,7 +401,7 @@ function follows(adapters: readonly Adapter[], alias: string, source: string): b
 
 /** The model with a config that says that its embeddings are not tied, where they no longer are. */
 function withOwnTie(merged: ModelGraph, base: ModelGraph): ModelGraph {
-  if (merged.tied.size === base.tied.size) return merged;
+  if (tiedToEmbedding(merged).length === tiedToEmbedding(base).length) return merged;
   const config = { ...base.config, tie_word_embeddings: false };
   shareTokenizer(base.config, config);
   return { ...merged, config };

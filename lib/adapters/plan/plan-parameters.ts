@@ -7,7 +7,7 @@
 import { TargetError } from "../../errors.ts";
 import type { PeftConfig, TargetConfig } from "../../methods/config.ts";
 import { inputEmbedding, type ModelGraph, siteAt } from "../../model/model-graph.ts";
-import { weightName } from "../../model/site.ts";
+import { biasName, weightName } from "../../model/site.ts";
 import { TASKS } from "../../tasks/mod.ts";
 import { modulesOf, parametersOf } from "./module-tree.ts";
 import { namesNothing, type PatternReport, patternReport } from "./pattern-report.ts";
@@ -92,6 +92,7 @@ function biases(
   const { bias = "none" } = config;
   if (bias === "none") return [];
   return [...model.sites.values()]
-    .filter((site) => site.bias && (bias === "all" || adapted.has(site.path)))
-    .map((site) => `${site.path}.bias`);
+    // PEFT knows biases by this name.
+    .filter((site) => site.bias && !site.stem && (bias === "all" || adapted.has(site.path)))
+    .map(biasName);
 }

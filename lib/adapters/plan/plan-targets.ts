@@ -78,13 +78,15 @@ export function planTargets(
   const kinds: readonly SiteKind[] = siteKinds({ method, config }).filter((kind) =>
     kind !== "parameter"
   );
-  const unfit = adapted.filter(({ site }) => !site || !kinds.includes(site.kind));
+  const fits = ({ site }: Module) =>
+    site && kinds.includes(site.kind) && (!site.partOf || taken.has(site.partOf));
+  const taken = new Set(adapted.map(({ path }) => path));
+  const unfit = adapted.filter((module) => !fits(module));
   if (unfit.length) problems.push(unfitTarget(unfit, config, kinds));
   // What was given names the patterns: a list that was condensed or made from "all-linear" would
   // not be recognised.
   const shown = isAllLinear(given.targetModules) || given.targetModules === null ? config : given;
   const shownMatcher = createMatcher(shown);
-  const taken = new Set(adapted.map(({ path }) => path));
   const named = namedByEach(entriesOf(shown.targetModules), {
     modules,
     names: shownMatcher.names,
@@ -112,7 +114,10 @@ export function planTargets(
   problems.push(...missingLayers(config, modules));
   patterns.push(...excludeReports(config, modules));
 
-  const fit = adapted.flatMap(({ site }) => site && kinds.includes(site.kind) ? [site] : []);
+  const fit = adapted.flatMap(({ site }) => {
+    if (!site || site.partOf || !kinds.includes(site.kind)) return [];
+    return [site, ...[...model.sites.values()].filter(({ partOf }) => partOf === site.path)];
+  });
   const all = [...fit, ...parameters.targets.map(({ site }) => site)];
   const sites: PlannedSite[] = [];
   const add = (
@@ -130,7 +135,10 @@ export function planTargets(
       problems.push(error);
     }
   };
-  for (const site of fit) add(site);
+  for (const site of fit) {
+    const { path, partOf } = site;
+    add(site, partOf ? { keyPath: `${partOf}.base_layer${path.slice(partOf.length)}` } : {});
+  }
   for (const { site, keyPath } of parameters.targets) add(site, { keyPath });
   const source = sites.find(({ site }) => site.path === inputEmbedding(model)?.path);
   for (const path of tiedTargets) {
@@ -255,7 +263,15 @@ function unfitTarget(
   config: TargetConfig,
   kinds: readonly string[],
 ): TargetError {
-  const [{ path, kind }] = unfit;
+  const [{ path, kind, site }] = unfit, whole = site?.partOf;
+  if (whole && kinds.includes(kind)) {
+    return new TargetError(
+      "TARGET_PART",
+      `targetModules names ${path}, which is adapted with ${whole} alone: PEFT makes one adapter for both. ` +
+        `Name ${whole}.`,
+      { path, whole },
+    );
+  }
   const holdsOthers = kind === "container" || kind === "attention";
   const what = holdsOthers ? "a container of other modules" : `of the kind "${kind}"`;
   return new TargetError(

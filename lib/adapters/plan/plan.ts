@@ -18,7 +18,8 @@ import { checkOptions, show } from "../../options.ts";
 import { TASKS } from "../../tasks/mod.ts";
 import { byteLength, sizeOf } from "../../tensor/dtype.ts";
 import { modulesOf } from "./module-tree.ts";
-import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
+import { layeredBase } from "../layered-base.ts";
+import { type AnyModel, baseOf } from "../peft-model.ts";
 import { planParameters } from "./plan-parameters.ts";
 import { nearestText, type PatternReport, patternReport } from "./pattern-report.ts";
 import { type PlannedSite, planTargets, shapesOf, type TargetPlan } from "./plan-targets.ts";
@@ -99,7 +100,6 @@ export function planAdapter(
 ): AdapterPlan {
   baseOf(model);
   checkOptions(options, { registry: REGISTRY }, { code: "PLAN_OPTION", of: "planAdapter" });
-  const base = pristineBase(model);
   if (typeof config?.peftType !== "string") {
     throw new ConfigError(
       "CONFIG_TYPE",
@@ -110,6 +110,7 @@ export function planAdapter(
   }
   const method = methodOf(config.peftType, options.registry);
   const parsed = parseConfig(method.config, config);
+  const base = layeredBase(model, { method, config: parsed });
   checkLengths(parsed, base);
   const given: PeftConfig & Partial<TargetConfig> = withHeads(
     method.config.fit?.(parsed, base) ?? parsed,

@@ -27,7 +27,7 @@ import {
   matrixProduct,
   transposed,
 } from "../linalg.ts";
-import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
+import { checkFactors, type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import {
   factorLeaves,
   type Factors,
@@ -79,8 +79,8 @@ export const loraCombine: CombineRule<LoraConfig> = {
   },
   rescale(config, factor) {
     // What PiSSA, OLoRA and CorDA took out of the base is computed again on load, for the scale of
-    // the config.
-    if (takesFromBase(config)) return undefined;
+    // the config; what LoftQ put in its place has none.
+    if (takesFromBase(config) || config.initLoraWeights === "loftq") return undefined;
     return {
       ...config,
       loraAlpha: config.loraAlpha * factor,
@@ -90,14 +90,16 @@ export const loraCombine: CombineRule<LoraConfig> = {
     };
   },
   compress: {
-    config: (part, rank) =>
-      withRanks(
+    config(part, rank) {
+      checkFactors(part.config);
+      return withRanks(
         part.config,
         new Map(part.sites.map((site) => [
           site.path,
           Math.min(rank, rankAt(part, site.path)!, fanIn(site), site.outFeatures),
         ])),
-      ),
+      );
+    },
     rank: (config, site) => loraShape(config, site).r,
     async site({ site, part, rank }) {
       refuseGroups(site);
@@ -145,6 +147,7 @@ function combinedConfig(parts: readonly Part[], options: CombineOptions): LoraCo
       { combinationType: type },
     );
   }
+  parts.forEach(({ config }) => checkFactors(config));
   if (type === SUM) refuseDora(parts);
   const ranks = parts.map(fullRank);
   const paths = new Set(parts.flatMap(({ sites }) => sites.map(({ path }) => path)));

@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { ConfigError, UnsupportedError } from "../../errors.ts";
+import type { LayerRange } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";
 import {
   checkTargets,
@@ -20,12 +21,26 @@ import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
 import {
   type EvaConfig,
   evaConfigField,
+  type LoftqConfig,
+  loftqConfigField,
   type LoraGaConfig,
   loraGaConfigField,
 } from "./init-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
 import { expertTargets } from "./expert-targets.ts";
+import {
+  type ArrowConfig,
+  arrowField,
+  type BdLoraConfig,
+  bdLoraField,
+  type KasaConfig,
+  kasaField,
+  type MontecloraConfig,
+  montecloraField,
+  type VeloraConfig,
+  veloraField,
+} from "./variant-configs.ts";
 
 /** How the matrices of LoRA start; see {@link LoraConfig.initLoraWeights}. */
 export type LoraInit =
@@ -38,12 +53,12 @@ export type LoraInit =
   | "corda"
   | "eva"
   | "lora_ga"
-  | "mica";
+  | "mica"
+  | "loftq";
 
 /**
- * A LoRA config with every field, as {@link loraConfig} makes it. The fields from
- * `aloraInvocationTokens` on turn on variants of LoRA that are not available here: they exist so
- * that files agree with PEFT's, and setting one is an error.
+ * A LoRA config with every field, as {@link loraConfig} makes it. Some stand for what is not
+ * available here: they exist so that files agree with PEFT's, and setting one is an error.
  */
 export interface LoraConfig extends TargetConfig {
   /** `"LORA"`. */
@@ -101,6 +116,8 @@ export interface LoraConfig extends TargetConfig {
    *   arXiv:2407.05000); `preprocessLoraga` measures it; see {@link LoraGaConfig};
    * - `"mica"`: A zero, and B, which is not trained, the left singular vectors of the weight's
    *   smallest singular values (2026, arXiv:2604.01694);
+   * - `"loftq"`: what quantization loses of the weight, in whose place the layer goes on with what
+   *   quantization leaves (Li et al., 2023, arXiv:2310.08659); see {@link LoftqConfig};
    * - `"eva"`: B zero, and A as `true` until `initializeLoraEvaWeights` puts there the directions in
    *   which the inputs vary most (Paischer et al., 2024, arXiv:2410.07170); see {@link EvaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
@@ -128,62 +145,98 @@ export interface LoraConfig extends TargetConfig {
   readonly megatronCore: string | null;
   /** Only means something with `useQalora`; kept, not used. */
   readonly qaloraGroupSize: number;
-  /** Activated LoRA. */
+  /**
+   * Tokens that turn the adapter on: it changes nothing before the last place where they stand in a
+   * row, so that what is cached of the tokens before can be the base's (activated LoRA, Greenewald
+   * et al., 2025, arXiv:2504.12397). It cannot be merged.
+   */
   readonly aloraInvocationTokens: readonly number[] | null;
-  /** Arrow routing. */
-  readonly arrowConfig: Readonly<Record<string, unknown>> | null;
+  /** Routes each token through some of the adapters that the model has; see `createArrowModel`. */
+  readonly arrowConfig: ArrowConfig | null;
   /** How EVA begins; kept, not used, unless `initLoraWeights` is `"eva"`. */
   readonly evaConfig: EvaConfig | null;
-  /** KaSA. */
-  readonly kasaConfig: Readonly<Record<string, unknown>> | null;
-  /** Ranges of layers that are repeated. */
-  readonly layerReplication: readonly (readonly [number, number])[] | null;
-  /** LoftQ initialization. */
-  readonly loftqConfig: Readonly<Record<string, unknown>> | null;
+  /**
+   * Takes the `r` smallest singular values out of each weight, and learns those of the update beside
+   * its vectors (KaSA, Wang et al., 2024, arXiv:2412.06071).
+   */
+  readonly kasaConfig: KasaConfig | null;
+  /**
+   * Layers of the base that the adapter is for, range by range, each from the first to the one after
+   * the last: `[[0, 4], [2, 5]]` makes seven layers of five, of which two come twice, with one and the
+   * same weights and an adapter of their own each. The base that was given stays as it is.
+   */
+  readonly layerReplication: readonly LayerRange[] | null;
+  /** How LoftQ begins; as in PEFT, nothing is kept of it unless `initLoraWeights` is `"loftq"`. */
+  readonly loftqConfig: Partial<LoftqConfig> | null;
   /** How LoRA-GA begins; kept, not used, unless `initLoraWeights` is `"lora_ga"`. */
   readonly loraGaConfig: LoraGaConfig | null;
   /** Megatron's parallel layers. */
   readonly megatronConfig: Readonly<Record<string, unknown>> | null;
-  /** Monteclora. */
-  readonly montecloraConfig: Readonly<Record<string, unknown>> | null;
+  /** Learns a distribution of A, from which training draws (MonteCLoRA, 2024, arXiv:2411.04358). */
+  readonly montecloraConfig: MontecloraConfig | null;
   /**
    * See {@link TargetConfig.targetParameters}. Of a parameter of three axes each matrix gets the
    * rank. Not with `loraDropout`, `loraBias`, `useDora` or `fanInFanOut`, and only with
    * `initLoraWeights` true, false or `"gaussian"`.
    */
   readonly targetParameters: readonly string[] | null;
-  /** Block-diagonal LoRA. */
-  readonly useBdlora: Readonly<Record<string, unknown>> | null;
+  /** Makes one of the factors of blocks, so that layers split among devices need not talk. */
+  readonly useBdlora: BdLoraConfig | null;
   /** Quantization-aware LoRA. */
   readonly useQalora: boolean;
-  /** VeLoRA. */
-  readonly veloraConfig: Readonly<Record<string, unknown>> | null;
+  /**
+   * Keeps what goes into A for its gradient as one number for each group of features (VeLoRA,
+   * Miles et al., 2024, arXiv:2405.17991).
+   */
+  readonly veloraConfig: VeloraConfig | null;
 }
 
 /** What {@link loraConfig} takes: any of the fields. */
-export interface LoraFields
-  extends Partial<Omit<LoraConfig, "cordaConfig" | "evaConfig" | "loraGaConfig">> {
-  /** See {@link LoraConfig.cordaConfig}; its absent fields take their defaults. */
-  readonly cordaConfig?: Partial<CordaConfig> | null;
-  /** See {@link LoraConfig.evaConfig}; its absent fields take their defaults. */
-  readonly evaConfig?: Partial<EvaConfig> | null;
-  /** See {@link LoraConfig.loraGaConfig}; its absent fields take their defaults. */
-  readonly loraGaConfig?: Partial<LoraGaConfig> | null;
-}
+export type LoraFields =
+  & Partial<Omit<LoraConfig, Nested>>
+  & { readonly [K in Nested]?: Partial<LoraConfig[K]> | null };
+
+/** Fields that are configs of their own, whose absent fields take their defaults. */
+type Nested =
+  | "arrowConfig"
+  | "cordaConfig"
+  | "evaConfig"
+  | "kasaConfig"
+  | "loraGaConfig"
+  | "montecloraConfig"
+  | "useBdlora"
+  | "veloraConfig";
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
   aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
-  kasaConfig: "KaSA",
-  layerReplication: "layer replication",
-  loftqConfig: "LoftQ",
   megatronConfig: "Megatron's parallel layers",
-  montecloraConfig: "Monteclora",
-  useBdlora: "block-diagonal LoRA",
   useQalora: "quantization-aware LoRA",
-  veloraConfig: "VeLoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
+
+/**
+ * Variants, of which one can be on, and whether factors that begin as a part of the weight go with
+ * it.
+ */
+const ALONE = {
+  useDora: true,
+  useBdlora: false,
+  kasaConfig: false,
+  veloraConfig: true,
+  montecloraConfig: true,
+} as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
+
+/** Whether a field turns a variant on. */
+export function isOn(config: LoraConfig, field: keyof LoraConfig): boolean {
+  const value = config[field];
+  return Array.isArray(value) ? value.length > 0 : Boolean(value);
+}
+
+/** The variants that a config turns on that go with no other. */
+export function variantFields(config: LoraConfig): readonly (keyof typeof ALONE)[] {
+  return (Object.keys(ALONE) as (keyof typeof ALONE)[]).filter((field) => isOn(config, field));
+}
 
 /** What is to be known of an initialization by its name. */
 interface InitName {
@@ -193,6 +246,8 @@ interface InitName {
   readonly called: string;
   /** Whether it takes a part of each weight over, which the base then lacks. */
   readonly takes?: true;
+  /** Whether neither variants of LoRA nor attention modules as one go with it. */
+  readonly alone?: true;
   /** Whether convolutions can begin so. */
   readonly conv?: true;
 }
@@ -206,17 +261,19 @@ const INIT_NAMES: readonly InitName[] = [
   { named: /^corda$/, called: '"corda"', takes: true },
   { named: /^eva$/, called: '"eva"' },
   { named: /^lora_ga$/, called: '"lora_ga"', takes: true, conv: true },
-  { named: /^mica$/, called: '"mica"' },
+  { named: /^mica$/, called: '"mica"', alone: true },
+  { named: /^loftq$/, called: '"loftq"', alone: true },
 ];
-
-/** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["loftq"];
 
 const INITS = ["true", "false", ...INIT_NAMES.map(({ called }) => called)].join(", ");
 
 /** What is to be known of an initialization that has a name. */
 function initNamed(init: LoraInit): InitName | undefined {
   return typeof init === "string" ? INIT_NAMES.find(({ named }) => named.test(init)) : undefined;
+}
+
+function isAlone({ initLoraWeights }: LoraConfig): boolean {
+  return initNamed(initLoraWeights)?.alone === true;
 }
 
 /** Whether an initialization takes a part of each weight over, which the base then lacks. */
@@ -265,28 +322,29 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     qaloraGroupSize: field.integer(16, 1),
     aloraInvocationTokens: z.array(z.int()).nullable().default(null)
       .describe("a list of token ids or null"),
-    arrowConfig: field.object(),
+    arrowConfig: arrowField,
     cordaConfig: cordaConfigField,
     evaConfig: evaConfigField,
-    kasaConfig: field.object(),
+    kasaConfig: kasaField,
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
       .describe("a list of pairs of layer numbers or null"),
-    loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
-      .describe("an object or null"),
+    loftqConfig: loftqConfigField,
     loraGaConfig: loraGaConfigField,
     megatronConfig: field.object(),
-    montecloraConfig: field.object(),
+    montecloraConfig: montecloraField,
     targetParameters: field.names(),
-    useBdlora: field.object(),
+    useBdlora: bdLoraField,
     useQalora: field.boolean(false),
-    veloraConfig: field.object(),
+    veloraConfig: veloraField,
   },
   fit: expertTargets,
+  layers: ({ layerReplication }) => layerReplication,
   complete: (config) => ({
     ...config,
     ...(config.initLoraWeights === "corda" && {
       cordaConfig: config.cordaConfig ?? defaultsOf(cordaConfigField),
     }),
+    ...(config.loftqConfig && config.initLoraWeights !== "loftq" && { loftqConfig: {} }),
     ...(config.initLoraWeights === "eva" && {
       evaConfig: config.evaConfig ?? defaultsOf(evaConfigField),
     }),
@@ -312,13 +370,8 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
         "loraBias is not supported together with useDora: set one of the two to false.",
       );
     }
-    if (config.initLoraWeights === "mica" && config.useDora) {
-      throw new ConfigError(
-        "CONFIG_LORA_VARIANT",
-        'initLoraWeights "mica" does not go with useDora. Leave one of them out.',
-        { fields: ["initLoraWeights", "useDora"] },
-      );
-    }
+    checkTogether(config);
+    checkLoftq(config);
     checkParameters(config);
     const ranks = Object.values(config.rankPattern);
     if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {
@@ -338,8 +391,9 @@ function defaultsOf<T>(type: FieldType<T>): T {
 function checkParameters(config: LoraConfig): void {
   const { initLoraWeights: init } = config;
   if (!config.targetParameters?.length) return;
-  const unfit = (["loraDropout", "fanInFanOut", "loraBias", "useDora"] as const)
+  const unfit = (["loraDropout", "fanInFanOut", "loraBias"] as const)
     .find((field) => config[field]) ??
+    variantFields(config)[0] ??
     (typeof init === "boolean" || init.toLowerCase() === "gaussian"
       ? undefined
       : "initLoraWeights");
@@ -351,6 +405,46 @@ function checkParameters(config: LoraConfig): void {
     }: parameters are adapted by plain LoRA alone. ` +
       `Leave ${unfit} out, or adapt modules by targetModules.`,
     { field: unfit, value: config[unfit] },
+  );
+}
+
+/**
+ * Refuses variants whose factors do not stand for themselves, where factors are put together.
+ *
+ * @throws {UnsupportedError}
+ */
+export function checkFactors(config: LoraConfig): void {
+  const variant = variantFields(config).find((field) => field !== "useDora") ??
+    (config.initLoraWeights === "loftq" ? 'initLoraWeights "loftq"' : undefined);
+  if (!variant) return;
+  throw new UnsupportedError(
+    "LORA_VARIANT",
+    `An adapter with ${variant} cannot be combined, resized or swapped: its factors are no plain LoRA. ` +
+      "Make one of it with convertToLora, or keep the adapters apart.",
+    { field: variant },
+  );
+}
+
+function checkLoftq({ initLoraWeights, loftqConfig }: LoraConfig): void {
+  if (initLoraWeights !== "loftq" || Object.keys(loftqConfig ?? {}).length) return;
+  throw new ConfigError(
+    "CONFIG_LOFTQ",
+    'loftqConfig must be given when initLoraWeights is "loftq", such as { loftqBits: 4, loftqIter: 1 }.',
+  );
+}
+
+/** Refuses variants that do not go together, or with how the factors begin. */
+function checkTogether(config: LoraConfig): void {
+  const fields = variantFields(config), [first, second] = fields;
+  const other = second ??
+    (first && (isAlone(config) || (!ALONE[first] && takesFromBase(config)))
+      ? "initLoraWeights"
+      : undefined);
+  if (!other) return;
+  throw new ConfigError(
+    "CONFIG_LORA_VARIANT",
+    `${first} does not go with ${other} ${JSON.stringify(config[other])}. Leave one of them out.`,
+    { fields: [first, other] },
   );
 }
 
@@ -373,13 +467,6 @@ function checkVariants(config: LoraConfig): void {
 
 function checkInit(init: LoraInit): void {
   if (typeof init === "boolean" || initNamed(init)) return;
-  if (OTHER_INITS.includes(init.toLowerCase())) {
-    throw new UnsupportedError(
-      "LORA_INIT",
-      `The initialization ${JSON.stringify(init)} is not available here. Available are ${INITS}.`,
-      { init },
-    );
-  }
   throw new ConfigError(
     "CONFIG_LORA_INIT",
     `initLoraWeights (init_lora_weights in adapter_config.json) must be one of ${INITS}; found ${
@@ -428,8 +515,10 @@ export function loraShape(
   config: LoraConfig,
   site: Site,
 ): { readonly r: number; readonly scale: number } {
-  const r = patternValue(config.rankPattern, site.path) ?? config.r;
-  const alpha = patternValue(config.alphaPattern, site.path) ?? config.loraAlpha;
+  const path = site.partOf ?? site.path;
+  const r = patternValue(config.rankPattern, path) ?? config.r;
+  const alpha = patternValue(config.alphaPattern, path) ?? config.loraAlpha;
+  if (site.kind === "multihead" && !site.partOf) checkMultihead(config, path);
   if (site.kind === "embedding") {
     if (config.loraBias) {
       throw new ConfigError(
@@ -444,6 +533,21 @@ export function loraShape(
     throw oddRank(r, site.path);
   }
   return { r, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) };
+}
+
+/** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
+function checkMultihead(config: LoraConfig, path: string): void {
+  const { initLoraWeights: init } = config;
+  const unfit = (["useDora", "loraBias"] as const).find((field) => config[field]) ??
+    (takesFromBase(config) || isAlone(config) ? "initLoraWeights" : undefined);
+  if (!unfit) return;
+  throw new ConfigError(
+    "CONFIG_MULTIHEAD",
+    `${path} is an nn.MultiheadAttention, which has a plain LoRA, without ${unfit} ${
+      JSON.stringify(unfit === "initLoraWeights" ? init : true)
+    }. Leave it out of targetModules, or ${unfit} out of the config.`,
+    { path, field: unfit },
+  );
 }
 
 /** Refuses what PEFT's layers of convolutions cannot have. */
@@ -474,4 +578,16 @@ export function patternValue(
 ): number | undefined {
   return Object.entries(patterns)
     .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
+}
+
+/**
+ * The same as FourierFT and C³A look values up: an alternative that is in no group ends a key's
+ * expression, and a key without a dot before it names a whole path.
+ */
+export function patternValueAtEnd(
+  patterns: Readonly<Record<string, number>>,
+  path: string,
+): number | undefined {
+  const found = Object.keys(patterns).find((key) => pythonRegExp(`(?:.*\\.${key}$).*`).test(path));
+  return patterns[found ?? path];
 }

@@ -11,7 +11,7 @@ import { ShapeError, UnsupportedError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
 import { computedTensor } from "../../tensor/computed.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
+import { checkFactors, type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import { joined, magnitudes, type Signed } from "./lora-factors.ts";
 import { decomposes, loraLeafShapes } from "./lora-init.ts";
 import type { Leaves } from "../method.ts";
@@ -26,6 +26,7 @@ type Context = RefitContext<LoraConfig>;
 const STRUCTURE = ["useDora", "loraBias"] as const;
 
 function replaced(resident: LoraConfig, from: LoraConfig): LoraConfig {
+  for (const config of [resident, from]) checkFactors(config);
   const other = STRUCTURE.find((field) =>
     resident[field] !== from[field] && (field !== "loraBias" || from.loraBias)
   );
@@ -59,6 +60,7 @@ function replaced(resident: LoraConfig, from: LoraConfig): LoraConfig {
 }
 
 function resized(config: LoraConfig, rank: number): LoraConfig {
+  checkFactors(config);
   const { useRslora, initLoraWeights: init } = config;
   const divisor = (r: number) => useRslora ? Math.sqrt(r) : r;
   return {

@@ -414,15 +414,15 @@ Deno.test("adapters that cannot be combined are told", async () => {
       key === name ? { ...adapter, ...change(adapter) } : adapter,
     ])),
   });
-  const loha = changed("b", ({ method, config }) => ({
-    method: { ...method, name: "loha", config: { ...method.config, peftType: "LOHA" } },
-    config: { ...config, peftType: "LOHA" },
+  const mine = changed("b", ({ method, config }) => ({
+    method: { ...method, name: "mine", config: { ...method.config, peftType: "MINE" } },
+    config: { ...config, peftType: "MINE" },
   }));
   const ruleless = changed("a", ({ method }) => ({ method: { ...method, combine: undefined } }));
   assertThrows(
-    () => addWeightedAdapter(loha, options),
+    () => addWeightedAdapter(mine, options),
     UnsupportedError,
-    '"a" is LORA and "b" is LOHA',
+    '"a" is LORA and "b" is MINE',
   );
   assertThrows(
     () => addWeightedAdapter(ruleless, options),

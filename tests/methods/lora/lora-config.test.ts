@@ -117,7 +117,7 @@ Deno.test("unknown and ill-typed fields are named, with what was found", () => {
   const error = assertThrows(() => loraConfig({ targetModule: ["q"] } as never), ConfigError);
   assertStringIncludes(error.message, '"targetModule" (nearest: targetModules');
   assertThrows(() => fromPeftJson({ r: 4 }), ConfigError, "peft_type");
-  assertThrows(() => fromPeftJson({ peft_type: "LOHA" }), UnsupportedError, '"LOHA"');
+  assertThrows(() => fromPeftJson({ peft_type: "MINE" }), UnsupportedError, '"MINE"');
   assertThrows(() => loraSchema.check?.({ ...loraConfig(), r: 3, initLoraWeights: "orthogonal" }));
 });
 
@@ -143,12 +143,7 @@ Deno.test("variants that are not available say what is", () => {
     { alora_invocation_tokens: [1] },
     { arrow_config: { top_k: 3 } },
     { use_qalora: true },
-    { layer_replication: [[0, 2]] },
     { use_bdlora: { nblocks: 2 } },
-    { loftq_config: { loftq_bits: 4 } },
-    ...["loftq"].map((init_lora_weights) => ({
-      init_lora_weights,
-    })),
   ];
   for (const fields of variants) {
     const error = assertThrows(

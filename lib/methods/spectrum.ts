@@ -1,0 +1,162 @@
+/**
+ * What methods share whose weights are few coefficients at random places: of a spectrum, or of the
+ * change itself.
+ *
+ * @module
+ */
+import { z } from "zod";
+import { ConfigError } from "../errors.ts";
+import type { Site } from "../model/site.ts";
+import { add, mul } from "../ops/elementwise.ts";
+import { scatterAdd } from "../ops/gather.ts";
+import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
+import type { Value } from "../ops/value.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import {
+  checkTargets,
+  commonFields,
+  type ConfigFields,
+  field,
+  type PeftConfig,
+  type TargetConfig,
+  targetFields,
+} from "./config.ts";
+import { pattern } from "./lora/lora-config.ts";
+import type { LeafRule, LeafRules, SitePlace, SiteTrace } from "./method.ts";
+import { pythonRegExp } from "./python-regex.ts";
+import { createTorchRandom, type TorchRandom } from "./torch-random.ts";
+
+/** The fields that configs of a spectrum share. */
+export interface SpectrumConfig extends
+  PeftConfig,
+  Required<
+    Pick<
+      TargetConfig,
+      | "targetModules"
+      | "excludeModules"
+      | "layersToTransform"
+      | "layersPattern"
+      | "modulesToSave"
+      | "fanInFanOut"
+    >
+  > {
+  /**
+   * Number of coefficients that each layer trains, at most as many as its weight has elements.
+   */
+  readonly nFrequency: number;
+  /** Other numbers, by module name or regular expression; the first that fits counts. */
+  readonly nFrequencyPattern: Readonly<Record<string, number>>;
+  /** Factor of the change, as `loraAlpha` is for LoRA. */
+  readonly scaling: number;
+  /**
+   * Seed of the places, which are the same for all layers of one size. 777 by default. Files do not
+   * hold the places.
+   */
+  readonly randomLocSeed: number;
+}
+
+/** The fields of {@link SpectrumConfig}. */
+export function spectrumFields<T extends string>(
+  peftType: T,
+  { nFrequency, scaling }: Pick<SpectrumConfig, "nFrequency" | "scaling">,
+): ConfigFields<SpectrumConfig & { readonly peftType: T }> {
+  return {
+    ...commonFields(peftType),
+    ...targetFields(),
+    nFrequency: field.integer(nFrequency, 1),
+    nFrequencyPattern: pattern(z.int().min(1), "whole numbers above 0"),
+    scaling: field.float(scaling),
+    randomLocSeed: z.int().default(777).describe("a whole number"),
+    fanInFanOut: field.boolean(false),
+  };
+}
+
+/** Checks {@link SpectrumConfig}. */
+export function checkSpectrum(config: SpectrumConfig): void {
+  checkTargets(config);
+  Object.keys(config.nFrequencyPattern).forEach(pythonRegExp);
+}
+
+/**
+ * The leaves of a method of a spectrum: coefficients of each site, and their places, which sites of
+ * one size and count share.
+ */
+export function spectrumLeaves<C extends SpectrumConfig>(of: {
+  /** The name of the coefficients. */
+  readonly name: string;
+  /** How many a site has. */
+  count(at: SitePlace<C>): number;
+  /** What they begin as. */
+  init(config: C, count: number, random: TorchRandom): Float32Array<ArrayBuffer>;
+}): LeafRules<C> {
+  const { name, count, init } = of;
+  return {
+    site(at) {
+      const { site: { inFeatures, outFeatures, path }, config } = at;
+      const found = count(at), most = inFeatures * outFeatures;
+      if (found > most) {
+        throw new ConfigError(
+          "CONFIG_FREQUENCIES",
+          `nFrequency is ${found} at ${path}, and more than the ${most} elements of its weight [${outFeatures}, ${inFeatures}]. Lower it there by nFrequencyPattern, or everywhere.`,
+          { path, count: found, most },
+        );
+      }
+      return { [name]: { shape: [found], init: ({ random }) => init(config, found, random) } };
+    },
+    adapter: (at) =>
+      Object.fromEntries(
+        at.sites.map((site) => {
+          const found = count({ ...at, site });
+          return [placesName(site, found), placesLeaf(at.config.randomLocSeed, site, found)];
+        }),
+      ),
+  };
+}
+
+function placesName({ outFeatures, inFeatures }: Site, count: number): string {
+  return `places_${outFeatures}_${inFeatures}_${count}`;
+}
+
+/** The first places of a random order of the elements of a weight: rows, then columns. */
+function placesLeaf(seed: number, { outFeatures, inFeatures }: Site, count: number): LeafRule {
+  return {
+    shape: [2, count],
+    kind: "fixed",
+    key: null,
+    whole: { stored: "i32", below: Math.max(outFeatures, inFeatures) },
+    init() {
+      const places = createTorchRandom(seed).permutation(outFeatures * inFeatures, count);
+      return placesTensor(places, inFeatures);
+    },
+  };
+}
+
+/** Numbers of elements of a matrix as rows, then columns: [2, n]. */
+export function placesTensor(elements: Int32Array, columns: number): Tensor {
+  const places = new Int32Array(2 * elements.length);
+  elements.forEach((element, i) => {
+    places[i] = Math.floor(element / columns);
+    places[elements.length + i] = element % columns;
+  });
+  return tensor(places, { shape: [2, elements.length] });
+}
+
+/** The places [2, n] of the n coefficients of a site. */
+export function placesOf({ shared, site }: SiteTrace<SpectrumConfig>, values: Value): Value {
+  return shared[placesName(site, values.shape[0])];
+}
+
+/** The rows or the columns [n] of places [2, n]. */
+export function placesAlong(places: Value, axis: 0 | 1): Value {
+  return reshape(sliceAxis(places, { axis: 0, start: axis, size: 1 }), [-1]);
+}
+
+/** A matrix of zeros with values [n] at places [2, n]. */
+export function scattered(values: Value, places: Value, shape: readonly number[]): Value {
+  const ids = add(mul(placesAlong(places, 0), shape[1]), placesAlong(places, 1));
+  return reshape(
+    scatterAdd(reshape(values, [-1, 1]), ids, { rows: shape[0] * shape[1] }),
+    shape,
+  );
+}

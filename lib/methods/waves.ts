@@ -1,0 +1,36 @@
+/**
+ * The matrices of discrete Fourier transforms.
+ *
+ * @module
+ */
+import { cast } from "../ops/cast.ts";
+import { add, cos, div, mul, sin, sub } from "../ops/elementwise.ts";
+import { iota } from "../ops/iota.ts";
+import { reshape } from "../ops/reshape.ts";
+import type { Value } from "../ops/value.ts";
+
+/** Real and imaginary parts of waves. */
+export interface Waves {
+  readonly cosines: Value;
+  readonly sines: Value;
+}
+
+/**
+ * Waves of frequencies [n], which are whole numbers below the size of a period, as columns [size, n] or
+ * as rows [n, size].
+ */
+export function waves(frequencies: Value, size: number, as: "columns" | "rows"): Waves {
+  const modulo = (x: Value, n: number) => sub(x, mul(div(x, n), n));
+  const step = iota(frequencies.graph, as === "rows" ? [1, size] : [size, 1], {
+    axis: as === "rows" ? 1 : 0,
+  });
+  const turns = reshape(frequencies, as === "rows" ? [-1, 1] : [1, -1]);
+  // In two parts, as i32 does not hold the product of two sizes of vocabularies.
+  const high = modulo(mul(div(step, PART), turns), size);
+  const low = mul(modulo(step, PART), turns);
+  const place = modulo(add(mul(high, PART), low), size);
+  const angle = mul(cast(place, "f32"), 2 * Math.PI / size);
+  return { cosines: cos(angle), sines: sin(angle) };
+}
+
+const PART = 256;

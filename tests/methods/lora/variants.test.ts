@@ -1,0 +1,79 @@
+/**
+ * What variants of LoRA do beside what the golden cases of PEFT show.
+ *
+ * @module
+ */
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { getPeftModel } from "../../../lib/adapters/inject.ts";
+import { getAdapterStateDict } from "../../../lib/adapters/checkpoint/state-dict.ts";
+import { addWeightedAdapter } from "../../../lib/adapters/combine/weighted-adapter.ts";
+import { ConfigError, UnsupportedError } from "../../../lib/errors.ts";
+import { loraConfig, type LoraFields } from "../../../lib/methods/lora/lora-config.ts";
+import { digamma, logGamma } from "../../../lib/ops/functions.ts";
+import { input } from "../../../lib/ops/input.ts";
+import { trace } from "../../../lib/program/program.ts";
+import { toFloat32 } from "../../../lib/tensor/convert.ts";
+import { tensor } from "../../../lib/tensor/tensor.ts";
+import { train } from "../../../lib/training/train.ts";
+import { goldenBase } from "../../adapters/bases.ts";
+import { testOnceOnWebGpu } from "../../devices.ts";
+
+const BATCH = { inputIds: [[5, 41, 3, 60, 7, 22], [9, 9, 12, 0, 33, 1]] };
+const LABELLED = { ...BATCH, labels: BATCH.inputIds };
+
+testOnceOnWebGpu("ln Γ and its derivative", async (device) => {
+  const x = Float32Array.of(0.1, 0.5, 1, 2, 4.5, 30);
+  const program = trace((graph) => {
+    const value = input(graph, "x", { shape: [x.length], dtype: "f32" });
+    return { logGamma: logGamma(value), digamma: digamma(value) };
+  });
+  const executable = await device.compile(program);
+  const found = await executable.run({ x: tensor(x) });
+  const wanted = {
+    logGamma: [2.252713, 0.572365, 0, 0, 2.453737, 71.257039],
+    digamma: [-10.423755, -1.963510, -0.577216, 0.422784, 1.388871, 3.384438],
+  };
+  for (const [name, values] of Object.entries(wanted)) {
+    const got = await toFloat32(found[name]);
+    values.forEach((want, i) => assertAlmostEquals(got[i], want, 1e-5 * Math.max(1, want), name));
+  }
+});
+
+testOnceOnWebGpu("MonteCLoRA draws in training, and loses", async (device) => {
+  const base = await goldenBase("llama", device);
+  const model = getPeftModel(
+    base,
+    loraConfig({
+      r: 3,
+      targetModules: ["q_proj", "v_proj"],
+      montecloraConfig: { numSamples: 4, sampleScaler: 0.1, bufferSize: 1 },
+    }),
+  );
+  const options = { learningRate: 2e-2, steps: 8 };
+  const { history, model: trained } = await train(model, [LABELLED], options);
+  assert(history[7].loss < history[0].loss);
+  const again = await train(model, [LABELLED], options);
+  assertEquals(again.history, history);
+  const other = await train(model, [LABELLED], { ...options, seed: 5 });
+  assert(other.history[7].loss !== history[7].loss);
+  const key = "base_model.model.model.layers.0.self_attn.q_proj.lora_monteclora_sampler.";
+  const weights = await toFloat32(getAdapterStateDict(trained).get(`${key}expert_weights`)!);
+  assertAlmostEquals(weights.reduce((a, b) => a + b), 1, 1e-6);
+  assert(new Set(weights).size > 1);
+});
+
+Deno.test("variants exclude one another, and their factors stand for no others", async () => {
+  const base = await goldenBase("llama");
+  const both: readonly LoraFields[] = [
+    { useDora: true, kasaConfig: {} },
+    { useBdlora: { targetModulesBdA: ["q_proj"] }, initLoraWeights: "pissa" },
+    { veloraConfig: {}, targetParameters: ["q_proj.weight"] },
+  ];
+  for (const fields of both) assertThrows(() => loraConfig(fields), ConfigError);
+  const model = getPeftModel(base, loraConfig({ r: 2, targetModules: ["q_proj"], kasaConfig: {} }));
+  assertThrows(
+    () => addWeightedAdapter(model, { adapters: ["default"], weights: [2], adapterName: "sum" }),
+    UnsupportedError,
+    "kasaConfig",
+  );
+});

@@ -1,0 +1,38 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { getAdapterStateDict } from "../../lib/adapters/checkpoint/state-dict.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { getPeftModel } from "../../lib/adapters/inject.ts";
+import { CheckpointError } from "../../lib/errors.ts";
+import { vbLoraConfig } from "../../lib/methods/vblora.ts";
+import { castTensor, toFloat32 } from "../../lib/tensor/convert.ts";
+import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
+import { goldenBase } from "../adapters/bases.ts";
+
+Deno.test("places in the bank are whole numbers below its size, or the file is refused", async () => {
+  const base = await goldenBase("llama");
+  const config = vbLoraConfig({
+    r: 2,
+    numVectors: 6,
+    vectorLength: 16,
+    saveOnlyTopkWeights: true,
+    targetModules: ["q_proj"],
+  });
+  const tensors = getAdapterStateDict(getPeftModel(base, config));
+  const key = [...tensors.keys()].find((name) => name.endsWith("A_topk_indices"))!;
+  const { shape, dtype } = tensors.get(key)!;
+  assertEquals([shape, dtype], [[2, 2, 2], "u8"]);
+  const load = (indices: Tensor) =>
+    loadAdapter(base, { config, tensors: new Map([...tensors, [key, indices]]) });
+  await load(tensors.get(key)!);
+  const beyond = (await toFloat32(tensors.get(key)!)).map((x, i) => i === 5 ? 6 : x);
+  await assertRejects(
+    () => load(castTensor(tensor(beyond, { shape }), "u8")),
+    CheckpointError,
+    "holds 6 at element 5",
+  );
+  await assertRejects(
+    () => load(castTensor(tensors.get(key)!, "f32")),
+    CheckpointError,
+    "no whole numbers",
+  );
+});
