@@ -408,6 +408,11 @@ function checkParameters(config: LoraConfig): void {
   );
 }
 
+/** Whether what a config adds to a weight is scale·B·A, and the base is as it was. */
+export function isPlainLora(config: LoraConfig): boolean {
+  return variantFields(config).length === 0 && !isAlone(config) && !takesFromBase(config);
+}
+
 /**
  * Refuses variants whose factors do not stand for themselves, where factors are put together.
  *
