@@ -8,7 +8,7 @@ export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
 export type { CordaCalibration } from "./lora/corda.ts";
 export type { CordaConfig } from "./lora/corda-config.ts";
-export type { EvaConfig, LoraGaConfig } from "./lora/init-config.ts";
+export type { EvaConfig, LoftqConfig, LoraGaConfig } from "./lora/init-config.ts";
 export type {
   CombineContext,
   CombineOptions,

@@ -24,6 +24,7 @@ import transformers
 import combinations
 import conversion
 import corda
+import intruders
 import kappa
 import method_cases
 import prefix_tuning
@@ -45,6 +46,7 @@ SUBJECTS = {
         combinations,
         conversion,
         corda,
+        intruders,
         status,
         kappa,
         surface,
