@@ -21,6 +21,7 @@ import peft
 import torch
 import transformers
 
+import arrow
 import combinations
 import conversion
 import corda
@@ -47,6 +48,7 @@ SUBJECTS = {
         corda,
         status,
         kappa,
+        arrow,
         surface,
         task_cases,
     )

@@ -201,7 +201,6 @@ type Nested =
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  arrowConfig: "Arrow routing",
   loftqConfig: "LoftQ",
   megatronConfig: "Megatron's parallel layers",
   useQalora: "quantization-aware LoRA",
@@ -218,6 +217,7 @@ const ALONE = {
   veloraConfig: true,
   montecloraConfig: true,
   aloraInvocationTokens: false,
+  arrowConfig: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
