@@ -45,10 +45,10 @@ export interface LeafRule {
    */
   readonly shares?: string;
   /**
-   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, and what all of them are
-   * below.
+   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, which may hold them as
+   * f32, too, and what all of them are below, or those of each row.
    */
-  readonly whole?: { readonly stored: ScalarType; readonly below: number };
+  readonly whole?: { readonly stored: ScalarType; readonly below: number | readonly number[] };
   /** Whether it is a part of the base's weight, without which the site goes on. */
   readonly takenOut?: true;
   /** Whole keys of what files may hold beside it, or although it is made again. */
