@@ -147,6 +147,16 @@ export interface SiteTrace<C extends PeftConfig> extends AdapterTrace<C> {
    * all factors share a program.
    */
   readonly multiplier: Value | 1;
+  /** The model's other adapters that have leaves at the site, by name; not where one is merged. */
+  others?(): ReadonlyMap<string, OtherAdapter>;
+}
+
+/** Another adapter of a model, at a site. */
+export interface OtherAdapter {
+  /** Its config, complete. */
+  readonly config: PeftConfig;
+  /** Its leaves at the site. */
+  readonly leaves: Leaves;
 }
 
 /** Keys and values that stand before those of the tokens. */

@@ -38,6 +38,13 @@ export {
   targetFields,
 } from "./config.ts";
 export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";
+export type {
+  ArrowConfig,
+  BdLoraConfig,
+  KasaConfig,
+  MontecloraConfig,
+  VeloraConfig,
+} from "./lora/variant-configs.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,

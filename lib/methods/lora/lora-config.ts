@@ -192,25 +192,15 @@ export interface LoraConfig extends TargetConfig {
   readonly veloraConfig: VeloraConfig | null;
 }
 
-/** What {@link loraConfig} takes: any of the fields. */
-export type LoraFields =
-  & Partial<Omit<LoraConfig, Nested>>
-  & { readonly [K in Nested]?: Partial<LoraConfig[K]> | null };
-
-/** Fields that are configs of their own, whose absent fields take their defaults. */
-type Nested =
-  | "arrowConfig"
-  | "cordaConfig"
-  | "evaConfig"
-  | "kasaConfig"
-  | "loraGaConfig"
-  | "montecloraConfig"
-  | "useBdlora"
-  | "veloraConfig";
+/** What {@link loraConfig} takes: any of the fields, and of configs inside it any of theirs. */
+export type LoraFields = {
+  readonly [K in keyof LoraConfig]?: K extends `${string}Config` | "useBdlora"
+    ? Partial<LoraConfig[K]>
+    : LoraConfig[K];
+};
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  arrowConfig: "Arrow routing",
   megatronConfig: "Megatron's parallel layers",
   useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
@@ -226,6 +216,7 @@ const ALONE = {
   veloraConfig: true,
   montecloraConfig: true,
   aloraInvocationTokens: false,
+  arrowConfig: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
