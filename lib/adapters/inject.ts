@@ -47,7 +47,7 @@ export interface InjectOptions extends RegistryOptions {
   readonly stateDict?: { keys(): Iterable<string> };
   /**
    * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
-   * "corda"`, `preprocessCorda`).
+   * "corda"`, `preprocessCorda`; `"lora_ga"`, `preprocessLoraga`).
    */
   readonly calibration?: Calibration;
 }

@@ -254,7 +254,9 @@ function withRanks(
     rankPattern: others,
     alphaPattern: others,
     // An initialization that would touch the base or refuse the rank on load.
-    initLoraWeights: takesFromBase(config) || (init === "orthogonal" && odd) ? true : init,
+    initLoraWeights: takesFromBase(config) || init === "mica" || (init === "orthogonal" && odd)
+      ? true
+      : init,
   };
 }
 

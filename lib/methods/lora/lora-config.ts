@@ -50,7 +50,8 @@ export type LoraInit =
   | `pissa_niter_${number}`
   | "corda"
   | "eva"
-  | "lora_ga";
+  | "lora_ga"
+  | "mica";
 
 /**
  * A LoRA config with every field, as {@link loraConfig} makes it. Some stand for what is not
@@ -110,6 +111,8 @@ export interface LoraConfig extends TargetConfig {
    *   `getPeftModel` as `calibration`; see {@link CordaConfig};
    * - `"lora_ga"`: directions of the weight's gradient, likewise (Wang et al., 2024,
    *   arXiv:2407.05000); `preprocessLoraga` measures it; see {@link LoraGaConfig};
+   * - `"mica"`: A zero, and B, which is not trained, the left singular vectors of the weight's
+   *   smallest singular values (2026, arXiv:2604.01694);
    * - `"eva"`: B zero, and A as `true` until `initializeLoraEvaWeights` puts there the directions in
    *   which the inputs vary most (Paischer et al., 2024, arXiv:2410.07170); see {@link EvaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
@@ -201,7 +204,6 @@ type Nested =
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
   loftqConfig: "LoftQ",
   megatronConfig: "Megatron's parallel layers",
@@ -218,6 +220,7 @@ const ALONE = {
   kasaConfig: false,
   veloraConfig: true,
   montecloraConfig: true,
+  aloraInvocationTokens: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
@@ -252,10 +255,11 @@ const INIT_NAMES: readonly InitName[] = [
   { named: /^corda$/, called: '"corda"', takes: true },
   { named: /^eva$/, called: '"eva"' },
   { named: /^lora_ga$/, called: '"lora_ga"', takes: true, conv: true },
+  { named: /^mica$/, called: '"mica"' },
 ];
 
 /** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["loftq", "mica"];
+const OTHER_INITS: readonly string[] = ["loftq"];
 
 const INITS = ["true", "false", ...INIT_NAMES.map(({ called }) => called)].join(", ");
 
@@ -359,6 +363,13 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
       );
     }
     checkTogether(config);
+    if (config.initLoraWeights === "mica" && config.useDora) {
+      throw new ConfigError(
+        "CONFIG_LORA_VARIANT",
+        'initLoraWeights "mica" does not go with useDora. Leave one of them out.',
+        { fields: ["initLoraWeights", "useDora"] },
+      );
+    }
     checkParameters(config);
     const ranks = Object.values(config.rankPattern);
     if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {

@@ -7,6 +7,7 @@
 import { ConfigError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
 import { checkCordaRank, CORDA, cordaFactors } from "./corda.ts";
+import { checkMicaRank, micaFactor } from "./mica.ts";
 import { checkLoraGaConfig, checkLoraGaRank, GRADIENT, LORA_GA, loraGaFactors } from "./lora-ga.ts";
 import {
   approximateSvd,
@@ -40,16 +41,16 @@ export function loraLeafShapes(
   site: Site,
 ): Readonly<Record<string, readonly number[]>> {
   const { r } = loraShape(config, site);
-  const { kind, inFeatures, outFeatures, conv } = site;
-  const embedding = kind === "embedding";
+  const { inFeatures, outFeatures, conv } = site;
+  const [A, B] = factorNames(site);
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
   const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
   const { a, b } = factorShapes(site, rank);
-  if (decomposes(config, site)) RANKS[config.initLoraWeights as string]?.(site, r);
+  if (!conv) RANKS[config.initLoraWeights as string]?.(site, r);
   return {
-    [embedding ? "lora_embedding_A" : "lora_A"]: a,
-    [embedding ? "lora_embedding_B" : "lora_B"]: b,
+    [A]: a,
+    [B]: b,
     ...(config.loraBias ? { lora_bias: [outFeatures] } : {}),
     ...(config.useDora && {
       lora_magnitude_vector: conv ? [1, outFeatures, ...b.slice(2)] : [outFeatures],
@@ -58,9 +59,10 @@ export function loraLeafShapes(
 }
 
 /** Initializations that refuse ranks, and how. */
-const RANKS: Readonly<Record<string, (site: Site, r: number) => void>> = {
-  corda: checkCordaRank,
-  lora_ga: checkLoraGaRank,
+const RANKS: Readonly<Record<string, (site: Site, r: number) => unknown>> = {
+  corda: (site, r) => site.kind === "embedding" || checkCordaRank(site, r),
+  lora_ga: (site, r) => site.kind === "embedding" || checkLoraGaRank(site, r),
+  mica: checkMicaRank,
 };
 
 /** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
@@ -74,6 +76,11 @@ export function loraLeaves(
   const rules: Record<string, LeafRule> = {};
   for (const [leaf, shape] of Object.entries(loraLeafShapes(config, site))) {
     rules[leaf] = { shape, init: init(leaf), ...KEYS[leaf] };
+  }
+  if (config.initLoraWeights === "mica") {
+    const [, b] = factorNames(site);
+    // Not trained, and in files all the same.
+    rules[b] = { key: b, ...rules[b], kind: "fixed" };
   }
   // The initial factors that PiSSA, OLoRA, CorDA and LoRA-GA took out of the base.
   for (const leaf of decomposes(config, site) ? ["lora_A", "lora_B"] : []) {
@@ -107,6 +114,8 @@ export async function initLora(
   if (site.stem) drawLinear({ ...context, site: { ...site, outFeatures: site.inFeatures } });
   const factors = decomposes(config, site)
     ? await decompose(context)
+    : config.initLoraWeights === "mica"
+    ? await behindMinor(context)
     : site.kind === "embedding"
     ? drawEmbedding(context)
     : drawLinear(context);
@@ -155,6 +164,24 @@ export function checkLoraCalibration(
       } on such modules does not begin with one. Leave it out, or set initLoraWeights to "corda" or "lora_ga".`,
     );
   }
+}
+
+/** A zero behind the directions that matter least; embeddings take their numbers, too. */
+async function behindMinor(context: LoraStart): Promise<Record<string, Float32Array<ArrayBuffer>>> {
+  const { config, site, random } = context, { r } = loraShape(config, site);
+  const { a, b } = factorShapes(site, r);
+  if (site.kind === "embedding") {
+    random.normal(sizeOf(a));
+    random.normal(sizeOf(b));
+  } else skipLinear(random, { r, site, config });
+  const minor = micaFactor(site, await context.weight(), r);
+  const [A, B] = factorNames(site);
+  return { [A]: new Float32Array(sizeOf(a)), [B]: minor };
+}
+
+/** What A and B are called at a site. */
+function factorNames({ kind }: Site): readonly [string, string] {
+  return kind === "embedding" ? ["lora_embedding_A", "lora_embedding_B"] : ["lora_A", "lora_B"];
 }
 
 type Draw = Pick<LoraStart, "config" | "site" | "random">;

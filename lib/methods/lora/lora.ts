@@ -19,7 +19,7 @@ import { type LoraConfig, loraSchema } from "./lora-config.ts";
 import { checkLoraCalibration } from "./lora-init.ts";
 import { loraRefit } from "./lora-refit.ts";
 import { added, lookedUp, mergeableChange, stackedFactors, weightChange } from "./lora-trace.ts";
-import { variantLeaves, variantRule, variantTraining } from "./variants.ts";
+import { variantLeaves, variantRowInputs, variantRule, variantTraining } from "./variants.ts";
 
 const linear: DeltaRule<LoraConfig> = {
   delta: mergeableChange,
@@ -55,6 +55,7 @@ export const lora: PeftMethod<LoraConfig> = {
         return rule ? [[kind, rule]] : [];
       }),
     ),
+  rowInputs: variantRowInputs,
   training: variantTraining,
   combine: { ...loraCombine, refit: loraRefit },
 };

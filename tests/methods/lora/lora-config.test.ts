@@ -145,7 +145,7 @@ Deno.test("variants that are not available say what is", () => {
     { use_qalora: true },
     { use_bdlora: { nblocks: 2 } },
     { loftq_config: { loftq_bits: 4 } },
-    ...["loftq", "mica"].map((init_lora_weights) => ({
+    ...["loftq"].map((init_lora_weights) => ({
       init_lora_weights,
     })),
   ];
