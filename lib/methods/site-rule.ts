@@ -249,7 +249,11 @@ export function isScalable(of: Configured): boolean {
   return everyRule(of, (rule) => "delta" in rule || "scales" in rule);
 }
 
-/** Whether what an adapter adds to layers are deltas of weights, which a LoRA can stand for. */
+/** Whether what an adapter does to layers is a change of their weights, for which a LoRA can stand. */
 export function isConvertible(of: Configured): boolean {
-  return everyRule(of, (rule) => "delta" in rule && !rule.bias);
+  return !of.method.pass &&
+    everyRule(
+      of,
+      (rule) => "delta" in rule ? !rule.bias : "weight" in rule && rule.weight !== undefined,
+    );
 }
