@@ -99,7 +99,7 @@ const linear: DeltaRule<LokrConfig> = {
   ...convolution,
   // Rows of x as matrices X [c, d]: W₁·X·W₂ᵀ are those of the output.
   apply(trace, x) {
-    const { leaves, site: { outFeatures } } = trace, [w1] = factors(trace), [a, c] = w1.shape;
+    const { leaves, site: { outFeatures } } = trace, [w1] = factors(trace), [, c] = w1.shape;
     const rows = reshape(x, [-1, c, x.shape.at(-1)! / c]);
     const right = leaves.lokr_w2
       ? matmul(rows, leaves.lokr_w2, { transposeB: true })

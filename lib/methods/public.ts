@@ -38,6 +38,7 @@ export {
   targetFields,
 } from "./config.ts";
 export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";
+export type { LycorisConfig } from "./lycoris.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,
