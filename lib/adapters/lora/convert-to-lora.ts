@@ -101,9 +101,10 @@ export interface ConvertedSite {
  * ```
  */
 export function supportsLoraConversion(model: PeftModel, adapterName = "default"): boolean {
-  const adapter = adapterOf(model, adapterName);
-  return isConvertible(adapter) && adaptedPaths(adapter).length > 0 &&
-    adaptedParameters(adapter, pristineBase(model)).length === 0;
+  const adapter = adapterOf(model, adapterName), base = pristineBase(model);
+  const paths = adaptedPaths(adapter);
+  return paths.length > 0 && adaptedParameters(adapter, base).length === 0 &&
+    isConvertible(adapter, paths.map((path) => base.sites.get(path)!));
 }
 
 /**
