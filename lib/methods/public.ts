@@ -45,6 +45,7 @@ export type {
   MontecloraConfig,
   VeloraConfig,
 } from "./lora/variant-configs.ts";
+export type { LycorisConfig } from "./lycoris.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,

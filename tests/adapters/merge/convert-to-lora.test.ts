@@ -15,6 +15,7 @@ import { setAdapter } from "../../../lib/adapters/select.ts";
 import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
 import { openSafetensors } from "../../../lib/io/safetensors.ts";
+import { type GloraConfig, gloraConfig } from "../../../lib/methods/glora.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
 import type { PeftConfig } from "../../../lib/methods/config.ts";
 import { ia3Config } from "../../../lib/methods/ia3.ts";
@@ -260,6 +261,16 @@ Deno.test("a converted adapter is saved into the folder itself, in files that PE
     await assertRejects(() => saveAsLora(model, join(folder, "no"), { rank: 999 }), ValueError);
     assertEquals(namesIn(folder), ["new"]);
   }));
+
+Deno.test("what adds to biases is converted where there are none", async () => {
+  const device = await testDevice("cpu"), targetModules = ["q_proj"];
+  const adapted = async (kind: string, fields: Partial<GloraConfig> = {}) =>
+    getPeftModel(await goldenBase(kind, device), gloraConfig({ targetModules, ...fields }));
+  assert(supportsLoraConversion(await adapted("llama")));
+  const biased = await adapted("qwen2");
+  await assertRejects(() => convertToLora(biased, { rank: 2 }), UnsupportedError);
+  assert(supportsLoraConversion(await adapted("qwen2", { configC: "none", configDE: "none" })));
+});
 
 Deno.test("misuse of convertToLora is told", async () => {
   const base = await goldenBase("llama", await testDevice("cpu"));
