@@ -14,4 +14,9 @@ export const METHOD_SETTINGS: Readonly<Record<string, Readonly<Record<string, un
   IA3: { peft_type: "IA3", ...common, feedforward_modules: ["down_proj"] },
   OFT: { peft_type: "OFT", oft_block_size: 32, ...common },
   VERA: { peft_type: "VERA", r: 256, ...common },
+  PVERA: { peft_type: "PVERA", r: 256, ...common },
+  RANDLORA: { peft_type: "RANDLORA", r: 32, ...common },
+  VBLORA: { peft_type: "VBLORA", vector_length: 64, ...common },
+  TINYLORA: { peft_type: "TINYLORA", ...common },
+  UNILORA: { peft_type: "UNILORA", ...common },
 };
