@@ -31,7 +31,7 @@ Deno.test("places in the bank are whole numbers below its size, or the file is r
     "holds 6 at element 5",
   );
   await assertRejects(
-    () => load(castTensor(tensors.get(key)!, "f32")),
+    () => load(castTensor(tensors.get(key)!, "bf16")),
     CheckpointError,
     "no whole numbers",
   );
