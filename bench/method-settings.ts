@@ -23,6 +23,8 @@ export const METHOD_SETTINGS: Readonly<Record<string, Readonly<Record<string, un
   PVERA: { r: 256 },
   RANDLORA: { r: 32 },
   SHIRA: { r: 32 },
+  TINYLORA: {},
+  UNILORA: {},
   VBLORA: { r: 4, num_vectors: 256, vector_length: 64 },
   VERA: { r: 256 },
 };
