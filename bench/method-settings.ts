@@ -13,11 +13,16 @@ export const METHOD_SETTINGS: Readonly<Record<string, Readonly<Record<string, un
   DEFT: { r: 8 },
   DELORA: { r: 8 },
   FOURIERFT: { n_frequency: 1000 },
+  FROD: {},
+  GLORA: { r: 8 },
   GRALORA: { r: 32 },
+  HIRA: { r: 32 },
   IA3: { feedforward_modules: ["down_proj"] },
   LOHA: { r: 8 },
+  LOKR: { r: 8 },
   MISS: { r: 64 },
   OFT: { oft_block_size: 32 },
+  OSF: {},
   PEANUT: {},
   PSOFT: { r: 32 },
   PVERA: { r: 256 },
@@ -27,6 +32,7 @@ export const METHOD_SETTINGS: Readonly<Record<string, Readonly<Record<string, un
   UNILORA: {},
   VBLORA: { r: 4, num_vectors: 256, vector_length: 64 },
   VERA: { r: 256 },
+  WAVEFT: { n_frequency: 2592 },
 };
 
 /** The whole of `adapter_config.json`, as far as it is asked for. */

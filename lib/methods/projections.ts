@@ -16,7 +16,7 @@ import {
   type TargetConfig,
   targetFields,
 } from "./config.ts";
-import type { Leaf, LeafRule } from "./method.ts";
+import type { LeafRule } from "./method.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
 /** What the configs of methods with shared projections have in common. */

@@ -71,5 +71,6 @@ export type {
   SiteRules,
   SiteValues,
 } from "./site-rule.ts";
+export type { SpectrumConfig } from "./spectrum.ts";
 export type * from "./training-rule.ts";
 export type { TorchRandom } from "./torch-random.ts";
