@@ -5,6 +5,7 @@
  */
 export * from "./adalora.ts";
 export * from "./adaption-prompt.ts";
+export * from "./deft.ts";
 export * from "./c3a.ts";
 export * from "./delora.ts";
 export * from "./fourierft.ts";
@@ -19,8 +20,10 @@ export * from "./peanut.ts";
 export * from "./poly.ts";
 export * from "./prefix-tuning.ts";
 export * from "./prompt-tuning.ts";
+export * from "./pvera.ts";
 export * from "./psoft.ts";
 export * from "./randlora.ts";
+export * from "./shira.ts";
 export * from "./trainable-tokens.ts";
 export * from "./vblora.ts";
 export * from "./vera.ts";

@@ -45,10 +45,10 @@ export interface LeafRule {
    */
   readonly shares?: string;
   /**
-   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, and what all of them are
-   * below.
+   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, which may hold them as
+   * f32, too, and what all of them are below, or those of each row.
    */
-  readonly whole?: { readonly stored: ScalarType; readonly below: number };
+  readonly whole?: { readonly stored: ScalarType; readonly below: number | readonly number[] };
   /** Whether it is a part of the base's weight, without which the site goes on. */
   readonly takenOut?: true;
   /** Whole keys of what files may hold beside it, or although it is made again. */
@@ -184,6 +184,11 @@ export interface PeftMethod<C extends PeftConfig = any> {
   sites?(config: C): SiteRules<C>;
   /** What it does to a pass as a whole. */
   readonly pass?: PassRule<C>;
+  /**
+   * Numbers that follow from the token ids of each row, by the names of inputs `i32` [B]; an id of −1
+   * is padding in front of a prompt.
+   */
+  rowInputs?(config: C): Readonly<Record<string, (ids: Int32Array) => number>>;
   /** What it adds to training. */
   training?(adapter: TrainedAdapter<C>): MethodTraining<C> | undefined;
   /** How adapters become one or take each other's place; without it they cannot. */

@@ -28,6 +28,7 @@ import intruders
 import kappa
 import method_cases
 import prefix_tuning
+import qalora
 import status
 import surface
 import task_cases
@@ -43,6 +44,7 @@ SUBJECTS = {
     for module in (
         method_cases,
         prefix_tuning,
+        qalora,
         combinations,
         conversion,
         corda,

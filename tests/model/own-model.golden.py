@@ -40,6 +40,7 @@ CASES = [
     ("PsoftConfig", dict(r=3, psoft_alpha=5, target_modules=["head", *ATTENTION])),
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
+    ("PveraConfig", dict(r=2, projection_prng_key=6, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -62,12 +63,14 @@ CASES = [
             rank_pattern={"head": 3},
         ),
     ),
+    ("DeftConfig", dict(r=3, decomposition_method="qr", alpha=2, target_modules=["head", *ATTENTION])),
     ("DeloraConfig", dict(r=3, delora_lambda=2, rank_pattern={"head": 2}, target_modules=["head", *ATTENTION])),
     ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
     ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
+    ("ShiraConfig", dict(r=1, random_seed=3, target_modules=["head", *ATTENTION])),
     ("C3AConfig", dict(block_size=2, block_size_pattern={"k": 4}, target_modules=ATTENTION[:3])),
     ("FourierFTConfig", dict(n_frequency=7, scaling=40.0, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),
@@ -161,6 +164,8 @@ def run(kind: str, settings: dict) -> dict:
     model = peft.get_peft_model(base(), getattr(peft, kind)(**copy.deepcopy(settings))).eval()
     state = {
         key: fill(key, value.shape) + (value if "magnitude" in key else 0)
+        if value.is_floating_point()
+        else value
         for key, value in peft.get_peft_model_state_dict(model).items()
     }
     assert not peft.set_peft_model_state_dict(model, state).unexpected_keys

@@ -154,6 +154,10 @@ async function adapted(base: ModelGraph, config: TargetConfig): Promise<PeftMode
   const values = new Map<string, Tensor>();
   for (const [key, leaf] of getAdapterStateDict(model)) {
     const old = key.includes("magnitude") ? await toFloat32(leaf) : undefined;
+    if (leaf.dtype === "i32") {
+      values.set(key, leaf);
+      continue;
+    }
     const own = (await toFloat32(fill(key, leaf.shape))).map((x, i) => x + (old?.[i] ?? 0));
     values.set(key, tensor(own, { shape: leaf.shape }));
   }

@@ -143,7 +143,7 @@ export interface LoraConfig extends TargetConfig {
   readonly cordaConfig: CordaConfig | null;
   /** Module of Megatron that Python imports; kept, not used. */
   readonly megatronCore: string | null;
-  /** Only means something with `useQalora`; kept, not used. */
+  /** Number of inputs in a group, with `useQalora`. 16 by default. */
   readonly qaloraGroupSize: number;
   /**
    * Tokens that turn the adapter on: it changes nothing before the last place where they stand in a
@@ -182,7 +182,10 @@ export interface LoraConfig extends TargetConfig {
   readonly targetParameters: readonly string[] | null;
   /** Makes one of the factors of blocks, so that layers split among devices need not talk. */
   readonly useBdlora: BdLoraConfig | null;
-  /** Quantization-aware LoRA. */
+  /**
+   * Lets A see the means of groups of inputs (QA-LoRA, Xu et al., 2023, arXiv:2309.14717) at linear
+   * layers whose weights are quantized; as in PEFT, others have a plain LoRA.
+   */
   readonly useQalora: boolean;
   /**
    * Keeps what goes into A for its gradient as one number for each group of features (VeLoRA,
@@ -209,10 +212,8 @@ type Nested =
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  aloraInvocationTokens: "activated LoRA",
   arrowConfig: "Arrow routing",
   megatronConfig: "Megatron's parallel layers",
-  useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
 /**
@@ -225,6 +226,8 @@ const ALONE = {
   kasaConfig: false,
   veloraConfig: true,
   montecloraConfig: true,
+  aloraInvocationTokens: false,
+  useQalora: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
@@ -542,14 +545,17 @@ export function loraShape(
 
 /** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
 function checkMultihead(config: LoraConfig, path: string): void {
-  const { initLoraWeights: init } = config;
-  const unfit = (["useDora", "loraBias"] as const).find((field) => config[field]) ??
-    (takesFromBase(config) || isAlone(config) ? "initLoraWeights" : undefined);
+  const unfit = variantFields(config)[0] ??
+    (config.loraBias
+      ? "loraBias"
+      : takesFromBase(config) || isAlone(config)
+      ? "initLoraWeights"
+      : undefined);
   if (!unfit) return;
   throw new ConfigError(
     "CONFIG_MULTIHEAD",
     `${path} is an nn.MultiheadAttention, which has a plain LoRA, without ${unfit} ${
-      JSON.stringify(unfit === "initLoraWeights" ? init : true)
+      JSON.stringify(config[unfit])
     }. Leave it out of targetModules, or ${unfit} out of the config.`,
     { path, field: unfit },
   );

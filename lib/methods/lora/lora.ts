@@ -20,7 +20,7 @@ import { checkLoraCalibration } from "./lora-init.ts";
 import { onQuantized } from "./loftq.ts";
 import { loraRefit } from "./lora-refit.ts";
 import { added, lookedUp, mergeableChange, stackedFactors, weightChange } from "./lora-trace.ts";
-import { variantLeaves, variantRule, variantTraining } from "./variants.ts";
+import { variantLeaves, variantRowInputs, variantRule, variantTraining } from "./variants.ts";
 
 const linear: DeltaRule<LoraConfig> = {
   delta: mergeableChange,
@@ -59,6 +59,7 @@ export const lora: PeftMethod<LoraConfig> = {
         return rule ? [[kind, rule]] : [];
       }),
     ),
+  rowInputs: variantRowInputs,
   training: variantTraining,
   combine: { ...loraCombine, refit: loraRefit },
 };
