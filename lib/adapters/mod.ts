@@ -96,6 +96,7 @@ export {
 } from "./lora/intruders.ts";
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./lora/loftq.ts";
 export {
+  type EvaOptions,
   type EvaProgress,
   type EvaStateOptions,
   type EvaWeightsOptions,
