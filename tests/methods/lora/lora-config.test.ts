@@ -140,10 +140,8 @@ Deno.test("what PEFT refuses when a config is made is refused", async () => {
 
 Deno.test("variants that are not available say what is", () => {
   const variants: Record<string, unknown>[] = [
-    { alora_invocation_tokens: [1] },
     { arrow_config: { top_k: 3 } },
-    { use_qalora: true },
-    { use_bdlora: { nblocks: 2 } },
+    { megatron_config: { tensor_model_parallel_size: 2 } },
   ];
   for (const fields of variants) {
     const error = assertThrows(
