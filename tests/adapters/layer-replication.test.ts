@@ -147,6 +147,11 @@ Deno.test("ranges that no model has are refused", async () => {
     assertThrows(() => replicateLayers(base, [range]), ValueError, "0 to 1");
   }
   assertThrows(() => replicateLayers(base, []), ValueError, "no ranges");
+  for (const ranges of [[[0, 1e9]], new Array(1e5).fill([0, 2])]) {
+    const config = loraConfig({ layerReplication: ranges });
+    assertThrows(() => getPeftModel(base, config), ValueError, "10000 are the most");
+    assertThrows(() => getPeftModel(replicateLayers(base, RANGES), config), ValueError, "already");
+  }
   const both = await createModel({
     model_type: "t5",
     vocab_size: 32,
