@@ -6,13 +6,16 @@
 import { assert, assertEquals } from "@std/assert";
 import { adapterKeys, type KeyTarget } from "../lib/adapters/checkpoint/adapter-keys.ts";
 import { forward } from "../lib/adapters/forward.ts";
+import { initialCalibration } from "../lib/adapters/lora/calibration-files.ts";
 import { leafName } from "../lib/adapters/leaves.ts";
 import { leavesAt } from "../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";
 import { readJsonFile } from "../lib/io/json.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
+import type { Calibration } from "../lib/methods/calibration.ts";
 import { camelCase, type TargetConfig } from "../lib/methods/config.ts";
 import { fromPeftJson } from "../lib/methods/peft-json.ts";
+import type { ModelGraph } from "../lib/model/model-graph.ts";
 import { toFloat32 } from "../lib/tensor/convert.ts";
 import type { Tensor } from "../lib/tensor/tensor.ts";
 import { golden } from "./adapters/bases.ts";
@@ -260,8 +263,10 @@ export async function assertLogits(
  * adapted ones where it merges into a weight that is tied, or records no others.
  */
 export function mergedName(expected: Expected, adapted: string): string {
-  const { merged_difference: difference = Infinity } = expected.record;
-  return expected.has("merged.logits") && difference <= LOGITS ? "merged.logits" : adapted;
+  const { merged_difference: difference = Infinity, mode } = expected.record;
+  // Where outputs are drawn at random, weights hold their mean.
+  const counts = mode === "train" || difference <= LOGITS;
+  return expected.has("merged.logits") && counts ? "merged.logits" : adapted;
 }
 
 /** The name of a live parameter of PEFT as a key of its file. */
@@ -269,6 +274,21 @@ export function fileKey(parameter: string): string {
   return parameter.replace(/^prompt_encoder\.default\.embedding\.weight$/, "prompt_embeddings")
     .replace(".modules_to_save.default", "").replace(".default", "")
     .replace(/(lora_magnitude_vector)\.weight$/, "$1");
+}
+
+/** What an adapter needs that began with what was measured, from how PEFT's began. */
+export async function calibrationOf(
+  base: ModelGraph,
+  expected: Expected,
+): Promise<Calibration | undefined> {
+  const names = [...expected.names()];
+  const { config, converted } = expected.record;
+  if (converted || !names.some((name) => name.startsWith("gradient."))) return undefined;
+  const began = names.filter((name) => name.startsWith("init."));
+  const tensors = new Map(
+    began.map((name) => [fileKey(name.slice("init.".length)), expected.get(name)]),
+  );
+  return await initialCalibration(base, { config: peftConfig("LORA", config!), tensors });
 }
 
 /** The leaf that a key belongs to, and whether it is its transpose. */

@@ -23,7 +23,7 @@ import { testOnceOnWebGpu } from "./devices.ts";
 import {
   assertLogits,
   batchOf,
-  type CaseRecord,
+  calibrationOf,
   type Expected,
   expectedGradients,
   expectedOf,
@@ -40,16 +40,19 @@ const LOSSES = 1e-5, GRADIENTS = 2e-5;
 
 async function load(
   { folder, kind, peftType }: GoldenCase,
-  record: CaseRecord,
+  expected: Expected,
   device: Device,
 ): Promise<PeftModel> {
-  const { seed, config } = record;
+  const { record } = expected, { seed, config } = record;
   const base = await goldenBase(kind, device);
+  const calibration = await calibrationOf(base, expected);
   if (record.resume_error) {
     await assertRejects(() => loadAdapter(base, folder, { isTrainable: true }), UnsupportedError);
     return await loadAdapter(base, folder);
   }
-  if (!record.reload_error) return await loadAdapter(base, folder, { isTrainable: true, seed });
+  if (!record.reload_error) {
+    return await loadAdapter(base, folder, { isTrainable: true, seed, calibration });
+  }
   // PEFT cannot read what it wrote here, as its config is not what it was asked for; neither can anyone.
   await assertRejects(() => loadAdapter(base, folder), GraftError);
   const asked = getPeftModel(base, peftConfig(peftType, config!));
@@ -62,7 +65,7 @@ for (const golden of goldenCases) {
   testOnceOnWebGpu(`golden ${golden.peftType} ${golden.name}`, async (device) => {
     const expected = await expectedOf(golden);
     const { record } = expected;
-    const model = await load(golden, record, device);
+    const model = await load(golden, expected, device);
     await assertLogits(model, expected, {
       right: "adapted.logits",
       left: "left.adapted.logits",
@@ -150,7 +153,11 @@ for (const golden of goldenCases) {
     }
     const both = setAdapter(all, adapters);
     await assertLogits(both, expected, { right: "adapted.both.logits", what: "both" });
-    const right = mergedName(expected, "adapted.both.logits");
-    await assertLogits(mergeAndUnload(both), expected, { right, what: "both merged" });
+    if (expected.record.merged === false) {
+      assertThrows(() => mergeAndUnload(both), UnsupportedError);
+    } else {
+      const right = mergedName(expected, "adapted.both.logits");
+      await assertLogits(mergeAndUnload(both), expected, { right, what: "both merged" });
+    }
   });
 }

@@ -173,6 +173,19 @@ export async function promptParts(
   return parts;
 }
 
+/** What adapters take of the token ids of rows, padded to one length. */
+export function rowParts(
+  model: AnyModel,
+  rows: readonly Int32Array[],
+  adapterNames?: unknown,
+): Readonly<Record<string, Tensor>> {
+  const rules = methodsOf(model, adapterNames)
+    .flatMap(({ method, config }) => Object.entries(method.rowInputs?.(config) ?? {}));
+  return Object.fromEntries(
+    rules.map(([name, of]) => [name, tensor(Int32Array.from(rows, (ids) => of(ids)))]),
+  );
+}
+
 function missing({ name, doc }: BatchInput, of: string): ValueError {
   return new ValueError("BATCH_MISSING", `${of} needs ${name}: ${doc}`, { name });
 }
@@ -299,7 +312,19 @@ export async function prepareBatch(
       method.pass?.ignores?.(config) ?? []
     ),
   );
-  const others: Record<string, Tensor> = {};
+  const others: Record<string, Tensor> = {
+    ...rowParts(
+      model,
+      Array.from({ length: batch }, (_, b) => ids.subarray(b * length, (b + 1) * length)),
+      given.adapterNames,
+    ),
+  };
+  if (packed && Object.keys(others).length) {
+    throw new UnsupportedError(
+      "PACKED_ROWS",
+      "A batch with segments packs several samples into a row, and an active adapter looks for tokens in each row as a whole. Train without packing.",
+    );
+  }
   const noise = given.noise as ForwardInputs["noise"];
   if (noise !== undefined) checkNoise(noise, options);
   for (const [name, numbers] of Object.entries(noise ?? {})) others[`noise.${name}`] = numbers;

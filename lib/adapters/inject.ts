@@ -47,7 +47,7 @@ export interface InjectOptions extends RegistryOptions {
   readonly stateDict?: { keys(): Iterable<string> };
   /**
    * What was measured for the adapter to begin with, for configs that need it (`initLoraWeights:
-   * "corda"`, `preprocessCorda`).
+   * "corda"`, `preprocessCorda`; `"lora_ga"`, `preprocessLoraga`).
    */
   readonly calibration?: Calibration;
 }
@@ -84,6 +84,19 @@ const INJECT: OptionRules<InjectOptions> = {
  * const config = loraConfig({ r: 8, targetModules: "all-linear", taskType: "CAUSAL_LM" });
  * const model = getPeftModel(base, config);
  * console.log(model.active); // ["default"]
+ * ```
+ *
+ * @example The modules that a state dict is of
+ * ```ts
+ * import { getAdapterStateDict, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * import { setAdapterStateDict } from "@graft/peft";
+ * const base = await tinyModel();
+ * using _device = base.device;
+ * const config = loraConfig({ r: 4, targetModules: ["o_proj"] });
+ * const stateDict = getAdapterStateDict(getPeftModel(base, config));
+ * const empty = getPeftModel(base, loraConfig({ r: 4 }), { stateDict });
+ * const { model } = await setAdapterStateDict(empty, stateDict);
+ * console.log(getAdapterStateDict(model).size === stateDict.size); // true
  * ```
  */
 export function getPeftModel<T extends TaskType = TaskType>(

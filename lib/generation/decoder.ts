@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { promptParts } from "../adapters/batch.ts";
+import { promptParts, rowParts } from "../adapters/batch.ts";
 import { compileModel } from "../adapters/forward.ts";
 import { mixedBatch, mixedKey } from "../adapters/mixed-batch.ts";
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
@@ -90,12 +90,16 @@ export async function openDecoder(
   const mixed = mixedBatch(model, options.adapterNames, batch);
   const virtual = virtualRows(model, { mixed: mixed?.names });
   const { taskIds, adapterNames } = options;
-  const routed = await promptParts(model, { taskIds }, {
-    rows: batch,
-    adapterNames,
-    code: "DECODER_OPTION",
-    of: "Generating",
-  });
+  const padded = prompts.map((ids, b) => Int32Array.of(...new Array(padding[b]).fill(-1), ...ids));
+  const routed = {
+    ...await promptParts(model, { taskIds }, {
+      rows: batch,
+      adapterNames,
+      code: "DECODER_OPTION",
+      of: "Generating",
+    }),
+    ...rowParts(model, padded, adapterNames),
+  };
   // Virtual tokens take the first places of the cache, before padding and text; those of an encoder
   // are among what it reads.
   const inFront = hasEncoder && virtual.place === "embeddings" ? 0 : virtual.count;

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { rowParts } from "../adapters/batch.ts";
 import { type AnyModel, baseOf } from "../adapters/peft-model.ts";
 import { writtenSequence } from "../model/model-graph.ts";
 import { type Decoder, openDecoder } from "./decoder.ts";
@@ -26,8 +27,8 @@ interface Kept {
 /**
  * A cache to give to `generate` with each turn of a conversation. It serves one prompt at a time and
  * one model value after another; another model or other beginnings only cost what they would cost
- * without it. Models whose positions change as a text grows (dynamic RoPE), models with an encoder,
- * and calls with beams, or with adapters or tasks by row, read their prompts anew.
+ * without it. Models whose positions change as a text grows (dynamic RoPE), models with an encoder or
+ * with adapters that look for tokens in prompts (`aloraInvocationTokens`), and calls with beams, or with adapters or tasks by row, read their prompts anew.
  *
  * @example
  * ```ts
@@ -114,6 +115,7 @@ export function createPrefixCache(): PrefixCache {
 async function isExtensible(model: AnyModel): Promise<boolean> {
   const base = baseOf(model), { architecture, config } = base;
   if (writtenSequence(base) === "decoderTokens") return false;
+  if (Object.keys(rowParts(model, [])).length) return false;
   const positions = Int32Array.of(1);
   const inputsAt = async (length: number) => {
     const inputs = architecture.hostInputs?.(config, { positions, shape: [1, 1], length }) ?? {};

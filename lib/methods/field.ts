@@ -13,6 +13,10 @@ export interface FieldType<T> {
   readonly float?: boolean;
   /** Fields of the config that it holds, whose names are in snake_case in files too. */
   readonly nested?: Readonly<Record<string, FieldType<unknown>>>;
+  /** Of an object by module, whose order counts: what it says of the module at a path. */
+  readonly valueAt?: (values: Readonly<Record<string, number>>, path: string) => number | undefined;
+  /** Whether files do not hold it, as they cannot hold a function. */
+  readonly unsaved?: boolean;
   /** What it accepts, in the words of error messages: "a whole number above 0". */
   readonly description?: string;
   /** Checks a value; `undefined` stands for a field that was left out. */
@@ -89,7 +93,7 @@ function float(type: FieldType<number>): FieldType<number> {
  */
 export function described<T>(
   type: FieldType<T>,
-  more: Pick<FieldType<T>, "json" | "nested" | "float"> = {},
+  more: Pick<FieldType<T>, "json" | "nested" | "float" | "unsaved"> = {},
 ): FieldType<T> {
   return { description: type.description, safeParse: (value) => type.safeParse(value), ...more };
 }

@@ -22,11 +22,10 @@ import { UNFUSED_TARGETS } from "./default-targets.ts";
 import { patternValueAtEnd } from "./lora/lora-config.ts";
 import { lowRankRule } from "./low-rank.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
+import { placesAlong, scattered } from "./places.ts";
 import {
   checkSpectrum,
-  placesAlong,
   placesOf,
-  scattered,
   type SpectrumConfig,
   spectrumFields,
   spectrumLeaves,
@@ -113,7 +112,7 @@ function factors(trace: SiteTrace<FourierFtConfig>): LowRank {
     return { left: concat([columns.cosines, columns.sines], { axis: 1 }), right };
   }
   const all = (size: number) => waves(iota(pass.graph, [size], { axis: 0 }), size, "columns");
-  const spectrum = scattered(s, places, [outFeatures, inFeatures]);
+  const spectrum = scattered({ values: s, places }, [outFeatures, inFeatures]);
   const left = all(outFeatures), right = all(inFeatures);
   return {
     left: concat([left.cosines, neg(left.sines)], { axis: 1 }),

@@ -45,10 +45,10 @@ export interface LeafRule {
    */
   readonly shares?: string;
   /**
-   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, and what all of them are
-   * below.
+   * Of a fixed leaf of whole numbers, `i32` in memory: their type in files, which may hold them as
+   * f32, too, and what all of them are below, or those of each row.
    */
-  readonly whole?: { readonly stored: ScalarType; readonly below: number };
+  readonly whole?: { readonly stored: ScalarType; readonly below: number | readonly number[] };
   /** Whether it is a part of the base's weight, without which the site goes on. */
   readonly takenOut?: true;
   /**
@@ -152,6 +152,16 @@ export interface SiteTrace<C extends PeftConfig> extends AdapterTrace<C> {
    * all factors share a program.
    */
   readonly multiplier: Value | 1;
+  /** The model's other adapters that have leaves at the site, by name; not where one is merged. */
+  others?(): ReadonlyMap<string, OtherAdapter>;
+}
+
+/** Another adapter of a model, at a site. */
+export interface OtherAdapter {
+  /** Its config, complete. */
+  readonly config: PeftConfig;
+  /** Its leaves at the site. */
+  readonly leaves: Leaves;
 }
 
 /** Keys and values that stand before those of the tokens. */
@@ -197,6 +207,11 @@ export interface PeftMethod<C extends PeftConfig = any> {
   sites?(config: C): SiteRules<C>;
   /** What it does to a pass as a whole. */
   readonly pass?: PassRule<C>;
+  /**
+   * Numbers that follow from the token ids of each row, by the names of inputs `i32` [B]; an id of −1
+   * is padding in front of a prompt.
+   */
+  rowInputs?(config: C): Readonly<Record<string, (ids: Int32Array) => number>>;
   /** What it adds to training. */
   training?(adapter: TrainedAdapter<C>): MethodTraining<C> | undefined;
   /** How adapters become one or take each other's place; without it they cannot. */

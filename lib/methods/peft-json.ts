@@ -68,7 +68,9 @@ export function toPeftJson(
 /** Fields as Python writes them, which tells floats from whole numbers. */
 function writeFields(fields: ConfigSchema["fields"], values: object, indent: string): string {
   const inner = `${indent}  `;
-  const lines = Object.entries<FieldType<unknown>>(fields).map(
+  const present = savedFields(fields).filter(([name]) => Object.hasOwn(values, name));
+  if (present.length === 0) return "{}";
+  const lines = present.map(
     ([name, type]): [string, string] => {
       const value = (values as Readonly<Record<string, unknown>>)[name];
       const text = typeof value === "number"
@@ -173,7 +175,14 @@ export function knownFields(
 
 /** Names of fields by what a file calls them. */
 function namesOf(schema: ConfigSchema): ReadonlyMap<string, string> {
-  return new Map(Object.keys(schema.fields).map((name) => [jsonName(schema, name), name]));
+  return new Map(savedFields(schema.fields).map(([name]) => [jsonName(schema, name), name]));
+}
+
+/** Those that files hold. */
+function savedFields(
+  fields: ConfigSchema["fields"],
+): readonly (readonly [string, FieldType<unknown>])[] {
+  return Object.entries<FieldType<unknown>>(fields).filter(([, { unsaved }]) => !unsaved);
 }
 
 /** Whether a setting is off. */

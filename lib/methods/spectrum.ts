@@ -7,12 +7,7 @@
 import { z } from "zod";
 import { ConfigError } from "../errors.ts";
 import type { Site } from "../model/site.ts";
-import { add, mul } from "../ops/elementwise.ts";
-import { scatterAdd } from "../ops/gather.ts";
-import { reshape } from "../ops/reshape.ts";
-import { sliceAxis } from "../ops/slice.ts";
 import type { Value } from "../ops/value.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
 import {
   checkTargets,
   commonFields,
@@ -24,6 +19,7 @@ import {
 } from "./config.ts";
 import { pattern } from "./lora/lora-config.ts";
 import type { LeafRule, LeafRules, SitePlace, SiteTrace } from "./method.ts";
+import { placesTensor } from "./places.ts";
 import { pythonRegExp } from "./python-regex.ts";
 import { createTorchRandom, type TorchRandom } from "./torch-random.ts";
 
@@ -132,31 +128,7 @@ function placesLeaf(seed: number, { outFeatures, inFeatures }: Site, count: numb
   };
 }
 
-/** Numbers of elements of a matrix as rows, then columns: [2, n]. */
-export function placesTensor(elements: Int32Array, columns: number): Tensor {
-  const places = new Int32Array(2 * elements.length);
-  elements.forEach((element, i) => {
-    places[i] = Math.floor(element / columns);
-    places[elements.length + i] = element % columns;
-  });
-  return tensor(places, { shape: [2, elements.length] });
-}
-
 /** The places [2, n] of the n coefficients of a site. */
 export function placesOf({ shared, site }: SiteTrace<SpectrumConfig>, values: Value): Value {
   return shared[placesName(site, values.shape[0])];
-}
-
-/** The rows or the columns [n] of places [2, n]. */
-export function placesAlong(places: Value, axis: 0 | 1): Value {
-  return reshape(sliceAxis(places, { axis: 0, start: axis, size: 1 }), [-1]);
-}
-
-/** A matrix of zeros with values [n] at places [2, n]. */
-export function scattered(values: Value, places: Value, shape: readonly number[]): Value {
-  const ids = add(mul(placesAlong(places, 0), shape[1]), placesAlong(places, 1));
-  return reshape(
-    scatterAdd(reshape(values, [-1, 1]), ids, { rows: shape[0] * shape[1] }),
-    shape,
-  );
 }

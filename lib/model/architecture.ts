@@ -37,7 +37,7 @@ export interface ArchitecturePass {
   /** What an encoder gives; it does not run where a cache holds what is made of it. */
   encoded(run: () => Value): Value | undefined;
   /** A part of the batch, by its own name. */
-  batchInput(spec: BatchInput): Value;
+  batchInput(spec: Pick<BatchInput, "name" | "axes" | "dtype">): Value;
   /** An input that the architecture's `hostInputs` computes, by name. */
   hostInput(name: string, spec: InputSpec): Value;
   /** Which tokens are no padding, `i32` [B, T]: 0 for those that are; of all that are cached, with a cache. */

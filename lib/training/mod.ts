@@ -25,6 +25,7 @@ export { type LabelSet, labelsIn } from "./labels.ts";
 export { loraFa, type LoraFaOptions } from "./lora-fa.ts";
 export { loraPlus, type LoraPlusOptions } from "./lora-plus.ts";
 export type { Optimizer, OptimizerStep, OptimizerTime, TrainedLeaf } from "./optimizer.ts";
+export { preprocessLoraga, type PreprocessLoragaOptions } from "./preprocess-loraga.ts";
 export type { HistoryEntry, StepReport } from "./report.ts";
 export { riemannian, type RiemannianOptions } from "./riemannian.ts";
 export { type TrainingProgress, trainingProgress } from "./progress.ts";

@@ -106,9 +106,8 @@ testOnDevices("another assignment of the same adapters compiles nothing", async 
   assertEquals(none[0], none[1]);
 });
 
-testOnDevices("mixed batches of the real PEFT", async (device) => {
+async function assertMixed(folder: string, device: Device): Promise<void> {
   const base = await goldenBase("llama", device);
-  const folder = `${golden}lora/two_adapters`;
   let model = await loadAdapter(base, folder, { adapterName: "style", subfolder: "style" });
   model = await loadAdapter(model, folder, { adapterName: "facts", subfolder: "facts" });
   const { tensors } = await openSafetensors(`${folder}/expected.safetensors`);
@@ -130,6 +129,12 @@ testOnDevices("mixed batches of the real PEFT", async (device) => {
       seen(await toFloat32(tensors.get(name)!)),
     );
     assert(distance < 2e-5, `${name}: ${distance}`);
+  }
+}
+
+testOnDevices("mixed batches of the real PEFT", async (device) => {
+  for (const name of ["lora/two_adapters", "methods/lora_variants/alora_two"]) {
+    await assertMixed(`${golden}${name}`, device);
   }
 });
 

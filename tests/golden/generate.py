@@ -21,12 +21,15 @@ import peft
 import torch
 import transformers
 
+import arrow
 import combinations
 import conversion
 import corda
+import intruders
 import kappa
 import method_cases
 import prefix_tuning
+import qalora
 import status
 import surface
 import task_cases
@@ -42,11 +45,14 @@ SUBJECTS = {
     for module in (
         method_cases,
         prefix_tuning,
+        qalora,
         combinations,
         conversion,
         corda,
+        intruders,
         status,
         kappa,
+        arrow,
         surface,
         task_cases,
     )

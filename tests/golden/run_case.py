@@ -20,7 +20,7 @@ import contextlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -92,7 +92,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
         for name, p in model.named_parameters(remove_duplicate=False)
         if not name.startswith("base_model.model.")
     }
-    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        shared.get(id(p), name): p
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.numel()
+    }
 
 
 def penalty(model: torch.nn.Module) -> torch.Tensor | float:
@@ -102,20 +106,21 @@ def penalty(model: torch.nn.Module) -> torch.Tensor | float:
 
 
 @contextlib.contextmanager
-def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list[torch.Tensor]]]:
+def recorded_draws(model: torch.nn.Module, seed: int = 0) -> Iterator[dict[str, list[torch.Tensor]]]:
     """What layers draw while training, by their paths: one entry for each pass.
 
-    Uniform numbers are written down one after the other. MonteCLoRA's samplers are given numbers to
+    Uniform and normal numbers are written down one after the other. MonteCLoRA's samplers are given numbers to
     draw; of Wishart matrices the diagonal is all that counts: sums of squares of normal numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[str, list[torch.Tensor]] = {}
     current: list[list[torch.Tensor]] = []
     handles = []
+    draws = {name: getattr(torch, name) for name in ("rand", "randn", "randn_like")}
 
     def next_sample(layer: str, r: int, inputs: int, samples: int) -> dict[str, torch.Tensor]:
         shapes = {"mvn": (samples, inputs, r), "wishart": (r, r), "dirichlet": (samples,)}
-        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        made = {name: draws["randn"](shape, generator=generator) for name, shape in shapes.items()}
         for name, numbers in made.items():
             drawn.setdefault(f"{layer}.{name}", []).append(numbers)
         wishart = torch.diag((made["wishart"] ** 2).sum(1))
@@ -135,19 +140,20 @@ def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list
         elif isinstance(module, BaseTunerLayer):
             handles.append(module.register_forward_pre_hook(lambda *_: current.append([])))
             handles.append(module.register_forward_hook(lambda *_, path=path: finish(path)))
-    rand = torch.rand
 
-    def recording(*args, **kwargs) -> torch.Tensor:
-        numbers = rand(*args, **kwargs)
+    def recording(draw: Callable, *args, **kwargs) -> torch.Tensor:
+        numbers = draw(*args, **kwargs)
         if current:
             current[-1].append(numbers.clone())
         return numbers
 
-    torch.rand = recording
+    for name, draw in draws.items():
+        setattr(torch, name, partial(recording, draw))
     try:
         yield drawn
     finally:
-        torch.rand = rand
+        for name, draw in draws.items():
+            setattr(torch, name, draw)
         for handle in handles:
             handle.remove()
 
@@ -219,9 +225,12 @@ def shared_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def saved_buffers(model: PeftModel) -> dict[str, torch.Tensor]:
-    """What files hold of a layer although it is not trained (DeLoRA's norms)."""
+    """What files hold of a layer although it is not trained (DeLoRA's norms, SHiRA's indices)."""
     held, prefix = model.state_dict(), model.base_model.prefix
-    return {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    buffers = {name: b for name, b in model.named_buffers() if prefix in name and name in held}
+    saved = peft.get_peft_model_state_dict(model)
+    whole = {name: value for name, value in saved.items() if not value.is_floating_point()}
+    return {**buffers, **whole}
 
 
 def changed_weights(model: torch.nn.Module, original: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -356,7 +365,10 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
     expected.update(recorded)
     model.eval()
     if case.keep_init:
-        initial = {n: p.detach().clone() for n, p in trainable(model).items()}
+        # MiCA's B is not trained.
+        initial = {
+            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad or ".lora_" in n
+        }
         expected.update({f"init.{n}": p for n, p in initial.items() if is_adapter_value(model, n)})
         expected.update({f"init.{n}": value for n, value in shared_buffers(model).items()})
         expected.update(changed_weights(model, load_base(base_folder)))
@@ -402,8 +414,6 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
     )
-    if case.noise:
-        record["mode"] = "train"
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(state[name])

@@ -1,8 +1,8 @@
 /**
  * Writes, for every golden case of one adapter, an adapter of this library with its outputs, for verify.py to read into the real PEFT;
- * of all methods, or of those that are named:
+ * of all methods, or of those that are named (LORA), or of cases (lora_eva):
  *
- *     deno run -A tests/golden/write.ts FOLDER [METHOD ...] && python3 tests/golden/verify.py FOLDER/*
+ *     deno run -A tests/golden/write.ts FOLDER [NAME ...] && python3 tests/golden/verify.py FOLDER/*
  *
  * @module
  */
@@ -18,13 +18,20 @@ import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { golden, goldenBase } from "../adapters/bases.ts";
-import { expectedOf, goldenCases, inputsOf, peftConfig, taskCases } from "../golden-case.ts";
+import {
+  calibrationOf,
+  expectedOf,
+  goldenCases,
+  inputsOf,
+  peftConfig,
+  taskCases,
+} from "../golden-case.ts";
 import prefixTuning from "./prefix_tuning/index.json" with { type: "json" };
 
 const SEED = 3;
 const [given, ...methods] = Deno.args;
 if (!given) {
-  console.error("usage: deno run -A tests/golden/write.ts FOLDER [METHOD ...]");
+  console.error("usage: deno run -A tests/golden/write.ts FOLDER [NAME ...]");
   Deno.exit(2);
 }
 using device = await openDevice("cpu");
@@ -38,13 +45,18 @@ const folder = resolve(given);
 Deno.chdir(golden);
 for (const goldenCase of [...goldenCases, ...prefixes, ...taskCases]) {
   const { kind, adapters, peftType } = goldenCase;
-  if (adapters.length || (methods.length && !methods.includes(peftType))) continue;
   const name = `${peftType.toLowerCase()}_${goldenCase.name}`;
+  const isChosen = methods.length === 0 ||
+    methods.some((m) => m === peftType || name.startsWith(m));
+  if (adapters.length || !isChosen) continue;
   const expected = await expectedOf(goldenCase);
   const { record } = expected;
+  // It began as what it was made from, of which there is no case.
+  if (record.converted && peftType === "LORA" && record.config!.lora_ga_config) continue;
   const config = record.config!;
   const base = { ...await goldenBase(kind, device), source: `base/${kind}` };
-  const fresh = getPeftModel(base, peftConfig(peftType, config), { seed: SEED });
+  const calibration = await calibrationOf(base, expected);
+  const fresh = getPeftModel(base, peftConfig(peftType, config), { seed: SEED, calibration });
   const random = createTorchRandom(9);
   const leaves = new Map<string, Tensor>();
   for (const [leaf, start] of trainableLeaves(fresh)) {
@@ -53,7 +65,11 @@ for (const goldenCase of [...goldenCases, ...prefixes, ...taskCases]) {
     leaves.set(leaf, tensor(values.map((x, i) => x + shift[i]), { shape: start.shape }));
   }
   const model = withLeaves(fresh, leaves);
-  await savePretrained(model, `${folder}/${name}`);
+  // Without what was measured PEFT reads it only as a plain LoRA.
+  const converted = calibration !== undefined;
+  await savePretrained(model, `${folder}/${name}`, {
+    ...(converted && { pathInitialModelForWeightConversion: true }),
+  });
   const { labels: _, ...inputs } = inputsOf(expected, "in.");
   const outputs = await forward(model, inputs as never);
   const named = (prefix: string, tensors: object) =>
@@ -64,7 +80,7 @@ for (const goldenCase of [...goldenCases, ...prefixes, ...taskCases]) {
     Object.fromEntries([...named("in", inputs), ...recorded]),
   );
   // Where PEFT cannot read its own config, ours says the same in another way.
-  const asked = record.reload_error ? {} : { config };
+  const asked = record.reload_error ? {} : converted ? { config, converted } : { config };
   await Deno.writeTextFile(
     `${folder}/${name}/case.json`,
     JSON.stringify({ kind, seed: SEED, ...asked }),

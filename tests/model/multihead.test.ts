@@ -127,7 +127,7 @@ Deno.test("what PEFT's layer of nn.MultiheadAttention has not is refused", async
   const base = await define(await testDevice("cpu"));
   const adapt = (fields: object) => () =>
     getPeftModel(base, loraConfig({ targetModules: ["attn"], ...fields }));
-  assertThrows(adapt({ useDora: true }), ConfigError, "without useDora");
+  assertThrows(adapt({ useDora: true }), TargetError, "multihead");
   assertThrows(adapt({ initLoraWeights: "pissa" }), ConfigError, "pissa");
   assertThrows(adapt({ loraBias: true }), ConfigError, "loraBias");
   assertThrows(adapt({ targetModules: ["attn.out_proj"] }), TargetError, "Name attn.");

@@ -161,6 +161,10 @@ async function adapted(base: ModelGraph, config: TargetConfig): Promise<PeftMode
       continue;
     }
     const old = key.includes("magnitude") ? await toFloat32(leaf) : undefined;
+    if (leaf.dtype === "i32") {
+      values.set(key, leaf);
+      continue;
+    }
     const own = (await toFloat32(fill(key, leaf.shape))).map((x, i) => x + (old?.[i] ?? 0));
     values.set(key, tensor(own, { shape: leaf.shape }));
   }
@@ -194,7 +198,10 @@ for (const { config, keys, ...expected } of cases) {
       assert(apart(await scoresOf(base), scores) < SHARE, "the base afterwards");
     } else assertThrows(() => mergeAndUnload(model), UnsupportedError);
     const batch = { ...BATCH, ...parts };
-    const { gradients } = await computeGradients(model, batch, { objective: squares });
+    const { gradients } = await computeGradients(model, batch, {
+      objective: squares,
+      ofStep: true,
+    });
     // Some leaves are several keys.
     if (!leavesOf(model.adapters.get("default")!).some(({ leaf }) => leaf.read)) {
       assertEquals(gradients.size, Object.keys(expected.gradients).length);

@@ -112,7 +112,8 @@ export async function observeModel(
         if (tokens[row] > 0) reduction.check(value, { path, row, batch: count });
       });
       rows += tokens.filter((n) => n > 0).length;
-      options.onBatch?.(++count);
+      count++;
+      options.onBatch?.(count);
     }
     if (rows === 0) throw nothingSeen(count);
   } catch (error) {
@@ -195,7 +196,8 @@ export async function* inputsOf(
         return await Promise.all(names.map((own) => Promise.all(own.map(matrix))));
       },
     };
-    options.onBatch?.(++count);
+    count++;
+    options.onBatch?.(count);
   }
 }
 

@@ -90,7 +90,7 @@ export interface LoadAdapterOptions extends AdapterSource, RegistryOptions {
   readonly seed?: number;
   /**
    * What the adapter began with, where it took over a part of the base that its files do not tell:
-   * of adapters with `initLoraWeights: "corda"`, what `preprocessCorda` gave, or
+   * of adapters with `initLoraWeights` `"corda"` or `"lora_ga"`, what measured it gave, or
    * `initialCalibration`.
    */
   readonly calibration?: Calibration;

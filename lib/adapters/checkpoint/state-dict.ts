@@ -233,7 +233,7 @@ function compare(
     const expected = leaf?.shape ?? tensorAt(model, adapter, target).shape;
     const fits = expected.join() === shape.join() || leaf?.accepts?.(shape);
     const wanted = leaf?.whole ? "whole numbers" : "weights";
-    if (isFloating(dtype) === !!leaf?.whole) {
+    if (isFloating(dtype) === !!leaf?.whole && dtype !== "f32") {
       throw notWeights(key, `is of the type ${dtype}, which holds no ${wanted}`);
     }
     if (!fits) shapeMismatch.push({ key, expected, found: shape });
@@ -281,7 +281,10 @@ async function checked(
   const data = async () => {
     const found = await value.data();
     const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
-    const at = numbers.findIndex((x) => whole ? x < 0 || x >= whole.below : !Number.isFinite(x));
+    const bounds = [whole?.below ?? []].flat(), row = numbers.length / bounds.length;
+    const at = numbers.findIndex((x, i) =>
+      whole ? x < 0 || x >= bounds[Math.floor(i / row)] : !Number.isFinite(x)
+    );
     if (at < 0) return found;
     throw notWeights(key, `holds ${numbers[at]} at element ${at}`);
   };

@@ -1,6 +1,6 @@
 /**
- * Adapters that took a part of the base over (PiSSA, OLoRA, CorDA) as plain LoRAs: by the difference to
- * their initial state.
+ * Adapters that took a part of the base over (PiSSA, OLoRA, CorDA, LoRA-GA) as plain LoRAs: by the
+ * difference to their initial state.
  *
  * With W = R + s·B₀·A₀ for the base and R + s·B·A for the adapted weight, what the adapter changes
  * is s·(B·A − B₀·A₀) = s·[B, −B₀]·[A; A₀]: a LoRA of twice the rank on the whole W.
@@ -83,7 +83,7 @@ function checkConvertible(adapter: Adapter, initial: InitialState): LoraConfig {
   if (adapter.config.peftType !== "LORA") {
     throw new UnsupportedError(
       "CONVERT_METHOD",
-      `pathInitialModelForWeightConversion makes a plain LoRA of PiSSA, OLoRA and CorDA adapters; the adapter ${called} is of the method ${adapter.config.peftType}. ` +
+      `pathInitialModelForWeightConversion makes a plain LoRA of PiSSA, OLoRA, CorDA and LoRA-GA adapters; the adapter ${called} is of the method ${adapter.config.peftType}. ` +
         "Save it as it is, or see convertToLora.",
       { adapter: name, peftType: adapter.config.peftType },
     );
@@ -100,7 +100,7 @@ function checkConvertible(adapter: Adapter, initial: InitialState): LoraConfig {
       { adapter: name },
     );
   }
-  const keeps = leaves.some(({ kind }) => kind === "fixed");
+  const keeps = leaves.some(({ takenOut }) => takenOut);
   // With a state from elsewhere, the base may be what is left after the decomposition, on which
   // the adapter is a LoRA like any other.
   const fits = keeps || (initial !== true && config.initLoraWeights === true);

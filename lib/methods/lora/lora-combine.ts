@@ -78,9 +78,10 @@ export const loraCombine: CombineRule<LoraConfig> = {
     },
   },
   rescale(config, factor) {
+    checkFactors(config);
     // What PiSSA, OLoRA and CorDA took out of the base is computed again on load, for the scale of
-    // the config.
-    if (takesFromBase(config)) return undefined;
+    // the config; what LoftQ put in its place has none.
+    if (takesFromBase(config) || config.initLoraWeights === "loftq") return undefined;
     return {
       ...config,
       loraAlpha: config.loraAlpha * factor,
@@ -254,7 +255,9 @@ function withRanks(
     rankPattern: others,
     alphaPattern: others,
     // An initialization that would touch the base or refuse the rank on load.
-    initLoraWeights: takesFromBase(config) || (init === "orthogonal" && odd) ? true : init,
+    initLoraWeights: takesFromBase(config) || init === "mica" || (init === "orthogonal" && odd)
+      ? true
+      : init,
   };
 }
 

@@ -13,7 +13,7 @@ import type { LoraGaConfig } from "./init-config.ts";
 import type { LoraConfig } from "./lora-config.ts";
 import { type Factors, scaled } from "./lora-factors.ts";
 
-/** Name of the part of a calibration: the mean gradient of the weight, [out, in]. */
+/** Name of the part of a calibration: the mean gradient of the weight, as the layer stores it. */
 export const GRADIENT = "gradient";
 
 /** What LoRA-GA needs of a calibration. */
@@ -21,9 +21,14 @@ export const LORA_GA: CalibrationNeed = {
   init: "lora_ga",
   by: "preprocessLoraga",
   of: "the gradients of the weights",
-  shapes: ({ inFeatures, outFeatures }) => ({ [GRADIENT]: [outFeatures, inFeatures] }),
+  shapes: (site) => ({ [GRADIENT]: storedShape(site) }),
   initial: cordaShapes,
 };
+
+function storedShape(site: Site): readonly [number, number] {
+  const { inFeatures, outFeatures } = site;
+  return isOutIn(site) ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
+}
 
 /** Refuses to begin with a gradient where the config does not say how. */
 export function checkLoraGaConfig({ loraGaConfig }: LoraConfig): void {
@@ -52,10 +57,10 @@ export function checkLoraGaRank({ path, inFeatures, outFeatures }: Site, r: numb
 /**
  * The factors that an adapter begins with at a site.
  *
- * @param gradient The gradient of the weight [out, in].
+ * @param stored The gradient of the weight, as the layer stores it.
  * @param at The site, its rank and scale, the settings, its weight [out, in] and random numbers.
  */
-export async function loraGaFactors(gradient: FlatMatrix, at: {
+export async function loraGaFactors(stored: FlatMatrix, at: {
   readonly site: Site;
   readonly r: number;
   readonly scale: number;
@@ -64,6 +69,7 @@ export async function loraGaFactors(gradient: FlatMatrix, at: {
   weight(): Promise<Float32Array>;
 }): Promise<Factors> {
   const { site, r, scale, config, random } = at;
+  const gradient = isOutIn(site) ? stored : transposed(stored);
   const { rows, columns } = gradient, smaller = Math.min(rows, columns);
   const svd = (matrix: FlatMatrix, count: number) => {
     const start = flatMatrix(random.normal(smaller * count), { rows: smaller, columns: count });
@@ -75,8 +81,7 @@ export async function loraGaFactors(gradient: FlatMatrix, at: {
   let b = scaledRows(picked(u, ofB), ofB.map((i) => s[i]));
   if (config.scale === "stable") {
     // PEFT takes the first dimension of the weight as it is stored.
-    const features = isOutIn(site) ? rows : columns;
-    b = scaled(b, features ** 0.25 / Math.sqrt(config.stableGamma));
+    b = scaled(b, stored.rows ** 0.25 / Math.sqrt(config.stableGamma));
   } else if (config.scale === "weight_svd") {
     const largest = svd(flatMatrix(await at.weight(), { rows, columns }), r).s[0];
     if (s[ofB[0]] > 0) b = scaled(b, largest / s[ofB[0]]);

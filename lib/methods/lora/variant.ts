@@ -5,7 +5,7 @@
  */
 import type { SiteKind } from "../../model/site.ts";
 import type { Value } from "../../ops/value.ts";
-import type { LeafRule, SitePlace } from "../method.ts";
+import type { LeafRule, PeftMethod, SitePlace } from "../method.ts";
 import type { DeltaRule, ForwardRule } from "../site-rule.ts";
 import type { MethodTraining, TrainedAdapter } from "../training-rule.ts";
 import type { LoraConfig } from "./lora-config.ts";
@@ -29,6 +29,8 @@ export interface LoraVariant {
   values?(trace: LoraTrace): Readonly<Record<string, Value>>;
   /** The rule of a site, from that of plain LoRA or of the variants before it. */
   rule?(plain: DeltaRule<LoraConfig>, kind: SiteKind): LoraRule;
+  /** What it takes of the token ids of rows; see `PeftMethod`. */
+  readonly rowInputs?: PeftMethod<LoraConfig>["rowInputs"];
   /** What it adds to training. */
   training?(adapter: TrainedAdapter<LoraConfig>): MethodTraining<LoraConfig>;
 }

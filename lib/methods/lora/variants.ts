@@ -8,6 +8,8 @@ import { add } from "../../ops/elementwise.ts";
 import type { SitePlace } from "../method.ts";
 import { type DeltaRule, scaled } from "../site-rule.ts";
 import type { MethodTraining, TrainedAdapter } from "../training-rule.ts";
+import { alora } from "./alora.ts";
+import { arrow } from "./arrow.ts";
 import { bdlora } from "./bdlora.ts";
 import { dora } from "./dora.ts";
 import { kasa } from "./kasa.ts";
@@ -16,11 +18,22 @@ import { isOn, type LoraConfig } from "./lora-config.ts";
 import { loraLeaves } from "./lora-init.ts";
 import type { LoraTrace } from "./lora-trace.ts";
 import { monteclora } from "./monteclora.ts";
+import { qalora } from "./qalora.ts";
 import type { LoraRule, LoraVariant } from "./variant.ts";
 import { velora } from "./velora.ts";
 
 /** All of them: where two are on, the second starts from what the first makes of plain LoRA. */
-const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, velora, monteclora, loraBias];
+const VARIANTS: readonly LoraVariant[] = [
+  dora,
+  bdlora,
+  kasa,
+  velora,
+  monteclora,
+  qalora,
+  loraBias,
+  alora,
+  arrow,
+];
 
 /** Those that a config turns on. */
 export function variantsOf(config: LoraConfig): readonly LoraVariant[] {
@@ -68,6 +81,13 @@ function onValues(
     delta: (trace) => rule.delta(instead(trace)),
     apply: (trace, x) => rule.apply!(instead(trace), x),
   };
+}
+
+/** What they take of the token ids of rows. */
+export function variantRowInputs(
+  config: LoraConfig,
+): Readonly<Record<string, (ids: Int32Array) => number>> {
+  return Object.assign({}, ...variantsOf(config).map(({ rowInputs }) => rowInputs?.(config)));
 }
 
 /** What they add to training. */

@@ -22,6 +22,9 @@ METHOD = Method(
     },
     refused={
         "layers_unknown": ("gpt2", dict(target_modules=["c_attn"], fan_in_fan_out=True, layer_replication=[[0, 2], [1, 2]])),
+        "tokens_overlap": ("llama", dict(target_modules=QV, trainable_token_indices=[5, 8]), dict(target_modules=QV, trainable_token_indices=[9, 5])),
+        "tokens_together": ("llama", dict(target_modules=QV, trainable_token_indices=[5, 8]), dict(target_modules=QV, trainable_token_indices=[9])),
+        "tokens_together_tied": ("llama_tied", dict(target_modules=QV, trainable_token_indices=[5, 8]), dict(target_modules=QV, trainable_token_indices=[9])),
         "layers_beyond": ("llama", dict(target_modules=QV, layer_replication=[[0, 3]])),
     },
 )

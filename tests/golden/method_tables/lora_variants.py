@@ -17,7 +17,7 @@ def bd(a=None, b=None, nblocks=2, strict=True):
 METHOD = Method(
     "LoraConfig",
     peft_type="LORA",
-    whole=("bdlora",),
+    whole=("bdlora", "alora", "alora_two"),
     cases=[
         Case("bdlora", config=dict(r=4, lora_alpha=6, target_modules=QKVO, use_bdlora=bd(["o_proj"], ["q_proj", "k_proj", "v_proj"]))),
         Case("bdlora_mixed", "qwen2", dict(r=6, lora_alpha=9, use_rslora=True, lora_dropout=0.1, target_modules=["q_proj", "down_proj", "up_proj"], use_bdlora=bd(["mlp.down"], ["layers.1.self_attn"], 2, False)), weight_decay=0.1),
@@ -35,6 +35,16 @@ METHOD = Method(
         Case("velora_random", config=dict(r=2, lora_alpha=3, init_lora_weights="olora", target_modules=["v_proj", "down_proj"], velora_config=dict(scale=0.7, num_groups=80, init_type="random")), noise=True),
         Case("monteclora", config=dict(r=4, lora_alpha=6, target_modules=QV, monteclora_config=dict(num_samples=3, sample_scaler=0.5, kl_loss_weight=0.01, buffer_size=2)), noise=True),
         Case("monteclora_pissa", "gpt2", dict(r=3, use_rslora=True, init_lora_weights="pissa", target_modules=["c_attn"], monteclora_config=dict(num_samples=2, use_entropy=True, dirichlet_prior=1.5, sample_scaler=0.02, kl_loss_weight=0.02, buffer_size=1)), noise=True, weight_decay=0.1),
+        # 5 is in all rows, 41 and 8 in one
+        Case("alora", config=dict(r=4, lora_alpha=6, target_modules=["q_proj", "k_proj", "down_proj", "lm_head"], alora_invocation_tokens=[5])),
+        Case("alora_gpt2", "gpt2", dict(r=3, lora_bias=True, use_rslora=True, target_modules=["c_attn", "c_fc"], alora_invocation_tokens=[41, 8]), weight_decay=0.1),
+        Case(
+            "alora_two",
+            adapters={
+                "style": dict(r=4, target_modules=QV),
+                "facts": dict(r=3, lora_alpha=5, target_modules=["q_proj", "o_proj"], alora_invocation_tokens=[5]),
+            },
+        ),
     ],
     inits={
         "monteclora": ("llama", dict(r=5, target_modules=QV, monteclora_config=dict(num_samples=3, buffer_size=4))),
@@ -47,6 +57,9 @@ METHOD = Method(
         "bdlora_false": ("llama", dict(r=4, init_lora_weights=False, target_modules=QV, use_bdlora=bd(["q_proj"], ["v_proj"]))),
     },
     refused={
+        "alora_embedding": ("llama", dict(r=4, target_modules=["embed_tokens"], alora_invocation_tokens=[5])),
+        "alora_dora": ("llama", dict(r=4, use_dora=True, target_modules=QV, alora_invocation_tokens=[5])),
+        "alora_task": ("llama", dict(r=4, task_type=None, target_modules=QV, alora_invocation_tokens=[5])),
         "monteclora_samples": ("llama", dict(r=4, target_modules=QV, monteclora_config=dict(num_samples=0))),
         "monteclora_prior": ("llama", dict(r=4, target_modules=QV, monteclora_config=dict(dirichlet_prior=0.0))),
         "monteclora_buffer": ("llama", dict(r=4, target_modules=QV, monteclora_config=dict(buffer_size=0))),

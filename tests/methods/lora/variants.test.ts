@@ -3,7 +3,9 @@
  *
  * @module
  */
-import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { forward } from "../../../lib/adapters/forward.ts";
+import type { AnyModel } from "../../../lib/adapters/peft-model.ts";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
 import { getAdapterStateDict } from "../../../lib/adapters/checkpoint/state-dict.ts";
 import { addWeightedAdapter } from "../../../lib/adapters/combine/weighted-adapter.ts";
@@ -16,7 +18,10 @@ import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import { tensor } from "../../../lib/tensor/tensor.ts";
 import { train } from "../../../lib/training/train.ts";
 import { goldenBase } from "../../adapters/bases.ts";
+import { randomized } from "../../adapters/randomized.ts";
 import { testOnceOnWebGpu } from "../../devices.ts";
+import { generate } from "../../../lib/generation/generate.ts";
+import { createPrefixCache } from "../../../lib/generation/prefix-cache.ts";
 
 const BATCH = { inputIds: [[5, 41, 3, 60, 7, 22], [9, 9, 12, 0, 33, 1]] };
 const LABELLED = { ...BATCH, labels: BATCH.inputIds };
@@ -61,6 +66,47 @@ testOnceOnWebGpu("MonteCLoRA draws in training, and loses", async (device) => {
   assertAlmostEquals(weights.reduce((a, b) => a + b), 1, 1e-6);
   assert(new Set(weights).size > 1);
 });
+
+testOnceOnWebGpu(
+  "a text is written as repeated passes do, on from the invocation",
+  async (device) => {
+    const base = await goldenBase("llama", device);
+    const targetModules = ["q_proj", "k_proj", "v_proj", "down_proj"];
+    const aloraInvocationTokens = [41, 3];
+    const config = loraConfig({
+      r: 4,
+      targetModules,
+      taskType: "CAUSAL_LM",
+      aloraInvocationTokens,
+    });
+    const model = await randomized(getPeftModel(base, config));
+    const prompts = [[5, 41, 3, 60], [41, 3, 9, 41, 3, 12, 8], [41, 7, 3]];
+    using cache = createPrefixCache();
+    const together = await generate(model, prompts, { maxNewTokens: 5, eosTokenId: [] });
+    for (const [row, prompt] of prompts.entries()) {
+      const alone = await generate(model, prompt, { maxNewTokens: 5, eosTokenId: [], cache });
+      assertEquals(together[row].tokenIds, alone.tokenIds);
+      const ids = [...prompt];
+      for (const next of alone.tokenIds) {
+        const { logits } = await forward(model, { inputIds: [ids] });
+        const values = (await toFloat32(logits)).slice(-logits.shape[2]);
+        assertEquals(next, values.indexOf(Math.max(...values)));
+        ids.push(next);
+      }
+    }
+    // What comes before it is the base's, and so is a text without it.
+    const [inside, outside] = [[9, 12, 41, 3, 7], [9, 12, 41, 7, 3]];
+    const logitsOf = async (model: AnyModel, ids: number[]) =>
+      await toFloat32((await forward(model, { inputIds: [ids] })).logits);
+    const [on, plain] = [await logitsOf(model, inside), await logitsOf(base, inside)];
+    const size = on.length / inside.length;
+    assertEquals(on.slice(0, 2 * size), plain.slice(0, 2 * size));
+    assert(on.slice(2 * size).every((x, i) => x !== plain[2 * size + i]));
+    assertEquals(await logitsOf(model, outside), await logitsOf(base, outside));
+    const packed = { inputIds: [inside], segments: [[1, 1, 2, 2, 2]], labels: [inside] };
+    await assertRejects(() => train(model, [packed], { learningRate: 1 }), UnsupportedError);
+  },
+);
 
 Deno.test("variants exclude one another, and their factors stand for no others", async () => {
   const base = await goldenBase("llama");
