@@ -8,7 +8,7 @@ import type { AnyModel } from "../adapters/peft-model.ts";
 import { methodRules } from "../adapters/training-rule.ts";
 import { BOOLEAN, checkOptions } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { type AnyBatch, OBJECTIVE, prepareTraining, trainingObjective } from "./batch.ts";
 import { nothingToTrain, packLeaves } from "./packing.ts";
 import { openSession } from "./session.ts";
@@ -57,9 +57,6 @@ export async function computeGradients(
   );
   return {
     loss: (await loss.data())[0] as number,
-    // What has no elements is in no program.
-    gradients: new Map([...leaves].map((
-      [name, { shape }],
-    ) => [name, found[`grad.${name}`] ?? tensor(new Float32Array(0), { shape })])),
+    gradients: new Map([...leaves.keys()].map((name) => [name, found[`grad.${name}`]])),
   };
 }
