@@ -112,6 +112,8 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   select?(config: C, model: ModelGraph): readonly string[];
   /** Suffixes of target modules by `model_type`, for configs that name none. */
   readonly targets?: Readonly<Record<string, readonly string[]>>;
+  /** Target modules for all other families. */
+  readonly otherTargets?: string;
   /**
    * Whether a long list of targets stays as it is, because another field names modules by entries of
    * it; the shortest endings that say the same stand for it otherwise.
