@@ -20,6 +20,7 @@ export {
   saveCalibration,
 } from "./lora/calibration-files.ts";
 export { type AdapterDtype, castAdapterDtype, type CastAdapterOptions } from "./cast-adapter.ts";
+export { type ArrowModelOptions, createArrowModel } from "./lora/arrow-model.ts";
 export { checkIfPeftModel, type CheckPeftOptions } from "./checkpoint/check-if-peft-model.ts";
 export {
   type ConvertedLora,
@@ -89,6 +90,12 @@ export {
 export type { AdapterLeaf, AdapterLeaves, Part, PartPlace, Parts, Tie } from "./parts.ts";
 export type { Adapter, AnyModel, PeftModel } from "./peft-model.ts";
 export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan/plan.ts";
+export {
+  type IntruderProgress,
+  reduceIntruderDimension,
+  type ReduceIntruderOptions,
+} from "./lora/intruders.ts";
+export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./lora/loftq.ts";
 export {
   type EvaProgress,
   type EvaStateOptions,

@@ -13,7 +13,7 @@ import {
   type TargetConfig,
   targetFields,
 } from "./config.ts";
-import type { Leaf, LeafRule } from "./method.ts";
+import type { LeafRule } from "./method.ts";
 
 /** What the configs of methods with shared projections have in common. */
 export interface ProjectionConfig extends
@@ -67,11 +67,7 @@ export function largest(sites: readonly Site[], size: (site: Site) => number): n
 export function projection(
   name: string,
   { saveProjection }: Pick<ProjectionConfig, "saveProjection">,
-  rule: {
-    readonly shape: readonly number[];
-    readonly accepts: LeafRule["accepts"];
-    init(): Leaf;
-  },
+  rule: LeafRule,
 ): LeafRule {
   const key = saveProjection ? `base_model.${name}` : null;
   return { ...rule, kind: "fixed", key, idleKeys: new RegExp(`^base_model\\.(.*\\.)?${name}$`) };

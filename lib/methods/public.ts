@@ -8,7 +8,7 @@ export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
 export type { CordaCalibration } from "./lora/corda.ts";
 export type { CordaConfig } from "./lora/corda-config.ts";
-export type { EvaConfig, LoraGaConfig } from "./lora/init-config.ts";
+export type { EvaConfig, LoftqConfig, LoraGaConfig } from "./lora/init-config.ts";
 export type {
   CombineContext,
   CombineOptions,
@@ -38,6 +38,13 @@ export {
   targetFields,
 } from "./config.ts";
 export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";
+export type {
+  ArrowConfig,
+  BdLoraConfig,
+  KasaConfig,
+  MontecloraConfig,
+  VeloraConfig,
+} from "./lora/variant-configs.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,

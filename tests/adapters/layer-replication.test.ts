@@ -5,6 +5,7 @@ import { forward } from "../../lib/adapters/forward.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
 import { mergeAdapter, mergeAndUnload, unload } from "../../lib/adapters/merge/merge.ts";
 import type { AnyModel } from "../../lib/adapters/peft-model.ts";
+import { preprocessCorda } from "../../lib/adapters/lora/preprocess-corda.ts";
 import { planAdapter } from "../../lib/adapters/plan/plan.ts";
 import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
 import { UnsupportedError, ValueError } from "../../lib/errors.ts";
@@ -64,6 +65,15 @@ testOnDevices(
     assertEquals(base.config.num_hidden_layers, 2);
   },
 );
+
+Deno.test("repeated layers: what adapters begin with is measured at each", async () => {
+  const base = await createModel(LLAMA, { device: "cpu" });
+  using _device = base.device;
+  const config = loraConfig({ ...CONFIG, initLoraWeights: "corda", targetModules: ["v_proj"] });
+  const calibration = await preprocessCorda(base, config, { batches: [{ inputIds: IDS }] });
+  assertEquals(calibration.sites.size, 5);
+  await assertSame(getPeftModel(base, config, { calibration }), replicateLayers(base, RANGES));
+});
 
 testOnDevices("repeated layers: each has its place in the cache", async (device) => {
   const base = await createModel(LLAMA, { device });

@@ -21,9 +21,11 @@ import peft
 import torch
 import transformers
 
+import arrow
 import combinations
 import conversion
 import corda
+import intruders
 import kappa
 import method_cases
 import prefix_tuning
@@ -45,8 +47,10 @@ SUBJECTS = {
         combinations,
         conversion,
         corda,
+        intruders,
         status,
         kappa,
+        arrow,
         surface,
         task_cases,
     )

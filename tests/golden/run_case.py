@@ -92,7 +92,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
         for name, p in model.named_parameters(remove_duplicate=False)
         if not name.startswith("base_model.model.")
     }
-    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        shared.get(id(p), name): p
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.numel()
+    }
 
 
 def penalty(model: torch.nn.Module) -> torch.Tensor | float:
@@ -186,7 +190,7 @@ def train_shared(model: torch.nn.Module, weight_decay: float) -> list[float] | N
     """
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for parameter in trainable(model).values():
-        groups.setdefault(parameter.data_ptr(), []).append(parameter)
+        groups.setdefault(parameter.data_ptr() or id(parameter), []).append(parameter)
     if all(len(group) == 1 for group in groups.values()):
         return None
     owners = [group[0] for group in groups.values()]

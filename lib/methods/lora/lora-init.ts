@@ -7,6 +7,9 @@
 import { ConfigError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
 import { checkCordaRank, CORDA, cordaFactors } from "./corda.ts";
+import { BASE_CHANGE, checkLoftqSite, loftqStart } from "./loftq.ts";
+import type { LoftqConfig } from "./init-config.ts";
+import { tensor } from "../../tensor/tensor.ts";
 import { checkMicaRank, micaFactor } from "./mica.ts";
 import { checkLoraGaConfig, checkLoraGaRank, GRADIENT, LORA_GA, loraGaFactors } from "./lora-ga.ts";
 import {
@@ -45,7 +48,8 @@ export function loraLeafShapes(
   const [A, B] = factorNames(site);
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
-  const rank = decomposes(config, site) ? Math.min(r, inFeatures, outFeatures) : r;
+  const clips = decomposes(config, site) || config.initLoraWeights === "loftq";
+  const rank = clips ? Math.min(r, inFeatures, outFeatures) : r;
   const { a, b } = factorShapes(site, rank);
   if (!conv) RANKS[config.initLoraWeights as string]?.(site, r);
   return {
@@ -63,6 +67,7 @@ const RANKS: Readonly<Record<string, (site: Site, r: number) => unknown>> = {
   corda: (site, r) => site.kind === "embedding" || checkCordaRank(site, r),
   lora_ga: (site, r) => site.kind === "embedding" || checkLoraGaRank(site, r),
   mica: checkMicaRank,
+  loftq: checkLoftqSite,
 };
 
 /** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
@@ -92,6 +97,10 @@ export function loraLeaves(
       takenOut: true,
     };
   }
+  if (config.initLoraWeights === "loftq") {
+    const shape = [site.outFeatures, site.inFeatures];
+    rules[BASE_CHANGE] = { shape, init: init(BASE_CHANGE), kind: "fixed", takenOut: true };
+  }
   return rules;
 }
 
@@ -116,6 +125,8 @@ export async function initLora(
     ? await decompose(context)
     : config.initLoraWeights === "mica"
     ? await behindMinor(context)
+    : config.initLoraWeights === "loftq"
+    ? await behindLost(context)
     : site.kind === "embedding"
     ? drawEmbedding(context)
     : drawLinear(context);
@@ -177,6 +188,23 @@ async function behindMinor(context: LoraStart): Promise<Record<string, Float32Ar
   const minor = micaFactor(site, await context.weight(), r);
   const [A, B] = factorNames(site);
   return { [A]: new Float32Array(sizeOf(a)), [B]: minor };
+}
+
+/** What quantization loses of the weight, and what it leaves in the base's place. */
+async function behindLost(context: LoraStart): Promise<Leaves> {
+  const { config, site, random } = context, { r } = loraShape(config, site);
+  const { outFeatures: rows, inFeatures: columns } = site;
+  skipLinear(random, { r, site, config });
+  const weight = flatMatrix(await context.weight(), { rows, columns });
+  const { a, b, change } = loftqStart(weight, {
+    ...config.loftqConfig as LoftqConfig,
+    rank: Math.min(r, rows, columns),
+  });
+  return {
+    lora_A: matrixTensor(a),
+    lora_B: matrixTensor(b),
+    [BASE_CHANGE]: tensor(change, { shape: [rows, columns] }),
+  };
 }
 
 /** What A and B are called at a site. */

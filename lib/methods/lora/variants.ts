@@ -9,6 +9,7 @@ import type { SitePlace } from "../method.ts";
 import { type DeltaRule, scaled } from "../site-rule.ts";
 import type { MethodTraining, TrainedAdapter } from "../training-rule.ts";
 import { alora } from "./alora.ts";
+import { arrow } from "./arrow.ts";
 import { bdlora } from "./bdlora.ts";
 import { dora } from "./dora.ts";
 import { kasa } from "./kasa.ts";
@@ -21,7 +22,16 @@ import type { LoraRule, LoraVariant } from "./variant.ts";
 import { velora } from "./velora.ts";
 
 /** All of them: where two are on, the second starts from what the first makes of plain LoRA. */
-const VARIANTS: readonly LoraVariant[] = [dora, bdlora, kasa, velora, monteclora, loraBias, alora];
+const VARIANTS: readonly LoraVariant[] = [
+  dora,
+  bdlora,
+  kasa,
+  velora,
+  monteclora,
+  loraBias,
+  alora,
+  arrow,
+];
 
 /** Those that a config turns on. */
 export function variantsOf(config: LoraConfig): readonly LoraVariant[] {

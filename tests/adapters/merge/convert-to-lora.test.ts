@@ -16,6 +16,9 @@ import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts
 import { readJsonFile } from "../../../lib/io/json.ts";
 import { openSafetensors } from "../../../lib/io/safetensors.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
+import type { PeftConfig } from "../../../lib/methods/config.ts";
+import { ia3Config } from "../../../lib/methods/ia3.ts";
+import { oftConfig } from "../../../lib/methods/oft.ts";
 import { defaultMethods } from "../../../lib/methods/mod.ts";
 import { fromPeftJson } from "../../../lib/methods/peft-json.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
@@ -90,6 +93,10 @@ Deno.test("what PEFT refuses is refused", async () => {
     const base = await goldenBase(kind, device);
     const asked = fromPeftJson({ task_type: "CAUSAL_LM", ...config });
     const model = getPeftModel(base, asked);
+    if (name === "ia3") { // which changes weights, though not by a sum
+      assert(supportsLoraConversion(model));
+      continue;
+    }
     const found = await assertRejects(() => convertToLora(model, { rank }), GraftError);
     const type = error!.type === "TypeError" ? UnsupportedError : ValueError;
     assert(found instanceof type, `${name}: ${found}`);
@@ -141,6 +148,39 @@ testOnDevices("a rank that is enough gives the same outputs, whatever the LoRA",
     const [want, got, none] = [await logitsOf(model), await logitsOf(plain), await logitsOf(base)];
     assert(apart(none, want) > 1e-2, "the adapter changes something");
     assert(apart(got, want) < 1e-4, `${kind} ${JSON.stringify(fields)}: ${apart(got, want)}`);
+  }
+});
+
+testOnDevices("what changes weights otherwise is converted by the difference", async (device) => {
+  const cases: [string, PeftConfig, number][] = [
+    [
+      "llama",
+      ia3Config({ targetModules: ["k_proj", "v_proj"], feedforwardModules: ["k_proj"] }),
+      16,
+    ],
+    // Biases change with the outputs.
+    ["gpt2", ia3Config({ targetModules: ["c_attn", "c_fc"], feedforwardModules: [] }), 32],
+    [
+      "qwen2",
+      ia3Config({ targetModules: ["q_proj", "o_proj"], feedforwardModules: ["o_proj"] }),
+      32,
+    ],
+    ["llama", oftConfig({ oftBlockSize: 4, targetModules: ["q_proj", "up_proj"] }), 32],
+  ];
+  for (const [kind, config, rank] of cases) {
+    const base = await goldenBase(kind, device);
+    const model = await randomized(getPeftModel(base, config));
+    const parts = await convertToLora(model, { rank });
+    const [want, none] = [await logitsOf(model), await logitsOf(base)];
+    assert(apart(none, want) > 1e-2, "the adapter changes something");
+    const far = apart(await logitsOf(await loadAdapter(base, parts)), want);
+    assert(far < 1e-4, `${config.peftType} on ${kind}: ${far}`);
+    assertEquals(parts.config.loraBias, kind !== "llama");
+    // A rank that is not enough leaves out what it says, of which the bias is no part.
+    const { sites } = await convertToLora(model, { rank: 0.5 });
+    assert(
+      sites.every(({ relativeError }) => relativeError > 0 && relativeError ** 2 <= 0.5 + 1e-6),
+    );
   }
 });
 

@@ -144,10 +144,6 @@ Deno.test("variants that are not available say what is", () => {
     { arrow_config: { top_k: 3 } },
     { use_qalora: true },
     { use_bdlora: { nblocks: 2 } },
-    { loftq_config: { loftq_bits: 4 } },
-    ...["loftq"].map((init_lora_weights) => ({
-      init_lora_weights,
-    })),
   ];
   for (const fields of variants) {
     const error = assertThrows(
