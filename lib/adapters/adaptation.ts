@@ -34,7 +34,7 @@ import { castTensor } from "../tensor/convert.ts";
 import { isBlockType, isHalf } from "../tensor/dtype.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { leafName, multiplierLeaf, parameterLeaf, traceLeaves } from "./leaves.ts";
-import { type Part, single, sitePart, tokensPart } from "./parts.ts";
+import { leavesAt, type Part, single, sitePart, tokensPart } from "./parts.ts";
 import { type Adapter, type PeftModel, takingPart } from "./peft-model.ts";
 import { adapterOf } from "./select.ts";
 
@@ -160,6 +160,13 @@ function stageOf(
       leaves: leaves ?? {},
       shared: traceShared(pass, one),
       multiplier: traceMultiplier(pass, model, one),
+      others: () =>
+        new Map(
+          [...model.adapters].flatMap(([name, other]) => {
+            const leaves = other !== adapter && leavesAt(other, site.path);
+            return leaves ? [[name, { config: other.config, leaves }] as const] : [];
+          }),
+        ),
     },
   };
 }

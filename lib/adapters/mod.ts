@@ -20,6 +20,7 @@ export {
   saveCalibration,
 } from "./lora/calibration-files.ts";
 export { type AdapterDtype, castAdapterDtype, type CastAdapterOptions } from "./cast-adapter.ts";
+export { type ArrowModelOptions, createArrowModel } from "./lora/arrow-model.ts";
 export { checkIfPeftModel, type CheckPeftOptions } from "./checkpoint/check-if-peft-model.ts";
 export {
   type ConvertedLora,

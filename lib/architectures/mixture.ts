@@ -11,20 +11,18 @@ import { broadcast } from "../ops/broadcast.ts";
 import { cast } from "../ops/cast.ts";
 import {
   add,
-  and,
   div,
   equal,
   floor,
-  greater,
   less,
   lessEqual,
   max,
   mul,
   not,
-  or,
   sigmoid,
   sub,
 } from "../ops/elementwise.ts";
+import { placesOf } from "../ops/functions.ts";
 import { gather, scatterAdd } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
 import { matmul } from "../ops/matmul.ts";
@@ -227,14 +225,4 @@ function blocksOf(
   );
   const last = sub(sum(cast(begun, "f32"), { axes: [1] }), 1);
   return { rows, expertOf: cast(last, "i32"), blocks };
-}
-
-/** Of each row [N, E] the place of each number among the others, the largest first, `i32`. */
-function placesOf(x: Value): Value {
-  const [rows, count] = x.shape, square = [1, count, count];
-  const mine = reshape(x, [rows, count, 1]), other = reshape(x, [rows, 1, count]);
-  const earlier = less(iota(x.graph, square, { axis: 2 }), iota(x.graph, square, { axis: 1 }));
-  // Where numbers are none, each has its own place still.
-  const before = or(greater(other, mine), and(not(less(other, mine)), earlier));
-  return cast(sum(cast(before, "f32"), { axes: [2] }), "i32");
 }

@@ -38,6 +38,14 @@ export {
   targetFields,
 } from "./config.ts";
 export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";
+export type {
+  ArrowConfig,
+  BdLoraConfig,
+  KasaConfig,
+  MontecloraConfig,
+  VeloraConfig,
+} from "./lora/variant-configs.ts";
+export type { LycorisConfig } from "./lycoris.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,
@@ -63,5 +71,6 @@ export type {
   SiteRules,
   SiteValues,
 } from "./site-rule.ts";
+export type { SpectrumConfig } from "./spectrum.ts";
 export type * from "./training-rule.ts";
 export type { TorchRandom } from "./torch-random.ts";

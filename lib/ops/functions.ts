@@ -3,7 +3,26 @@
  *
  * @module
  */
-import { add, div, log, max, mul, normalCdf, sigmoid, sub, tanh } from "./elementwise.ts";
+import { cast } from "./cast.ts";
+import {
+  add,
+  and,
+  div,
+  greater,
+  less,
+  log,
+  max,
+  mul,
+  normalCdf,
+  not,
+  or,
+  sigmoid,
+  sub,
+  tanh,
+} from "./elementwise.ts";
+import { iota } from "./iota.ts";
+import { sum } from "./reduce.ts";
+import { reshape } from "./reshape.ts";
 import type { Value } from "./value.ts";
 
 /** x · sigmoid(x) */
@@ -52,4 +71,14 @@ export function digamma(x: Value): Value {
   const z = add(x, SHIFT), r = div(1, z), r2 = mul(r, r);
   const series = mul(r2, add(1 / 12, mul(r2, add(-1 / 120, mul(r2, 1 / 252)))));
   return sub(sub(sub(log(z), mul(r, 0.5)), series), terms);
+}
+
+/** Of each row [N, E] the place of each number among the others, the largest first, `i32`. */
+export function placesOf(x: Value): Value {
+  const [rows, count] = x.shape, square = [1, count, count];
+  const mine = reshape(x, [rows, count, 1]), other = reshape(x, [rows, 1, count]);
+  const earlier = less(iota(x.graph, square, { axis: 2 }), iota(x.graph, square, { axis: 1 }));
+  // Where numbers are none, each has its own place still.
+  const before = or(greater(other, mine), and(not(less(other, mine)), earlier));
+  return cast(sum(cast(before, "f32"), { axes: [2] }), "i32");
 }

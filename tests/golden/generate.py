@@ -21,6 +21,7 @@ import peft
 import torch
 import transformers
 
+import arrow
 import combinations
 import conversion
 import corda
@@ -51,6 +52,7 @@ SUBJECTS = {
         intruders,
         status,
         kappa,
+        arrow,
         surface,
         task_cases,
     )

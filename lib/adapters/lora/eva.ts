@@ -123,9 +123,9 @@ export async function getEvaStateDict(
 ): Promise<ReadonlyMap<string, Tensor>> {
   baseOf(model);
   checkOptions(options, MEASURING, { code: "CALIBRATION_OPTION", of: "getEvaStateDict" });
-  const base = pristineBase(model);
   const { registry, allowUnmatched } = options;
-  const plan = checkPlan(planAdapter(base, config, { registry }), { allowUnmatched });
+  const plan = checkPlan(planAdapter(model, config, { registry }), { allowUnmatched });
+  const { base } = plan;
   const { lora, eva } = checkEva(plan.config, "getEvaStateDict");
   return await measured(base, { sites: plan.sites.map(({ site }) => site), lora, eva, options });
 }

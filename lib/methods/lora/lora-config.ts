@@ -11,6 +11,7 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
+  described,
   field,
   type FieldType,
   parseConfig,
@@ -194,25 +195,15 @@ export interface LoraConfig extends TargetConfig {
   readonly veloraConfig: VeloraConfig | null;
 }
 
-/** What {@link loraConfig} takes: any of the fields. */
-export type LoraFields =
-  & Partial<Omit<LoraConfig, Nested>>
-  & { readonly [K in Nested]?: Partial<LoraConfig[K]> | null };
-
-/** Fields that are configs of their own, whose absent fields take their defaults. */
-type Nested =
-  | "arrowConfig"
-  | "cordaConfig"
-  | "evaConfig"
-  | "kasaConfig"
-  | "loraGaConfig"
-  | "montecloraConfig"
-  | "useBdlora"
-  | "veloraConfig";
+/** What {@link loraConfig} takes: any of the fields, and of configs inside it any of theirs. */
+export type LoraFields = {
+  readonly [K in keyof LoraConfig]?: K extends `${string}Config` | "useBdlora"
+    ? Partial<LoraConfig[K]>
+    : LoraConfig[K];
+};
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  arrowConfig: "Arrow routing",
   megatronConfig: "Megatron's parallel layers",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
@@ -227,6 +218,7 @@ const ALONE = {
   veloraConfig: true,
   montecloraConfig: true,
   aloraInvocationTokens: false,
+  arrowConfig: false,
   useQalora: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
@@ -284,12 +276,15 @@ export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
   return initNamed(initLoraWeights)?.takes === true;
 }
 
-/** The type of a field that sets a number by module; see {@link patternValue}. */
-export function pattern(values: z.ZodType<number>, described: string): FieldType<
-  Readonly<Record<string, number>>
-> {
-  return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
-    .describe(`an object of ${described} by module name or regular expression`);
+/** The type of a field that sets a number by module, as `valueAt` finds it. */
+export function pattern(
+  values: z.ZodType<number>,
+  what: string,
+  valueAt: FieldType<unknown>["valueAt"] = patternValue,
+): FieldType<Readonly<Record<string, number>>> {
+  const type = z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
+    .describe(`an object of ${what} by module name or regular expression`);
+  return { ...described(type), valueAt };
 }
 
 /** The fields of {@link LoraConfig}. */

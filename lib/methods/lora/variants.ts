@@ -9,6 +9,7 @@ import type { SitePlace } from "../method.ts";
 import { type DeltaRule, scaled } from "../site-rule.ts";
 import type { MethodTraining, TrainedAdapter } from "../training-rule.ts";
 import { alora } from "./alora.ts";
+import { arrow } from "./arrow.ts";
 import { bdlora } from "./bdlora.ts";
 import { dora } from "./dora.ts";
 import { kasa } from "./kasa.ts";
@@ -31,6 +32,7 @@ const VARIANTS: readonly LoraVariant[] = [
   qalora,
   loraBias,
   alora,
+  arrow,
 ];
 
 /** Those that a config turns on. */
