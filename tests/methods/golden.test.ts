@@ -284,7 +284,8 @@ Deno.test("adapters start from the values that PEFT recorded in some cases", asy
   for (const goldenCase of others) {
     const expected = await expectedOf(goldenCase);
     const started = [...expected.names()].filter((key) => key.startsWith("init."));
-    if (started.length === 0) continue;
+    // What is decomposed agrees up to signs, and has a test of its own.
+    if (started.length === 0 || goldenCase.folder.includes("/lora_loftq/")) continue;
     const { record: { seed, config }, get } = expected;
     const base = await goldenBase(goldenCase.kind);
     const model = getPeftModel(base, configOf(goldenCase.peftType, config!), { seed });
