@@ -100,10 +100,13 @@ const REFUSED_HERE: Readonly<Record<string, string>> = {
 const UNIFORM = /^base_model\.(p?vera|randlora|vblora)_|\.(hada|lokr|glora)_/;
 
 /** Keys of what decompositions give, up to signs. */
-const DECOMPOSED = /\.(adamss_\w+|tinylora_[AB]|osf_svd_params)\./;
+const DECOMPOSED = /\.(tinylora_[AB]|osf_svd_params)\./;
 
 /** Leaves that follow from vectors of a decomposition which rounding decides; draws are compared. */
 const UNDETERMINED = /frod_(V|lambda_l)/;
+
+/** Bound of how far numbers are that a leaf starts from: what AdaMSS decomposes is as exact as 32 bits are. */
+const startBound = (key: string) => key.includes("adamss_") ? 1e-5 : 5e-7;
 
 const methods = [...goldenMethods, ...taskMethods];
 
@@ -264,7 +267,7 @@ for (const { peftType, folder, init } of methods) {
         // Sine and logarithm in normal numbers are as exact as the platform's; the rest is to the bit.
         if (new Set(b).size === 1 || UNIFORM.test(key)) assertEquals(a, b, key);
         else if (DECOMPOSED.test(key)) assert(apart(a.map(Math.abs), b.map(Math.abs)) < 1e-5, key);
-        else assert(apart(a, b) < 5e-7, `${key}: ${apart(a, b)}`);
+        else assert(apart(a, b) < startBound(key), `${key}: ${apart(a, b)}`);
       }
     });
   }
@@ -281,7 +284,8 @@ Deno.test("adapters start from the values that PEFT recorded in some cases", asy
   for (const goldenCase of others) {
     const expected = await expectedOf(goldenCase);
     const started = [...expected.names()].filter((key) => key.startsWith("init."));
-    if (started.length === 0) continue;
+    // What is decomposed agrees up to signs, and has a test of its own.
+    if (started.length === 0 || goldenCase.folder.includes("/lora_loftq/")) continue;
     const { record: { seed, config }, get } = expected;
     const base = await goldenBase(goldenCase.kind);
     const model = getPeftModel(base, configOf(goldenCase.peftType, config!), { seed });
@@ -290,8 +294,7 @@ Deno.test("adapters start from the values that PEFT recorded in some cases", asy
       const key = fileKey(name.slice("init.".length));
       const [a, b] = [await toFloat32(leaves.get(key)!), await toFloat32(get(name))];
       if (new Set(b).size === 1) assertEquals(a, b, key);
-      else if (DECOMPOSED.test(key)) assert(apart(a.map(Math.abs), b.map(Math.abs)) < 1e-5, key);
-      else assert(apart(a, b) < 5e-7, key);
+      else assert(apart(a, b) < startBound(key), key);
       count++;
     }
   }

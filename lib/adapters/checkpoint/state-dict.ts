@@ -179,10 +179,11 @@ export async function setAdapterStateDict(
   for (const [key, target] of accepted) {
     const stored = tensors.get(key)!, { dtype } = stored, whole = wholeOf(adapter, target);
     const kept = isHalf(dtype) && !autocastAdapterDtype;
-    const wanted = whole ? castTensor(stored, "i32") : kept ? stored : castTensor(stored, "f32");
+    const wanted = whole || kept ? stored : castTensor(stored, "f32");
     // An adapter must not depend on a file that is replaced when it is saved again.
     const value = options.lowMemory ? wanted : await onHost(wanted);
-    loaded.set(key, await checked(key, value, { whole, lazily: options.lowMemory }));
+    const found = await checked(key, value, { whole, lazily: options.lowMemory });
+    loaded.set(key, whole ? castTensor(found, "i32") : found);
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return { model: withAdapter(model, changed), report };
@@ -283,7 +284,9 @@ async function checked(
     const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
     const bounds = [whole?.below ?? []].flat(), row = numbers.length / bounds.length;
     const at = numbers.findIndex((x, i) =>
-      whole ? x < 0 || x >= bounds[Math.floor(i / row)] : !Number.isFinite(x)
+      whole
+        ? !Number.isInteger(x) || x < 0 || x >= bounds[Math.floor(i / row)]
+        : !Number.isFinite(x)
     );
     if (at < 0) return found;
     throw notWeights(key, `holds ${numbers[at]} at element ${at}`);
