@@ -11,12 +11,12 @@ import { type ChildProcessByStdio, spawn } from "node:child_process";
 import type { Readable, Writable } from "node:stream";
 import { beside, runChild } from "./peers/child.ts";
 import { median } from "./peers/jobs.ts";
-import { METHOD_SETTINGS } from "./method-settings.ts";
+import { METHOD_SETTINGS, settingsOf } from "./method-settings.ts";
+import { writeTable } from "./write-table.ts";
 
 const THREADS = navigator.hardwareConcurrency, BATCH = 2, LENGTH = 128;
 const STEPS = 3, WARMUP = 1;
 const PYTHON = Deno.env.get("GRAFT_ORACLE_PYTHON") ?? "python3";
-const DOCS = new URL("../docs/methods.md", import.meta.url);
 const chosen = Deno.args.filter((arg) => !arg.startsWith("--"));
 
 /** What a side says of itself and of its last step. */
@@ -82,7 +82,7 @@ const SIDES: Readonly<Record<string, readonly string[]>> = {
 
 const results = new Map<string, Map<string, Peer>>();
 
-for (const [name, settings] of Object.entries(METHOD_SETTINGS)) {
+for (const name of Object.keys(METHOD_SETTINGS)) {
   if (chosen.length > 0 && !chosen.includes(name)) continue;
   results.set(name, new Map());
   for (const [side, [program, ...args]] of Object.entries(SIDES)) {
@@ -97,8 +97,7 @@ for (const [name, settings] of Object.entries(METHOD_SETTINGS)) {
         const folder = await (model ??= makeModel()), peers = results.get(name)!;
         if (!peers.has(side)) {
           const sizes = [THREADS, BATCH, LENGTH].map(String);
-          const config = { task_type: "CAUSAL_LM", ...settings };
-          const rest = [...args, folder, JSON.stringify(config), ...sizes];
+          const rest = [...args, folder, JSON.stringify(settingsOf(name)), ...sizes];
           peers.set(side, await openPeer(program, rest));
         }
         bench.start();
@@ -126,22 +125,7 @@ function row(name: string, peers: ReadonlyMap<string, Peer>): readonly string[] 
 }
 
 globalThis.addEventListener("unload", () => {
-  const rows = [...results].filter(([, peers]) => peers.size === 2);
-  const head = [
-    "Method",
-    "Trained",
-    "Step, s",
-    "PEFT's",
-    "Ratio",
-    "Peak, MiB",
-    "PEFT's",
-  ];
-  const table = [head, head.map((_, i) => i ? "--:" : "---"), ...rows.map(([n, p]) => row(n, p))]
-    .map((cells) => `| ${cells.join(" | ")} |`).join("\n");
-  console.log(`\n${table}`);
-  if (!Deno.args.includes("--write")) return;
-  const [before, after] = ["<!-- steps -->", "<!-- /steps -->"];
-  const text = Deno.readTextFileSync(DOCS);
-  const [first] = text.split(before), last = text.split(after)[1];
-  Deno.writeTextFileSync(DOCS, `${first}${before}\n\n${table}\n\n${after}${last}`);
+  const rows = [...results].filter(([, peers]) => peers.size === 2).map(([n, p]) => row(n, p));
+  const head = ["Method", "Trained", "Step, s", "PEFT's", "Ratio", "Peak, MiB", "PEFT's"];
+  writeTable("steps", head, rows);
 });

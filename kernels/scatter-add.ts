@@ -18,11 +18,13 @@ export interface ScatterSize {
   readonly rows: number;
   /** Elements of a row (D). */
   readonly length: number;
+  /** Whether no two ids are equal, but for rows of zeros. */
+  readonly unique?: boolean;
 }
 
 /** Sums of the updates (input 0) by their ids (input 1). */
 export function scatterAddKernel(size: ScatterSize): Kernel {
-  const { count, rows, length } = size;
+  const { count, rows, length, unique } = size;
   const vector = length % 4 === 0;
   const item = vector ? "vec4<f32>" : "f32";
   const per = vector ? length / 4 : length;
@@ -42,15 +44,38 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
 `;
   const last = linkSizes.i32(rows - 1), end = linkSizes.u32(count);
   const byRow = addSizes.divisor(per, count * per);
+  const filled = {
+    source: fill,
+    sizes: fillSizes,
+    bindings: ["output" as const],
+    workgroups: foldWorkgroups(Math.ceil(fours / 64 / each)),
+  };
+  const row = `u32(clamp(ids[n], 0, ${addSizes.i32(rows - 1)})) * ${byRow.value}`;
+  if (unique) {
+    return {
+      variant: "unique",
+      dispatches: [
+        filled,
+        itemDispatch({
+          declare: `@group(0) @binding(0) var<storage, read> updates: array<${item}>;
+@group(0) @binding(1) var<storage, read> ids: array<i32>;
+@group(0) @binding(2) var<storage, read_write> output: array<${item}>;
+`,
+          count: count * per,
+          sizes: addSizes,
+          bindings: [0, 1, "output"],
+          body: `let n = ${byRow.quotient("index")};
+  let value = updates[index];
+  if (${vector ? "all(value == vec4<f32>())" : "value == 0.0"}) { return; }
+  output[${row} + ${byRow.remainder("index")}] = value;`,
+        }),
+      ],
+    };
+  }
   return {
     variant: "chains",
     dispatches: [
-      {
-        source: fill,
-        sizes: fillSizes,
-        bindings: ["output"],
-        workgroups: foldWorkgroups(Math.ceil(fours / 64 / each)),
-      },
+      filled,
       itemDispatch({
         declare: `@group(0) @binding(0) var<storage, read> ids: array<i32>;
 @group(0) @binding(1) var<storage, read_write> links: array<u32>;
@@ -90,7 +115,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     last = next;
     next = links[next] & 0x7fffffffu;
   }
-  output[u32(clamp(ids[n], 0, ${addSizes.i32(rows - 1)})) * ${byRow.value} + at] = sum;`,
+  output[${row} + at] = sum;`,
       }),
     ],
     temporaries: [Math.ceil(count / 4) * 16],

@@ -25,9 +25,9 @@ export interface Step {
   readonly grads: ReadonlyMap<string, Float32Array>;
 }
 
-/** One step's loss and gradients by leaf, without dropout. */
+/** One step's loss and gradients by leaf, as its rules have them, without dropout. */
 export async function differentiate(model: PeftModel, batch: LabelledBatch): Promise<Step> {
-  const { loss, gradients } = await computeGradients(model, batch);
+  const { loss, gradients } = await computeGradients(model, batch, { ofStep: true });
   const grads = new Map<string, Float32Array>();
   for (const [name, gradient] of gradients) grads.set(name, await toFloat32(gradient));
   return { loss, grads };

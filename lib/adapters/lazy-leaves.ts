@@ -6,7 +6,7 @@
 import { loadTokenizer } from "../io/tokenizer.ts";
 import type { Calibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
-import type { Leaf, LeafRule, PeftMethod } from "../methods/method.ts";
+import type { InitSource, Leaf, LeafRule, Leaves, PeftMethod } from "../methods/method.ts";
 import { createTorchRandom } from "../methods/torch-random.ts";
 import { type ModelGraph, parameterOf } from "../model/model-graph.ts";
 import { type Site, weightName } from "../model/site.ts";
@@ -38,7 +38,7 @@ type Made = Readonly<Record<string, Tensor>>;
  * of torch, when the first is read.
  */
 export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part[] {
-  const { plan } = options;
+  const { plan, seed } = options;
   const { method, sites } = plan;
   const made = once(() => makeAll(base, options));
   const where = placeOf(base.parameters.values());
@@ -50,12 +50,21 @@ export function lazyParts(base: ModelGraph, options: LeafSources): readonly Part
   });
   const shared = method.leaves.adapter?.(placeOfAdapter(base, plan)) ?? {};
   return [
-    ...sites.map(({ site: { path }, keyPath, rules, tied }): Part => ({
+    ...sites.map(({ site, site: { path }, keyPath, rules, tied }): Part => ({
       place: { kind: "site", path },
       leaves: leavesOf(rules, {
         start: `${keyStart(method)}${keyPath}.`,
         tied,
         contents: (rule, leaf) => lazy(rule, leaf, path),
+        again: (rule, leaf, shared) =>
+          computedTensor(rule.shape, async () => {
+            const random = createTorchRandom(seed), weight = weightsOf(base, site);
+            const made = await rule.init!({ random, weight, shared });
+            const { config } = plan;
+            return await toFloat32(
+              checkedLeaf(made, { leaf, shape: rule.shape, config, verb: "made" }),
+            );
+          }, where),
       }),
     })),
     ...(Object.keys(shared).length
@@ -97,9 +106,11 @@ function leavesOf(
     readonly start?: string;
     readonly tied?: PlannedSite["tied"];
     readonly contents: (rule: LeafRule, leaf: string) => Tensor;
+    /** Makes one that follows others again. */
+    readonly again?: (rule: LeafRule, leaf: string, shared: Leaves) => Tensor;
   },
 ): AdapterLeaves {
-  const { start = "", tied = {}, contents } = of;
+  const { start = "", tied = {}, contents, again } = of;
   const leaves = Object.entries(rules).map(([leaf, rule]): [string, AdapterLeaf] => {
     const { shape, shares, accepts, idleKeys, saved, takenOut, whole } = rule;
     const kind = shares ? "fixed" : rule.kind ?? "trained";
@@ -114,6 +125,7 @@ function leavesOf(
       takenOut,
       whole,
       key: key === null ? null : start + key,
+      ...(rule.follows && again && { follows: (shared: Leaves) => again(rule, leaf, shared) }),
       ...(tie
         ? { tie: { part: tie.path, leaf: tie.leaf, transposed: !tie.asIs } }
         : kind !== "derived" && { tensor: contents(rule, leaf) }),
@@ -136,22 +148,22 @@ async function makeAll(
 ): Promise<ReadonlyMap<string, Made>> {
   const { method, config, sites } = plan;
   const random = createTorchRandom(seed);
-  const make = async (rules: Rules, weight: () => Promise<Float32Array>) => {
+  const make = async (rules: Rules, of: Pick<InitSource, "weight" | "shared">) => {
     const made: Record<string, Tensor> = {};
     for (const [leaf, rule] of Object.entries(rules)) {
       if (rule.kind === "derived" || rule.shares) continue;
-      const contents = await rule.init?.({ random, weight, tokenize, calibration });
+      const contents = await rule.init?.({ ...of, random, tokenize, calibration });
       made[leaf] = checkedLeaf(contents, { leaf, shape: rule.shape, config, verb: "made" });
     }
     return made;
   };
   const all = new Map<string, Made>(), place = placeOfAdapter(model, plan);
-  const shared = method.leaves.adapter?.(place) ?? {};
-  all.set("shared", await make(shared, () => Promise.reject(new TypeError("No site, no weight."))));
+  const shared = await make(method.leaves.adapter?.(place) ?? {}, { weight: weightsOf(model) });
+  all.set("shared", shared);
   for (const { site, tied } of sites) {
     const rules = method.leaves.site?.({ ...place, site }) ?? {};
     const fresh = Object.entries(rules).filter(([leaf]) => !tied[leaf]?.asIs);
-    const own = await make(Object.fromEntries(fresh), () => weightOutIn(model, site));
+    const own = await make(Object.fromEntries(fresh), { weight: weightsOf(model, site), shared });
     all.set(site.path, own);
     // In PEFT the tied layer is initialised last and writes into what it shares.
     for (const [leaf, source] of Object.entries(tied)) {
@@ -164,6 +176,14 @@ async function makeAll(
     }
   }
   return all;
+}
+
+/** Weights of a model as leaves see them: that of a site of their own, and of others. */
+export function weightsOf(model: ModelGraph, own?: Site): InitSource["weight"] {
+  return async (site = own) => {
+    if (!site) throw new TypeError("No site, no weight.");
+    return await weightOutIn(model, site);
+  };
 }
 
 /**

@@ -10,6 +10,7 @@ import type { ForwardPass, ParameterSource } from "../model/forward-pass.ts";
 import { type ModelGraph, withParameters } from "../model/model-graph.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
+import { sizeOf } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type Adapter, type AnyModel, baseOf, type PeftModel, takingPart } from "./peft-model.ts";
 import { leavesOf, mapLeaves, parameterPart, single, sitePart, tensorOf } from "./parts.ts";
@@ -24,7 +25,7 @@ import { checkTensorMap } from "./tensor-map.ts";
  * adapters of equal structure give equal programs: `a0.<module path>.<leaf>`, `a0.param.<name>` for
  * biases and saved modules, `a0.tokens.<module path>` for rows of embeddings, `a0.shared.<leaf>` for
  * what belongs to no module. What is shared (tied
- * weights) appears once. Of a base model they are all its parameters.
+ * weights) appears once, and what holds no number does not. Of a base model they are all its parameters.
  *
  * @param model A model with or without adapters. Disabled adapters train nothing.
  *
@@ -45,7 +46,8 @@ export function trainableLeaves(model: AnyModel): ReadonlyMap<string, Tensor> {
   takingPart(model).forEach((adapter, position) => {
     if (!model.trainable.includes(adapter.name)) return;
     for (const { id, name, leaf: { kind, tensor } } of leavesOf(adapter)) {
-      if (kind === "trained" && tensor) leaves.set(leafName(position, id, name), tensor);
+      if (kind !== "trained" || !tensor || sizeOf(tensor.shape) === 0) continue;
+      leaves.set(leafName(position, id, name), tensor);
     }
   });
   return leaves;

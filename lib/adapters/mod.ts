@@ -91,6 +91,13 @@ export type { AdapterLeaf, AdapterLeaves, Part, PartPlace, Parts, Tie } from "./
 export type { Adapter, AnyModel, PeftModel } from "./peft-model.ts";
 export { type AdapterPlan, planAdapter, type PlanOptions } from "./plan/plan.ts";
 export {
+  type IntruderProgress,
+  reduceIntruderDimension,
+  type ReduceIntruderOptions,
+} from "./lora/intruders.ts";
+export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./lora/loftq.ts";
+export {
+  type EvaOptions,
   type EvaProgress,
   type EvaStateOptions,
   type EvaWeightsOptions,

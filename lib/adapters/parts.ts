@@ -30,6 +30,8 @@ export interface AdapterLeaf
   readonly tensor?: Tensor;
   /** The leaf that holds its contents. */
   readonly tie?: Tie;
+  /** Makes it again from the leaves of the adapter as a whole, which have changed. */
+  follows?(shared: Leaves): Tensor;
 }
 
 /** Leaves of a part by name. Parts that are one leaf have it under the empty name. */

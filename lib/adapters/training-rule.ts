@@ -4,7 +4,7 @@
  * @module
  */
 import type { PeftConfig } from "../methods/config.ts";
-import type { MethodTraining, StepRule } from "../methods/training-rule.ts";
+import type { MethodTraining, RuleTrace, StepRule } from "../methods/training-rule.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
 import { add } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
@@ -85,10 +85,24 @@ export function tracePenalty(model: AnyModel, pass: ForwardPass): Value | undefi
   const leaves = new Map(
     [...trainableLeaves(model)].map(([name, tensor]) => [name, pass.leaf(name, tensor)]),
   );
-  const trace = { graph: pass.graph, leaves, state: {}, inputs: {} };
+  const fixed = fixedLeaves(model, pass);
+  const trace = { graph: pass.graph, leaves, fixed, state: {}, inputs: {} };
   return [...pass.penalties, ...penalties.map((penalty) => penalty(trace))].reduce((a, b) =>
     add(a, b)
   );
+}
+
+/** The fixed leaves of the adapters that take part as values of a pass, by their names. */
+export function fixedLeaves(model: AnyModel, pass: ForwardPass): RuleTrace["fixed"] {
+  const active = model.type === "peft" ? takingPart(model) : [];
+  const fixed = new Map(
+    active.flatMap((adapter, position) =>
+      leavesOf(adapter).flatMap(({ id, name, leaf: { kind, tensor } }) =>
+        kind === "fixed" && tensor ? [[leafName(position, id, name), tensor] as const] : []
+      )
+    ),
+  );
+  return (name) => pass.leaf(name, fixed.get(name)!);
 }
 
 async function finished(

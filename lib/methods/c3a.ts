@@ -87,7 +87,7 @@ const schema: ConfigSchema<C3aConfig> = {
     layersToTransform,
     layersPattern,
     blockSize: field.integer(256, 1),
-    blockSizePattern: pattern(z.int().min(1), "whole numbers above 0"),
+    blockSizePattern: pattern(z.int().min(1), "whole numbers above 0", patternValueAtEnd),
     bias: field.choice("none", ["none", "all", "c3a_only"]),
     initWeights: z.literal(INITS).default("xavier_uniform")
       .describe(`one of ${INITS.join(", ")}`) as unknown as FieldType<C3aInit>,

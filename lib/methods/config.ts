@@ -112,6 +112,8 @@ export interface ConfigSchema<C extends PeftConfig = PeftConfig> {
   select?(config: C, model: ModelGraph): readonly string[];
   /** Suffixes of target modules by `model_type`, for configs that name none. */
   readonly targets?: Readonly<Record<string, readonly string[]>>;
+  /** Target modules for all other families. */
+  readonly otherTargets?: string;
   /**
    * Whether a long list of targets stays as it is, because another field names modules by entries of
    * it; the shortest endings that say the same stand for it otherwise.
@@ -225,6 +227,16 @@ export function targetFields(): ConfigFields<
  * ```
  */
 export function checkTargets(config: TargetConfig): void {
+  checkExpression(config);
+  checkLayersPattern(config);
+}
+
+/**
+ * Refuses layers beside a regular expression for the whole path.
+ *
+ * @throws {ConfigError} `CONFIG_LAYERS`.
+ */
+export function checkExpression(config: TargetConfig): void {
   for (const field of ["layersToTransform", "layersPattern"] as const) {
     if (typeof config.targetModules !== "string" || (config[field] ?? null) === null) continue;
     throw new ConfigError(
@@ -234,7 +246,6 @@ export function checkTargets(config: TargetConfig): void {
       }: put the layers into the regular expression, or give a list of names.`,
     );
   }
-  checkLayersPattern(config);
 }
 
 /**

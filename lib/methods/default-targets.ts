@@ -81,6 +81,32 @@ export const UNFUSED_TARGETS: Readonly<Record<string, readonly string[]>> = {
   gpt_bigcode: ["mlp.c_proj"],
 };
 
+const GATED: readonly string[] = [
+  ...["q_proj", "k_proj", "v_proj", "o_proj"],
+  ...["gate_proj", "down_proj", "up_proj"],
+];
+
+/** What OSF adapts by default, by `model_type`: PEFT's own choice. */
+export const OSF_TARGETS: Readonly<Record<string, readonly string[]>> = {
+  bloom: ["query_key_value", "dense_4h_to_h"],
+  falcon: ["query_key_value", "dense_4h_to_h"],
+  gemma: GATED,
+  gemma2: GATED,
+  gemma3_text: GATED,
+  gpt2: ["c_attn", "c_proj"],
+  gpt_bigcode: ["c_attn", "c_proj"],
+  gpt_neox: ["query_key_value", "dense_4h_to_h"],
+  gptj: ["q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"],
+  llama: GATED,
+  llama4: GATED,
+  mistral: GATED,
+  mixtral: GATED,
+  opt: ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+  phi: GATED,
+  qwen2: GATED,
+  qwen3: GATED,
+};
+
 const QVD: readonly string[] = [...QV, "down_proj"];
 const KVD: readonly string[] = ["k_proj", "v_proj", "down_proj"];
 const FUSED_OUT: readonly string[] = [...FUSED, "dense_4h_to_h"];

@@ -13,6 +13,8 @@ export interface FieldType<T> {
   readonly float?: boolean;
   /** Fields of the config that it holds, whose names are in snake_case in files too. */
   readonly nested?: Readonly<Record<string, FieldType<unknown>>>;
+  /** Of an object by module, whose order counts: what it says of the module at a path. */
+  readonly valueAt?: (values: Readonly<Record<string, number>>, path: string) => number | undefined;
   /** Whether files do not hold it, as they cannot hold a function. */
   readonly unsaved?: boolean;
   /** What it accepts, in the words of error messages: "a whole number above 0". */

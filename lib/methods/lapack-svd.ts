@@ -48,6 +48,23 @@ export function lapackSvd(a: FlatMatrix, rank: number): LeadingSvd {
   return { ...exact, u: scaledRows(exact.u, signs), v: scaledRows(exact.v, signs) };
 }
 
+/**
+ * All right singular vectors of a matrix with fewer rows than columns, as rows: those of
+ * {@link lapackSvd}, then those that it takes to nothing, with the signs of `full_matrices=True`.
+ */
+export function lapackBasis(a: FlatMatrix): FlatMatrix {
+  const { rows, columns } = a, { v } = lapackSvd(a, rows);
+  const { left } = bidiagonalized(rowsOf(a));
+  const data = new Float64Array(columns * columns);
+  data.set(v.data);
+  for (let k = rows; k < columns; k++) {
+    const x = padded(Float64Array.of(1), columns, k);
+    for (const made of left.toReversed()) reflect(x, made);
+    data.set(x, k * columns);
+  }
+  return { rows: columns, columns, data };
+}
+
 /** The singular vectors of the shorter side as `sgesdd` finds them. */
 function shortVectors(a: FlatMatrix, rank: number): readonly Float64Array[] {
   const isWide = a.rows < a.columns;
@@ -103,14 +120,15 @@ function makeTriangular(columns: readonly Float64Array[]): void {
   });
 }
 
-/** What a matrix, given by columns, becomes by reflections of either side, with those of the right. */
+/** What a matrix, given by columns, becomes by reflections of either side. */
 function bidiagonalized(
   columns: readonly Float64Array[],
-): Bidiagonal & { readonly right: readonly Reflection[] } {
-  const n = columns.length, right: Reflection[] = [];
+): Bidiagonal & { readonly left: readonly Reflection[]; readonly right: readonly Reflection[] } {
+  const n = columns.length, left: Reflection[] = [], right: Reflection[] = [];
   const d = new Float64Array(n), e = new Float64Array(Math.max(n - 1, 0));
   for (let k = 0; k < n; k++) {
     const down = reflection(columns[k], k);
+    left.push(down);
     d[k] = down.beta;
     for (let j = k + 1; j < n; j++) reflect(columns[j], down);
     if (k === n - 1) break;
@@ -128,7 +146,7 @@ function bidiagonalized(
       for (let i = k + 1; i < sums.length; i++) column[i] -= factor * sums[i];
     }
   }
-  return { d, e, right };
+  return { d, e, left, right };
 }
 
 /** All singular values of a bidiagonal matrix, lower or upper. */

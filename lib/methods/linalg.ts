@@ -3,7 +3,14 @@
  *
  * @module
  */
-import { EigenvalueDecomposition, Matrix, QrDecomposition } from "ml-matrix";
+import {
+  EigenvalueDecomposition,
+  inverse,
+  LuDecomposition,
+  Matrix,
+  pseudoInverse,
+  QrDecomposition,
+} from "ml-matrix";
 import { toFloat32 } from "../tensor/convert.ts";
 import { sizeOf } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
@@ -134,6 +141,33 @@ export function leadingQr(
   const columns = flatMatrix(firstRows(transposed(a), rank).data, { rows: rank, columns: a.rows });
   const q = orthonormalColumns(transposed(columns));
   return { q, r: matrixProduct(transposed(q), a) };
+}
+
+function boxed({ rows, columns, data }: FlatMatrix): Matrix {
+  return Matrix.from1DArray(rows, columns, data as never);
+}
+
+function unboxed(a: Matrix): FlatMatrix {
+  return flatMatrix(Float64Array.from(a.to1DArray()), { rows: a.rows, columns: a.columns });
+}
+
+/** `a⁻¹` */
+export function inverted(a: FlatMatrix): FlatMatrix {
+  return unboxed(inverse(boxed(a)));
+}
+
+/** `a⁻¹ · b`, or where `a` has no inverse, with its pseudoinverse. */
+export function solved(a: FlatMatrix, b: FlatMatrix): FlatMatrix {
+  const lu = new LuDecomposition(boxed(a));
+  return unboxed(
+    lu.isSingular() ? pseudoInverse(boxed(a), 1e-6).mmul(boxed(b)) : lu.solve(boxed(b)),
+  );
+}
+
+/** All eigenvectors of a symmetric matrix as rows, those of the smallest eigenvalues first. */
+export function symmetricVectors(a: FlatMatrix): FlatMatrix {
+  const { eigenvectorMatrix } = new EigenvalueDecomposition(boxed(a), { assumeSymmetric: true });
+  return transposed(unboxed(eigenvectorMatrix));
 }
 
 /** Block size, which is also how many equal singular values are told apart. */

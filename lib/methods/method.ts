@@ -51,6 +51,11 @@ export interface LeafRule {
   readonly whole?: { readonly stored: ScalarType; readonly below: number | readonly number[] };
   /** Whether it is a part of the base's weight, without which the site goes on. */
   readonly takenOut?: true;
+  /**
+   * Whether a fixed leaf of a site is made of the leaves of the adapter as a whole, and again where a
+   * file brings those; no random numbers go into it.
+   */
+  readonly follows?: true;
   /** Whole keys of what files may hold beside it, or although it is made again. */
   readonly idleKeys?: RegExp;
   /** Whether a file's tensor of another shape can stand for it. */
@@ -79,9 +84,12 @@ export interface InitSource {
   /** Random numbers as torch's global generator gives them. */
   readonly random: TorchRandom;
   /**
-   * The site's weight in f32 as [out, in], whichever way it is stored; an embedding's as [in, out].
+   * The weight of the site, or of another, in f32 as [out, in], whichever way it is stored; an
+   * embedding's as [in, out].
    */
-  weight(): Promise<Float32Array>;
+  weight(of?: Site): Promise<Float32Array>;
+  /** For leaves of a site, those of the adapter as a whole. */
+  readonly shared?: Leaves;
   /** Ids of a text by a tokenizer: its folder or file, or a model on the hub. */
   tokenize?(text: string, tokenizer: string): Promise<readonly number[]>;
   /** What was measured for leaves to begin with, where the caller gave it. */

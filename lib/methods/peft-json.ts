@@ -68,7 +68,9 @@ export function toPeftJson(
 /** Fields as Python writes them, which tells floats from whole numbers. */
 function writeFields(fields: ConfigSchema["fields"], values: object, indent: string): string {
   const inner = `${indent}  `;
-  const lines = savedFields(fields).map(
+  const present = savedFields(fields).filter(([name]) => Object.hasOwn(values, name));
+  if (present.length === 0) return "{}";
+  const lines = present.map(
     ([name, type]): [string, string] => {
       const value = (values as Readonly<Record<string, unknown>>)[name];
       const text = typeof value === "number"

@@ -4,7 +4,7 @@
  * @module
  */
 import { add, mul } from "../ops/elementwise.ts";
-import { gather, scatterAdd } from "../ops/gather.ts";
+import { scatterAdd } from "../ops/gather.ts";
 import { reshape } from "../ops/reshape.ts";
 import { sliceAxis } from "../ops/slice.ts";
 import { transpose } from "../ops/transpose.ts";
@@ -18,6 +18,8 @@ import type { DeltaRule } from "./site-rule.ts";
 export interface Sparse {
   readonly values: Value;
   readonly places: Value;
+  /** Whether values can share a place, and are added up there. */
+  readonly repeated?: boolean;
 }
 
 /** Numbers of elements of a matrix as rows, then columns: [2, n]. */
@@ -36,12 +38,10 @@ export function placesAlong(places: Value, axis: 0 | 1): Value {
 }
 
 /** A matrix of zeros with some values. */
-export function scattered({ values, places }: Sparse, shape: readonly number[]): Value {
+export function scattered({ values, places, repeated }: Sparse, shape: readonly number[]): Value {
   const ids = add(mul(placesAlong(places, 0), shape[1]), placesAlong(places, 1));
-  return reshape(
-    scatterAdd(reshape(values, [-1, 1]), ids, { rows: shape[0] * shape[1] }),
-    shape,
-  );
+  const options = { rows: shape[0] * shape[1], unique: !repeated };
+  return reshape(scatterAdd(reshape(values, [-1, 1]), ids, options), shape);
 }
 
 /** Adds a few values to the weight [out, in] of a linear layer or a Conv1D. */
@@ -53,13 +53,6 @@ export function sparseRule<C extends PeftConfig>(
       const { kind, outFeatures, inFeatures } = trace.site;
       const delta = scattered(sparse(trace), [outFeatures, inFeatures]);
       return kind === "conv1d" ? transpose(delta) : delta;
-    },
-    apply(trace, x) {
-      const { values, places } = sparse(trace), { outFeatures, inFeatures } = trace.site;
-      const features = transpose(reshape(x, [-1, inFeatures]));
-      const taken = mul(gather(features, placesAlong(places, 1)), reshape(values, [-1, 1]));
-      const y = transpose(scatterAdd(taken, placesAlong(places, 0), { rows: outFeatures }));
-      return reshape(y, [...x.shape.slice(0, -1), outFeatures]);
     },
   };
 }

@@ -8,7 +8,7 @@ export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
 export type { CordaCalibration } from "./lora/corda.ts";
 export type { CordaConfig } from "./lora/corda-config.ts";
-export type { EvaConfig, LoraGaConfig } from "./lora/init-config.ts";
+export type { EvaConfig, LoftqConfig, LoraGaConfig } from "./lora/init-config.ts";
 export type {
   CombineContext,
   CombineOptions,
@@ -45,6 +45,7 @@ export type {
   MontecloraConfig,
   VeloraConfig,
 } from "./lora/variant-configs.ts";
+export type { LycorisConfig } from "./lycoris.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,
@@ -70,5 +71,6 @@ export type {
   SiteRules,
   SiteValues,
 } from "./site-rule.ts";
+export type { SpectrumConfig } from "./spectrum.ts";
 export type * from "./training-rule.ts";
 export type { TorchRandom } from "./torch-random.ts";

@@ -9,7 +9,7 @@ import type { Site, SiteKind } from "../model/site.ts";
 import { add, mul } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
 import { priceOf } from "../ops/price.ts";
-import { product } from "../model/site-product.ts";
+import { perFeature, product } from "../model/site-product.ts";
 import { dense, type LowRank } from "../model/weight.ts";
 import type { Value } from "../ops/value.ts";
 import type { PeftConfig } from "./config.ts";
@@ -51,6 +51,8 @@ export interface DeltaRule<C extends PeftConfig> {
   dropout?(config: C): number;
   /** Random factors that training puts on what the delta adds to the output, where it has any. */
   keep?(trace: SiteTrace<C>): Value | undefined;
+  /** What it adds to the bias, where it does, without the caller's factor: [out]. */
+  bias?(trace: SiteTrace<C>): Value | undefined;
   /** The delta of a parameter as a product, without the caller's factor. */
   factors?(trace: SiteTrace<C>): LowRank;
   /** Runs the site where there is more to it than the delta; applies the caller's factor itself. */
@@ -121,13 +123,15 @@ export function runRule<C extends PeftConfig>(
     const { pass, config, site, multiplier } = trace;
     const seen = pass.dropout(x, rule.dropout?.(config) ?? 0);
     const kept = pass.training ? rule.keep?.(trace) : undefined;
+    const bias = rule.bias?.(trace);
+    const biased = (y: Value) => bias ? add(y, perFeature(site, scaled(bias, multiplier))) : y;
     const after = (change: Value) =>
-      add(result, scaled(kept ? mul(change, kept) : change, multiplier));
+      biased(add(result, scaled(kept ? mul(change, kept) : change, multiplier)));
     const delta = rule.delta(trace);
     const formed = site.kind === "embedding"
       ? after(gather(delta, seen))
       : call.changed && seen === x && !kept
-      ? call.changed(scaled(delta, multiplier))
+      ? biased(call.changed(scaled(delta, multiplier)))
       : after(product(site, seen, { plain: delta }));
     if (!rule.apply) return formed;
     return cheaper([after(rule.apply(trace, seen)), formed], { given: [x], trained: pass.trained });
@@ -199,8 +203,11 @@ export function mergeRule<C extends PeftConfig>(
     };
   }
   if (!("delta" in rule)) throw new TypeError(`${trace.config.peftType} cannot be merged.`);
-  const change = scaled(rule.delta(trace), trace.multiplier);
-  return { ...values, weight: add(values.weight, change) };
+  const { multiplier } = trace, change = rule.bias?.(trace);
+  return {
+    weight: add(values.weight, scaled(rule.delta(trace), multiplier)),
+    bias: values.bias && change ? add(values.bias, scaled(change, multiplier)) : values.bias,
+  };
 }
 
 /** A method with the config of an adapter. */
@@ -242,7 +249,13 @@ export function isScalable(of: Configured): boolean {
   return everyRule(of, (rule) => "delta" in rule || "scales" in rule);
 }
 
-/** Whether what an adapter adds to layers are deltas of weights, which a LoRA can stand for. */
-export function isConvertible(of: Configured): boolean {
-  return everyRule(of, (rule) => "delta" in rule);
+/** Whether what an adapter does to these layers is a change of their weights, for which a LoRA can stand. */
+export function isConvertible(of: Configured, sites: readonly Site[] = []): boolean {
+  const biased = sites.some((site) => site.bias);
+  return !of.method.pass &&
+    everyRule(
+      of,
+      (rule) =>
+        "delta" in rule ? !(rule.bias && biased) : "weight" in rule && rule.weight !== undefined,
+    );
 }

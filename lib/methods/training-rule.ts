@@ -37,6 +37,8 @@ export interface RuleTrace {
   readonly graph: Graph;
   /** What is trained, by the names of `trainableLeaves`; after the update in `afterStep`. */
   readonly leaves: ReadonlyMap<string, Value>;
+  /** A leaf of an adapter that is fixed, by the name that {@link TrainedAdapter.nameOf} gives. */
+  readonly fixed: (name: string) => Value;
   /** The rule's own state as it was before the step. */
   readonly state: Readonly<Record<string, Value>>;
   /** The rule's own inputs. */

@@ -52,8 +52,16 @@ export const gatherOperation: Operation = {
   },
 };
 
+/** How {@link scatterAdd} adds. */
+export interface ScatterOptions {
+  /** Rows of the table. */
+  readonly rows: number;
+  /** Whether no two ids are equal, but for rows of zeros, so that nothing has to be added up. */
+  readonly unique?: boolean;
+}
+
 /** A table [rows, D] of zeros to which each row of `updates` [N, D] is added at its id in `ids` [N] (`i32`). */
-export function scatterAdd(updates: Value, ids: Value, options: { readonly rows: number }): Value {
+export function scatterAdd(updates: Value, ids: Value, options: ScatterOptions): Value {
   checkShapes(
     updates.shape.length === 2 && ids.shape.length === 1 && ids.shape[0] === updates.shape[0] &&
       ids.dtype === "i32" && updates.dtype === "f32",
@@ -62,7 +70,8 @@ export function scatterAdd(updates: Value, ids: Value, options: { readonly rows:
     [updates, ids],
   );
   const shape = [options.rows, updates.shape[1]];
-  return updates.graph.node("scatterAdd", [updates, ids], { shape }, { shape, dtype: "f32" });
+  const attributes = { shape, ...(options.unique ? { unique: true } : null) };
+  return updates.graph.node("scatterAdd", [updates, ids], attributes, { shape, dtype: "f32" });
 }
 
 function emitScatterAdd({ node, inputs, emit, scalar, ints }: OnnxContext): string {
@@ -86,7 +95,8 @@ export const scatterAddOperation: Operation = {
     kind: "kernel",
     variants: (node) => {
       const [rows, length] = node.shape;
-      return [scatterAddKernel({ count: node.inputs[1].shape[0], rows, length })];
+      const unique = node.attributes.unique === true;
+      return [scatterAddKernel({ count: node.inputs[1].shape[0], rows, length, unique })];
     },
   },
 };

@@ -47,7 +47,7 @@ export { crossEntropy } from "./cross-entropy.ts";
 export { dequantize } from "./dequantize.ts";
 export { dropoutMask } from "./dropout-mask.ts";
 export * from "./functions.ts";
-export { gather, scatterAdd } from "./gather.ts";
+export { gather, scatterAdd, type ScatterOptions } from "./gather.ts";
 export { gatherQuantized } from "./gather-quantized.ts";
 export { input, type InputSpec, type Role } from "./input.ts";
 export { inverse } from "./inverse.ts";

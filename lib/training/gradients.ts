@@ -6,9 +6,9 @@
 import { trainableLeaves } from "../adapters/leaves.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { methodRules } from "../adapters/training-rule.ts";
-import { checkOptions } from "../options.ts";
+import { BOOLEAN, checkOptions } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { type AnyBatch, OBJECTIVE, prepareTraining, trainingObjective } from "./batch.ts";
 import { nothingToTrain, packLeaves } from "./packing.ts";
 import { openSession } from "./session.ts";
@@ -18,7 +18,8 @@ import { openSession } from "./session.ts";
  *
  * @param model A model with or without adapters; without dropout.
  * @param batch One batch.
- * @param options The objective; that of the model's task by default.
+ * @param options The objective; that of the model's task by default. `ofStep`: whether gradients are
+ * those that a step of training goes by, as OSF projects them; false by default.
  * @throws {TrainingError} where no leaf is trainable.
  * @throws {ValueError} `TRAIN_OPTIONS` for another option, or what is no objective.
  * @returns The loss, and gradients under the names that `trainableLeaves` gives.
@@ -36,11 +37,11 @@ import { openSession } from "./session.ts";
 export async function computeGradients(
   model: AnyModel,
   batch: AnyBatch,
-  options: { readonly objective?: Objective } = {},
+  options: { readonly objective?: Objective; readonly ofStep?: boolean } = {},
 ): Promise<{ readonly loss: number; readonly gradients: ReadonlyMap<string, Tensor> }> {
   const leaves = trainableLeaves(model);
   if (leaves.size === 0) throw nothingToTrain();
-  checkOptions(options, { objective: OBJECTIVE }, {
+  checkOptions(options, { objective: OBJECTIVE, ofStep: BOOLEAN }, {
     code: "TRAIN_OPTIONS",
     of: "computeGradients",
   });
@@ -49,12 +50,16 @@ export async function computeGradients(
     objective,
     packing: packLeaves(leaves),
     rules: methodRules(model),
+    ofStep: options.ofStep,
   });
   const { loss, ...found } = await session.gradients(
     await prepareTraining(model, batch, objective),
   );
   return {
     loss: (await loss.data())[0] as number,
-    gradients: new Map([...leaves.keys()].map((name) => [name, found[`grad.${name}`]])),
+    // What has no elements is in no program.
+    gradients: new Map([...leaves].map((
+      [name, { shape }],
+    ) => [name, found[`grad.${name}`] ?? tensor(new Float32Array(0), { shape })])),
   };
 }

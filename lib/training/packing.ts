@@ -41,7 +41,7 @@ export type Vectors<T> = ReadonlyMap<string, T>;
 export const ALIGNMENT = 64;
 
 /**
- * Lays out leaves of these shapes.
+ * Lays out leaves of these shapes, but for those without elements.
  *
  * @param leaves The leaves; only their shapes count.
  * @param groupOf The group of a leaf; all are in one, `""`, without it.
@@ -53,6 +53,7 @@ export function packLeaves(
   const packed = new Map<string, PackedLeaf>();
   const groups = new Map<string, number>();
   for (const [name, { shape }] of leaves) {
+    if (sizeOf(shape) === 0) continue;
     const group = groupOf(name, shape);
     const offset = groups.get(group) ?? 0;
     packed.set(name, { shape, group, offset });

@@ -23,7 +23,7 @@ import { type Site, weightName } from "../model/site.ts";
 import { BATCHES, BOOLEAN, checkOptions, checkValue, FUNCTION, SIGNAL } from "../options.ts";
 import type { Objective } from "../tasks/objective.ts";
 import { toFloat32 } from "../tensor/convert.ts";
-import { isFloating } from "../tensor/dtype.ts";
+import { isBlockType } from "../tensor/dtype.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { type AnyBatch, OBJECTIVE, prepareTraining, trainingObjective } from "./batch.ts";
 import { packLeaves } from "./packing.ts";
@@ -142,7 +142,7 @@ async function gradientsOf(
   checkValue(batches, BATCHES, { code: "CALIBRATION_BATCHES", of: "batches" });
   const leaves = new Map(sites.map((site): [string, Tensor] => {
     const weight = parameterOf(base, weightName(site));
-    if (!isFloating(weight.dtype)) throw quantized(site, weight);
+    if (isBlockType(weight.dtype)) throw quantized(site, weight);
     return [ownerOf(base, site), weight];
   }));
   const objective = trainingObjective(base, options.objective);

@@ -7,7 +7,7 @@
 import { type BatchShape, labelValues, traceShape } from "../adapters/batch.ts";
 import type { AnyModel } from "../adapters/peft-model.ts";
 import { type TracedModel, traceModel } from "../adapters/trace-model.ts";
-import type { TrainingRule } from "../adapters/training-rule.ts";
+import { fixedLeaves, type TrainingRule } from "../adapters/training-rule.ts";
 import type { RuleTrace } from "../methods/training-rule.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { ForwardPass } from "../model/forward-pass.ts";
@@ -44,6 +44,8 @@ export interface StepOptions {
   readonly maxGradientNorm?: number;
   /** Computes activations again in the backward pass, layer by layer. */
   readonly gradientCheckpointing?: boolean;
+  /** Whether `gradients` are those that rules make of them. */
+  readonly ofStep?: boolean;
   /** Whether an `update` also takes in what `accumulate` has added up. */
   readonly accumulates?: boolean;
 }
@@ -88,7 +90,8 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       const sum = mul(objective.loss(values, labels), scalar(graph, "lossScale"));
       if (kind === "evaluate") return { loss: sum, ...options.measured?.(values, labels) };
       const leaves = leavesOf(packing, parametersOf(graph, { packing, rules }));
-      const traces = rules.map((rule) => traceOf(graph, rule, leaves));
+      const fixed = fixedLeaves(model, pass);
+      const traces = rules.map((rule) => ({ ...traceOf(graph, rule), leaves, fixed }));
       const penalties = rules.flatMap(({ penalty }, i) => penalty?.(traces[i]) ?? []);
       const loss = [...pass.penalties, ...penalties].reduce(
         (loss, penalty) => add(loss, mul(penalty, scalar(graph, "penaltyScale"))),
@@ -97,7 +100,8 @@ export function traceStep(model: AnyModel, options: StepOptions & StepShape): Tr
       const found = gradients(loss, [...leaves.values()]);
       const parts = new Map([...leaves.keys()].map((name, i) => [name, found[i]]));
       if (kind === "gradients") {
-        return { loss, ...named(parts, (name) => `grad.${name}`) };
+        const given = options.ofStep ? ruledGradients(parts, { rules, traces }) : parts;
+        return { loss, ...named(given, (name) => `grad.${name}`) };
       }
       const step = kind === "accumulate"
         ? { state: accumulate(graph, packing, joinLeaves(packing, parts)) }
@@ -170,12 +174,10 @@ export function traceUpdate(
       state.set(stateName("gradient", group), constant(graph, 0, { shape: [size] }));
     }
   }
-  rules.forEach((rule, i) => {
-    if (!rule.gradient) return;
-    const named = leavesOf(packing, gradients);
-    const changed = rule.gradient({ ...traces[i], gradients: named });
-    gradients = joinLeaves(packing, new Map([...named, ...changed]));
-  });
+  if (rules.some(({ gradient }) => gradient)) {
+    const changed = ruledGradients(leavesOf(packing, gradients), { rules, traces });
+    gradients = joinLeaves(packing, changed);
+  }
   const squares = [...gradients].flatMap(([group, g]) => group === frozen ? [] : sum(mul(g, g)));
   const norm = sqrt(squares.reduce((total, square) => add(total, square)));
   if (maxGradientNorm !== undefined) {
@@ -231,6 +233,17 @@ export function traceUpdate(
   return { state, norm };
 }
 
+/** What rules make of gradients, one after the other. */
+function ruledGradients(
+  found: ReadonlyMap<string, Value>,
+  by: { readonly rules: readonly TrainingRule[]; readonly traces: readonly RuleTrace[] },
+): ReadonlyMap<string, Value> {
+  return by.rules.reduce((gradients, { gradient }, i) => {
+    if (!gradient) return gradients;
+    return new Map([...gradients, ...gradient({ ...by.traces[i], gradients })]);
+  }, found);
+}
+
 /** The name of an optimizer's rate in programs. */
 export function rateName(name: string, group: string): string {
   return `rate.${name}${group && `.${group}`}`;
@@ -263,11 +276,7 @@ function vectorOf(graph: Graph, packing: Packing, part: string): Vectors<Value> 
   );
 }
 
-function traceOf(
-  graph: Graph,
-  rule: TrainingRule,
-  leaves: ReadonlyMap<string, Value> = new Map(),
-): RuleTrace {
+function traceOf(graph: Graph, rule: TrainingRule): Omit<RuleTrace, "leaves" | "fixed"> {
   const inputs: Record<string, Value> = {}, state: Record<string, Value> = {};
   for (const [name, { shape, dtype }] of Object.entries(rule.inputs ?? {})) {
     inputs[name] = input(graph, ruleName(rule, name), { shape, dtype });
@@ -275,7 +284,7 @@ function traceOf(
   for (const [name, { shape }] of Object.entries(rule.state ?? {})) {
     state[name] = input(graph, ruleName(rule, name), { shape, dtype: "f32", role: "state" });
   }
-  return { graph, leaves, state, inputs };
+  return { graph, state, inputs };
 }
 
 function scalar(graph: Graph, name: string): Value {

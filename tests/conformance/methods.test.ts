@@ -26,24 +26,18 @@ import { TargetError, UnsupportedError, ValueError } from "../../lib/errors.ts";
 import { generate } from "../../lib/generation/generate.ts";
 import { parseConfig, type PeftConfig } from "../../lib/methods/config.ts";
 import type { PeftMethod } from "../../lib/methods/method.ts";
-import {
-  type DeltaRule,
-  isMergeable,
-  isScalable,
-  scaled,
-  siteKinds,
-} from "../../lib/methods/site-rule.ts";
+import { isMergeable, isScalable, siteKinds } from "../../lib/methods/site-rule.ts";
 import { defaultMethods, prefixOf } from "../../lib/methods/mod.ts";
 import { fromPeftJson, toPeftJson } from "../../lib/methods/peft-json.ts";
 import { createTorchRandom } from "../../lib/methods/torch-random.ts";
 import type { SiteKind } from "../../lib/model/site.ts";
-import { add } from "../../lib/ops/elementwise.ts";
 import { toFloat32 } from "../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../lib/tensor/tensor.ts";
 import { computeGradients } from "../../lib/training/gradients.ts";
 import { train } from "../../lib/training/train.ts";
 import { goldenBase } from "../adapters/bases.ts";
 import { randomized } from "../adapters/randomized.ts";
+import { withDeltas } from "../adapters/with-deltas.ts";
 import { testOnceOnWebGpu } from "../devices.ts";
 import { inFolder } from "../io/folder.ts";
 
@@ -191,14 +185,9 @@ for (const method of defaultMethods.values()) {
       `${what}: a delta that is formed does what one does that is not`,
       async (device) => {
         const model = await randomized(await makeModel(method, { kind, device }));
-        const thin = withDeltas(model, ({ apply, ...rule }) =>
-          apply && {
-            ...rule,
-            forward: (trace, { x, result }) =>
-              add(result, scaled(apply(trace, x), trace.multiplier)),
-          });
+        const thin = withDeltas(model, "applied");
         if (!thin) return;
-        const formed = withDeltas(model, ({ apply, ...rule }) => apply && rule)!;
+        const formed = withDeltas(model, "formed")!;
         const difference = apart(await logitsOf(thin), await logitsOf(formed));
         assert(difference < 2e-5, `${difference} apart`);
       },
@@ -337,24 +326,6 @@ for (const method of defaultMethods.values()) {
     assertEquals(prefixOf(method).endsWith("_"), true);
     assertEquals(name.toUpperCase(), peftType);
   });
-}
-
-/** The model with other rules in the place of those that this gives one for, if there are any. */
-function withDeltas(
-  model: PeftModel,
-  other: (rule: DeltaRule<PeftConfig>) => DeltaRule<PeftConfig> | undefined,
-): PeftModel | undefined {
-  const adapter = model.adapters.get("default")!, { method, config } = adapter;
-  const found = Object.entries(method.sites?.(config) ?? {}).flatMap(([kind, rule]) => {
-    const changed = "delta" in rule ? other(rule) : undefined;
-    return changed ? [[kind, changed]] : [];
-  });
-  if (found.length === 0) return undefined;
-  const sites = () => ({ ...method.sites!(config), ...Object.fromEntries(found) });
-  return {
-    ...model,
-    adapters: new Map([["default", { ...adapter, method: { ...method, sites } }]]),
-  };
 }
 
 async function firstRow(model: AnyModel): Promise<Float32Array> {

@@ -68,6 +68,20 @@ def conversions(rng: random.Random) -> list[Case]:
         Case("vera_gpt2", "gpt2", {"peft_type": "VERA", "r": 9, "target_modules": ["attn.c_proj"]}, (6,)),
         Case("loha", "llama", {"peft_type": "LOHA", "r": 2, "alpha": 3, "target_modules": QV}, (4, share())),
         Case("lokr", "llama", {"peft_type": "LOKR", "r": 2, "alpha": 3, "target_modules": QV}, (share(),)),
+        Case("delora", "llama", {"peft_type": "DELORA", "r": 5, "target_modules": ["v_proj"]}, (3, 0.8)),
+        Case("gralora", "llama", {"peft_type": "GRALORA", "r": 4, "gralora_k": 2, "target_modules": ["v_proj"]}, (3, 0.9)),
+        Case("fourierft", "llama", {"peft_type": "FOURIERFT", "n_frequency": 40, "target_modules": ["v_proj"]}, (4, 0.7)),
+        Case("waveft", "llama", {"peft_type": "WAVEFT", "n_frequency": 40, "target_modules": ["v_proj"]}, (4, 0.7)),
+        # Singular values come in pairs, which no rank should part.
+        Case("c3a", "llama", {"peft_type": "C3A", "block_size": 8, "target_modules": ["v_proj"]}, (12, 0.91)),
+        Case("randlora", "llama", {"peft_type": "RANDLORA", "r": 6, "target_modules": ["v_proj"]}, (4, 0.8)),
+        Case("vblora", "llama", {"peft_type": "VBLORA", "r": 4, "num_vectors": 12, "vector_length": 8, "topk": 2, "save_only_topk_weights": False, "target_modules": ["v_proj"]}, (2, 0.7)),
+        # PEFT gives the exact factors, whatever the rank that was asked for.
+        Case("miss", "llama", {"peft_type": "MISS", "r": 4, "target_modules": ["v_proj"]}, (4,)),
+        Case("miss_bat", "llama", {"peft_type": "MISS", "r": 4, "init_weights": "bat", "target_modules": ["v_proj"]}, (3, 0.7)),
+        Case("psoft", "llama", {"peft_type": "PSOFT", "r": 4, "target_modules": ["v_proj"]}, (3, 0.8)),
+        Case("tinylora", "llama", {"peft_type": "TINYLORA", "r": 3, "target_modules": ["v_proj"]}, (2, 0.7)),
+        Case("unilora", "llama", {"peft_type": "UNILORA", "r": 4, "theta_d_length": 30, "target_modules": ["v_proj"]}, (3, 0.7)),
     ]
 
 

@@ -25,9 +25,11 @@ import arrow
 import combinations
 import conversion
 import corda
+import intruders
 import kappa
 import method_cases
 import prefix_tuning
+import qalora
 import status
 import surface
 import task_cases
@@ -43,9 +45,11 @@ SUBJECTS = {
     for module in (
         method_cases,
         prefix_tuning,
+        qalora,
         combinations,
         conversion,
         corda,
+        intruders,
         status,
         kappa,
         arrow,

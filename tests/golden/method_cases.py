@@ -75,4 +75,8 @@ def write(out: Path, seed: int, names: list[str] | None = None) -> None:
     prepare(out)
     tables = Path(__file__).with_name("method_tables")
     for name in names or sorted(path.stem for path in tables.glob("*.py")):
-        write_method(name, importlib.import_module(f"method_tables.{name}").METHOD, seed)
+        method = importlib.import_module(f"method_tables.{name}").METHOD
+        if method:
+            write_method(name, method, seed)
+        else:
+            print(f"{name} stays as it is: what makes it is not installed", flush=True)

@@ -92,7 +92,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
         for name, p in model.named_parameters(remove_duplicate=False)
         if not name.startswith("base_model.model.")
     }
-    return {shared.get(id(p), name): p for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        shared.get(id(p), name): p
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.numel()
+    }
 
 
 def penalty(model: torch.nn.Module) -> torch.Tensor | float:
@@ -102,7 +106,7 @@ def penalty(model: torch.nn.Module) -> torch.Tensor | float:
 
 
 @contextlib.contextmanager
-def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list[torch.Tensor]]]:
+def recorded_draws(model: torch.nn.Module, seed: int = 0) -> Iterator[dict[str, list[torch.Tensor]]]:
     """What layers draw while training, by their paths: one entry for each pass.
 
     Uniform and normal numbers are written down one after the other. MonteCLoRA's samplers are given numbers to
@@ -186,7 +190,7 @@ def train_shared(model: torch.nn.Module, weight_decay: float) -> list[float] | N
     """
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for parameter in trainable(model).values():
-        groups.setdefault(parameter.data_ptr(), []).append(parameter)
+        groups.setdefault(parameter.data_ptr() or id(parameter), []).append(parameter)
     if all(len(group) == 1 for group in groups.values()):
         return None
     owners = [group[0] for group in groups.values()]
@@ -410,8 +414,6 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
     )
-    if case.noise:
-        record["mode"] = "train"
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(state[name])

@@ -138,7 +138,7 @@ Deno.test("a rule says whether an adapter can be merged, scaled and converted", 
   assertEquals(said("delta"), [true, true, true]);
   assertEquals(said("replace"), [true, false, false]);
   assertEquals(said("output"), [false, false, false]);
-  assertEquals(said("both"), [true, false, false]);
+  assertEquals(said("both"), [true, false, true]);
   // What it does to the pass as a whole no weight can hold; what adapts nothing has no strength.
   const { method, config } = of("delta");
   assertEquals(isMergeable({ method: { ...method, pass: {} }, config }), false);
@@ -185,7 +185,7 @@ for (const kind of Object.keys(TARGETS)) {
       } else {
         await assertRejects(() => withAdapterScale(model, 0.5, logitsOf), ValueError);
       }
-      assertEquals(supportsLoraConversion(model), name === "delta");
+      assertEquals(supportsLoraConversion(model), ["delta", "both"].includes(name));
 
       // Saved and loaded; in a batch with rows of the base and of another adapter.
       const tensors = getAdapterStateDict(model);

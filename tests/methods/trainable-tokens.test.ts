@@ -1,4 +1,4 @@
-import { assert } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { forward } from "../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../lib/adapters/inject.ts";
 import { withLeaves } from "../../lib/adapters/leaves.ts";
@@ -46,5 +46,6 @@ testOnDevices(
     assert(apart(await logits(both), wanted) < 2e-5);
     const merged = mergeAndUnload(both);
     assert(apart(await logits(merged), wanted) < 2e-5);
+    assertEquals([merged.tied.size, merged.config.tie_word_embeddings], [1, true]);
   },
 );

@@ -105,6 +105,38 @@ CASES = {
             init_weights=False,
         ),
     ),
+    # Whole kernels, products, and Tucker decompositions.
+    "lokr": ("LoKrConfig", dict(target_modules=["signal", "signals", "image", "images", "point"], r=4, alpha=9)),
+    "lokr_products": (
+        "LoKrConfig",
+        dict(
+            target_modules=["signal", "signals", "patch", "image", "images", "point"],
+            r=1,
+            alpha=3,
+            decompose_both=True,
+            init_weights="lycoris",
+        ),
+    ),
+    "lokr_tucker": (
+        "LoKrConfig",
+        dict(
+            target_modules=["signal", "signals", "patch", "point"],
+            r=2,
+            alpha=3,
+            decompose_factor=2,
+            use_effective_conv2d=True,
+            init_weights=False,
+        ),
+    ),
+    "hira": ("HiraConfig", dict(target_modules=[*PLAIN, "table"], r=3, hira_dropout=0.2)),
+    "hira_random": (
+        "HiraConfig",
+        dict(target_modules=["signal", "volume", "head"], r=2, init_weights=False),
+    ),
+    "hira_gaussian": (
+        "HiraConfig",
+        dict(target_modules=["image", "table"], r=2, init_weights="gaussian"),
+    ),
     "ln_tuning": ("LNTuningConfig", dict(target_modules=["image", "signals", "volume"])),
 }
 IDS = [[7, 3, 9, 12, 4, 1, 0, 5], [2, 11, 6, 6, 8, 10, 3, 1]]

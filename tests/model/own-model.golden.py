@@ -15,6 +15,7 @@ from pathlib import Path
 
 import peft
 import torch
+from peft.tuners.frod.layer import FrodLayer
 from torch import nn
 
 ATTENTION = [f"attention.{name}" for name in "qkvo"]
@@ -41,6 +42,9 @@ CASES = [
     ("RandLoraConfig", dict(r=3, randlora_alpha=2, save_projection=False, target_modules=["head", *ATTENTION])),
     ("VBLoRAConfig", dict(r=2, num_vectors=5, vector_length=2, target_modules=ATTENTION)),
     ("PveraConfig", dict(r=2, projection_prng_key=6, target_modules=["head", *ATTENTION])),
+    ("TinyLoraConfig", dict(r=3, u=2, weight_tying=0.4, target_modules=["words", "head", *ATTENTION])),
+    ("UniLoraConfig", dict(r=2, theta_d_length=7, target_modules=["head", *ATTENTION])),
+    ("FrodConfig", dict(sparse_rate=0.1, progressbar=False, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",
@@ -68,9 +72,28 @@ CASES = [
     ("GraloraConfig", dict(r=4, hybrid_r=1, alpha=3, target_modules=ATTENTION)),
     ("MissConfig", dict(r=2, init_weights="bat", target_modules=["attention.q", "attention.o"])),
     ("MissConfig", dict(r=3, target_modules=["head", *ATTENTION])),
+    (
+        "LoKrConfig",
+        dict(
+            r=1,
+            alpha=3,
+            target_modules=["patch", "mix", "wave", "head", *ATTENTION],
+            decompose_both=True,
+        ),
+    ),
+    (
+        "HiraConfig",
+        dict(r=2, target_modules=["patch", "mix", "wave", "words", "head", *ATTENTION]),
+    ),
+    (
+        "GloraConfig",
+        dict(r=2, config_D_E="vector", target_modules=["head", *ATTENTION]),
+    ),
+    ("OSFConfig", dict(effective_rank=3, rank_pattern={"head": 1}, target_modules=["head", *ATTENTION])),
     ("LNTuningConfig", dict(target_modules=["norm"])),
     ("PolyConfig", dict(r=2, n_tasks=3, n_skills=2, target_modules=["head", *ATTENTION])),
     ("ShiraConfig", dict(r=1, random_seed=3, target_modules=["head", *ATTENTION])),
+    ("WaveFTConfig", dict(n_frequency=7, wavelet_family="sym3", target_modules=["head", *ATTENTION])),
     ("C3AConfig", dict(block_size=2, block_size_pattern={"k": 4}, target_modules=ATTENTION[:3])),
     ("FourierFTConfig", dict(n_frequency=7, scaling=40.0, target_modules=["head", *ATTENTION])),
     ("TrainableTokensConfig", dict(target_modules=["words"], token_indices=[7, 3])),
@@ -169,6 +192,10 @@ def run(kind: str, settings: dict) -> dict:
         for key, value in peft.get_peft_model_state_dict(model).items()
     }
     assert not peft.set_peft_model_state_dict(model, state).unexpected_keys
+    for layer in model.modules():
+        if isinstance(layer, FrodLayer):  # in PEFT these do not follow from what was put in
+            v = layer.frod_V["default"]
+            layer.frod_U["default"], _ = layer._calculate_frod_u_and_lambda(v, layer.get_base_layer().weight)
     config = model.peft_config["default"]
     inputs = {**INPUTS, "task_ids": torch.tensor(TASKS)} if config.peft_type == "POLY" else INPUTS
     result = {

@@ -28,6 +28,8 @@ function scattered(updates: Nd, ids: readonly number[], rows: number): Nd {
   );
 }
 
+const UNIQUE = [2, 6, 2, 0, 0];
+
 /** Numbers around 3, whose sum loses digits when it is added up one by one. */
 const LARGE = 70_000;
 const UNEVEN = 1031 * 7;
@@ -172,6 +174,13 @@ const MOVE: readonly Case[] = [
     build: (_graph, { updates, ids }) => scatterAdd(updates, ids, { rows: 7 }),
     reference: ({ updates }) => scattered(updates, IDS, 7),
   },
+  ...[1, 4].map((length): Case => ({
+    name: `scatterAdd of ${length} where ids differ, but for zeros`,
+    inputs: { updates: { shape: [3, length] }, ids: { shape: [5], dtype: "i32", data: UNIQUE } },
+    build: (_graph, { updates, ids }) =>
+      scatterAdd(pad(updates, { low: [1, 0], high: [1, 0] }), ids, { rows: 7, unique: true }),
+    reference: ({ updates }) => scattered(updates, UNIQUE.slice(1, 4), 7),
+  })),
   {
     name: "scatterAdd of many rows",
     inputs: {

@@ -8,12 +8,10 @@ import { FileError } from "../../errors.ts";
 import { pathOf } from "../../io/atomic.ts";
 import { type GroupedFile, writeFilesAtomic } from "../../io/atomic-files.ts";
 import { exists } from "../../io/locate.ts";
-import { isObject } from "../../io/json.ts";
 import { writeSafetensors } from "../../io/safetensors.ts";
-import { PEFT_VERSION, type PeftConfig } from "../../methods/config.ts";
+import { type FieldType, PEFT_VERSION, type PeftConfig } from "../../methods/config.ts";
 import { type MethodRegistry, REGISTRY } from "../../methods/mod.ts";
 import { toPeftJson } from "../../methods/peft-json.ts";
-import { pythonRegExp } from "../../methods/python-regex.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, NAMES } from "../../options.ts";
 import { hashBase } from "../hash-base.ts";
@@ -153,7 +151,7 @@ function text(path: string, contents: string): GroupedFile {
 function savedConfig(base: ModelGraph, adapter: Adapter, folder: string): PeftConfig {
   const { config } = adapter;
   return {
-    ...withUnorderedPatterns(config, adaptedPaths(adapter)),
+    ...withUnorderedPatterns(adapter),
     peftVersion: PEFT_VERSION,
     inferenceMode: true,
     baseModelNameOrPath: configBaseName(
@@ -168,16 +166,16 @@ function savedConfig(base: ModelGraph, adapter: Adapter, folder: string): PeftCo
  * In patterns such as `rankPattern` the first key that fits counts, but the file has its keys sorted.
  * Where that would change what a module gets, the patterns become one key for each module.
  */
-function withUnorderedPatterns(config: PeftConfig, paths: readonly string[]): PeftConfig {
+function withUnorderedPatterns(adapter: Adapter): PeftConfig {
+  const { config, method } = adapter, paths = adaptedPaths(adapter);
   const fields: Record<string, unknown> = {};
-  for (const [field, patterns] of Object.entries(config)) {
-    if (!field.endsWith("Pattern") || !isObject(patterns)) continue;
-    const find = (keys: readonly string[], path: string) =>
-      patterns[keys.find((key) => pythonRegExp(`(.*\\.)?(${key})`).test(path)) ?? ""];
-    const keys = Object.keys(patterns), sorted = [...keys].sort();
-    if (paths.every((path) => find(keys, path) === find(sorted, path))) continue;
+  for (const [field, { valueAt }] of Object.entries<FieldType<unknown>>(method.config.fields)) {
+    const given = config[field as keyof PeftConfig] as unknown as Record<string, number> | null;
+    if (!valueAt || !given) continue;
+    const sorted = Object.fromEntries(Object.keys(given).sort().map((key) => [key, given[key]]));
+    if (paths.every((path) => valueAt(given, path) === valueAt(sorted, path))) continue;
     fields[field] = Object.fromEntries(
-      paths.map((path) => [path, find(keys, path)]).filter(([, value]) => value !== undefined),
+      paths.map((path) => [path, valueAt(given, path)]).filter(([, value]) => value !== undefined),
     );
   }
   return { ...config, ...fields };

@@ -14,6 +14,7 @@ import { parameterKey, replacement } from "../inject.ts";
 import {
   adaptedPaths,
   type AdapterLeaf,
+  leavesAt,
   leavesOf,
   mapLeaves,
   parameterPart,
@@ -371,10 +372,14 @@ async function withTensors(
     if (own) await checkEqual([own.key, own.value], [key, value]);
     else values.set(owner, { key, value });
   }
-  const parts = mapLeaves(
+  const read = mapLeaves(
     adapter.parts,
     (old, { id, name }) => values.get(`${id} ${name}`)?.value ?? old,
   );
+  const shared = leavesAt({ parts: read }, "shared");
+  const parts = read.get("shared") === adapter.parts.get("shared")
+    ? read
+    : mapLeaves(read, (old, { leaf }) => leaf.follows?.(shared!) ?? old);
   return { ...adapter, parts: new Map([...parts, ...broughtParts(base, adapter, brought)]) };
 }
 

@@ -23,7 +23,9 @@ import {
 import { isConvertible } from "../../methods/site-rule.ts";
 import { type MethodRegistry, REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { checkOptions, FUNCTION, show } from "../../options.ts";
+import type { SiteKind } from "../../model/site.ts";
 import { toFloat32 } from "../../tensor/convert.ts";
+import { type Tensor, tensor } from "../../tensor/tensor.ts";
 import { createAdapter, emptyModel, withNewAdapter } from "../inject.ts";
 import { loadAdapter } from "../checkpoint/load.ts";
 import { type Adapter, type PeftModel, pristineBase } from "../peft-model.ts";
@@ -39,7 +41,7 @@ import {
   withContents,
 } from "../parts.ts";
 import { adapterOf } from "../select.ts";
-import { getDeltaWeight } from "../merge/delta-weight.ts";
+import { deltaAt } from "../merge/delta-weight.ts";
 import { getAdapterStateDict } from "../checkpoint/state-dict.ts";
 
 /** How to convert an adapter. */
@@ -85,8 +87,9 @@ export interface ConvertedSite {
 }
 
 /**
- * Whether {@link convertToLora} can make a LoRA of an adapter: whether what its method adds to a
- * weight is a delta that a product of two matrices can stand for.
+ * Whether {@link convertToLora} can make a LoRA of an adapter: whether what its method does to
+ * modules is a change of their weights, for which a product of two matrices can stand. PEFT converts
+ * fewer: those that add a delta, of linear layers.
  *
  * @param model A model with adapters.
  * @param adapterName Which one.
@@ -102,20 +105,27 @@ export interface ConvertedSite {
  */
 export function supportsLoraConversion(model: PeftModel, adapterName = "default"): boolean {
   const adapter = adapterOf(model, adapterName);
-  return isConvertible(adapter) && adaptedPaths(adapter).length > 0 &&
-    adaptedParameters(adapter, pristineBase(model)).length === 0;
+  const base = pristineBase(model), paths = adaptedPaths(adapter);
+  const sites = paths.map((path) => base.sites.get(path)!);
+  return isConvertible(adapter, sites) && paths.length > 0 &&
+    adaptedParameters(adapter, base).length === 0 &&
+    sites.every(({ kind, conv }) => KINDS.includes(kind) && (conv?.groups ?? 1) === 1);
 }
+
+/** Kinds of modules whose weight a LoRA changes by one product. */
+const KINDS: readonly SiteKind[] = ["linear", "conv1d", "conv", "embedding"];
 
 /**
  * An adapter as a LoRA that does the same as nearly as its rank allows: of what it adds to each
- * weight, the leading part of the singular value decomposition. Modules that are saved whole and
- * trained token rows come along.
+ * weight, or of how the weight differs that it makes of the base's, the leading part of the singular
+ * value decomposition. Modules that are saved whole and trained token rows come along. Where biases
+ * change with the weights, as with IA3 and behind its layers' outputs, the LoRA has biases of its own
+ * (`loraBias`).
  *
  * @param model A model with adapters; it stays as it is.
  * @param options The rank, and which adapter.
  * @returns A config and tensors, which `loadAdapter` puts onto a base, and how well they fit.
- * @throws {UnsupportedError} where the method has no weight delta; see
- * {@link supportsLoraConversion}.
+ * @throws {UnsupportedError} where the method changes no weights; see {@link supportsLoraConversion}.
  * @throws {ValueError} for a rank that is neither a whole number above 0 nor a share, or above what
  * a site can have; and for adapters that train biases.
  *
@@ -145,15 +155,18 @@ export async function convertToLora(
   checkRank(rank);
   checkConvertible(model, adapter);
   const base = pristineBase(model);
-  const sites = new Map<string, Fitted>();
+  const sites = new Map<string, Fitted>(), biases = new Map<string, Tensor>();
   const paths = adaptedPaths(adapter);
   for (const path of paths) {
     const site = base.sites.get(path)!;
-    const delta = outIn(site, await toFloat32(getDeltaWeight(model, path, { adapterName })));
+    const { weight, bias } = deltaAt(model, path, { adapterName });
+    const delta = outIn(site, await toFloat32(weight));
     sites.set(path, factorize(delta, { rank, path }));
+    if (bias) biases.set(path, tensor(await toFloat32(bias), { shape: bias.shape }));
     options.onProgress?.({ path, done: sites.size, total: paths.length });
   }
-  const config = convertedConfig(model, adapter, { rank, sites, registry });
+  const loraBias = biases.size > 0;
+  const config = convertedConfig(model, adapter, { rank, sites, registry, loraBias });
   const made = createAdapter(base, config, {
     adapterName,
     registry,
@@ -165,11 +178,12 @@ export async function convertToLora(
     parts: partsOf([
       ...partsOfKind(made, "site").map((part): Part => {
         const { path } = part.place;
-        const factors = sites.get(path)!;
-        return withContents(
-          part,
-          factorLeaves(base.sites.get(path)!, factors, factors.a.rows),
-        );
+        const factors = sites.get(path)!, site = base.sites.get(path)!;
+        const none = () => tensor(new Float32Array(site.outFeatures));
+        return withContents(part, {
+          ...factorLeaves(site, factors, factors.a.rows),
+          ...(loraBias && { lora_bias: biases.get(path) ?? none() }),
+        });
       }),
       ...partsOfKind(adapter, "parameter", "tokens"),
     ]),
@@ -240,7 +254,7 @@ function checkConvertible(model: PeftModel, adapter: Adapter): void {
     throw new UnsupportedError(
       "CONVERT_METHOD",
       `The adapter ${called} is of the method ${config.peftType}, which does not support LoRA conversion: ` +
-        "it adds no delta to the weights of modules. Keep it as it is; supportsLoraConversion tells beforehand.",
+        "what it does is no change of weights that a LoRA can stand for. Keep it as it is; supportsLoraConversion tells beforehand.",
       { adapter: name, peftType: config.peftType },
     );
   }
@@ -311,9 +325,10 @@ function convertedConfig(
     readonly rank: number;
     readonly sites: ReadonlyMap<string, Fitted>;
     readonly registry?: MethodRegistry;
+    readonly loraBias: boolean;
   },
 ): LoraConfig {
-  const { rank, sites, registry } = of, { config } = adapter;
+  const { rank, sites, registry, loraBias } = of, { config } = adapter;
   const paths = adaptedPaths(adapter);
   const targets = isTargetConfig(config) ? config : undefined;
   const tied = partsOfKind(adapter, "site").some(({ leaves }) =>
@@ -328,6 +343,8 @@ function convertedConfig(
     r: general,
     loraAlpha: general,
     rankPattern: ranks,
+    loraBias,
+    layerReplication: (config as Partial<LoraConfig>).layerReplication ?? null,
     alphaPattern: ranks,
     taskType: config.taskType,
     baseModelNameOrPath: config.baseModelNameOrPath,

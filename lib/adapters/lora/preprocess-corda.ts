@@ -33,7 +33,7 @@ import {
 import { measureCovariances } from "./covariance.ts";
 import type { CalibrationBatches } from "../calibrate/observe.ts";
 import { weightOutIn } from "../lazy-leaves.ts";
-import { type AnyModel, baseOf, pristineBase } from "../peft-model.ts";
+import { type AnyModel, baseOf } from "../peft-model.ts";
 import { checkPlan, planAdapter } from "../plan/plan.ts";
 
 /** What {@link preprocessCorda} needs beside the model and the config. */
@@ -120,9 +120,9 @@ export async function preprocessCorda(
     allowUnmatched: BOOLEAN,
     registry: REGISTRY,
   }, { code: "CALIBRATION_OPTION", of: "preprocessCorda" });
-  const base = pristineBase(model);
   const { registry, allowUnmatched } = options;
-  const plan = checkPlan(planAdapter(base, config, { registry }), { allowUnmatched });
+  const plan = checkPlan(planAdapter(model, config, { registry }), { allowUnmatched });
+  const { base } = plan;
   const lora = checkCorda(plan.config);
   const { cacheFile, covarianceFile, pruneTemporaryFields } = lora.corda;
   const sites = plan.sites.map(({ site }) => site).filter((site) => decomposes(lora.config, site));

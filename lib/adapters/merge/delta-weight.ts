@@ -8,7 +8,7 @@ import { checkOptions, showName, TEXT } from "../../options.ts";
 import { siteAt } from "../../model/model-graph.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { checkMergeable } from "./merge.ts";
-import { siteChange } from "./merge-site.ts";
+import { siteChange, type SiteParameters } from "./merge-site.ts";
 import { adaptedPaths, partsOf, partsOfKind, sitePart } from "../parts.ts";
 import { type PeftModel, pristineBase } from "../peft-model.ts";
 import { adapterOf } from "../select.ts";
@@ -46,7 +46,15 @@ export function getDeltaWeight(
   options: DeltaWeightOptions = {},
 ): Tensor {
   checkOptions(options, { adapterName: TEXT }, { code: "DELTA_OPTION", of: "getDeltaWeight" });
-  const { adapterName = "default" } = options;
+  return deltaAt(model, path, options).weight;
+}
+
+/** The same with what the adapter changes in the module's bias, where it does. */
+export function deltaAt(
+  model: PeftModel,
+  path: string,
+  { adapterName = "default" }: DeltaWeightOptions,
+): SiteParameters {
   const adapter = adapterOf(model, adapterName);
   checkMergeable(adapter);
   if (typeof path !== "string" || !sitePart(adapter, path)) {
@@ -61,5 +69,5 @@ export function getDeltaWeight(
   }
   const parts = partsOf(partsOfKind(adapter, "site", "adapter", "parameter"));
   const site = siteAt(pristineBase(model), path);
-  return siteChange({ model, adapters: [{ ...adapter, parts }], site }).weight;
+  return siteChange({ model, adapters: [{ ...adapter, parts }], site });
 }

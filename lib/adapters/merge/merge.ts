@@ -392,8 +392,14 @@ function follows(adapters: readonly Adapter[], alias: string, source: string): b
   const [ours, theirs] = [moduleOf(alias), moduleOf(source)];
   const same = (adapter: Adapter, a: Part | undefined, b: Part | undefined) =>
     a === b || (a && b && single(adapter, a).owner === single(adapter, b).owner);
+  const tied = (part: Part | undefined, to: Part | undefined) =>
+    part === to ||
+    (part !== undefined && Object.values(part.leaves).every(({ tie }) =>
+      tie !== undefined && !tie.transposed && tie.part === theirs
+    ));
   return adapters.every((adapter) =>
-    [ours, theirs, alias, source].every((path) => !sitePart(adapter, path)) &&
+    tied(sitePart(adapter, ours), sitePart(adapter, theirs)) &&
+    [alias, source].every((path) => !sitePart(adapter, path)) &&
     same(adapter, tokensPart(adapter, ours), tokensPart(adapter, theirs)) &&
     same(adapter, parameterPart(adapter, alias), parameterPart(adapter, source))
   );

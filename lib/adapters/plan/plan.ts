@@ -30,6 +30,8 @@ import { correctFanInFanOut, resolveConfig } from "./resolve-config.ts";
 export interface AdapterPlan {
   /** The method. */
   readonly method: PeftMethod;
+  /** The base that it would be on: the model's own, or one with layers that the config repeats. */
+  readonly base: ModelGraph;
   /**
    * The config as the adapter would carry it: defaults, `all-linear` and tied weights written out
    * for this model.
@@ -149,6 +151,7 @@ export function planAdapter(
   ];
   return {
     method,
+    base,
     config: targeted.config,
     ...parts,
     patterns,

@@ -73,9 +73,9 @@ export function isAllLinear(targets: TargetConfig["targetModules"]): boolean {
 function defaultTargets(
   model: ModelGraph,
   { config, method }: { readonly config: TargetConfig; readonly method: PeftMethod },
-): readonly string[] {
+): readonly string[] | string {
   const type = model.config.model_type as string;
-  const targets = method.config.targets?.[type];
+  const targets = method.config.targets?.[type] ?? method.config.otherTargets;
   if (!targets && config.targetParameters?.length) return [];
   if (!targets) {
     throw new ConfigError(

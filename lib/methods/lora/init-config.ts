@@ -72,3 +72,31 @@ export const loraGaConfigField: FieldType<LoraGaConfig | null> = nestedField<Lor
   scale: field.choice("stable", ["stable", "weight_svd", "gd_scale", "unit"]),
   stableGamma: z.int().min(1).default(16).describe("a whole number above 0"),
 });
+
+/**
+ * How a LoRA with `initLoraWeights: "loftq"` begins (Li et al., 2023, arXiv:2310.08659).
+ */
+export interface LoftqConfig {
+  /** 4 for NF4, or 8. */
+  readonly loftqBits: 4 | 8;
+  /** How often the weight is quantized without what the factors make up for, from 1 on. */
+  readonly loftqIter: number;
+}
+
+const loftq = nestedField<LoftqConfig>({
+  loftqBits: z.literal([4, 8]).default(4).describe("4 or 8"),
+  loftqIter: field.integer(1, 1),
+});
+
+/** The field `loftqConfig` of a LoRA config; without any field of its own it says nothing. */
+export const loftqConfigField: FieldType<Partial<LoftqConfig> | null> = {
+  ...loftq,
+  safeParse(value) {
+    const isEmpty = value === undefined || (isObject(value) && Object.keys(value).length === 0);
+    return isEmpty ? { success: true, data: {} } : loftq.safeParse(value);
+  },
+};
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}

@@ -11,6 +11,7 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
+  described,
   field,
   type FieldType,
   parseConfig,
@@ -21,6 +22,8 @@ import { type CordaConfig, cordaConfigField } from "./corda-config.ts";
 import {
   type EvaConfig,
   evaConfigField,
+  type LoftqConfig,
+  loftqConfigField,
   type LoraGaConfig,
   loraGaConfigField,
 } from "./init-config.ts";
@@ -51,7 +54,8 @@ export type LoraInit =
   | "corda"
   | "eva"
   | "lora_ga"
-  | "mica";
+  | "mica"
+  | "loftq";
 
 /**
  * A LoRA config with every field, as {@link loraConfig} makes it. Some stand for what is not
@@ -113,6 +117,8 @@ export interface LoraConfig extends TargetConfig {
    *   arXiv:2407.05000); `preprocessLoraga` measures it; see {@link LoraGaConfig};
    * - `"mica"`: A zero, and B, which is not trained, the left singular vectors of the weight's
    *   smallest singular values (2026, arXiv:2604.01694);
+   * - `"loftq"`: what quantization loses of the weight, in whose place the layer goes on with what
+   *   quantization leaves (Li et al., 2023, arXiv:2310.08659); see {@link LoftqConfig};
    * - `"eva"`: B zero, and A as `true` until `initializeLoraEvaWeights` puts there the directions in
    *   which the inputs vary most (Paischer et al., 2024, arXiv:2410.07170); see {@link EvaConfig};
    * - `false`: both random, so that the adapter changes something at once; for tests.
@@ -138,7 +144,7 @@ export interface LoraConfig extends TargetConfig {
   readonly cordaConfig: CordaConfig | null;
   /** Module of Megatron that Python imports; kept, not used. */
   readonly megatronCore: string | null;
-  /** Only means something with `useQalora`; kept, not used. */
+  /** Number of inputs in a group, with `useQalora`. 16 by default. */
   readonly qaloraGroupSize: number;
   /**
    * Tokens that turn the adapter on: it changes nothing before the last place where they stand in a
@@ -161,8 +167,8 @@ export interface LoraConfig extends TargetConfig {
    * same weights and an adapter of their own each. The base that was given stays as it is.
    */
   readonly layerReplication: readonly LayerRange[] | null;
-  /** LoftQ initialization. */
-  readonly loftqConfig: Readonly<Record<string, unknown>> | null;
+  /** How LoftQ begins; as in PEFT, nothing is kept of it unless `initLoraWeights` is `"loftq"`. */
+  readonly loftqConfig: Partial<LoftqConfig> | null;
   /** How LoRA-GA begins; kept, not used, unless `initLoraWeights` is `"lora_ga"`. */
   readonly loraGaConfig: LoraGaConfig | null;
   /** Megatron's parallel layers. */
@@ -177,7 +183,10 @@ export interface LoraConfig extends TargetConfig {
   readonly targetParameters: readonly string[] | null;
   /** Makes one of the factors of blocks, so that layers split among devices need not talk. */
   readonly useBdlora: BdLoraConfig | null;
-  /** Quantization-aware LoRA. */
+  /**
+   * Lets A see the means of groups of inputs (QA-LoRA, Xu et al., 2023, arXiv:2309.14717) at linear
+   * layers whose weights are quantized; as in PEFT, others have a plain LoRA.
+   */
   readonly useQalora: boolean;
   /**
    * Keeps what goes into A for its gradient as one number for each group of features (VeLoRA,
@@ -195,9 +204,7 @@ export type LoraFields = {
 
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
-  loftqConfig: "LoftQ",
   megatronConfig: "Megatron's parallel layers",
-  useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
 /**
@@ -212,6 +219,7 @@ const ALONE = {
   montecloraConfig: true,
   aloraInvocationTokens: false,
   arrowConfig: false,
+  useQalora: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */
@@ -233,6 +241,8 @@ interface InitName {
   readonly called: string;
   /** Whether it takes a part of each weight over, which the base then lacks. */
   readonly takes?: true;
+  /** Whether neither variants of LoRA nor attention modules as one go with it. */
+  readonly alone?: true;
   /** Whether convolutions can begin so. */
   readonly conv?: true;
 }
@@ -246,11 +256,9 @@ const INIT_NAMES: readonly InitName[] = [
   { named: /^corda$/, called: '"corda"', takes: true },
   { named: /^eva$/, called: '"eva"' },
   { named: /^lora_ga$/, called: '"lora_ga"', takes: true, conv: true },
-  { named: /^mica$/, called: '"mica"' },
+  { named: /^mica$/, called: '"mica"', alone: true },
+  { named: /^loftq$/, called: '"loftq"', alone: true },
 ];
-
-/** Initializations that PEFT has and this library does not. */
-const OTHER_INITS: readonly string[] = ["loftq"];
 
 const INITS = ["true", "false", ...INIT_NAMES.map(({ called }) => called)].join(", ");
 
@@ -259,17 +267,24 @@ function initNamed(init: LoraInit): InitName | undefined {
   return typeof init === "string" ? INIT_NAMES.find(({ named }) => named.test(init)) : undefined;
 }
 
+function isAlone({ initLoraWeights }: LoraConfig): boolean {
+  return initNamed(initLoraWeights)?.alone === true;
+}
+
 /** Whether an initialization takes a part of each weight over, which the base then lacks. */
 export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
   return initNamed(initLoraWeights)?.takes === true;
 }
 
-/** The type of a field that sets a number by module; see {@link patternValue}. */
-export function pattern(values: z.ZodType<number>, described: string): FieldType<
-  Readonly<Record<string, number>>
-> {
-  return z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
-    .describe(`an object of ${described} by module name or regular expression`);
+/** The type of a field that sets a number by module, as `valueAt` finds it. */
+export function pattern(
+  values: z.ZodType<number>,
+  what: string,
+  valueAt: FieldType<unknown>["valueAt"] = patternValue,
+): FieldType<Readonly<Record<string, number>>> {
+  const type = z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
+    .describe(`an object of ${what} by module name or regular expression`);
+  return { ...described(type), valueAt };
 }
 
 /** The fields of {@link LoraConfig}. */
@@ -311,8 +326,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     kasaConfig: kasaField,
     layerReplication: z.array(z.tuple([z.int(), z.int()])).nullable().default(null)
       .describe("a list of pairs of layer numbers or null"),
-    loftqConfig: z.record(z.string(), z.unknown()).nullable().default({})
-      .describe("an object or null"),
+    loftqConfig: loftqConfigField,
     loraGaConfig: loraGaConfigField,
     megatronConfig: field.object(),
     montecloraConfig: montecloraField,
@@ -328,6 +342,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
     ...(config.initLoraWeights === "corda" && {
       cordaConfig: config.cordaConfig ?? defaultsOf(cordaConfigField),
     }),
+    ...(config.loftqConfig && config.initLoraWeights !== "loftq" && { loftqConfig: {} }),
     ...(config.initLoraWeights === "eva" && {
       evaConfig: config.evaConfig ?? defaultsOf(evaConfigField),
     }),
@@ -354,13 +369,7 @@ export const loraSchema: ConfigSchema<LoraConfig> = {
       );
     }
     checkTogether(config);
-    if (config.initLoraWeights === "mica" && config.useDora) {
-      throw new ConfigError(
-        "CONFIG_LORA_VARIANT",
-        'initLoraWeights "mica" does not go with useDora. Leave one of them out.',
-        { fields: ["initLoraWeights", "useDora"] },
-      );
-    }
+    checkLoftq(config);
     checkParameters(config);
     const ranks = Object.values(config.rankPattern);
     if (config.initLoraWeights === "orthogonal" && [...ranks, config.r].every((r) => r % 2)) {
@@ -397,13 +406,19 @@ function checkParameters(config: LoraConfig): void {
   );
 }
 
+/** Whether what a config adds to a weight is scale·B·A, and the base is as it was. */
+export function isPlainLora(config: LoraConfig): boolean {
+  return variantFields(config).length === 0 && !isAlone(config) && !takesFromBase(config);
+}
+
 /**
  * Refuses variants whose factors do not stand for themselves, where factors are put together.
  *
  * @throws {UnsupportedError}
  */
 export function checkFactors(config: LoraConfig): void {
-  const variant = variantFields(config).find((field) => field !== "useDora");
+  const variant = variantFields(config).find((field) => field !== "useDora") ??
+    (config.initLoraWeights === "loftq" ? 'initLoraWeights "loftq"' : undefined);
   if (!variant) return;
   throw new UnsupportedError(
     "LORA_VARIANT",
@@ -413,11 +428,21 @@ export function checkFactors(config: LoraConfig): void {
   );
 }
 
+function checkLoftq({ initLoraWeights, loftqConfig }: LoraConfig): void {
+  if (initLoraWeights !== "loftq" || Object.keys(loftqConfig ?? {}).length) return;
+  throw new ConfigError(
+    "CONFIG_LOFTQ",
+    'loftqConfig must be given when initLoraWeights is "loftq", such as { loftqBits: 4, loftqIter: 1 }.',
+  );
+}
+
 /** Refuses variants that do not go together, or with how the factors begin. */
 function checkTogether(config: LoraConfig): void {
   const fields = variantFields(config), [first, second] = fields;
   const other = second ??
-    (first && !ALONE[first] && takesFromBase(config) ? "initLoraWeights" : undefined);
+    (first && (isAlone(config) || (!ALONE[first] && takesFromBase(config)))
+      ? "initLoraWeights"
+      : undefined);
   if (!other) return;
   throw new ConfigError(
     "CONFIG_LORA_VARIANT",
@@ -445,13 +470,6 @@ function checkVariants(config: LoraConfig): void {
 
 function checkInit(init: LoraInit): void {
   if (typeof init === "boolean" || initNamed(init)) return;
-  if (OTHER_INITS.includes(init.toLowerCase())) {
-    throw new UnsupportedError(
-      "LORA_INIT",
-      `The initialization ${JSON.stringify(init)} is not available here. Available are ${INITS}.`,
-      { init },
-    );
-  }
   throw new ConfigError(
     "CONFIG_LORA_INIT",
     `initLoraWeights (init_lora_weights in adapter_config.json) must be one of ${INITS}; found ${
@@ -523,7 +541,11 @@ export function loraShape(
 /** Refuses what PEFT's layers of `nn.MultiheadAttention` cannot have, or would not use. */
 function checkMultihead(config: LoraConfig, path: string): void {
   const unfit = variantFields(config)[0] ??
-    (config.loraBias ? "loraBias" : takesFromBase(config) ? "initLoraWeights" : undefined);
+    (config.loraBias
+      ? "loraBias"
+      : takesFromBase(config) || isAlone(config)
+      ? "initLoraWeights"
+      : undefined);
   if (!unfit) return;
   throw new ConfigError(
     "CONFIG_MULTIHEAD",

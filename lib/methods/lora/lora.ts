@@ -17,6 +17,7 @@ import type { DeltaRule, SiteRules } from "../site-rule.ts";
 import { loraCombine } from "./lora-combine.ts";
 import { type LoraConfig, loraSchema } from "./lora-config.ts";
 import { checkLoraCalibration } from "./lora-init.ts";
+import { onQuantized } from "./loftq.ts";
 import { loraRefit } from "./lora-refit.ts";
 import { added, lookedUp, mergeableChange, stackedFactors, weightChange } from "./lora-trace.ts";
 import { variantLeaves, variantRowInputs, variantRule, variantTraining } from "./variants.ts";
@@ -51,7 +52,10 @@ export const lora: PeftMethod<LoraConfig> = {
   sites: (config): SiteRules<LoraConfig> =>
     Object.fromEntries(
       Object.entries(PLAIN).flatMap(([kind, plain]) => {
-        const rule = variantRule(config, kind as SiteKind, plain);
+        const own = kind === "linear" && config.initLoraWeights === "loftq"
+          ? onQuantized(plain)
+          : plain;
+        const rule = variantRule(config, kind as SiteKind, own);
         return rule ? [[kind, rule]] : [];
       }),
     ),

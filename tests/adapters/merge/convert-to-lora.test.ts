@@ -13,11 +13,17 @@ import { adaptedPaths, mapLeaves } from "../../../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { setAdapter } from "../../../lib/adapters/select.ts";
 import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
+import { defineModel } from "../../../lib/io/define-model.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
 import { openSafetensors } from "../../../lib/io/safetensors.ts";
+import { type GloraConfig, gloraConfig } from "../../../lib/methods/glora.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
+import type { PeftConfig } from "../../../lib/methods/config.ts";
+import { ia3Config } from "../../../lib/methods/ia3.ts";
+import { oftConfig } from "../../../lib/methods/oft.ts";
 import { defaultMethods } from "../../../lib/methods/mod.ts";
 import { fromPeftJson } from "../../../lib/methods/peft-json.ts";
+import { tanh } from "../../../lib/ops/elementwise.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../../lib/tensor/tensor.ts";
 import { testDevice, testOnDevices } from "../../devices.ts";
@@ -90,6 +96,10 @@ Deno.test("what PEFT refuses is refused", async () => {
     const base = await goldenBase(kind, device);
     const asked = fromPeftJson({ task_type: "CAUSAL_LM", ...config });
     const model = getPeftModel(base, asked);
+    if (name === "ia3") { // which changes weights, though not by a sum
+      assert(supportsLoraConversion(model));
+      continue;
+    }
     const found = await assertRejects(() => convertToLora(model, { rank }), GraftError);
     const type = error!.type === "TypeError" ? UnsupportedError : ValueError;
     assert(found instanceof type, `${name}: ${found}`);
@@ -142,6 +152,71 @@ testOnDevices("a rank that is enough gives the same outputs, whatever the LoRA",
     assert(apart(none, want) > 1e-2, "the adapter changes something");
     assert(apart(got, want) < 1e-4, `${kind} ${JSON.stringify(fields)}: ${apart(got, want)}`);
   }
+});
+
+testOnDevices("what changes weights otherwise is converted by the difference", async (device) => {
+  const cases: [string, PeftConfig, number][] = [
+    [
+      "llama",
+      ia3Config({ targetModules: ["k_proj", "v_proj"], feedforwardModules: ["k_proj"] }),
+      16,
+    ],
+    // Biases change with the outputs.
+    ["gpt2", ia3Config({ targetModules: ["c_attn", "c_fc"], feedforwardModules: [] }), 32],
+    [
+      "qwen2",
+      ia3Config({ targetModules: ["q_proj", "o_proj"], feedforwardModules: ["o_proj"] }),
+      32,
+    ],
+    ["llama", oftConfig({ oftBlockSize: 4, targetModules: ["q_proj", "up_proj"] }), 32],
+  ];
+  for (const [kind, config, rank] of cases) {
+    const base = await goldenBase(kind, device);
+    const model = await randomized(getPeftModel(base, config));
+    const parts = await convertToLora(model, { rank });
+    const [want, none] = [await logitsOf(model), await logitsOf(base)];
+    assert(apart(none, want) > 1e-2, "the adapter changes something");
+    const far = apart(await logitsOf(await loadAdapter(base, parts)), want);
+    assert(far < 1e-4, `${config.peftType} on ${kind}: ${far}`);
+    assertEquals(parts.config.loraBias, kind !== "llama");
+    // A rank that is not enough leaves out what it says, of which the bias is no part.
+    const { sites } = await convertToLora(model, { rank: 0.5 });
+    assert(
+      sites.every(({ relativeError }) => relativeError > 0 && relativeError ** 2 <= 0.5 + 1e-6),
+    );
+  }
+});
+
+testOnDevices("convolutions are converted, but for those with groups", async (device) => {
+  const base = await defineModel({
+    inputs: { image: { axes: ["batch", 4, 5, 5] } },
+    modules(m) {
+      const patch = m.conv("patch", { in: 4, out: 6, kernel: [3, 2] }, { stride: 2, padding: 1 });
+      const point = m.conv("point", { in: 6, out: 6, kernel: [1, 1] });
+      const apart = m.conv("apart", { in: 6, out: 6, kernel: [1, 1] }, { groups: 2 });
+      return ({ image }) => ({ y: apart(point(tanh(patch(image)))) });
+    },
+  }, { device });
+  const image = tensor(Float32Array.from({ length: 200 }, (_, i) => Math.sin(i)), {
+    shape: [2, 4, 5, 5],
+  });
+  const run = async (model: AnyModel) =>
+    await toFloat32((await forward<{ y: Tensor }>(model, { image })).y);
+  for (
+    const config of [
+      loraConfig({ r: 3, useDora: true, targetModules: ["patch"] }),
+      ia3Config({ targetModules: ["patch"], feedforwardModules: [] }),
+      oftConfig({ oftBlockSize: 3, targetModules: ["point"] }),
+    ]
+  ) {
+    const model = await randomized(getPeftModel(base, config));
+    const parts = await convertToLora(model, { rank: 6 });
+    assert(apart(await run(base), await run(model)) > 1e-2);
+    assert(apart(await run(await loadAdapter(base, parts)), await run(model)) < 1e-4);
+  }
+  const grouped = getPeftModel(base, loraConfig({ r: 2, targetModules: ["apart"] }));
+  assertEquals(supportsLoraConversion(grouped), false);
+  await assertRejects(() => convertToLora(grouped, { rank: 1 }), UnsupportedError);
 });
 
 Deno.test("the adapter is chosen by name, its factor counts, and the model stays", async () => {
@@ -220,6 +295,16 @@ Deno.test("a converted adapter is saved into the folder itself, in files that PE
     await assertRejects(() => saveAsLora(model, join(folder, "no"), { rank: 999 }), ValueError);
     assertEquals(namesIn(folder), ["new"]);
   }));
+
+Deno.test("what adds to biases is converted where there are none", async () => {
+  const device = await testDevice("cpu"), targetModules = ["q_proj"];
+  const adapted = async (kind: string, fields: Partial<GloraConfig> = {}) =>
+    getPeftModel(await goldenBase(kind, device), gloraConfig({ targetModules, ...fields }));
+  assert(supportsLoraConversion(await adapted("llama")));
+  const biased = await adapted("qwen2");
+  await assertRejects(() => convertToLora(biased, { rank: 2 }), UnsupportedError);
+  assert(supportsLoraConversion(await adapted("qwen2", { configC: "none", configDE: "none" })));
+});
 
 Deno.test("misuse of convertToLora is told", async () => {
   const base = await goldenBase("llama", await testDevice("cpu"));

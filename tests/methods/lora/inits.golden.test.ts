@@ -25,7 +25,7 @@ import { apart } from "../../steps.ts";
 /** How far vectors of torch's decompositions, in 32-bit floats, are from exact ones. */
 const CLOSE = 1e-5;
 
-const cases = goldenCases.filter(({ folder }) => folder.includes("/lora_inits/"))
+const cases = goldenCases.filter(({ folder }) => /\/lora_(inits|loftq)\//.test(folder))
   // Of what is converted no beginning is kept.
   .filter(({ name }) => !name.endsWith("_plain"));
 
