@@ -8,6 +8,7 @@ import type { MethodTraining, RuleTrace, StepRule } from "../methods/training-ru
 import type { ForwardPass } from "../model/forward-pass.ts";
 import { add } from "../ops/elementwise.ts";
 import type { Value } from "../ops/value.ts";
+import { castTensor } from "../tensor/convert.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { leafName, trainableLeaves } from "./leaves.ts";
 import { siteAt } from "../model/model-graph.ts";
@@ -60,7 +61,9 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
 function stateRule(adapter: Adapter, position: number): readonly TrainingRule[] {
   const held = leavesOf(adapter).filter(({ leaf }) => leaf.kind === "state");
   if (held.length === 0) return [];
-  const state = held.map(({ id, name, leaf }) => [leafName(position, id, name), leaf.tensor!]);
+  const state = held.map(({ id, name, leaf }) =>
+    [leafName(position, id, name), castTensor(leaf.tensor!, "f32")] as const
+  );
   return [{
     name: `a${position}.state`,
     carries: true,

@@ -33,7 +33,7 @@ import {
   targetFields,
 } from "./config.ts";
 import { UNFUSED_TARGETS } from "./default-targets.ts";
-import { pattern, patternValueAtEnd } from "./lora/lora-config.ts";
+import { pattern, patternValueAtEnd } from "./site-pattern.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
 import { pythonRegExp } from "./python-regex.ts";
 import type { DeltaRule } from "./site-rule.ts";

@@ -24,7 +24,7 @@ import {
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
-import { pattern, patternValue } from "./lora/lora-config.ts";
+import { pattern, patternValue } from "./site-pattern.ts";
 import { kaimingUniform } from "./lora/lora-init.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
 import { pythonRegExp } from "./python-regex.ts";

@@ -19,7 +19,7 @@ import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
 import { type ConfigSchema, field, parseConfig } from "./config.ts";
 import { UNFUSED_TARGETS } from "./default-targets.ts";
-import { patternValueAtEnd } from "./lora/lora-config.ts";
+import { patternValueAtEnd } from "./site-pattern.ts";
 import { lowRankRule } from "./low-rank.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
 import { placesAlong, scattered } from "./places.ts";

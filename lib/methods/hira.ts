@@ -28,7 +28,7 @@ import {
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
 import { kaimingUniform } from "./lora/lora-init.ts";
-import { pattern, patternValue } from "./lora/lora-config.ts";
+import { pattern, patternValue } from "./site-pattern.ts";
 import { factorShapes } from "./lora/lora-factors.ts";
 import type { LeafRule, PeftMethod, SiteTrace } from "./method.ts";
 import { pythonRegExp } from "./python-regex.ts";

@@ -28,7 +28,7 @@ import {
 import { ATTENTION_TARGETS } from "./default-targets.ts";
 import type { SiteTrace } from "./method.ts";
 import { pythonRegExp } from "./python-regex.ts";
-import { pattern, patternValue } from "./lora/lora-config.ts";
+import { pattern, patternValue } from "./site-pattern.ts";
 import { checkConvolution } from "./site-rule.ts";
 
 /** What the configs of LoHa and LoKr share. */

@@ -17,7 +17,7 @@ import {
   type TargetConfig,
   targetFields,
 } from "./config.ts";
-import { pattern } from "./lora/lora-config.ts";
+import { pattern } from "./site-pattern.ts";
 import type { LeafRule, LeafRules, SitePlace, SiteTrace } from "./method.ts";
 import { placesTensor } from "./places.ts";
 import { pythonRegExp } from "./python-regex.ts";

@@ -22,7 +22,7 @@ import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import { type ConfigSchema, field, parseConfig } from "./config.ts";
 import { UNFUSED_TARGETS } from "./default-targets.ts";
-import { patternValue } from "./lora/lora-config.ts";
+import { patternValue } from "./site-pattern.ts";
 import { lowRankRule } from "./low-rank.ts";
 import type { PeftMethod, SitePlace, SiteTrace } from "./method.ts";
 import { placesAlong, scattered, type Sparse, sparseRule } from "./places.ts";

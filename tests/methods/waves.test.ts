@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { patternValueAtEnd } from "../../lib/methods/lora/lora-config.ts";
+import { patternValueAtEnd } from "../../lib/methods/site-pattern.ts";
 import { waves } from "../../lib/methods/waves.ts";
 import { input } from "../../lib/ops/input.ts";
 import { createGraph } from "../../lib/ops/value.ts";

@@ -17,7 +17,8 @@ import {
   settled,
 } from "../../methods/lora/eva.ts";
 import type { EvaConfig } from "../../methods/lora/init-config.ts";
-import { type LoraConfig, loraShape, patternValue } from "../../methods/lora/lora-config.ts";
+import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
+import { patternValue } from "../../methods/site-pattern.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import type { ModelGraph } from "../../model/model-graph.ts";
 import type { Site } from "../../model/site.ts";

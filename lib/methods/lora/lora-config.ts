@@ -11,7 +11,6 @@ import {
   checkTargets,
   commonFields,
   type ConfigSchema,
-  described,
   field,
   type FieldType,
   parseConfig,
@@ -29,6 +28,7 @@ import {
 } from "./init-config.ts";
 import { ATTENTION_TARGETS } from "../default-targets.ts";
 import { pythonRegExp } from "../python-regex.ts";
+import { pattern, patternValue } from "../site-pattern.ts";
 import { expertTargets } from "./expert-targets.ts";
 import {
   type ArrowConfig,
@@ -274,17 +274,6 @@ function isAlone({ initLoraWeights }: LoraConfig): boolean {
 /** Whether an initialization takes a part of each weight over, which the base then lacks. */
 export function takesFromBase({ initLoraWeights }: LoraConfig): boolean {
   return initNamed(initLoraWeights)?.takes === true;
-}
-
-/** The type of a field that sets a number by module, as `valueAt` finds it. */
-export function pattern(
-  values: z.ZodType<number>,
-  what: string,
-  valueAt: FieldType<unknown>["valueAt"] = patternValue,
-): FieldType<Readonly<Record<string, number>>> {
-  const type = z.record(z.string(), values).nullable().default({}).transform((map) => map ?? {})
-    .describe(`an object of ${what} by module name or regular expression`);
-  return { ...described(type), valueAt };
 }
 
 /** The fields of {@link LoraConfig}. */
@@ -572,28 +561,4 @@ function checkConv({ initLoraWeights: init }: LoraConfig, { path, conv }: Site, 
     `A LoRA of the convolution ${path} ${reason}. Or leave it out of targetModules.`,
     { path },
   );
-}
-
-/**
- * The value of the first key that is the path or its end, or as a regular expression matches the
- * end.
- */
-export function patternValue(
-  patterns: Readonly<Record<string, number>>,
-  path: string,
-): number | undefined {
-  return Object.entries(patterns)
-    .find(([key]) => pythonRegExp(`(.*\\.)?(${key})`).test(path))?.[1];
-}
-
-/**
- * The same as FourierFT and C³A look values up: an alternative that is in no group ends a key's
- * expression, and a key without a dot before it names a whole path.
- */
-export function patternValueAtEnd(
-  patterns: Readonly<Record<string, number>>,
-  path: string,
-): number | undefined {
-  const found = Object.keys(patterns).find((key) => pythonRegExp(`(?:.*\\.${key}$).*`).test(path));
-  return patterns[found ?? path];
 }

@@ -5,7 +5,7 @@
  */
 import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { forward } from "../../../lib/adapters/forward.ts";
-import type { AnyModel } from "../../../lib/adapters/peft-model.ts";
+import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
 import { getAdapterStateDict } from "../../../lib/adapters/checkpoint/state-dict.ts";
 import { addWeightedAdapter } from "../../../lib/adapters/combine/weighted-adapter.ts";
@@ -19,6 +19,7 @@ import { tensor } from "../../../lib/tensor/tensor.ts";
 import { train } from "../../../lib/training/train.ts";
 import { goldenBase } from "../../adapters/bases.ts";
 import { randomized } from "../../adapters/randomized.ts";
+import { inFolder } from "../../io/folder.ts";
 import { testOnceOnWebGpu } from "../../devices.ts";
 import { generate } from "../../../lib/generation/generate.ts";
 import { createPrefixCache } from "../../../lib/generation/prefix-cache.ts";
@@ -66,6 +67,41 @@ testOnceOnWebGpu("MonteCLoRA draws in training, and loses", async (device) => {
   assertAlmostEquals(weights.reduce((a, b) => a + b), 1, 1e-6);
   assert(new Set(weights).size > 1);
 });
+
+testOnceOnWebGpu(
+  "VeLoRA's direction is that of the first batch, where a run goes on too",
+  async (device) => {
+    const base = await goldenBase("llama", device);
+    const model = getPeftModel(
+      base,
+      loraConfig({
+        r: 3,
+        targetModules: ["o_proj"],
+        veloraConfig: { numGroups: 4, initType: "batch_average_once" },
+      }),
+    );
+    const rows = [[5, 41, 3, 60, 7], [9, 9, 12, 0, 33], [8, 1, 2, 51, 4], [30, 3, 17, 9, 9]];
+    const data = rows.map((row) => ({ inputIds: [row], labels: [row] }));
+    const options = { learningRate: 1e-2, gradientAccumulation: 2 };
+    const directionOf = async (of: AnyModel) =>
+      await toFloat32(
+        getAdapterStateDict(of as PeftModel).get(
+          "base_model.model.model.layers.0.self_attn.o_proj.lora_velora_embed",
+        )!,
+      );
+    assertEquals(new Set(await directionOf(model)), new Set([0]));
+    await inFolder(async (folder) => {
+      const whole = await train(model, data, { ...options, steps: 2 });
+      const checkpoint = { folder, every: 1 };
+      const begun = await train(model, data, { ...options, steps: 1, checkpoint });
+      const again = await train(model, data, { ...options, steps: 2, resume: begun.checkpoint });
+      assertEquals(again.history, whole.history);
+      const direction = await directionOf(whole.model);
+      assertAlmostEquals(Math.hypot(...direction), 1, 1e-6);
+      for (const { model } of [begun, again]) assertEquals(await directionOf(model), direction);
+    });
+  },
+);
 
 testOnceOnWebGpu(
   "a text is written as repeated passes do, on from the invocation",
