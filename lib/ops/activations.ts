@@ -8,11 +8,13 @@ import {
   add,
   exp,
   greater,
+  less,
   log,
   max,
   min,
   mul,
   normalCdf,
+  type Operand,
   sigmoid,
   sqrt,
   sub,
@@ -25,9 +27,11 @@ import type { Value } from "./value.ts";
 /** A function of each element. */
 export type Activation = (x: Value) => Value;
 
-/** log(1 + eˣ), of which nothing grows beyond bounds on the way. */
+/** log(1 + eˣ), of which nothing grows beyond bounds on the way, and what is small keeps its digits. */
 function softplus(x: Value): Value {
-  return add(max(x, 0), log(add(exp(mul(abs(x), -1)), 1)));
+  const y = exp(mul(abs(x), -1));
+  const series = [-1 / 4, 1 / 3, -1 / 2, 1].reduce<Operand>((sum, c) => add(mul(y, sum), c), 1 / 5);
+  return add(max(x, 0), select(less(y, 0.02), mul(y, series), log(add(y, 1))));
 }
 
 const relu6: Activation = (x) => min(relu(x), 6);
