@@ -3,6 +3,7 @@
  *
  * @module
  */
+export { type AdamssConfig, adamssConfig } from "./adamss/adamss-config.ts";
 export * from "./all.ts";
 export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";

@@ -249,13 +249,8 @@ export function isScalable(of: Configured): boolean {
   return everyRule(of, (rule) => "delta" in rule || "scales" in rule);
 }
 
-/** Whether what an adapter does to these layers is a change of their weights, for which a LoRA can stand. */
-export function isConvertible(of: Configured, sites: readonly Site[] = []): boolean {
-  const biased = sites.some((site) => site.bias);
+/** Whether what an adapter does to layers is a change of their weights, for which a LoRA can stand. */
+export function isConvertible(of: Configured): boolean {
   return !of.method.pass &&
-    everyRule(
-      of,
-      (rule) =>
-        "delta" in rule ? !(rule.bias && biased) : "weight" in rule && rule.weight !== undefined,
-    );
+    everyRule(of, (rule) => "delta" in rule || ("weight" in rule && rule.weight !== undefined));
 }

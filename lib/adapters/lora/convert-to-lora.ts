@@ -107,7 +107,7 @@ export function supportsLoraConversion(model: PeftModel, adapterName = "default"
   const adapter = adapterOf(model, adapterName);
   const base = pristineBase(model), paths = adaptedPaths(adapter);
   const sites = paths.map((path) => base.sites.get(path)!);
-  return isConvertible(adapter, sites) && paths.length > 0 &&
+  return isConvertible(adapter) && paths.length > 0 &&
     adaptedParameters(adapter, base).length === 0 &&
     sites.every(({ kind, conv }) => KINDS.includes(kind) && (conv?.groups ?? 1) === 1);
 }

@@ -16,7 +16,7 @@ import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts
 import { defineModel } from "../../../lib/io/define-model.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
 import { openSafetensors } from "../../../lib/io/safetensors.ts";
-import { type GloraConfig, gloraConfig } from "../../../lib/methods/glora.ts";
+import { gloraConfig } from "../../../lib/methods/glora.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
 import type { PeftConfig } from "../../../lib/methods/config.ts";
 import { ia3Config } from "../../../lib/methods/ia3.ts";
@@ -296,14 +296,13 @@ Deno.test("a converted adapter is saved into the folder itself, in files that PE
     assertEquals(namesIn(folder), ["new"]);
   }));
 
-Deno.test("what adds to biases is converted where there are none", async () => {
-  const device = await testDevice("cpu"), targetModules = ["q_proj"];
-  const adapted = async (kind: string, fields: Partial<GloraConfig> = {}) =>
-    getPeftModel(await goldenBase(kind, device), gloraConfig({ targetModules, ...fields }));
-  assert(supportsLoraConversion(await adapted("llama")));
-  const biased = await adapted("qwen2");
-  await assertRejects(() => convertToLora(biased, { rank: 2 }), UnsupportedError);
-  assert(supportsLoraConversion(await adapted("qwen2", { configC: "none", configDE: "none" })));
+Deno.test("what a delta adds to biases becomes biases of the LoRA", async () => {
+  const base = await goldenBase("qwen2", await testDevice("cpu"));
+  const config = gloraConfig({ r: 3, configDE: "vector", targetModules: ["q_proj", "o_proj"] });
+  const model = await randomized(getPeftModel(base, config));
+  const parts = await convertToLora(model, { rank: 32 });
+  assert(parts.config.loraBias);
+  assert(apart(await logitsOf(await loadAdapter(base, parts)), await logitsOf(model)) < 1e-4);
 });
 
 Deno.test("misuse of convertToLora is told", async () => {
