@@ -112,7 +112,7 @@ const methods = [...goldenMethods, ...taskMethods];
 
 // Initializations, whose files hold what data made of them, have tests of their own.
 const others = [
-  ...goldenCases.filter(({ folder }) => /\/methods\/(?!lora_inits)/.test(folder)),
+  ...goldenCases.filter(({ folder }) => /\/methods\/(?!lora_(inits|loftq))/.test(folder)),
   ...taskCases,
 ];
 
