@@ -8,6 +8,7 @@ import { adapterKeys, type KeyTarget } from "../lib/adapters/checkpoint/adapter-
 import { forward } from "../lib/adapters/forward.ts";
 import { initialCalibration } from "../lib/adapters/lora/calibration-files.ts";
 import { leafName } from "../lib/adapters/leaves.ts";
+import { leavesAt } from "../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../lib/adapters/peft-model.ts";
 import { readJsonFile } from "../lib/io/json.ts";
 import { openSafetensors } from "../lib/io/safetensors.ts";
@@ -308,12 +309,21 @@ export async function expectedGradients(
   model: PeftModel,
   expected: Pick<Expected, "names" | "get">,
 ): Promise<ReadonlyMap<string, Float32Array>> {
-  const keys = adapterKeys(model.base, model.adapters.get("default")!, false);
-  const sums = new Map<string, Float32Array>();
+  const adapter = model.adapters.get("default")!;
+  const keys = adapterKeys(model.base, adapter, false);
+  const sums = new Map<string, Float32Array>(), pieces = new Map<string, Record<string, Tensor>>();
   for (const name of expected.names()) {
     if (!name.startsWith("grad.")) continue;
     const target = keys.get(fileKey(name.slice("grad.".length)));
     assert(target, `the gradient ${name} belongs to a leaf`);
+    if (
+      target.kind === "leaf" &&
+      adapter.parts.get(target.part)!.leaves[target.leaf].kind === "derived"
+    ) {
+      const found = pieces.get(target.part) ?? {};
+      pieces.set(target.part, { ...found, [target.leaf]: expected.get(name) });
+      continue;
+    }
     const { leaf, transposed } = leafAt(model, target);
     const { shape } = expected.get(name);
     const values = await toFloat32(expected.get(name));
@@ -322,6 +332,14 @@ export async function expectedGradients(
       sum[transposed ? (i % shape[1]) * shape[0] + Math.floor(i / shape[1]) : i] += value;
     });
     sums.set(leaf, sum);
+  }
+  for (const [id, found] of pieces) {
+    for (const [name, { read }] of Object.entries(adapter.parts.get(id)!.leaves)) {
+      if (!read) continue;
+      const own = Object.entries(found).filter(([piece]) => piece.startsWith(`${name}.`));
+      const all = leavesAt(adapter, id)!;
+      sums.set(leafName(0, id, name), await read(Object.fromEntries(own), all));
+    }
   }
   return sums;
 }

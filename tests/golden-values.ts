@@ -6,7 +6,9 @@
 import { assert } from "@std/assert";
 import { adapterKeys } from "../lib/adapters/checkpoint/adapter-keys.ts";
 import { leafName } from "../lib/adapters/leaves.ts";
+import { leavesAt } from "../lib/adapters/parts.ts";
 import type { PeftModel } from "../lib/adapters/peft-model.ts";
+import { toFloat32 } from "../lib/tensor/convert.ts";
 import { sizeOf } from "../lib/tensor/dtype.ts";
 import { type Tensor, tensor } from "../lib/tensor/tensor.ts";
 
@@ -42,6 +44,24 @@ export function assertSketch(
   });
   const apart = Math.max(Math.abs(found - largest), Math.abs(sum - total) / Math.sqrt(norm));
   assert(apart <= SHARE * scale, `${what}: ${apart} of ${scale}`);
+}
+
+/** The gradient of what PEFT saves under a key, of those by leaf. */
+export async function gradientOf(
+  model: PeftModel,
+  gradients: ReadonlyMap<string, Tensor>,
+  key: string,
+): Promise<Float32Array> {
+  const adapter = model.adapters.get("default")!;
+  const target = adapterKeys(model.base, adapter, false).get(key);
+  assert(target?.kind === "leaf", `${key} is that of a leaf`);
+  const { part, leaf } = target, { saved } = adapter.parts.get(part)!.leaves[leaf];
+  if (!saved) return await toFloat32(gradients.get(leafName(0, part, leaf))!);
+  // A part of a leaf has the same part of its gradient.
+  const all = Object.entries(leavesAt(adapter, part)!).map(([name, value]) =>
+    [name, gradients.get(leafName(0, part, name)) ?? value] as const
+  );
+  return await toFloat32(saved(Object.fromEntries(all)));
 }
 
 /** The name of the leaf that PEFT saves under a key. */

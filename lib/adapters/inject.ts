@@ -85,6 +85,19 @@ const INJECT: OptionRules<InjectOptions> = {
  * const model = getPeftModel(base, config);
  * console.log(model.active); // ["default"]
  * ```
+ *
+ * @example The modules that a state dict is of
+ * ```ts
+ * import { getAdapterStateDict, getPeftModel, loraConfig, tinyModel } from "@graft/peft";
+ * import { setAdapterStateDict } from "@graft/peft";
+ * const base = await tinyModel();
+ * using _device = base.device;
+ * const config = loraConfig({ r: 4, targetModules: ["o_proj"] });
+ * const stateDict = getAdapterStateDict(getPeftModel(base, config));
+ * const empty = getPeftModel(base, loraConfig({ r: 4 }), { stateDict });
+ * const { model } = await setAdapterStateDict(empty, stateDict);
+ * console.log(getAdapterStateDict(model).size === stateDict.size); // true
+ * ```
  */
 export function getPeftModel<T extends TaskType = TaskType>(
   base: ModelGraph<T>,

@@ -7,7 +7,8 @@ import { ValueError } from "../errors.ts";
 import { replicateLayers } from "../io/replicate-layers.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import type { PeftMethod } from "../methods/method.ts";
-import type { ModelGraph } from "../model/model-graph.ts";
+import type { LayerRange, ModelGraph } from "../model/model-graph.ts";
+import { show } from "../options.ts";
 import { type AnyModel, pristineBase } from "./peft-model.ts";
 
 /**
@@ -22,14 +23,11 @@ export function layeredBase(
   of: { readonly method: PeftMethod; readonly config: PeftConfig },
 ): ModelGraph {
   const base = pristineBase(model), ranges = of.method.config.layers?.(of.config) ?? [];
-  const places = ranges.flatMap(([from, to]) =>
-    Array.from({ length: Math.max(0, to - from) }, (_, i) => from + i)
-  );
-  if (ranges.length === 0 || base.layerOrder?.join() === places.join()) return base;
+  if (ranges.length === 0 || (base.layerOrder && isOrder(base.layerOrder, ranges))) return base;
   if (base.layerOrder || model.type === "peft" && model.adapters.size > 0) {
     throw new ValueError(
       "LAYER_REPLICATION",
-      `layerReplication ${JSON.stringify(ranges)} makes another base than the model's, which ${
+      `layerReplication ${show(ranges)} makes another base than the model's, which ${
         base.layerOrder
           ? `has the layers ${base.layerOrder.join(", ")} already`
           : "has adapters on all of its layers as they are"
@@ -38,4 +36,13 @@ export function layeredBase(
     );
   }
   return replicateLayers(base, ranges);
+}
+
+/** Whether ranges stand for these layers. */
+function isOrder(order: readonly number[], ranges: readonly LayerRange[]): boolean {
+  let at = 0;
+  for (const [from, to] of ranges) {
+    for (let layer = from; layer < to; layer++) if (order[at++] !== layer) return false;
+  }
+  return at === order.length;
 }

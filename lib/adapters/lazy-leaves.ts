@@ -112,7 +112,7 @@ function leavesOf(
 ): AdapterLeaves {
   const { start = "", tied = {}, contents, again } = of;
   const leaves = Object.entries(rules).map(([leaf, rule]): [string, AdapterLeaf] => {
-    const { shape, shares, accepts, idleKeys, saved, takenOut, whole } = rule;
+    const { shape, shares, accepts, idleKeys, read, saved, takenOut, whole } = rule;
     const kind = shares ? "fixed" : rule.kind ?? "trained";
     const { key = kind === "fixed" ? null : leaf } = rule;
     const tie = shares ? { path: "shared", leaf: shares, asIs: true } : tied[leaf];
@@ -121,6 +121,7 @@ function leavesOf(
       shape,
       accepts,
       idleKeys,
+      read,
       saved,
       takenOut,
       whole,

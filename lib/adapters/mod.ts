@@ -97,6 +97,7 @@ export {
 } from "./lora/intruders.ts";
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./lora/loftq.ts";
 export {
+  type EvaOptions,
   type EvaProgress,
   type EvaStateOptions,
   type EvaWeightsOptions,

@@ -19,7 +19,7 @@ export interface Tie {
 
 /** One leaf of an adapter. */
 export interface AdapterLeaf
-  extends Pick<LeafRule, "accepts" | "idleKeys" | "saved" | "takenOut" | "whole"> {
+  extends Pick<LeafRule, "accepts" | "idleKeys" | "read" | "saved" | "takenOut" | "whole"> {
   /** What becomes of it. */
   readonly kind: LeafKind;
   /** Its key in files; `null` where they do not hold it. */

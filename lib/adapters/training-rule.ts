@@ -41,6 +41,7 @@ export function methodRules(model: AnyModel): readonly TrainingRule[] {
       config: adapter.config,
       sites,
       nameOf: (leaf, site) => leafName(position, site?.path ?? "shared", leaf),
+      leavesAt: (site) => leavesAt(adapter, site.path)!,
     });
     if (!rule) return carried;
     const { finish, ...steps } = rule;

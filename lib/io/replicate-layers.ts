@@ -23,6 +23,9 @@ import { programOf } from "../program/program.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { shareTokenizer } from "./model-tokenizer.ts";
 
+/** Ranges of a few numbers can stand for any number of layers. */
+const MOST = 10_000;
+
 /** What configs call the number of layers. */
 const COUNTS = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
 
@@ -70,6 +73,14 @@ export function replicateLayers<T extends TaskType = TaskType>(
   }
   const count = 1 +
     Math.max(-1, ...[...shapes.keys()].map((name) => placeIn(list, name)?.place ?? -1));
+  const total = ranges.reduce((sum, [from, to]) => sum + to - from, 0);
+  if (total > MOST) {
+    throw new ValueError(
+      "LAYER_RANGE",
+      `layerReplication asks for ${total} layers, and ${MOST} are the most that a model can have here.`,
+      { layers: total },
+    );
+  }
   const places = ranges.flatMap(([from, to]) => {
     if (Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from < to && to <= count) {
       return Array.from({ length: to - from }, (_, i) => from + i);

@@ -4,6 +4,7 @@
  * @module
  */
 export * from "./adalora.ts";
+export * from "./adamss/adamss.ts";
 export * from "./adaption-prompt.ts";
 export * from "./c3a.ts";
 export * from "./deft.ts";

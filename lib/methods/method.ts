@@ -72,8 +72,13 @@ export interface LeafRule {
    * the order of its record, so that random numbers are those of torch.
    */
   init?(from: InitSource): Leaf | Promise<Leaf>;
-  /** Computes a derived leaf from the others of its place. */
+  /**
+   * Computes a derived leaf from the others of its place. Its shape may be known only once its contents
+   * have been read, and is `[]` in its rule then.
+   */
   saved?(all: Leaves): Tensor;
+  /** Makes the leaf of what a file holds in its place: derived leaves by name. */
+  read?(found: Leaves, all: Leaves): Promise<Float32Array<ArrayBuffer>>;
 }
 
 /** Contents of a leaf: a tensor, or its elements in f32. */

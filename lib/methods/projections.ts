@@ -6,6 +6,9 @@
  */
 import { z } from "zod";
 import type { Site } from "../model/site.ts";
+import { reshape } from "../ops/reshape.ts";
+import { sliceAxis } from "../ops/slice.ts";
+import type { Value } from "../ops/value.ts";
 import {
   type ConfigFields,
   field,
@@ -14,6 +17,7 @@ import {
   targetFields,
 } from "./config.ts";
 import type { LeafRule } from "./method.ts";
+import { createTorchRandom } from "./torch-random.ts";
 
 /** What the configs of methods with shared projections have in common. */
 export interface ProjectionConfig extends
@@ -71,4 +75,77 @@ export function projection(
 ): LeafRule {
   const key = saveProjection ? `base_model.${name}` : null;
   return { ...rule, kind: "fixed", key, idleKeys: new RegExp(`^base_model\\.(.*\\.)?${name}$`) };
+}
+
+/** A vector as a column, which scales the rows of a matrix. */
+export function column(x: Value): Value {
+  return reshape(x, [-1, 1]);
+}
+
+/** The trained vectors of a layer, `<name>_lambda_b` and `<name>_lambda_d`, of these lengths. */
+export function lambdas(
+  name: string,
+  { initWeights, dInitial }: { readonly initWeights: boolean; readonly dInitial: number },
+  { b, d }: { readonly b: number; readonly d: number },
+): Readonly<Record<string, LeafRule>> {
+  return {
+    [`${name}_lambda_b`]: {
+      shape: [b],
+      init: () => new Float32Array(b).fill(initWeights ? 0 : 1),
+    },
+    [`${name}_lambda_d`]: {
+      shape: [d],
+      init({ random }) {
+        // PEFT draws them also where it then sets them to a constant.
+        const drawn = random.normal(d);
+        return initWeights ? drawn.fill(dInitial) : drawn;
+      },
+    },
+  };
+}
+
+/**
+ * The projections `<name>_A` [rows, in] and `<name>_B` [out, r]: uniform random numbers from the key's
+ * own stream, with the variance that keeps signals as they are before a rectifier (He et al., 2015,
+ * arXiv:1502.01852).
+ */
+export function uniformProjections(
+  name: string,
+  config: ProjectionConfig,
+  { sites, rows }: { readonly sites: readonly Site[]; readonly rows: number },
+): Readonly<Record<string, LeafRule>> {
+  const random = createTorchRandom(config.projectionPrngKey), { r } = config;
+  const inputs = largest(sites, (site) => site.inFeatures);
+  const outputs = largest(sites, (site) => site.outFeatures);
+  const rule = (
+    leaf: string,
+    shape: readonly [number, number],
+    accepts: LeafRule["accepts"],
+  ): Readonly<Record<string, LeafRule>> => ({
+    [leaf]: projection(leaf, config, {
+      shape,
+      accepts,
+      init() {
+        const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(shape[1]));
+        return random.uniform(shape[0] * shape[1], { low: -bound, high: bound });
+      },
+    }),
+  });
+  // A second adapter's file holds the projections of the first, which may be larger.
+  return {
+    ...rule(`${name}_A`, [rows, inputs], ([m, n]) => m === rows && n >= inputs),
+    ...rule(`${name}_B`, [outputs, r], ([m, n]) => m >= outputs && n === r),
+  };
+}
+
+/** What a site uses of projections: A [rows, in] and B [out, r]. */
+export function projectionsAt(
+  { site }: { readonly site: Site },
+  a: Value,
+  b: Value,
+): { readonly a: Value; readonly b: Value } {
+  return {
+    a: sliceAxis(a, { axis: 1, start: 0, size: site.inFeatures }),
+    b: sliceAxis(b, { axis: 0, start: 0, size: site.outFeatures }),
+  };
 }

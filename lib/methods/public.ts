@@ -3,6 +3,7 @@
  *
  * @module
  */
+export { type AdamssConfig, adamssConfig } from "./adamss/adamss-config.ts";
 export * from "./all.ts";
 export { averageCombine, type AverageOptions } from "./average-combine.ts";
 export type { Calibration } from "./calibration.ts";
@@ -45,6 +46,7 @@ export type {
   MontecloraConfig,
   VeloraConfig,
 } from "./lora/variant-configs.ts";
+export type { LycorisConfig } from "./lycoris.ts";
 export type * from "./method.ts";
 export {
   createMethodRegistry,

@@ -25,10 +25,16 @@ import {
 import { VERA_TARGETS } from "./default-targets.ts";
 import { lowRankRule } from "./low-rank.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
-import { type ProjectionConfig, projectionFields } from "./projections.ts";
+import {
+  column,
+  lambdas,
+  type ProjectionConfig,
+  projectionFields,
+  projectionsAt,
+  uniformProjections,
+} from "./projections.ts";
 import { type DeltaRule, scaled } from "./site-rule.ts";
 import { createTorchRandom } from "./torch-random.ts";
-import { column, lambdas, projectionsAt, uniformProjections } from "./vera.ts";
 
 /** A PVeRA config with every field, as {@link pveraConfig} makes it: r is 256 by default. */
 export interface PveraConfig extends ProjectionConfig {

@@ -149,22 +149,26 @@ function projections(
   const ternary = verySparse ? Math.sqrt(min) : sparse ? 3 : undefined;
   const made = (
     name: string,
-    shape: readonly number[],
+    { shape, rank }: { readonly shape: readonly number[]; readonly rank: number },
     draw: () => Float32Array<ArrayBuffer>,
   ): LeafRule =>
     projection(name, config, {
       shape,
       // A second adapter's file holds the projections of the first, which may be larger.
       accepts: (found) =>
-        found.length === 3 && found[shape.indexOf(r)] === r && found.every((n, i) => n >= shape[i]),
+        found.length === 3 && found[rank] === r && found.every((n, i) => n >= shape[i]),
       init: () =>
         ternary
           ? normalized(signs(random.uniform(sizeOf(shape)), ternary))
           : bf16(normalized(draw(), bf16)),
     });
   return {
-    randlora_A: made("randlora_A", [r, 1, min], () => halfUniform(random, r * min, min)),
-    randlora_B: made("randlora_B", [max, bases, r], () => {
+    randlora_A: made(
+      "randlora_A",
+      { shape: [r, 1, min], rank: 0 },
+      () => halfUniform(random, r * min, min),
+    ),
+    randlora_B: made("randlora_B", { shape: [max, bases, r], rank: 2 }, () => {
       const b = new Float32Array(max * bases * r);
       for (let n = 0; n < bases; n++) {
         const basis = halfUniform(random, max * r, r);

@@ -252,8 +252,5 @@ export function isScalable(of: Configured): boolean {
 /** Whether what an adapter does to layers is a change of their weights, for which a LoRA can stand. */
 export function isConvertible(of: Configured): boolean {
   return !of.method.pass &&
-    everyRule(
-      of,
-      (rule) => "delta" in rule ? !rule.bias : "weight" in rule && rule.weight !== undefined,
-    );
+    everyRule(of, (rule) => "delta" in rule || ("weight" in rule && rule.weight !== undefined));
 }

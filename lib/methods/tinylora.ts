@@ -15,6 +15,7 @@ import { add } from "../ops/elementwise.ts";
 import { gather } from "../ops/gather.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
+import { computedTensor } from "../tensor/computed.ts";
 import {
   checkLayersPattern,
   commonFields,
@@ -26,9 +27,9 @@ import {
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
-import { flatMatrix, leadingSvd, matrixTensor, scaledRows, transposed } from "./linalg.ts";
+import { flatMatrix, leadingSvd, scaledRows, transposed } from "./linalg.ts";
 import { lowRankRule } from "./low-rank.ts";
-import type { InitSource, LeafRule, Leaves, PeftMethod, SitePlace, SiteTrace } from "./method.ts";
+import type { InitSource, LeafRule, PeftMethod, SitePlace, SiteTrace } from "./method.ts";
 import { type DeltaRule, scaled } from "./site-rule.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
@@ -175,23 +176,19 @@ export const tinyLora: PeftMethod<TinyLoraConfig> = {
     site(place) {
       const { config, site, sites } = place, { u, saveProjection, projectionSeed } = config;
       const { inFeatures, outFeatures } = site, r = rankOf(place);
-      let made: Promise<Leaves> | undefined;
-      const factor = (leaf: string) => (from: InitSource) =>
-        (made ??= decompose(place, from)).then((all) => all[leaf]);
+      let made: ReturnType<typeof decompose> | undefined;
+      const factor = (of: "a" | "b", shape: readonly [number, number]): LeafRule => ({
+        shape,
+        kind: "fixed",
+        key: `tinylora_${of.toUpperCase()}`,
+        // Files hold them, so that nothing is decomposed where P alone is made again.
+        init: (from) =>
+          computedTensor(shape, async () => (await (made ??= decompose(place, from)))[of]),
+      });
       return {
         tinylora_v: { shape: [u], shares: `tinylora_v.${groupOf(config, { site, sites })}` },
-        tinylora_A: {
-          shape: [r, site.kind === "embedding" ? outFeatures : inFeatures],
-          kind: "fixed",
-          key: "tinylora_A",
-          init: factor("a"),
-        },
-        tinylora_B: {
-          shape: [site.kind === "embedding" ? inFeatures : outFeatures, r],
-          kind: "fixed",
-          key: "tinylora_B",
-          init: factor("b"),
-        },
+        tinylora_A: factor("a", [r, site.kind === "embedding" ? outFeatures : inFeatures]),
+        tinylora_B: factor("b", [site.kind === "embedding" ? inFeatures : outFeatures, r]),
         tinylora_P: {
           shape: [u, r, r],
           kind: "fixed",
@@ -231,7 +228,7 @@ function roundHalfEven(x: number): number {
 async function decompose(
   place: SitePlace<TinyLoraConfig>,
   { weight }: InitSource,
-): Promise<Leaves> {
+): Promise<{ readonly a: Float32Array; readonly b: Float32Array }> {
   const { inFeatures, outFeatures, kind } = place.site;
   const [rows, columns] = kind === "embedding"
     ? [inFeatures, outFeatures]
@@ -239,7 +236,7 @@ async function decompose(
   const { u, s, v } = leadingSvd(flatMatrix(await weight(), { rows, columns }), rankOf(place));
   const roots = s.map(Math.sqrt);
   return {
-    a: matrixTensor(scaledRows(v, roots)),
-    b: matrixTensor(transposed(scaledRows(u, roots))),
+    a: Float32Array.from(scaledRows(v, roots).data),
+    b: Float32Array.from(transposed(scaledRows(u, roots)).data),
   };
 }

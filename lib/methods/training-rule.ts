@@ -93,6 +93,8 @@ export interface TrainedAdapter<C extends PeftConfig> {
   readonly sites: readonly Site[];
   /** The name of a leaf in {@link RuleTrace.leaves}, of a site or of the adapter as a whole. */
   nameOf(leaf: string, site?: Site): string;
+  /** All leaves of a site, fixed ones too, as they are at first. */
+  leavesAt(site: Site): Leaves;
 }
 
 /** What training an adapter of a method follows beside objective and optimizer. */

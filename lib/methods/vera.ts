@@ -8,12 +8,8 @@
  *
  * @module
  */
-import type { Site } from "../model/site.ts";
 import { mul } from "../ops/elementwise.ts";
 import { matmul } from "../ops/matmul.ts";
-import { reshape } from "../ops/reshape.ts";
-import { sliceAxis } from "../ops/slice.ts";
-import type { Value } from "../ops/value.ts";
 import {
   checkLayersPattern,
   commonFields,
@@ -23,10 +19,16 @@ import {
 } from "./config.ts";
 import { VERA_TARGETS } from "./default-targets.ts";
 import { lowRankRule } from "./low-rank.ts";
-import type { LeafRule, PeftMethod } from "./method.ts";
-import { largest, projection, type ProjectionConfig, projectionFields } from "./projections.ts";
+import type { PeftMethod } from "./method.ts";
+import {
+  column,
+  lambdas,
+  type ProjectionConfig,
+  projectionFields,
+  projectionsAt,
+  uniformProjections,
+} from "./projections.ts";
 import type { DeltaRule } from "./site-rule.ts";
-import { createTorchRandom } from "./torch-random.ts";
 
 /** A VeRA config with every field, as {@link veraConfig} makes it: r is 256 by default. */
 export interface VeraConfig extends ProjectionConfig {
@@ -109,76 +111,3 @@ export const vera: PeftMethod<VeraConfig> = {
   },
   sites: () => ({ linear: rule, conv1d: rule }),
 };
-
-/** A vector as a column, which scales the rows of a matrix. */
-export function column(x: Value): Value {
-  return reshape(x, [-1, 1]);
-}
-
-/** The trained vectors of a layer, `<name>_lambda_b` and `<name>_lambda_d`, of these lengths. */
-export function lambdas(
-  name: string,
-  { initWeights, dInitial }: Pick<VeraConfig, "initWeights" | "dInitial">,
-  { b, d }: { readonly b: number; readonly d: number },
-): Readonly<Record<string, LeafRule>> {
-  return {
-    [`${name}_lambda_b`]: {
-      shape: [b],
-      init: () => new Float32Array(b).fill(initWeights ? 0 : 1),
-    },
-    [`${name}_lambda_d`]: {
-      shape: [d],
-      init({ random }) {
-        // PEFT draws them also where it then sets them to a constant.
-        const drawn = random.normal(d);
-        return initWeights ? drawn.fill(dInitial) : drawn;
-      },
-    },
-  };
-}
-
-/**
- * The projections `<name>_A` [rows, in] and `<name>_B` [out, r]: uniform random numbers from the key's
- * own stream, with the variance that keeps signals as they are before a rectifier (He et al., 2015,
- * arXiv:1502.01852).
- */
-export function uniformProjections(
-  name: string,
-  config: ProjectionConfig,
-  { sites, rows }: { readonly sites: readonly Site[]; readonly rows: number },
-): Readonly<Record<string, LeafRule>> {
-  const random = createTorchRandom(config.projectionPrngKey), { r } = config;
-  const inputs = largest(sites, (site) => site.inFeatures);
-  const outputs = largest(sites, (site) => site.outFeatures);
-  const rule = (
-    leaf: string,
-    shape: readonly [number, number],
-    accepts: LeafRule["accepts"],
-  ): Readonly<Record<string, LeafRule>> => ({
-    [leaf]: projection(leaf, config, {
-      shape,
-      accepts,
-      init() {
-        const bound = Math.sqrt(3) * (Math.sqrt(2) / Math.sqrt(shape[1]));
-        return random.uniform(shape[0] * shape[1], { low: -bound, high: bound });
-      },
-    }),
-  });
-  // A second adapter's file holds the projections of the first, which may be larger.
-  return {
-    ...rule(`${name}_A`, [rows, inputs], ([m, n]) => m === rows && n >= inputs),
-    ...rule(`${name}_B`, [outputs, r], ([m, n]) => m >= outputs && n === r),
-  };
-}
-
-/** What a site uses of projections: A [rows, in] and B [out, r]. */
-export function projectionsAt(
-  { site }: { readonly site: Site },
-  a: Value,
-  b: Value,
-): { readonly a: Value; readonly b: Value } {
-  return {
-    a: sliceAxis(a, { axis: 1, start: 0, size: site.inFeatures }),
-    b: sliceAxis(b, { axis: 0, start: 0, size: site.outFeatures }),
-  };
-}

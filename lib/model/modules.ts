@@ -124,7 +124,25 @@ export interface AttentionSizes extends Pick<AttentionLayout, "heads" | "headSiz
   readonly over?: AttentionLayout["over"];
 }
 
-/** How torch's attention is made. */
+/**
+ * How torch's attention is made.
+ *
+ * @example
+ * ```ts
+ * import { add, defineModel, getPeftModel, loraConfig, type MultiheadOptions } from "@graft/peft";
+ * const options: MultiheadOptions = { features: 16, heads: 4 };
+ * const base = await defineModel({
+ *   inputs: { x: { axes: ["batch", 3, 16] } },
+ *   modules(m) {
+ *     const attend = m.multiheadAttention("attn", options);
+ *     return ({ x }) => ({ y: add(x, attend(x)) });
+ *   },
+ * }, { device: "cpu" });
+ * using _device = base.device;
+ * const model = getPeftModel(base, loraConfig({ targetModules: ["attn"] }));
+ * console.log([...model.adapters.get("default")!.parts.keys()]); // ["attn", "attn.out_proj"]
+ * ```
+ */
 export interface MultiheadOptions extends Pick<AttentionSizes, "features" | "heads"> {
   /** Whether its projections have biases; true by default. */
   readonly bias?: boolean;

@@ -5,6 +5,7 @@ import { forward } from "../../lib/adapters/forward.ts";
 import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
 import { mergeAdapter, mergeAndUnload, unload } from "../../lib/adapters/merge/merge.ts";
 import type { AnyModel } from "../../lib/adapters/peft-model.ts";
+import { convertToLora } from "../../lib/adapters/lora/convert-to-lora.ts";
 import { preprocessCorda } from "../../lib/adapters/lora/preprocess-corda.ts";
 import { planAdapter } from "../../lib/adapters/plan/plan.ts";
 import { savePretrained } from "../../lib/adapters/checkpoint/save.ts";
@@ -99,6 +100,9 @@ Deno.test("repeated layers: an adapter brings them along, and others can join it
     await assertSame(await loadAdapter(again, folder, { adapterName: "twin" }), model);
     const joined = addAdapter(again, "all", loraConfig({ targetModules: ["o_proj"] }));
     assertEquals([...planAdapter(joined, adapterOf(joined, "all").config).layers.keys()].length, 5);
+    const lora = await convertToLora(again, { rank: 2 });
+    assertEquals(lora.config.layerReplication, RANGES);
+    await assertSame(await loadAdapter(base, lora), model);
     const other = getPeftModel(base, loraConfig());
     await assertRejects(
       () => loadAdapter(other, folder, { adapterName: "late" }),
@@ -143,6 +147,11 @@ Deno.test("ranges that no model has are refused", async () => {
     assertThrows(() => replicateLayers(base, [range]), ValueError, "0 to 1");
   }
   assertThrows(() => replicateLayers(base, []), ValueError, "no ranges");
+  for (const ranges of [[[0, 1e9]], new Array(1e5).fill([0, 2])]) {
+    const config = loraConfig({ layerReplication: ranges });
+    assertThrows(() => getPeftModel(base, config), ValueError, "10000 are the most");
+    assertThrows(() => getPeftModel(replicateLayers(base, RANGES), config), ValueError, "already");
+  }
   const both = await createModel({
     model_type: "t5",
     vocab_size: 32,

@@ -29,6 +29,7 @@ import intruders
 import kappa
 import method_cases
 import prefix_tuning
+import qalora
 import status
 import surface
 import task_cases
@@ -44,6 +45,7 @@ SUBJECTS = {
     for module in (
         method_cases,
         prefix_tuning,
+        qalora,
         combinations,
         conversion,
         corda,

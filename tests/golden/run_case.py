@@ -106,7 +106,7 @@ def penalty(model: torch.nn.Module) -> torch.Tensor | float:
 
 
 @contextlib.contextmanager
-def recorded_draws(model: torch.nn.Module, seed: int) -> Iterator[dict[str, list[torch.Tensor]]]:
+def recorded_draws(model: torch.nn.Module, seed: int = 0) -> Iterator[dict[str, list[torch.Tensor]]]:
     """What layers draw while training, by their paths: one entry for each pass.
 
     Uniform and normal numbers are written down one after the other. MonteCLoRA's samplers are given numbers to
@@ -414,8 +414,6 @@ def run_single(case: Case, folder: Path, seed: int, record: dict, expected: dict
         optimizer={"name": "AdamW", "lr": LEARNING_RATE, "weight_decay": case.weight_decay},
         losses=losses,
     )
-    if case.noise:
-        record["mode"] = "train"
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(state[name])

@@ -205,6 +205,8 @@ Deno.test("what methods cannot do at a convolution is said by the plan", async (
     [{ peft_type: "IA3", target_modules: ["signal"], feedforward_modules: [] }, "2 or 3"],
     [{ peft_type: "ADALORA", target_modules: ["images"], total_step: 900 }, "groups"],
     [{ peft_type: "VERA", target_modules: ["image"] }, "conv"],
+    [{ peft_type: "LOHA", target_modules: ["volume"] }, "1 or 2 dimensions"],
+    [{ peft_type: "HIRA", target_modules: ["signals"] }, "without groups"],
   ];
   for (const [config, text] of refused) {
     const full = fromPeftJson({ peft_type: "LORA", task_type: "CAUSAL_LM", ...config });

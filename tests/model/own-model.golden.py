@@ -45,6 +45,7 @@ CASES = [
     ("TinyLoraConfig", dict(r=3, u=2, weight_tying=0.4, target_modules=["words", "head", *ATTENTION])),
     ("UniLoraConfig", dict(r=2, theta_d_length=7, target_modules=["head", *ATTENTION])),
     ("FrodConfig", dict(sparse_rate=0.1, progressbar=False, target_modules=["head", *ATTENTION])),
+    ("AdamssConfig", dict(r=2, num_subspaces=2, target_modules=["head", *ATTENTION])),
     ("OFTConfig", dict(oft_block_size=2, target_modules=["mix", "head", *ATTENTION])),
     (
         "AdaLoraConfig",

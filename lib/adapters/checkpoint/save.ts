@@ -22,7 +22,12 @@ import { type Adapter, checkPeft, type PeftModel, pristineBase } from "../peft-m
 import { type InitialState, plainLora, type SavedForm } from "../lora/plain-lora.ts";
 import { ADAPTER_FILES } from "./read-adapter.ts";
 import { adapterOf } from "../select.ts";
-import { getAdapterStateDict, SAVE_EMBEDDING_LAYERS, type StateDictOptions } from "./state-dict.ts";
+import {
+  getAdapterStateDict,
+  knowSizes,
+  SAVE_EMBEDDING_LAYERS,
+  type StateDictOptions,
+} from "./state-dict.ts";
 
 /** Where the weights' file keeps the digest of its base, which PEFT passes over. */
 export const BASE_DIGEST = "base_digest";
@@ -137,6 +142,7 @@ async function savedForm(
 ): Promise<SavedForm> {
   const { saveEmbeddingLayers } = options;
   const tensors = getAdapterStateDict(model, adapter.name, { saveEmbeddingLayers });
+  await knowSizes(adapter, tensors);
   const { pathInitialModelForWeightConversion: initial } = options;
   return initial === undefined
     ? { config: adapter.config, tensors }

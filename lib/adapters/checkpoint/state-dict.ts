@@ -8,7 +8,7 @@ import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
 import { BOOLEAN, checkOptions, type OptionRule } from "../../options.ts";
 import { castTensor, toFloat32 } from "../../tensor/convert.ts";
 import { isFloating, isHalf } from "../../tensor/dtype.ts";
-import { onHost, type Tensor } from "../../tensor/tensor.ts";
+import { onHost, type Tensor, tensor } from "../../tensor/tensor.ts";
 import { adapterKeys, isRemainder, type KeyTarget, optionalKeys } from "./adapter-keys.ts";
 import { parameterKey, replacement } from "../inject.ts";
 import {
@@ -172,19 +172,31 @@ export async function setAdapterStateDict(
   const { adapterName = "default", strict = true, autocastAdapterDtype = true } = options;
   const adapter = adapterOf(model, adapterName);
   checkTensorMap(tensors, "The tensors of an adapter (getAdapterStateDict)");
+  await knowSizes(adapter, tensors);
   const { report, accepted } = compare(model, adapter, { tensors, autocast: autocastAdapterDtype });
   if (strict) checkReport(report, [...adapterKeys(pristineBase(model), adapter, false).keys()]);
   const loaded = new Map<string, Tensor>();
   for (const [key, target] of accepted) {
     const stored = tensors.get(key)!, { dtype } = stored, whole = wholeOf(adapter, target);
     const kept = isHalf(dtype) && !autocastAdapterDtype;
-    const wanted = whole ? castTensor(stored, "i32") : kept ? stored : castTensor(stored, "f32");
+    const wanted = whole || kept ? stored : castTensor(stored, "f32");
     // An adapter must not depend on a file that is replaced when it is saved again.
     const value = options.lowMemory ? wanted : await onHost(wanted);
-    loaded.set(key, await checked(key, value, { whole, lazily: options.lowMemory }));
+    const found = await checked(key, value, { whole, lazily: options.lowMemory });
+    loaded.set(key, whole ? castTensor(found, "i32") : found);
   }
   const changed = await withTensors(model, adapter, { accepted, loaded });
   return { model: withAdapter(model, changed), report };
+}
+
+/** Reads those of an adapter's tensors of which only the contents say how large they are. */
+export async function knowSizes(
+  adapter: Adapter,
+  tensors: ReadonlyMap<string, Tensor>,
+): Promise<void> {
+  for (const { leaf: { kind, key, shape } } of leavesOf(adapter)) {
+    if (kind === "derived" && shape.length === 0) await tensors.get(key!)?.data();
+  }
 }
 
 function compare(
@@ -216,7 +228,9 @@ function compare(
     const leaf = target.kind === "leaf"
       ? adapter.parts.get(target.part)!.leaves[target.leaf]
       : undefined;
-    if (leaf?.kind === "derived") throw notReadable(key, adapter);
+    if (leaf?.kind === "derived" && target.kind === "leaf" && !isReadable(adapter, target.part)) {
+      throw notReadable(key, adapter);
+    }
     const expected = leaf?.shape ?? tensorAt(model, adapter, target).shape;
     const fits = expected.join() === shape.join() || leaf?.accepts?.(shape);
     const wanted = leaf?.whole ? "whole numbers" : "weights";
@@ -270,7 +284,9 @@ async function checked(
     const numbers = await toFloat32({ ...value, data: () => Promise.resolve(found) });
     const bounds = [whole?.below ?? []].flat(), row = numbers.length / bounds.length;
     const at = numbers.findIndex((x, i) =>
-      whole ? x < 0 || x >= bounds[Math.floor(i / row)] : !Number.isFinite(x)
+      whole
+        ? !Number.isInteger(x) || x < 0 || x >= bounds[Math.floor(i / row)]
+        : !Number.isFinite(x)
     );
     if (at < 0) return found;
     throw notWeights(key, `holds ${numbers[at]} at element ${at}`);
@@ -372,15 +388,40 @@ async function withTensors(
     if (own) await checkEqual([own.key, own.value], [key, value]);
     else values.set(owner, { key, value });
   }
-  const read = mapLeaves(
+  const own = mapLeaves(
     adapter.parts,
     (old, { id, name }) => values.get(`${id} ${name}`)?.value ?? old,
   );
+  const united = await unitedLeaves(own, (id, name) => values.get(`${id} ${name}`)?.value);
+  const read = mapLeaves(own, (old, { id, name }) => united.get(`${id} ${name}`) ?? old);
   const shared = leavesAt({ parts: read }, "shared");
   const parts = read.get("shared") === adapter.parts.get("shared")
     ? read
     : mapLeaves(read, (old, { leaf }) => leaf.follows?.(shared!) ?? old);
   return { ...adapter, parts: new Map([...parts, ...broughtParts(base, adapter, brought)]) };
+}
+
+/** Leaves that are made of what a file holds in their place. */
+async function unitedLeaves(
+  parts: Parts,
+  found: (id: string, leaf: string) => Tensor | undefined,
+): Promise<ReadonlyMap<string, Tensor>> {
+  const made = new Map<string, Tensor>();
+  for (const { part, id, name, leaf: { read, shape } } of leavesOf({ parts })) {
+    const pieces = Object.keys(part.leaves).flatMap((piece) => {
+      const value = piece.startsWith(`${name}.`) ? found(id, piece) : undefined;
+      return value ? [[piece, value] as const] : [];
+    });
+    if (!read || pieces.length === 0) continue;
+    const values = await read(Object.fromEntries(pieces), leavesAt({ parts }, id)!);
+    made.set(`${id} ${name}`, tensor(values, { shape }));
+  }
+  return made;
+}
+
+/** Whether a part's leaves can be made of what a file holds in their place. */
+function isReadable({ parts }: Adapter, id: string): boolean {
+  return Object.values(parts.get(id)!.leaves).some(({ read }) => read);
 }
 
 /** Parts for parameters that a file brings along, with those that are tied to them. */

@@ -106,12 +106,10 @@ export interface ConvertedSite {
 export function supportsLoraConversion(model: PeftModel, adapterName = "default"): boolean {
   const adapter = adapterOf(model, adapterName);
   const base = pristineBase(model), paths = adaptedPaths(adapter);
+  const sites = paths.map((path) => base.sites.get(path)!);
   return isConvertible(adapter) && paths.length > 0 &&
     adaptedParameters(adapter, base).length === 0 &&
-    paths.every((path) => {
-      const { kind, conv } = base.sites.get(path)!;
-      return KINDS.includes(kind) && (conv?.groups ?? 1) === 1;
-    });
+    sites.every(({ kind, conv }) => KINDS.includes(kind) && (conv?.groups ?? 1) === 1);
 }
 
 /** Kinds of modules whose weight a LoRA changes by one product. */

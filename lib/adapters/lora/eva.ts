@@ -41,8 +41,8 @@ import {
 import { checkPlan, planAdapter } from "../plan/plan.ts";
 import { adapterOf } from "../select.ts";
 
-/** What EVA measures on. */
-interface Measuring extends RegistryOptions {
+/** What the functions of EVA take alike. */
+export interface EvaOptions extends RegistryOptions {
   /** Is told before each batch. */
   readonly onProgress?: (progress: EvaProgress) => void;
   /** Stops between batches. */
@@ -62,7 +62,7 @@ export interface EvaProgress {
 }
 
 /** What {@link getEvaStateDict} needs beside the model and the config. */
-export interface EvaStateOptions extends Measuring {
+export interface EvaStateOptions extends EvaOptions {
   /**
    * What the model is run on, over and over until no direction turns any more: rows of the data that
    * the adapter is for. Each batch must hold as many tokens as a layer can get ranks, `rho * r`.
@@ -71,7 +71,7 @@ export interface EvaStateOptions extends Measuring {
 }
 
 /** What {@link initializeLoraEvaWeights} needs beside the model. */
-export interface EvaWeightsOptions extends Measuring {
+export interface EvaWeightsOptions extends EvaOptions {
   /** See {@link EvaStateOptions.batches}; not needed with `evaStateDict`. */
   readonly batches?: CalibrationBatches;
   /** What {@link getEvaStateDict} gave. */

@@ -78,6 +78,7 @@ export const loraCombine: CombineRule<LoraConfig> = {
     },
   },
   rescale(config, factor) {
+    checkFactors(config);
     // What PiSSA, OLoRA and CorDA took out of the base is computed again on load, for the scale of
     // the config; what LoftQ put in its place has none.
     if (takesFromBase(config) || config.initLoraWeights === "loftq") return undefined;

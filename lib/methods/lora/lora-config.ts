@@ -144,7 +144,7 @@ export interface LoraConfig extends TargetConfig {
   readonly cordaConfig: CordaConfig | null;
   /** Module of Megatron that Python imports; kept, not used. */
   readonly megatronCore: string | null;
-  /** Only means something with `useQalora`; kept, not used. */
+  /** Number of inputs in a group, with `useQalora`. 16 by default. */
   readonly qaloraGroupSize: number;
   /**
    * Tokens that turn the adapter on: it changes nothing before the last place where they stand in a
@@ -183,7 +183,10 @@ export interface LoraConfig extends TargetConfig {
   readonly targetParameters: readonly string[] | null;
   /** Makes one of the factors of blocks, so that layers split among devices need not talk. */
   readonly useBdlora: BdLoraConfig | null;
-  /** Quantization-aware LoRA. */
+  /**
+   * Lets A see the means of groups of inputs (QA-LoRA, Xu et al., 2023, arXiv:2309.14717) at linear
+   * layers whose weights are quantized; as in PEFT, others have a plain LoRA.
+   */
   readonly useQalora: boolean;
   /**
    * Keeps what goes into A for its gradient as one number for each group of features (VeLoRA,
@@ -202,7 +205,6 @@ export type LoraFields = {
 /** Fields of variants that are not implemented, with what they stand for. */
 const VARIANTS = {
   megatronConfig: "Megatron's parallel layers",
-  useQalora: "quantization-aware LoRA",
 } as const satisfies Partial<Record<keyof LoraConfig, string>>;
 
 /**
@@ -217,6 +219,7 @@ const ALONE = {
   montecloraConfig: true,
   aloraInvocationTokens: false,
   arrowConfig: false,
+  useQalora: false,
 } as const satisfies Partial<Record<keyof LoraConfig, boolean>>;
 
 /** Whether a field turns a variant on. */

@@ -7,11 +7,10 @@
 import { ConfigError, ValueError } from "../../errors.ts";
 import type { Site } from "../../model/site.ts";
 import { checkCordaRank, CORDA, cordaFactors } from "./corda.ts";
-import { BASE_CHANGE, checkLoftqSite, loftqStart } from "./loftq.ts";
 import type { LoftqConfig } from "./init-config.ts";
-import { tensor } from "../../tensor/tensor.ts";
-import { checkMicaRank, micaFactor } from "./mica.ts";
+import { BASE_CHANGE, checkLoftqSite, loftqStart } from "./loftq.ts";
 import { checkLoraGaConfig, checkLoraGaRank, GRADIENT, LORA_GA, loraGaFactors } from "./lora-ga.ts";
+import { checkMicaRank, micaFactor } from "./mica.ts";
 import {
   approximateSvd,
   type FlatMatrix,
@@ -28,6 +27,7 @@ import {
 } from "../linalg.ts";
 import { type LoraConfig, loraShape, takesFromBase } from "./lora-config.ts";
 import { sizeOf } from "../../tensor/dtype.ts";
+import { tensor } from "../../tensor/tensor.ts";
 import { factorShapes, magnitudes } from "./lora-factors.ts";
 import { checkCalibration } from "../calibration.ts";
 import type { CalibrationCheck } from "../config.ts";
@@ -48,10 +48,10 @@ export function loraLeafShapes(
   const [A, B] = factorNames(site);
   // A decomposition of the weight has no more columns than the weight, and PEFT then keeps fewer
   // than r.
-  const clips = decomposes(config, site) || config.initLoraWeights === "loftq";
-  const rank = clips ? Math.min(r, inFeatures, outFeatures) : r;
-  const { a, b } = factorShapes(site, rank);
-  if (!conv) RANKS[config.initLoraWeights as string]?.(site, r);
+  const start = startOf(config, site);
+  const clips = decomposes(config, site) || start?.clips;
+  const { a, b } = factorShapes(site, clips ? Math.min(r, inFeatures, outFeatures) : r);
+  start?.check(site, r);
   return {
     [A]: a,
     [B]: b,
@@ -62,13 +62,43 @@ export function loraLeafShapes(
   };
 }
 
-/** Initializations that refuse ranks, and how. */
-const RANKS: Readonly<Record<string, (site: Site, r: number) => unknown>> = {
-  corda: (site, r) => site.kind === "embedding" || checkCordaRank(site, r),
-  lora_ga: (site, r) => site.kind === "embedding" || checkLoraGaRank(site, r),
-  mica: checkMicaRank,
-  loftq: checkLoftqSite,
+/** What an initialization has to say beside how factors are taken out of a weight or drawn. */
+interface Start {
+  /** Refuses a site or a rank. */
+  check(site: Site, r: number): void;
+  /** Whether there are no more ranks than the weight has dimensions. */
+  readonly clips?: true;
+  /** Makes what a site starts from. */
+  make?(context: LoraStart): Promise<Readonly<Record<string, Leaf>>>;
+  /** What else is to be known of its leaves, and further ones, fixed. */
+  leaves?(site: Site): Readonly<Record<string, Partial<LeafRule>>>;
+}
+
+const STARTS: Readonly<Record<string, Start>> = {
+  corda: { check: (site, r) => site.kind === "embedding" || checkCordaRank(site, r) },
+  lora_ga: { check: (site, r) => site.kind === "embedding" || checkLoraGaRank(site, r) },
+  mica: {
+    check: checkMicaRank,
+    make: behindMinor,
+    leaves(site) {
+      const [, b] = factorNames(site);
+      // Not trained, and in files all the same.
+      return { [b]: { key: b, ...KEYS[b], kind: "fixed" } };
+    },
+  },
+  loftq: {
+    check: checkLoftqSite,
+    clips: true,
+    make: behindLost,
+    leaves: ({ outFeatures, inFeatures }) => ({
+      [BASE_CHANGE]: { shape: [outFeatures, inFeatures], kind: "fixed", takenOut: true },
+    }),
+  },
 };
+
+function startOf({ initLoraWeights }: LoraConfig, { conv }: Site): Start | undefined {
+  return conv ? undefined : STARTS[initLoraWeights as string];
+}
 
 /** The leaves of one site. They take exactly the random numbers that PEFT takes for it. */
 export function loraLeaves(
@@ -82,11 +112,6 @@ export function loraLeaves(
   for (const [leaf, shape] of Object.entries(loraLeafShapes(config, site))) {
     rules[leaf] = { shape, init: init(leaf), ...KEYS[leaf] };
   }
-  if (config.initLoraWeights === "mica") {
-    const [, b] = factorNames(site);
-    // Not trained, and in files all the same.
-    rules[b] = { key: b, ...rules[b], kind: "fixed" };
-  }
   // The initial factors that PiSSA, OLoRA, CorDA and LoRA-GA took out of the base.
   for (const leaf of decomposes(config, site) ? ["lora_A", "lora_B"] : []) {
     const initial = `${leaf}_init`;
@@ -97,9 +122,12 @@ export function loraLeaves(
       takenOut: true,
     };
   }
-  if (config.initLoraWeights === "loftq") {
-    const shape = [site.outFeatures, site.inFeatures];
-    rules[BASE_CHANGE] = { shape, init: init(BASE_CHANGE), kind: "fixed", takenOut: true };
+  for (const [leaf, rule] of Object.entries(startOf(config, site)?.leaves?.(site) ?? {})) {
+    const { shape, init: make = init(leaf), ...own }: Partial<LeafRule> = {
+      ...rules[leaf],
+      ...rule,
+    };
+    rules[leaf] = { shape: shape!, init: make, ...own };
   }
   return rules;
 }
@@ -121,12 +149,9 @@ export async function initLora(
   const { config, site } = context;
   // In PEFT the output projection starts first, and then once more.
   if (site.stem) drawLinear({ ...context, site: { ...site, outFeatures: site.inFeatures } });
-  const factors = decomposes(config, site)
-    ? await decompose(context)
-    : config.initLoraWeights === "mica"
-    ? await behindMinor(context)
-    : config.initLoraWeights === "loftq"
-    ? await behindLost(context)
+  const make = decomposes(config, site) ? decompose : startOf(config, site)?.make;
+  const factors = make
+    ? await make(context)
     : site.kind === "embedding"
     ? drawEmbedding(context)
     : drawLinear(context);

@@ -1,9 +1,9 @@
 /**
- * LoRA: low-rank adaptation (Hu et al., 2021, arXiv:2106.09685), with rsLoRA, PiSSA, OLoRA and
- * CorDA, and the variants of variants.ts.
+ * LoRA: low-rank adaptation (Hu et al., 2021, arXiv:2106.09685), with rsLoRA, the
+ * initializations of lora-init.ts, and the variants of variants.ts.
  *
- * A linear layer with weight W becomes y = W·x + scale·B·A·x. PiSSA, OLoRA and CorDA take their
- * first A and B out of the weight; as the base is never changed here, the forward pass subtracts
+ * A linear layer with weight W becomes y = W·x + scale·B·A·x. PiSSA, OLoRA, CorDA and LoRA-GA take
+ * their first A and B out of the weight; as the base is never changed here, the forward pass subtracts
  * them: y = W·x + scale·(B·A − B₀·A₀)·x.
  *
  * @module

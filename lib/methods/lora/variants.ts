@@ -18,6 +18,7 @@ import { isOn, type LoraConfig } from "./lora-config.ts";
 import { loraLeaves } from "./lora-init.ts";
 import type { LoraTrace } from "./lora-trace.ts";
 import { monteclora } from "./monteclora.ts";
+import { qalora } from "./qalora.ts";
 import type { LoraRule, LoraVariant } from "./variant.ts";
 import { velora } from "./velora.ts";
 
@@ -28,6 +29,7 @@ const VARIANTS: readonly LoraVariant[] = [
   kasa,
   velora,
   monteclora,
+  qalora,
   loraBias,
   alora,
   arrow,

@@ -67,7 +67,7 @@ function madeAgain(trace: LoraTrace, x: Value): Value {
   const size = Math.ceil(inFeatures / numGroups), padding = numGroups * size - inFeatures;
   const groups = reshape(pad(rows, { low: [0, 0], high: [0, padding] }), [-1, numGroups, size]);
   const direction = directionOf(trace, groups);
-  const kept = sum(mul(groups, direction), { axes: [2], keepDims: true });
+  const kept = trace.pass.boundary(sum(mul(groups, direction), { axes: [2], keepDims: true }));
   const whole = reshape(mul(mul(kept, direction), scale), [-1, numGroups * size]);
   return reshape(sliceAxis(whole, { axis: 1, start: 0, size: inFeatures }), x.shape);
 }

@@ -13,14 +13,17 @@ import { adaptedPaths, mapLeaves } from "../../../lib/adapters/parts.ts";
 import type { AnyModel, PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { setAdapter } from "../../../lib/adapters/select.ts";
 import { GraftError, UnsupportedError, ValueError } from "../../../lib/errors.ts";
+import { defineModel } from "../../../lib/io/define-model.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
 import { openSafetensors } from "../../../lib/io/safetensors.ts";
+import { gloraConfig } from "../../../lib/methods/glora.ts";
 import { type LoraConfig, loraConfig, loraShape } from "../../../lib/methods/lora/lora-config.ts";
 import type { PeftConfig } from "../../../lib/methods/config.ts";
 import { ia3Config } from "../../../lib/methods/ia3.ts";
 import { oftConfig } from "../../../lib/methods/oft.ts";
 import { defaultMethods } from "../../../lib/methods/mod.ts";
 import { fromPeftJson } from "../../../lib/methods/peft-json.ts";
+import { tanh } from "../../../lib/ops/elementwise.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import { type Tensor, tensor } from "../../../lib/tensor/tensor.ts";
 import { testDevice, testOnDevices } from "../../devices.ts";
@@ -184,6 +187,38 @@ testOnDevices("what changes weights otherwise is converted by the difference", a
   }
 });
 
+testOnDevices("convolutions are converted, but for those with groups", async (device) => {
+  const base = await defineModel({
+    inputs: { image: { axes: ["batch", 4, 5, 5] } },
+    modules(m) {
+      const patch = m.conv("patch", { in: 4, out: 6, kernel: [3, 2] }, { stride: 2, padding: 1 });
+      const point = m.conv("point", { in: 6, out: 6, kernel: [1, 1] });
+      const apart = m.conv("apart", { in: 6, out: 6, kernel: [1, 1] }, { groups: 2 });
+      return ({ image }) => ({ y: apart(point(tanh(patch(image)))) });
+    },
+  }, { device });
+  const image = tensor(Float32Array.from({ length: 200 }, (_, i) => Math.sin(i)), {
+    shape: [2, 4, 5, 5],
+  });
+  const run = async (model: AnyModel) =>
+    await toFloat32((await forward<{ y: Tensor }>(model, { image })).y);
+  for (
+    const config of [
+      loraConfig({ r: 3, useDora: true, targetModules: ["patch"] }),
+      ia3Config({ targetModules: ["patch"], feedforwardModules: [] }),
+      oftConfig({ oftBlockSize: 3, targetModules: ["point"] }),
+    ]
+  ) {
+    const model = await randomized(getPeftModel(base, config));
+    const parts = await convertToLora(model, { rank: 6 });
+    assert(apart(await run(base), await run(model)) > 1e-2);
+    assert(apart(await run(await loadAdapter(base, parts)), await run(model)) < 1e-4);
+  }
+  const grouped = getPeftModel(base, loraConfig({ r: 2, targetModules: ["apart"] }));
+  assertEquals(supportsLoraConversion(grouped), false);
+  await assertRejects(() => convertToLora(grouped, { rank: 1 }), UnsupportedError);
+});
+
 Deno.test("the adapter is chosen by name, its factor counts, and the model stays", async () => {
   const base = await goldenBase("llama", await testDevice("cpu"));
   const first = getPeftModel(base, loraConfig({ r: 2 }));
@@ -260,6 +295,15 @@ Deno.test("a converted adapter is saved into the folder itself, in files that PE
     await assertRejects(() => saveAsLora(model, join(folder, "no"), { rank: 999 }), ValueError);
     assertEquals(namesIn(folder), ["new"]);
   }));
+
+Deno.test("what a delta adds to biases becomes biases of the LoRA", async () => {
+  const base = await goldenBase("qwen2", await testDevice("cpu"));
+  const config = gloraConfig({ r: 3, configDE: "vector", targetModules: ["q_proj", "o_proj"] });
+  const model = await randomized(getPeftModel(base, config));
+  const parts = await convertToLora(model, { rank: 32 });
+  assert(parts.config.loraBias);
+  assert(apart(await logitsOf(await loadAdapter(base, parts)), await logitsOf(model)) < 1e-4);
+});
 
 Deno.test("misuse of convertToLora is told", async () => {
   const base = await goldenBase("llama", await testDevice("cpu"));

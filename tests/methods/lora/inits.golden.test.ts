@@ -1,16 +1,19 @@
 import { assert, assertEquals, assertLess } from "@std/assert";
+import { loadAdapter } from "../../../lib/adapters/checkpoint/load.ts";
 import { getAdapterStateDict } from "../../../lib/adapters/checkpoint/state-dict.ts";
 import { getPeftModel } from "../../../lib/adapters/inject.ts";
 import { initializeLoraEvaWeights } from "../../../lib/adapters/lora/eva.ts";
 import type { PeftModel } from "../../../lib/adapters/peft-model.ts";
 import { readJsonFile } from "../../../lib/io/json.ts";
+import { openSafetensors } from "../../../lib/io/safetensors.ts";
 import type { LoraConfig } from "../../../lib/methods/lora/lora-config.ts";
-import { toPeftJson } from "../../../lib/methods/peft-json.ts";
+import { fromPeftJson, toPeftJson } from "../../../lib/methods/peft-json.ts";
 import type { ModelGraph } from "../../../lib/model/model-graph.ts";
 import { toFloat32 } from "../../../lib/tensor/convert.ts";
 import { preprocessLoraga } from "../../../lib/training/preprocess-loraga.ts";
 import { goldenBase } from "../../adapters/bases.ts";
 import {
+  calibrationOf,
   type Expected,
   expectedOf,
   fileKey,
@@ -25,9 +28,9 @@ import { apart } from "../../steps.ts";
 /** How far vectors of torch's decompositions, in 32-bit floats, are from exact ones. */
 const CLOSE = 1e-5;
 
-const cases = goldenCases.filter(({ folder }) => /\/lora_(inits|loftq)\//.test(folder))
-  // Of what is converted no beginning is kept.
-  .filter(({ name }) => !name.endsWith("_plain"));
+const all = goldenCases.filter(({ folder }) => /\/lora_(inits|loftq)\//.test(folder));
+// Of what is converted no beginning is kept.
+const cases = all.filter(({ name }) => !name.endsWith("_plain"));
 
 function batchesOf(expected: Expected) {
   return [0, 1, 2].map((i) => inputsOf(expected, `calibration.${i}.`));
@@ -103,3 +106,21 @@ for (const golden of cases) {
     assert(count > 0);
   });
 }
+
+Deno.test("every file of an initialization is read and written again, its config byte for byte", async () => {
+  for (const golden of all) {
+    const expected = await expectedOf(golden), base = await goldenBase(golden.kind);
+    const text = await Deno.readTextFile(`${golden.folder}adapter_config.json`);
+    // Python writes an alpha that was multiplied as a float.
+    const same = text.replace(/("model\S+": \d+)\.0(?=,?\n)/g, "$1");
+    assertEquals(toPeftJson(fromPeftJson(JSON.parse(text))), same, golden.name);
+    const calibration = await calibrationOf(base, expected);
+    const model = await loadAdapter(base, golden.folder, { calibration });
+    const saved = getAdapterStateDict(model);
+    const { tensors } = await openSafetensors(`${golden.folder}adapter_model.safetensors`);
+    assertEquals([...saved.keys()].sort(), [...tensors.keys()].sort(), golden.name);
+    for (const [key, tensor] of tensors) {
+      assertEquals(await toFloat32(saved.get(key)!), await toFloat32(tensor), key);
+    }
+  }
+});
