@@ -5,6 +5,7 @@
  */
 import { cast } from "../ops/cast.ts";
 import { add, cos, div, mul, sin, sub } from "../ops/elementwise.ts";
+import { gather } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
 import { reshape } from "../ops/reshape.ts";
 import type { Value } from "../ops/value.ts";
@@ -25,12 +26,19 @@ export function waves(frequencies: Value, size: number, as: "columns" | "rows"):
     axis: as === "rows" ? 1 : 0,
   });
   const turns = reshape(frequencies, as === "rows" ? [-1, 1] : [1, -1]);
-  // In two parts, as i32 does not hold the product of two sizes of vocabularies.
-  const high = modulo(mul(div(step, PART), turns), size);
-  const low = mul(modulo(step, PART), turns);
-  const place = modulo(add(mul(high, PART), low), size);
-  const angle = mul(cast(place, "f32"), 2 * Math.PI / size);
-  return { cosines: cos(angle), sines: sin(angle) };
+  // In two parts where i32 does not hold the product, as of two sizes of vocabularies.
+  const high = () => mul(modulo(mul(div(step, PART), turns), size), PART);
+  const product = size ** 2 < 2 ** 31
+    ? mul(step, turns)
+    : add(high(), mul(modulo(step, PART), turns));
+  const place = modulo(product, size);
+  // One period, and what is looked up in it.
+  const angle = mul(
+    cast(iota(frequencies.graph, [size, 1], { axis: 0 }), "f32"),
+    2 * Math.PI / size,
+  );
+  const look = (period: Value) => reshape(gather(period, place), place.shape);
+  return { cosines: look(cos(angle)), sines: look(sin(angle)) };
 }
 
 const PART = 256;

@@ -24,7 +24,7 @@ METHOD = Method(
             weight_decay=0.1,
         ),
         Case("all_linear_gpt2", "gpt2", dict(n_frequency=30, scaling=20.0, target_modules=GPT2_CONV, bias="all"), file_dtype="bfloat16"),
-        Case("bias_layers", "qwen2", dict(n_frequency=10, scaling=10.0, bias="fourier_only", target_modules=["lm_head", "k_proj", "o_proj"], layers_to_transform=[1], exclude_modules=["o_proj"])),
+        Case("bias_layers", "qwen2", dict(n_frequency=60, scaling=10.0, bias="fourier_only", target_modules=["lm_head", "k_proj", "o_proj"], layers_to_transform=[1], exclude_modules=["o_proj"])),
         Case(
             "two_adapters",
             adapters={
