@@ -98,12 +98,12 @@ export {
 export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from "./lora/loftq.ts";
 export {
   type EvaOptions,
-  type EvaProgress,
   type EvaStateOptions,
   type EvaWeightsOptions,
   getEvaStateDict,
   initializeLoraEvaWeights,
 } from "./lora/eva.ts";
+export type { EvaProgress } from "./lora/measure-eva.ts";
 export {
   type CordaProgress,
   preprocessCorda,

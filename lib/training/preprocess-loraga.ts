@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { checkBegins } from "../adapters/lora/begins.ts";
 import {
   checkFile,
   isFilled,
@@ -11,11 +12,11 @@ import {
 } from "../adapters/lora/calibration-files.ts";
 import { type AnyModel, baseOf, pristineBase } from "../adapters/peft-model.ts";
 import { checkPlan, planAdapter } from "../adapters/plan/plan.ts";
-import { ConfigError, UnsupportedError, ValueError } from "../errors.ts";
+import { UnsupportedError, ValueError } from "../errors.ts";
 import { type Calibration, checkCalibration } from "../methods/calibration.ts";
 import type { PeftConfig } from "../methods/config.ts";
 import { checkLoraGaConfig, GRADIENT, LORA_GA } from "../methods/lora/lora-ga.ts";
-import { type LoraConfig, loraShape } from "../methods/lora/lora-config.ts";
+import { loraShape } from "../methods/lora/lora-config.ts";
 import { decomposes } from "../methods/lora/lora-init.ts";
 import { REGISTRY, type RegistryOptions } from "../methods/mod.ts";
 import { type ModelGraph, parameterOf, resolveTied } from "../model/model-graph.ts";
@@ -102,7 +103,8 @@ export async function preprocessLoraga(
   }, { code: "CALIBRATION_OPTION", of: "preprocessLoraga" });
   const base = pristineBase(model), { registry, allowUnmatched, cacheFile } = options;
   const plan = checkPlan(planAdapter(base, config, { registry }), { allowUnmatched });
-  const lora = checkConfig(plan.config);
+  const lora = checkBegins(plan.config, { with: "lora_ga", of: "preprocessLoraga" });
+  checkLoraGaConfig(lora);
   const sites = plan.sites.map(({ site }) => site).filter((site) => decomposes(lora, site));
   const layers = sites.map((site) => ({ site, r: loraShape(lora, site).r }));
   if (cacheFile !== undefined && await isFilled(cacheFile)) {
@@ -116,21 +118,6 @@ export async function preprocessLoraga(
   const calibration = { init: LORA_GA.init, sites: await gradientsOf(base, sites, options) };
   if (cacheFile !== undefined) await saveCalibration(calibration, cacheFile);
   return calibration;
-}
-
-function checkConfig(config: PeftConfig): LoraConfig {
-  const { initLoraWeights } = config as LoraConfig;
-  if (config.peftType === "LORA" && initLoraWeights === LORA_GA.init) {
-    checkLoraGaConfig(config as LoraConfig);
-    return config as LoraConfig;
-  }
-  throw new ConfigError(
-    "CONFIG_LORA_GA",
-    `preprocessLoraga is for configs with initLoraWeights "lora_ga"; this one is of the method ${config.peftType}${
-      config.peftType === "LORA" ? `, with initLoraWeights ${JSON.stringify(initLoraWeights)}` : ""
-    }. Make it with loraConfig({ initLoraWeights: "lora_ga", loraGaConfig: {} }).`,
-    { peftType: config.peftType, initLoraWeights },
-  );
 }
 
 async function gradientsOf(

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ConfigError, ValueError } from "../../errors.ts";
+import { ValueError } from "../../errors.ts";
 import type { PeftConfig } from "../../methods/config.ts";
 import { checkCalibration } from "../../methods/calibration.ts";
 import {
@@ -14,7 +14,7 @@ import {
 } from "../../methods/lora/corda.ts";
 import type { CordaConfig } from "../../methods/lora/corda-config.ts";
 import { type FlatMatrix, flatMatrix, matrixOf } from "../../methods/linalg.ts";
-import { type LoraConfig, loraShape } from "../../methods/lora/lora-config.ts";
+import { loraShape } from "../../methods/lora/lora-config.ts";
 import { decomposes } from "../../methods/lora/lora-init.ts";
 import { REGISTRY, type RegistryOptions } from "../../methods/mod.ts";
 import { type ModelGraph, parameterOf } from "../../model/model-graph.ts";
@@ -22,6 +22,7 @@ import type { Site } from "../../model/site.ts";
 import { BOOLEAN, checkOptions, FUNCTION, SIGNAL } from "../../options.ts";
 import { isHalf } from "../../tensor/dtype.ts";
 import { onHost, type Tensor } from "../../tensor/tensor.ts";
+import { checkBegins } from "./begins.ts";
 import {
   checkFile,
   isFilled,
@@ -123,10 +124,11 @@ export async function preprocessCorda(
   const { registry, allowUnmatched } = options;
   const plan = checkPlan(planAdapter(model, config, { registry }), { allowUnmatched });
   const { base } = plan;
-  const lora = checkCorda(plan.config);
-  const { cacheFile, covarianceFile, pruneTemporaryFields } = lora.corda;
-  const sites = plan.sites.map(({ site }) => site).filter((site) => decomposes(lora.config, site));
-  const layers = sites.map((site) => ({ site, r: loraShape(lora.config, site).r }));
+  const lora = checkBegins(plan.config, { with: "corda", of: "preprocessCorda" });
+  const corda = lora.cordaConfig!;
+  const { cacheFile, covarianceFile, pruneTemporaryFields } = corda;
+  const sites = plan.sites.map(({ site }) => site).filter((site) => decomposes(lora, site));
+  const layers = sites.map((site) => ({ site, r: loraShape(lora, site).r }));
   if (cacheFile !== null && await isFilled(cacheFile)) {
     const cached = await loadCalibration(cacheFile);
     checkFile(
@@ -135,12 +137,12 @@ export async function preprocessCorda(
     );
     return cached as CordaCalibration;
   }
-  using measured = await covariancesOf(base, { sites, corda: lora.corda, asked: options });
+  using measured = await covariancesOf(base, { sites, corda, asked: options });
   const { tensors } = measured;
   checkCovariances(sites, tensors);
   const calibration: CordaCalibration = {
     init: "corda",
-    sites: await eigensOf(base, { layers, tensors, corda: lora.corda, asked: options }),
+    sites: await eigensOf(base, { layers, tensors, corda, asked: options }),
     ...(pruneTemporaryFields ? {} : { covariances: await kept(sites, tensors) }),
   };
   if (covarianceFile !== null && measured.isNew) {
@@ -151,22 +153,6 @@ export async function preprocessCorda(
   }
   if (cacheFile !== null) await saveCalibration(calibration, cacheFile);
   return calibration;
-}
-
-function checkCorda(
-  config: PeftConfig,
-): { readonly config: LoraConfig; readonly corda: CordaConfig } {
-  const { initLoraWeights, cordaConfig } = config as LoraConfig;
-  if (config.peftType === "LORA" && initLoraWeights === "corda") {
-    return { config: config as LoraConfig, corda: cordaConfig! };
-  }
-  throw new ConfigError(
-    "CONFIG_CORDA",
-    `preprocessCorda is for configs with initLoraWeights "corda"; this one is of the method ${config.peftType}${
-      config.peftType === "LORA" ? `, with initLoraWeights ${JSON.stringify(initLoraWeights)}` : ""
-    }. ` + 'Make it with loraConfig({ initLoraWeights: "corda" }).',
-    { peftType: config.peftType, initLoraWeights },
-  );
 }
 
 interface Measured extends Disposable {

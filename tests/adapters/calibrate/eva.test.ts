@@ -2,11 +2,8 @@ import { assert, assertEquals, assertLess, assertRejects } from "@std/assert";
 import { getAdapterStateDict } from "../../../lib/adapters/checkpoint/state-dict.ts";
 import { forward } from "../../../lib/adapters/forward.ts";
 import { addAdapter, getPeftModel } from "../../../lib/adapters/inject.ts";
-import {
-  type EvaProgress,
-  getEvaStateDict,
-  initializeLoraEvaWeights,
-} from "../../../lib/adapters/lora/eva.ts";
+import { getEvaStateDict, initializeLoraEvaWeights } from "../../../lib/adapters/lora/eva.ts";
+import type { EvaProgress } from "../../../lib/adapters/lora/measure-eva.ts";
 import { setAdapter } from "../../../lib/adapters/select.ts";
 import { GraftError } from "../../../lib/errors.ts";
 import { loraConfig, type LoraFields } from "../../../lib/methods/lora/lora-config.ts";
