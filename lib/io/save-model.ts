@@ -121,10 +121,8 @@ function storedParameters(
   dtype: SaveModelOptions["dtype"],
 ): Map<string, Tensor> {
   const ties = ownTies(model);
-  const stored = [...model.shapes.keys()].filter((name) =>
-    !model.tied.has(name) || !ties.has(name)
-  );
-  return new Map(stored.map((name) => {
+  const copies = [...model.tied.keys()].filter((name) => !ties.has(name));
+  return new Map([...model.parameters.keys(), ...copies].map((name) => {
     const tensor = parameterOf(model, name);
     const to = isBlockType(tensor.dtype) || isWeightType(tensor.dtype)
       ? dtype ?? model.dtype
