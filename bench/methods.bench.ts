@@ -67,9 +67,10 @@ async function openPeer(program: string, args: readonly string[]): Promise<Peer>
 
 /** A folder with a model of random weights, made once. */
 let model: Promise<string> | undefined;
+let folder: string | undefined;
 
 async function makeModel(): Promise<string> {
-  const folder = await Deno.makeTempDir({ prefix: "graft-methods-" });
+  folder = await Deno.makeTempDir({ prefix: "graft-methods-" });
   await runChild(PYTHON, [beside("torch_peft.py"), "--one", "save-model", "--model", folder]);
   return folder;
 }
@@ -81,12 +82,13 @@ const SIDES: Readonly<Record<string, readonly string[]>> = {
 };
 
 const results = new Map<string, Map<string, Peer>>();
+/** One at a time has memory and processors for itself. */
+let running: Peer | undefined;
 
 for (const name of Object.keys(METHOD_SETTINGS)) {
   if (chosen.length > 0 && !chosen.includes(name)) continue;
   results.set(name, new Map());
   for (const [side, [program, ...args]] of Object.entries(SIDES)) {
-    let taken = 0;
     Deno.bench({
       name: `${name}, ${side}`,
       group: name,
@@ -94,16 +96,16 @@ for (const name of Object.keys(METHOD_SETTINGS)) {
       n: STEPS,
       warmup: WARMUP,
       fn: async (bench) => {
-        const folder = await (model ??= makeModel()), peers = results.get(name)!;
+        const path = await (model ??= makeModel()), peers = results.get(name)!;
         if (!peers.has(side)) {
           const sizes = [THREADS, BATCH, LENGTH].map(String);
-          const rest = [...args, folder, JSON.stringify(settingsOf(name)), ...sizes];
-          peers.set(side, await openPeer(program, rest));
+          const rest = [...args, path, JSON.stringify(settingsOf(name)), ...sizes];
+          running?.close();
+          peers.set(side, running = await openPeer(program, rest));
         }
         bench.start();
         await peers.get(side)!.step();
         bench.end();
-        if (++taken === STEPS + WARMUP) peers.get(side)!.close();
       },
     });
   }
@@ -125,7 +127,11 @@ function row(name: string, peers: ReadonlyMap<string, Peer>): readonly string[] 
 }
 
 globalThis.addEventListener("unload", () => {
-  const rows = [...results].filter(([, peers]) => peers.size === 2).map(([n, p]) => row(n, p));
+  running?.close();
+  if (folder) Deno.removeSync(folder, { recursive: true });
+  const whole = (peers: ReadonlyMap<string, Peer>) =>
+    peers.size === 2 && [...peers.values()].every(({ seconds }) => seconds.length > WARMUP);
+  const rows = [...results].filter(([, peers]) => whole(peers)).map(([n, p]) => row(n, p));
   const head = ["Method", "Trained", "Step, s", "PEFT's", "Ratio", "Peak, MiB", "PEFT's"];
   writeTable("steps", head, rows);
 });
