@@ -4,25 +4,25 @@
  * @module
  */
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { loadAdapter } from "../lib/adapters/checkpoint/load.ts";
-import { forward } from "../lib/adapters/forward.ts";
-import { mergeAndUnload } from "../lib/adapters/merge/merge.ts";
-import type { AdaLoraConfig } from "../lib/methods/adalora.ts";
-import { camelCase } from "../lib/methods/config.ts";
-import { isMergeable } from "../lib/methods/site-rule.ts";
-import { type AnyModel, type PeftModel, pristineBase } from "../lib/adapters/peft-model.ts";
-import { setAdapter } from "../lib/adapters/select.ts";
-import { generate } from "../lib/generation/generate.ts";
-import { toFloat32 } from "../lib/tensor/convert.ts";
-import { add, mul } from "../lib/ops/elementwise.ts";
-import { constant } from "../lib/ops/constant.ts";
-import { sum } from "../lib/ops/reduce.ts";
-import type { Objective } from "../lib/tasks/objective.ts";
-import type { Tensor } from "../lib/tensor/tensor.ts";
-import { computeGradients } from "../lib/training/gradients.ts";
-import { train } from "../lib/training/train.ts";
-import { goldenBase } from "./adapters/bases.ts";
-import { testOnceOnWebGpu } from "./devices.ts";
+import { loadAdapter } from "../../lib/adapters/checkpoint/load.ts";
+import { forward } from "../../lib/adapters/forward.ts";
+import { mergeAndUnload } from "../../lib/adapters/merge/merge.ts";
+import type { AdaLoraConfig } from "../../lib/methods/adalora.ts";
+import { camelCase } from "../../lib/methods/config.ts";
+import { isMergeable } from "../../lib/methods/site-rule.ts";
+import { type AnyModel, type PeftModel, pristineBase } from "../../lib/adapters/peft-model.ts";
+import { setAdapter } from "../../lib/adapters/select.ts";
+import { generate } from "../../lib/generation/generate.ts";
+import { toFloat32 } from "../../lib/tensor/convert.ts";
+import { add, mul } from "../../lib/ops/elementwise.ts";
+import { constant } from "../../lib/ops/constant.ts";
+import { sum } from "../../lib/ops/reduce.ts";
+import type { Objective } from "../../lib/tasks/objective.ts";
+import type { Tensor } from "../../lib/tensor/tensor.ts";
+import { computeGradients } from "../../lib/training/gradients.ts";
+import { train } from "../../lib/training/train.ts";
+import { goldenBase } from "../adapters/bases.ts";
+import { testOnceOnWebGpu } from "../devices.ts";
 import {
   type Expected,
   expectedGradients,
@@ -31,7 +31,7 @@ import {
   inputsOf,
   LOGITS,
   taskCases,
-} from "./golden-case.ts";
+} from "../golden-case.ts";
 
 /** Bounds: of losses relative, of gradients as a share of the largest of all. */
 const LOSSES = 1e-5, GRADIENTS = 2e-5;
