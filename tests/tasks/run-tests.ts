@@ -46,8 +46,6 @@ async function runTests(args: readonly string[]): Promise<{ code: number; summar
   const env: Record<string, string> = {
     ...ADAPTER_SETTINGS,
     [KERNEL_BOOK]: book,
-    // One more than there are processors, as some wait for the GPU's queue.
-    DENO_JOBS: String(navigator.hardwareConcurrency + 1),
     ...Deno.env.toObject(),
     ...backendEnvironment(),
     ...(Deno.noColor || !Deno.stdout.isTerminal() ? { NO_COLOR: "1" } : {}),
