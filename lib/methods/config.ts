@@ -75,6 +75,16 @@ export interface TargetConfig extends PeftConfig {
   readonly fanInFanOut?: boolean;
 }
 
+/** A config that holds the fields of {@link targetFields}. */
+export type TargetedConfig =
+  & PeftConfig
+  & Required<
+    Pick<
+      TargetConfig,
+      "targetModules" | "excludeModules" | "layersToTransform" | "layersPattern" | "modulesToSave"
+    >
+  >;
+
 /** Whether a config selects modules by name. */
 export function isTargetConfig(config: PeftConfig): config is TargetConfig {
   return "targetModules" in config;

@@ -24,8 +24,8 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
   type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -34,19 +34,7 @@ import type { LeafRule, PeftMethod, SiteTrace } from "./method.ts";
 import { type DeltaRule, scaled } from "./site-rule.ts";
 
 /** A DEFT config with every field, as {@link deftConfig} makes it. */
-export interface DeftConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      | "targetModules"
-      | "excludeModules"
-      | "layersToTransform"
-      | "layersPattern"
-      | "modulesToSave"
-      | "fanInFanOut"
-    >
-  > {
+export interface DeftConfig extends TargetedConfig, Required<Pick<TargetConfig, "fanInFanOut">> {
   /** `"DEFT"`. */
   readonly peftType: "DEFT";
   /** Dimension of the subspace; the features that come out, where they are fewer. 8 by default. */

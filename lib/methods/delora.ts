@@ -19,8 +19,7 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
-  type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -31,14 +30,7 @@ import { pythonRegExp } from "./python-regex.ts";
 import type { DeltaRule } from "./site-rule.ts";
 
 /** A DeLoRA config with every field, as {@link deloraConfig} makes it. */
-export interface DeloraConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      "targetModules" | "excludeModules" | "layersToTransform" | "layersPattern" | "modulesToSave"
-    >
-  > {
+export interface DeloraConfig extends TargetedConfig {
   /** `"DELORA"`. */
   readonly peftType: "DELORA";
   /** Rank. 8 by default. */

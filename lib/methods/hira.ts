@@ -22,8 +22,8 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
   type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -35,19 +35,7 @@ import { pythonRegExp } from "./python-regex.ts";
 import { checkConvolution, type DeltaRule } from "./site-rule.ts";
 
 /** A HiRA config with every field, as {@link hiraConfig} makes it. */
-export interface HiraConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      | "targetModules"
-      | "excludeModules"
-      | "modulesToSave"
-      | "fanInFanOut"
-      | "layersToTransform"
-      | "layersPattern"
-    >
-  > {
+export interface HiraConfig extends TargetedConfig, Required<Pick<TargetConfig, "fanInFanOut">> {
   /** `"HIRA"`. */
   readonly peftType: "HIRA";
   /** Rank of B·A. 32 by default. */

@@ -21,8 +21,7 @@ import {
   type ConfigFields,
   type ConfigSchema,
   field,
-  type PeftConfig,
-  type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -32,14 +31,7 @@ import { pattern, patternValue } from "./site-pattern.ts";
 import { checkConvolution } from "./site-rule.ts";
 
 /** What the configs of LoHa and LoKr share. */
-export interface LycorisConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      "targetModules" | "excludeModules" | "modulesToSave" | "layersToTransform" | "layersPattern"
-    >
-  > {
+export interface LycorisConfig extends TargetedConfig {
   /** Rank of the products that the delta is made of. 8 by default. */
   readonly r: number;
   /** The delta is scaled by `alpha / r`. 8 by default. */

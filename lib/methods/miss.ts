@@ -28,8 +28,7 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
-  type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -38,14 +37,7 @@ import type { PeftMethod, SiteTrace } from "./method.ts";
 import { type DeltaRule, scaled } from "./site-rule.ts";
 
 /** A MiSS config with every field, as {@link missConfig} makes it. */
-export interface MissConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      "targetModules" | "excludeModules" | "layersToTransform" | "layersPattern" | "modulesToSave"
-    >
-  > {
+export interface MissConfig extends TargetedConfig {
   /** `"MISS"`. */
   readonly peftType: "MISS";
   /** Columns of a shard, or side of a block, at most the features that go in. 64 by default. */

@@ -20,8 +20,7 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
-  type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -30,14 +29,7 @@ import type { LeafRule, PeftMethod, SiteTrace } from "./method.ts";
 import type { DeltaRule } from "./site-rule.ts";
 
 /** A PEANuT config with every field, as {@link peanutConfig} makes it. */
-export interface PeanutConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      "targetModules" | "excludeModules" | "modulesToSave" | "layersToTransform" | "layersPattern"
-    >
-  > {
+export interface PeanutConfig extends TargetedConfig {
   /** `"PEANUT"`. */
   readonly peftType: "PEANUT";
   /** Rank: width of the network. 32 by default. */

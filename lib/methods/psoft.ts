@@ -24,8 +24,8 @@ import {
   type ConfigSchema,
   field,
   parseConfig,
-  type PeftConfig,
   type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { ATTENTION_TARGETS } from "./default-targets.ts";
@@ -43,19 +43,7 @@ import type { DeltaRule } from "./site-rule.ts";
 import { createTorchRandom } from "./torch-random.ts";
 
 /** A PSOFT config with every field, as {@link psoftConfig} makes it. */
-export interface PsoftConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      | "targetModules"
-      | "excludeModules"
-      | "modulesToSave"
-      | "layersToTransform"
-      | "layersPattern"
-      | "fanInFanOut"
-    >
-  > {
+export interface PsoftConfig extends TargetedConfig, Required<Pick<TargetConfig, "fanInFanOut">> {
   /** `"PSOFT"`. */
   readonly peftType: "PSOFT";
   /** Rank: dimensions of the subspace, at most the features of a layer. 32 by default. */

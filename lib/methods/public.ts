@@ -36,6 +36,7 @@ export {
   parseConfig,
   type PeftConfig,
   type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 export { type LoraConfig, loraConfig, type LoraFields, type LoraInit } from "./lora/lora-config.ts";

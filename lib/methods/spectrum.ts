@@ -13,8 +13,8 @@ import {
   commonFields,
   type ConfigFields,
   field,
-  type PeftConfig,
   type TargetConfig,
+  type TargetedConfig,
   targetFields,
 } from "./config.ts";
 import { pattern } from "./site-pattern.ts";
@@ -24,19 +24,8 @@ import { pythonRegExp } from "./python-regex.ts";
 import { createTorchRandom, type TorchRandom } from "./torch-random.ts";
 
 /** The fields that configs of a spectrum share. */
-export interface SpectrumConfig extends
-  PeftConfig,
-  Required<
-    Pick<
-      TargetConfig,
-      | "targetModules"
-      | "excludeModules"
-      | "layersToTransform"
-      | "layersPattern"
-      | "modulesToSave"
-      | "fanInFanOut"
-    >
-  > {
+export interface SpectrumConfig
+  extends TargetedConfig, Required<Pick<TargetConfig, "fanInFanOut">> {
   /**
    * Number of coefficients that each layer trains, at most as many as its weight has elements.
    */
