@@ -7,18 +7,18 @@
  *     ΔW[o, i] = scaling / (O·I) · Σ s·cos(2π(u·o/O + v·i/I))
  *
  * As cos(a + b) = cos a·cos b − sin a·sin b, it is a product of two matrices with an inner dimension
- * of 2n; where n is large, the transform of the whole spectrum takes less.
+ * of 2n; where it is formed, a transform in steps takes less.
  *
  * @module
  */
 import type { LowRank } from "../model/weight.ts";
 import { concat } from "../ops/concat.ts";
-import { add, mul, neg, sub } from "../ops/elementwise.ts";
-import { gather } from "../ops/gather.ts";
+import { add, div, mul, neg, sub } from "../ops/elementwise.ts";
+import { gather, scatterAdd } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
-import { pad, sliceAxis } from "../ops/slice.ts";
+import { sliceAxis } from "../ops/slice.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import { type ConfigSchema, field, parseConfig } from "./config.ts";
@@ -26,7 +26,7 @@ import { UNFUSED_TARGETS } from "./default-targets.ts";
 import { patternValueAtEnd } from "./site-pattern.ts";
 import { lowRankRule } from "./low-rank.ts";
 import type { PeftMethod, SiteTrace } from "./method.ts";
-import { placesAlong, scattered } from "./places.ts";
+import { placesAlong } from "./places.ts";
 import type { DeltaRule } from "./site-rule.ts";
 import {
   checkSpectrum,
@@ -88,20 +88,16 @@ export function fourierFtConfig(config: Partial<FourierFtConfig> = {}): FourierF
 const products = lowRankRule(factors);
 
 const rule: DeltaRule<FourierFtConfig> = {
-  ...products,
+  ...lowRankRule(factors),
   delta(trace) {
-    const { site: { kind, outFeatures, inFeatures }, leaves } = trace;
-    const shorter = Math.min(outFeatures, inFeatures);
-    const few = 4 * leaves.fourierft_spectrum.shape[0] <
-      2 * shorter + Math.max(outFeatures, inFeatures);
-    if (few) return products.delta(trace);
-    const s = scaledSpectrum(trace), isTall = outFeatures >= inFeatures;
-    const spectrum = scattered({ values: s, places: placesOf(trace, s) }, [
-      outFeatures,
-      inFeatures,
-    ]);
-    const delta = inverse(isTall ? spectrum : transpose(spectrum));
-    return isTall === (kind === "conv1d") ? transpose(delta) : delta;
+    const { site: { kind, outFeatures, inFeatures } } = trace;
+    const values = scaledSpectrum(trace), places = placesOf(trace, values);
+    const isTall = outFeatures > inFeatures;
+    const rows = placesAlong(places, 0), columns = placesAlong(places, 1);
+    const [short, long] = isTall ? [columns, rows] : [rows, columns];
+    const sizes = [outFeatures, inFeatures].sort((a, b) => a - b);
+    const delta = inverse({ values, short, long }, sizes);
+    return isTall === (kind === "conv1d") ? delta : transpose(delta);
   },
 };
 
@@ -141,26 +137,62 @@ function factors(trace: SiteTrace<FourierFtConfig>): LowRank {
   };
 }
 
+/** Values [n] and their rows and columns in a spectrum [A, B]. */
+interface Spectrum {
+  readonly values: Value;
+  readonly short: Value;
+  readonly long: Value;
+}
+
 /**
- * The real part of the inverse transform of a spectrum [A, B], times its size. A wave of A − u is that
- * of u with another sign of the sine, before and after: half of the products along B are enough, and a
- * quarter of those along A.
+ * The real part of the inverse transform of a spectrum [A, B], times its size.
+ *
+ * The wave of A − u and B − v is that of u and v, so that half of the rows are enough. Along B a
+ * transform is made in two steps, as a fast one is: with B = P·Q, v = Q·v₁ + v₂ and i = i₁ + P·i₂,
+ * the turns v·i / B are v₁·i₁ / P and v₂·i / B. Only the second step goes over a matrix, as the first
+ * has few values. Along A, a wave of A − o is that of o with another sign of the sine.
  */
-function inverse(spectrum: Value): Value {
-  const { graph, shape: [size, width] } = spectrum, half = Math.floor(size / 2) + 1;
-  const count = size - half;
-  const rows = (x: Value, size: number) => sliceAxis(x, { axis: 0, start: 0, size });
-  const all = (n: number, size: number) => waves(iota(graph, [n], { axis: 0 }), size, "columns");
-  const across = all(width, width), down = all(half, size), lower = rows(spectrum, half);
-  const transformed = (x: Value, of: keyof Waves) =>
-    matmul(rows(down[of], half), matmul(x, across[of]));
-  if (count === 0) return sub(transformed(lower, "cosines"), transformed(lower, "sines"));
-  const step = iota(graph, [count], { axis: 0 });
-  const upper = pad(gather(spectrum, sub(size - 1, step)), {
-    low: [1, 0],
-    high: [half - 1 - count, 0],
-  });
-  const even = transformed(add(lower, upper), "cosines");
-  const odd = transformed(sub(lower, upper), "sines");
-  return concat([sub(even, odd), gather(add(even, odd), sub(count, step))], { axis: 0 });
+function inverse({ values, short, long }: Spectrum, [size, width]: readonly number[]): Value {
+  const { graph } = values, half = Math.floor(size / 2) + 1, count = size - half;
+  const p = firstStep({ values: values.shape[0], rows: half, width }), q = width / p;
+  const isUpper = div(short, half);
+  const turned = (x: Value, n: number) => add(x, mul(isUpper, sub(n, mul(x, 2))));
+  const v = turned(long, width), v1 = div(v, q), v2 = sub(v, mul(v1, q));
+  const first = waves(v1, p, "rows");
+  const table = scatterAdd(
+    mul(concat([first.cosines, first.sines], { axis: 1 }), reshape(values, [-1, 1])),
+    add(mul(turned(short, size), q), v2),
+    { rows: half * q },
+  );
+  const all = (n: number, size: number, as: "columns" | "rows") =>
+    waves(iota(graph, [n], { axis: 0 }), size, as);
+  // [Q, B] as [P, v₂, i₂]
+  const second = all(q, width, "rows");
+  const part = (x: Value) => transpose(reshape(x, [q, q, p]), [2, 0, 1]);
+  const cosines = part(second.cosines), sines = part(second.sines);
+  const steps = concat([
+    concat([cosines, sines], { axis: 2 }),
+    concat([neg(sines), cosines], { axis: 2 }),
+  ], { axis: 1 });
+  const rows = transpose(reshape(table, [half, q, 2, p]), [3, 0, 2, 1]);
+  const across = matmul(reshape(rows, [p, half, 2 * q]), steps);
+  const halves = transpose(reshape(across, [p, half, 2, q]), [2, 1, 3, 0]);
+  const down = all(half, size, "columns");
+  const along = (of: keyof Waves, start: 0 | 1) =>
+    matmul(
+      sliceAxis(down[of], { axis: 0, start: 0, size: half }),
+      reshape(sliceAxis(halves, { axis: 0, start, size: 1 }), [half, width]),
+    );
+  const even = along("cosines", 0), odd = along("sines", 1), lower = sub(even, odd);
+  if (count === 0) return lower;
+  const upper = gather(add(even, odd), sub(count, iota(graph, [count], { axis: 0 })));
+  return concat([lower, upper], { axis: 0 });
+}
+
+/** The divisor P of a width that leaves least to do: of elements, about 50 products take as long. */
+function firstStep(of: { readonly values: number; readonly rows: number; readonly width: number }) {
+  const { values, rows, width } = of;
+  const price = (p: number) => 50 * 4 * values * p + 4 * rows * width * (width / p);
+  const divisors = Array.from({ length: width }, (_, i) => i + 1).filter((p) => width % p === 0);
+  return divisors.reduce((best, p) => price(p) < price(best) ? p : best);
 }
