@@ -107,8 +107,8 @@ const rule: DeltaRule<DeloraConfig> = {
   dropout: ({ moduleDropout }) => moduleDropout,
   apply(trace, x) {
     const { leaves: { delora_A, delora_B, delora_w_norm } } = trace;
-    const inner = matmul(mul(x, delora_w_norm), delora_A, { transposeB: true });
-    return matmul(mul(inner, lengthsOf(trace)), delora_B, { transposeB: true });
+    const inner = matmul(x, mul(delora_A, delora_w_norm), { transposeB: true });
+    return matmul(inner, mul(delora_B, lengthsOf(trace)), { transposeB: true });
   },
 };
 
