@@ -131,7 +131,7 @@ const rule: DeltaRule<C3aConfig> = {
   apply(trace, x) {
     const w = kernels(trace), [m, n, b] = w.shape, half = Math.floor(b / 2) + 1;
     const frequencies = iota(x.graph, [half], { axis: 0 });
-    const { cosines, sines } = waves(frequencies, b, "columns");
+    const { cosines, sines } = waves(frequencies, b, { as: "columns" });
     const dft = concat([cosines, neg(sines)], { axis: 1 });
     // Two of the frequencies, or one of an odd number, stand for themselves, the others for two.
     const alone = (x: Value) => cast(x, "f32");

@@ -18,7 +18,6 @@ import { gather, scatterAdd } from "../ops/gather.ts";
 import { iota } from "../ops/iota.ts";
 import { matmul } from "../ops/matmul.ts";
 import { reshape } from "../ops/reshape.ts";
-import { sliceAxis } from "../ops/slice.ts";
 import { transpose } from "../ops/transpose.ts";
 import type { Value } from "../ops/value.ts";
 import { type ConfigSchema, field, parseConfig } from "./config.ts";
@@ -128,8 +127,8 @@ function scaledSpectrum({ site, config, leaves }: SiteTrace<FourierFtConfig>): V
 function factors(trace: SiteTrace<FourierFtConfig>): LowRank {
   const { site: { outFeatures, inFeatures } } = trace;
   const s = scaledSpectrum(trace), places = placesOf(trace, s);
-  const columns = waves(placesAlong(places, 0), outFeatures, "columns");
-  const rows = waves(placesAlong(places, 1), inFeatures, "rows");
+  const columns = waves(placesAlong(places, 0), outFeatures, { as: "columns" });
+  const rows = waves(placesAlong(places, 1), inFeatures, { as: "rows" });
   const values = reshape(concat([s, neg(s)], { axis: 0 }), [-1, 1]);
   return {
     left: concat([columns.cosines, columns.sines], { axis: 1 }),
@@ -149,7 +148,7 @@ interface Spectrum {
  *
  * The wave of A − u and B − v is that of u and v, so that half of the rows are enough. Along B a
  * transform is made in two steps, as a fast one is: with B = P·Q, v = Q·v₁ + v₂ and i = i₁ + P·i₂,
- * the turns v·i / B are v₁·i₁ / P and v₂·i / B. Only the second step goes over a matrix, as the first
+ * the turns v·i / B are v·i₁ / B + v₂·i₂ / Q. Only the second step goes over a matrix, as the first
  * has few values. Along A, a wave of A − o is that of o with another sign of the sine.
  */
 function inverse({ values, short, long }: Spectrum, [size, width]: readonly number[]): Value {
@@ -157,35 +156,27 @@ function inverse({ values, short, long }: Spectrum, [size, width]: readonly numb
   const p = firstStep({ values: values.shape[0], rows: half, width }), q = width / p;
   const isUpper = div(short, half);
   const turned = (x: Value, n: number) => add(x, mul(isUpper, sub(n, mul(x, 2))));
-  const v = turned(long, width), v1 = div(v, q), v2 = sub(v, mul(v1, q));
-  const first = waves(v1, p, "rows");
+  const all = (n: number) => iota(graph, [n], { axis: 0 });
+  const v = turned(long, width), first = waves(v, width, { as: "rows", steps: p });
   const table = scatterAdd(
     mul(concat([first.cosines, first.sines], { axis: 1 }), reshape(values, [-1, 1])),
-    add(mul(turned(short, size), q), v2),
+    add(mul(turned(short, size), q), sub(v, mul(div(v, q), q))),
     { rows: half * q },
   );
-  const all = (n: number, size: number, as: "columns" | "rows") =>
-    waves(iota(graph, [n], { axis: 0 }), size, as);
-  // [Q, B] as [P, v₂, i₂]
-  const second = all(q, width, "rows");
-  const part = (x: Value) => transpose(reshape(x, [q, q, p]), [2, 0, 1]);
-  const cosines = part(second.cosines), sines = part(second.sines);
-  const steps = concat([
-    concat([cosines, sines], { axis: 2 }),
-    concat([neg(sines), cosines], { axis: 2 }),
-  ], { axis: 1 });
-  const rows = transpose(reshape(table, [half, q, 2, p]), [3, 0, 2, 1]);
-  const across = matmul(reshape(rows, [p, half, 2 * q]), steps);
-  const halves = transpose(reshape(across, [p, half, 2, q]), [2, 1, 3, 0]);
-  const down = all(half, size, "columns");
-  const along = (of: keyof Waves, start: 0 | 1) =>
-    matmul(
-      sliceAxis(down[of], { axis: 0, start: 0, size: half }),
-      reshape(sliceAxis(halves, { axis: 0, start, size: 1 }), [half, width]),
-    );
-  const even = along("cosines", 0), odd = along("sines", 1), lower = sub(even, odd);
+  const second = waves(all(q), q, { as: "columns" });
+  const down = waves(all(half), size, { as: "columns", steps: half });
+  const along = (of: keyof Waves, factors: readonly [real: Value, imaginary: Value]) => {
+    const step = reshape(concat(factors.map((x) => reshape(x, [q, q, 1])), { axis: 2 }), [
+      q,
+      2 * q,
+    ]);
+    const across = matmul(step, reshape(table, [half, 2 * q, p]));
+    return matmul(down[of], reshape(across, [half, width]));
+  };
+  const even = along("cosines", [second.cosines, neg(second.sines)]);
+  const odd = along("sines", [second.sines, second.cosines]), lower = sub(even, odd);
   if (count === 0) return lower;
-  const upper = gather(add(even, odd), sub(count, iota(graph, [count], { axis: 0 })));
+  const upper = gather(add(even, odd), sub(count, all(count)));
   return concat([lower, upper], { axis: 0 });
 }
 

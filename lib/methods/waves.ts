@@ -17,12 +17,16 @@ export interface Waves {
 }
 
 /**
- * Waves of frequencies [n], which are whole numbers below the size of a period, as columns [size, n] or
- * as rows [n, size].
+ * The first `steps` points, or all, of waves of frequencies [n], which are whole numbers from 0 to the
+ * size of a period: as columns [steps, n] or as rows [n, steps].
  */
-export function waves(frequencies: Value, size: number, as: "columns" | "rows"): Waves {
+export function waves(
+  frequencies: Value,
+  size: number,
+  { as, steps = size }: { readonly as: "columns" | "rows"; readonly steps?: number },
+): Waves {
   const modulo = (x: Value, n: number) => sub(x, mul(div(x, n), n));
-  const step = iota(frequencies.graph, as === "rows" ? [1, size] : [size, 1], {
+  const step = iota(frequencies.graph, as === "rows" ? [1, steps] : [steps, 1], {
     axis: as === "rows" ? 1 : 0,
   });
   const turns = reshape(frequencies, as === "rows" ? [-1, 1] : [1, -1]);
