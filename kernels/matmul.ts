@@ -13,7 +13,7 @@ import { declareOperand } from "./operand.ts";
 import { createSizes } from "./sizes.ts";
 
 /** Below this many floating-point operations a launch costs more than the arithmetic; a processor, which compiles slowly, takes longer to make other kernels. */
-const SMALL = { hardware: 1 << 12, software: 1 << 18 };
+const SMALL = { hardware: 1 << 14, software: 1 << 18 };
 
 /** Most bytes that a side may take when it is written to a temporary in another order. */
 const LARGEST_PACKED = 64 * 2 ** 20;
