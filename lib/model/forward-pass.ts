@@ -4,8 +4,9 @@
  *
  * @module
  */
-import { add, cos, div, log, mul, sqrt, sub } from "../ops/elementwise.ts";
+import { add, cos, div, log, mul, sin, sqrt, sub } from "../ops/elementwise.ts";
 import { cast } from "../ops/cast.ts";
+import { concat } from "../ops/concat.ts";
 import { constant } from "../ops/constant.ts";
 import { dropoutMask } from "../ops/dropout-mask.ts";
 import { gather } from "../ops/gather.ts";
@@ -14,8 +15,9 @@ import { layerNorm } from "../ops/layer-norm.ts";
 import { uniform } from "../ops/uniform.ts";
 import { reshape } from "../ops/reshape.ts";
 import { rmsNorm } from "../ops/rms-norm.ts";
+import { sliceAxis } from "../ops/slice.ts";
 import type { Graph, Value } from "../ops/value.ts";
-import { isBlockType, isFloating, type ScalarType } from "../tensor/dtype.ts";
+import { isBlockType, isFloating, type ScalarType, sizeOf } from "../tensor/dtype.ts";
 import { quantizedParts } from "../tensor/quantized-parts.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attend, type AttentionCall, type PassPrefix, type PassSequence } from "./attend.ts";
@@ -293,11 +295,14 @@ export function createForwardPass(
       const { noise, seed } = options;
       if (noise) return input(graph, `noise.${name}`, { shape, dtype: "f32" });
       if (!seed) throw new TypeError("Only training draws random numbers.");
-      const draw = () => uniform(graph, shape, { seed, stream: streams++ });
-      if (distribution === "uniform") return draw();
-      // Box and Muller, 1958.
-      const radius = sqrt(mul(log(sub(1, draw())), -2));
-      return mul(radius, cos(mul(draw(), 2 * Math.PI)));
+      const draw = (shape: readonly number[]) => uniform(graph, shape, { seed, stream: streams++ });
+      if (distribution === "uniform") return draw(shape);
+      // Box and Muller, 1958: two numbers of two.
+      const size = sizeOf(shape), pairs = [Math.ceil(size / 2)];
+      const radius = sqrt(mul(log(sub(1, draw(pairs))), -2));
+      const angle = mul(draw(pairs), 2 * Math.PI);
+      const all = concat([mul(radius, cos(angle)), mul(radius, sin(angle))], { axis: 0 });
+      return reshape(sliceAxis(all, { axis: 0, start: 0, size }), shape);
     },
     headRows(h) {
       const { logitRows } = options;
