@@ -84,8 +84,6 @@ export function fourierFtConfig(config: Partial<FourierFtConfig> = {}): FourierF
   return parseConfig(schema, config);
 }
 
-const products = lowRankRule(factors);
-
 const rule: DeltaRule<FourierFtConfig> = {
   ...lowRankRule(factors),
   delta(trace) {
