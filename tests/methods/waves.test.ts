@@ -12,7 +12,7 @@ testOnDevices("waves are exact for as many rows as a vocabulary has", async (dev
   const size = 128256, frequencies = Int32Array.of(128255, 70001);
   const graph = createGraph();
   const given = input(graph, "frequencies", { shape: [2], dtype: "i32" });
-  const { run } = await device.compile(programOf({ ...waves(given, size, "columns") }));
+  const { run } = await device.compile(programOf({ ...waves(given, size, { as: "columns" }) }));
   const inputs = { frequencies: tensor(frequencies, { shape: [2] }) };
   const { cosines, sines } = await run(inputs, { read: ["cosines", "sines"] });
   for (const [found, wave] of [[cosines, Math.cos], [sines, Math.sin]] as const) {
